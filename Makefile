@@ -1,0 +1,37 @@
+# Each target sets up what it needs: a machine with Python 3.11 or newer and make is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test slow check wheel clean
+
+$(VENV)/.run: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.run      ## the main job on embedded data, in about a minute
+	$(BIN)/ltdd distill --method dm --plugin twostage
+
+test: $(VENV)/.dev      ## the fast tests, two at a time with one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+slow: $(VENV)/.dev      ## the long tests
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.dev     ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+wheel: $(VENV)/.dev     ## build the wheel, install it in a clean environment, run the main job outside the checkout
+	rm -rf dist
+	$(BIN)/python -m build --quiet --wheel
+	sh .ci/try-wheel dist/*.whl
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

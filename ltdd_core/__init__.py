@@ -1,0 +1,118 @@
+"""ltdd: long-tailed dataset distillation, with methods as plugins.
+
+These names are the public API; nothing else is promised.  Names that need torch are imported when they are
+first used, so that a plugin's entry module stays cheap to import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ltdd_core.errors import InputError, Interrupted, RunFailed
+from ltdd_core.hookspecs import Register, hookimpl
+
+if TYPE_CHECKING:
+    from ltdd_core.api import configure, evaluate, load_data
+    from ltdd_core.augment import Augmentation
+    from ltdd_core.data import ArrayTable, ImageTable, LongTailedSet, LongTailOptions, Normalisation
+    from ltdd_core.distillation import Result, distill
+    from ltdd_core.interfaces import (
+        BaseOptions,
+        Batch,
+        Classifier,
+        ClassifierHead,
+        DataSource,
+        Distillation,
+        DistilledSet,
+        EpochOrder,
+        Matcher,
+        Network,
+        Recipe,
+        Sampler,
+        SourceImages,
+        TrainingSet,
+        option,
+    )
+    from ltdd_core.matching import BatchMatcher, ClassMatcher, class_means, embed_without_gradient
+    from ltdd_core.seeding import generator
+    from ltdd_core.storage import load_distilled, save_distilled
+    from ltdd_core.training import Trainer, cross_entropy
+
+_LAZY = {
+    "ltdd_core.api": ("configure", "evaluate", "load_data"),
+    "ltdd_core.augment": ("Augmentation",),
+    "ltdd_core.data": ("ArrayTable", "ImageTable", "LongTailOptions", "LongTailedSet", "Normalisation"),
+    "ltdd_core.distillation": ("Result", "distill"),
+    "ltdd_core.interfaces": (
+        "Batch",
+        "Classifier",
+        "ClassifierHead",
+        "DataSource",
+        "Distillation",
+        "DistilledSet",
+        "EpochOrder",
+        "Matcher",
+        "Network",
+        "BaseOptions",
+        "Recipe",
+        "Sampler",
+        "SourceImages",
+        "TrainingSet",
+        "option",
+    ),
+    "ltdd_core.matching": ("BatchMatcher", "ClassMatcher", "class_means", "embed_without_gradient"),
+    "ltdd_core.seeding": ("generator",),
+    "ltdd_core.storage": ("load_distilled", "save_distilled"),
+    "ltdd_core.training": ("Trainer", "cross_entropy"),
+}
+_HOME = {name: module for module, names in _LAZY.items() for name in names}
+
+__all__ = [
+    "ArrayTable",
+    "Augmentation",
+    "BaseOptions",
+    "Batch",
+    "BatchMatcher",
+    "ClassMatcher",
+    "Classifier",
+    "ClassifierHead",
+    "DataSource",
+    "Distillation",
+    "DistilledSet",
+    "EpochOrder",
+    "ImageTable",
+    "InputError",
+    "Interrupted",
+    "LongTailOptions",
+    "LongTailedSet",
+    "Matcher",
+    "Network",
+    "Normalisation",
+    "Recipe",
+    "Register",
+    "Result",
+    "RunFailed",
+    "Sampler",
+    "SourceImages",
+    "Trainer",
+    "TrainingSet",
+    "class_means",
+    "configure",
+    "cross_entropy",
+    "distill",
+    "embed_without_gradient",
+    "evaluate",
+    "generator",
+    "hookimpl",
+    "load_data",
+    "load_distilled",
+    "option",
+    "save_distilled",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

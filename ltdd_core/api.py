@@ -1,0 +1,98 @@
+"""The Python API: what the command line does, for programs.
+
+::
+
+    from ltdd_core import configure, distill, evaluate, load_distilled
+
+    result = distill(configure(method="dm", plugins=["twostage"], ipc=10), "runs/a")
+    lines = evaluate("runs/a", networks=["resnet18"], repeats=3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ltdd_core.catalog import Catalog
+from ltdd_core.config import Config, Layer, resolve, select
+from ltdd_core.data import LongTailedSet, load_long_tailed
+from ltdd_core.distillation import prepare_device
+from ltdd_core.evaluation import Repeated, repeated_rows
+from ltdd_core.plugins import load_plugins
+from ltdd_core.progress import Display
+from ltdd_core.run import CONFIG, RunFolder
+from ltdd_core.storage import load_distilled
+
+
+def configure(preset: str | None = None, **settings: Any) -> Config:
+    """A configuration from keyword arguments shaped like a configuration file.
+
+    For example ``configure(method="dm", data={"name": "digits-lt", "imbalance": 20}, ipc=5)``.
+
+    Raises:
+        InputError: an unknown name or option, a value out of range.
+    """
+    return resolve(Catalog(load_plugins()), [Layer("configure()", settings)], preset)
+
+
+def load_data(name: str, **options: Any) -> LongTailedSet:
+    """A long-tailed set by the name of its source: ``load_data("digits-lt", imbalance=20)``.
+
+    Raises:
+        InputError: an unknown name or option, or the images are missing or cannot be used.
+    """
+    source = select(Catalog(load_plugins()), "data", {"name": name, **options})
+    return load_long_tailed(name, source.make())
+
+
+def evaluate(
+    distilled: Path | str,
+    *,
+    networks: Sequence[str] = (),
+    repeats: int = 1,
+    settings: Sequence[Layer] = (),
+    catalog: Catalog | None = None,
+    display: Display | None = None,
+) -> Iterator[Repeated]:
+    """Train classifiers on a distilled set and score them, one line for each network.
+
+    Args:
+        distilled: the folder of a run, or its ``distilled.safetensors`` (then say where the images of its
+            data set are: ``settings=[Layer("call", {"data": {"root": ...}})]``).
+        networks: names; the network it was distilled with unless given.
+        repeats: how many seeds, from the configured one on.
+        settings: what to change in the stored configuration: ``head``, ``recipe``, ``plugins``, ``training``.
+            A new head drops the stored recipe, new plugins drop both.
+
+    Raises:
+        InputError: the file, the settings or the data cannot be used.
+    """
+    catalog = catalog or Catalog(load_plugins())
+    loaded = load_distilled(distilled)
+    stored = _stored_settings(Path(distilled), dict(loaded.origin.get("configuration", {})))
+    changed = {key for layer in settings for key in layer.tree}
+    for key, dropped in (("head", ("recipe",)), ("plugins", ("head", "recipe"))):
+        if key in changed:
+            for kind in dropped:
+                stored.pop(kind, None)
+    config = resolve(catalog, [Layer(str(distilled), {**stored, "plugins": []}), *settings])
+    chosen = [select(catalog, "network", {"name": name}) for name in networks] or [config.network]
+    device = prepare_device(config)
+    data = load_long_tailed(config.data.name, config.data.make())
+    yield from repeated_rows(
+        config,
+        data,
+        loaded,
+        networks=chosen,
+        repeats=repeats,
+        device=device,
+        catalog=catalog,
+        display=display or Display(),
+    )
+
+
+def _stored_settings(path: Path, inside: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of the run folder, which knows where the data are; else the one in the file."""
+    folder = path if path.is_dir() else path.parent
+    return RunFolder(folder).stored_config() if (folder / CONFIG).exists() else inside

@@ -1,0 +1,41 @@
+"""``ltdd data show``: look at a long-tailed set before anything is distilled."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from ltdd_core.cli.settings import consoles, data_options, layers
+
+
+@click.group("data")
+def command() -> None:
+    """Look at data."""
+
+
+@command.command("show")
+@data_options
+@click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Any option: data.seed=1.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def show(assignments: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Class counts of a long-tailed set as bars, its imbalance factor, many/medium/few."""
+    from ltdd_core.catalog import Catalog
+    from ltdd_core.cli.tables import print_data
+    from ltdd_core.config import DEFAULT_NAMES, merged, select
+    from ltdd_core.data import load_long_tailed
+    from ltdd_core.distillation import data_facts
+    from ltdd_core.errors import unknown
+    from ltdd_core.plugins import load_plugins
+
+    tree = merged(layers(None, assignments, given))
+    for section in tree:
+        if section != "data":
+            raise unknown("section", section, ["data"])
+    source = select(Catalog(load_plugins()), "data", {"name": DEFAULT_NAMES["data"], **tree.get("data", {})})
+    data = load_long_tailed(source.name, source.make())
+    if as_json:
+        click.echo(json.dumps(data_facts(data)))
+        return
+    print_data(consoles(as_json)[0], data)

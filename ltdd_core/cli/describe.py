@@ -1,0 +1,101 @@
+"""``ltdd describe``: what a component is and which options it has."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from typing import Any
+
+import click
+
+from ltdd_core.cli.settings import consoles
+
+
+@click.command("describe")
+@click.argument("kind")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def command(kind: str, name: str | None, as_json: bool) -> None:
+    """Describe the component NAME of a KIND (data, sampler, network, matcher, head, recipe, preset).
+
+    Without NAME, list the components of that kind; `ltdd describe run|training|compute` lists the
+    options that belong to no component.
+    """
+    from ltdd_core.catalog import KINDS, Catalog
+    from ltdd_core.config import Compute, RunOptions, Training
+    from ltdd_core.errors import unknown
+    from ltdd_core.plugins import load_plugins
+
+    console, _ = consoles(as_json)
+    general = {"run": RunOptions, "training": Training, "compute": Compute}
+    if kind in general:
+        _show(console, as_json, kind, "", general[kind], prefix="" if kind == "run" else f"{kind}.")
+        return
+    if kind not in KINDS:
+        raise unknown("kind", kind, [*KINDS, *general])
+    catalog = Catalog(load_plugins())
+    if name is None:
+        for each in catalog.names(kind):
+            entry = catalog.get(kind, each)
+            about = "" if kind == "preset" else _first_line(entry.load())
+            console.print(f"[bold]{each}[/bold]  {about}  [dim]({entry.owner})[/dim]", highlight=False)
+        return
+    entry = catalog.get(kind, name)
+    component = entry.load()
+    if kind == "preset":
+        import yaml
+
+        click.echo(yaml.safe_dump(dict(component), sort_keys=False).rstrip())
+        return
+    title = f"{kind} {name}, from {entry.owner}"
+    module = inspect.getdoc(sys.modules[component.__module__]) or ""
+    about = f"{inspect.getdoc(component) or ''}\n\n{module}".strip()
+    _show(console, as_json, title, about, component.Options, prefix=f"{kind}.")
+
+
+def _first_line(component: Any) -> str:
+    return (inspect.getdoc(component) or "").split("\n")[0]
+
+
+def _show(console: Any, as_json: bool, title: str, about: str, options: Any, *, prefix: str) -> None:
+    from rich.table import Table
+
+    rows = list(_rows(options, prefix))
+    if as_json:
+        click.echo(json.dumps({"name": title, "about": about, "options": rows}, default=str))
+        return
+    console.print(f"[bold]{title}[/bold]", highlight=False)
+    if about:
+        console.print(about, markup=False, highlight=False)
+    if not rows:
+        console.print("no options")
+        return
+    table = Table("option", "default", "type", "what it does", "default from")
+    for row in rows:
+        table.add_row(row["option"], str(row["default"]), row["type"], row["help"], row["source"])
+    console.print(table)
+
+
+def _rows(options: Any, prefix: str) -> Any:
+    from pydantic import BaseModel
+
+    for name, field in options.model_fields.items():
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
+            yield from _rows(field.annotation, f"{prefix}{name}.")
+            continue
+        extra = field.json_schema_extra or {}
+        yield {
+            "option": prefix + name,
+            "default": field.default,
+            "type": _type_name(field.annotation),
+            "help": field.description or "",
+            "source": extra.get("source", ""),
+        }
+
+
+def _type_name(annotation: Any) -> str:
+    if inspect.isclass(annotation):
+        return annotation.__name__
+    text = str(annotation).replace("typing.", "").replace("pathlib.", "")
+    return text.removeprefix("Literal[").removesuffix("]") if text.startswith("Literal[") else text

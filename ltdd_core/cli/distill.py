@@ -1,0 +1,116 @@
+"""``ltdd distill``: condense a long-tailed set, train on it, and say how good that is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ltdd_core.cli.settings import (
+    classifier_options,
+    compute_options,
+    consoles,
+    data_options,
+    layers,
+    output_options,
+)
+
+RUNS = Path("runs")
+
+
+@click.command("distill")
+@click.option("--method", metavar="NAME", help="Distillation method (a matcher): dm, ...")
+@click.option("--ipc", metavar="N", help="Synthetic images per class.")
+@click.option("--iterations", metavar="N", help="Steps of the matcher.")
+@click.option("--init", metavar="real|noise", help="Initial images.")
+@click.option("--network", metavar="NAME", help="Network to match with and to train.")
+@click.option("--sampler", metavar="NAME", help="How real images are drawn.")
+@click.option("--precision", metavar="fp32|bf16", help="Of networks while matching.")
+@click.option("--compile", is_flag=True, help="Compile the network while matching.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; else a new one under runs/.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@data_options
+@classifier_options
+@compute_options
+@output_options
+def command(
+    out: Path | None,
+    resume: bool,
+    config_file: Path | None,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **given: Any,
+) -> None:
+    """Distil a long-tailed set into a few images a class.
+
+    The result is a table of classifiers trained on the original set, on the distilled one, and, with
+    `--plugin twostage`, on both; everything is kept in the folder of the run.
+    """
+    from ltdd_core.catalog import Catalog
+    from ltdd_core.cli.live import LiveDisplay
+    from ltdd_core.cli.tables import print_rows
+    from ltdd_core.config import Layer, resolve
+    from ltdd_core.distillation import PICTURE, distill
+    from ltdd_core.errors import Interrupted
+    from ltdd_core.plugins import load_plugins
+    from ltdd_core.progress import Display
+    from ltdd_core.run import RunFolder
+
+    results, notes = consoles(as_json)
+    catalog = Catalog(load_plugins())
+    for plugin in catalog.plugins.listed:
+        if plugin.state == "broken":
+            notes.print(f"[yellow]plugin {plugin.name!r} ({plugin}) is broken: {plugin.reason}[/yellow]")
+    settings = layers(config_file, assignments, given)
+    if resume and out is not None and not RunFolder(out).is_empty():
+        settings.insert(0, Layer(str(out), RunFolder(out).stored_config()))
+        preset = None
+    config = resolve(catalog, settings, preset)
+    folder = out or (find_run(config) if resume else None) or new_run(config)
+    display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
+    try:
+        result = distill(config, folder, resume=resume, display=display, catalog=catalog)
+    except Interrupted as error:
+        raise Interrupted(f"{error}: stopped and saved. Go on with: ltdd distill --out {folder} --resume") from error
+    if as_json:
+        click.echo(json.dumps(result.to_json()))
+    else:
+        print_rows(results, result.rows, result.data.class_names, result.data.counts)
+    notes.print(
+        f"method {config.matcher.name}, {result.seconds:.0f} s; the run is in {folder}, "
+        f"its images in {folder / PICTURE}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def find_run(config: Any) -> Path | None:
+    """The newest run under runs/ with this configuration."""
+    from ltdd_core.errors import InputError
+    from ltdd_core.run import RunFolder
+
+    folders = [path for path in RUNS.glob(f"{_stem(config)}-*") if path.is_dir()]
+    for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            RunFolder(path).check_same(config)
+        except InputError:
+            continue
+        return path
+    return None
+
+
+def new_run(config: Any) -> Path:
+    """A folder under runs/ that is not there yet."""
+    number = 1
+    while (path := RUNS / f"{_stem(config)}-{number}").exists():
+        number += 1
+    return path
+
+
+def _stem(config: Any) -> str:
+    return f"{config.data.name}-{config.matcher.name}"

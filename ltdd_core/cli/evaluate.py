@@ -1,0 +1,77 @@
+"""``ltdd evaluate``: train classifiers on a distilled set that exists, on several networks and seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ltdd_core.cli.settings import (
+    classifier_options,
+    compute_options,
+    consoles,
+    data_options,
+    layers,
+    output_options,
+)
+
+
+@click.command("evaluate")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--network", "networks", multiple=True, metavar="NAME", help="Network to train; repeatable.")
+@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Seeds.")
+@data_options
+@classifier_options
+@compute_options
+@output_options
+def command(
+    run: Path,
+    networks: tuple[str, ...],
+    repeats: int,
+    config_file: Path | None,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **given: Any,
+) -> None:
+    """Score the distilled set of RUN, a run folder or a distilled.safetensors.
+
+    Head, recipe and training are those of the run unless told otherwise.
+    """
+    import time
+
+    from ltdd_core.api import evaluate
+    from ltdd_core.catalog import Catalog
+    from ltdd_core.cli.live import LiveDisplay
+    from ltdd_core.cli.tables import print_repeated
+    from ltdd_core.config import Layer
+    from ltdd_core.plugins import load_plugins
+    from ltdd_core.progress import Display
+
+    began = time.monotonic()
+    results, notes = consoles(as_json)
+    catalog = Catalog(load_plugins())
+    settings = layers(config_file, assignments, given)
+    if preset is not None:
+        settings.insert(0, Layer(f"preset {preset!r}", dict(catalog.get("preset", preset).load())))
+    lines = []
+    for line in evaluate(
+        run,
+        networks=networks,
+        repeats=repeats,
+        settings=settings,
+        catalog=catalog,
+        display=Display() if quiet else LiveDisplay(notes, verbose=verbose),
+    ):
+        lines.append(line)
+        if not quiet:
+            notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", highlight=False)
+    if as_json:
+        document = {"run": str(run), "seconds": round(time.monotonic() - began, 3)}
+        click.echo(json.dumps({**document, "rows": [line.to_json() for line in lines]}))
+    else:
+        print_repeated(results, lines)

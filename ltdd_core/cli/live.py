@@ -1,0 +1,100 @@
+"""The progress of a run: a live display in a terminal, plain lines elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ltdd_core.data import LongTailedSet
+from ltdd_core.metrics import Row
+from ltdd_core.progress import Display
+
+LINES = 20
+"""Plain lines over a whole run; more only when a step is slow."""
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class LiveDisplay(Display):
+    """Iteration, loss, speed and time left.
+
+    Args:
+        console: on stderr.
+        verbose: say what is trained, too.
+    """
+
+    def __init__(self, console: Console, *, verbose: bool = False) -> None:
+        self._console, self._verbose = console, verbose
+        self._progress: Progress | None = None
+        self._start = self._total = 0
+        self._began = self._last_line = 0.0
+
+    def data(self, data: LongTailedSet, device: torch.device) -> None:
+        """One line about the data."""
+        self._console.print(
+            f"{data.name}: {len(data.train_labels)} training images, {max(data.counts)} to {min(data.counts)} "
+            f"a class (imbalance factor {data.imbalance:.4g}), {len(data.test_labels)} test images; on {device.type}",
+            highlight=False,
+        )
+
+    def steps(self, start: int, total: int) -> None:
+        """Start the display."""
+        self._start, self._total = start, total
+        self._began = self._last_line = time.monotonic()
+        if start:
+            self._console.print(f"going on after {start} of {total} iterations", highlight=False)
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("distilling"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]}"),
+                TextColumn("{task.fields[speed]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._progress.start()
+            self._progress.add_task("distilling", total=total, completed=start, loss="-", speed="")
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Move the bar, or print a line now and then."""
+        now, done = time.monotonic(), step + 1
+        speed = (done - self._start) / max(now - self._began, 1e-9)
+        pace = f"{speed:.1f} it/s" if speed >= 1 else f"{1 / speed:.1f} s/it"
+        if self._progress is not None:
+            task = self._progress.task_ids[0]
+            self._progress.update(task, completed=done, loss=f"{metrics['loss']:.4g}", speed=pace)
+            return
+        due = done % max(1, self._total // LINES) == 0 or now - self._last_line > SECONDS_BETWEEN_LINES
+        if due or done == self._total:
+            self._last_line = now
+            left = (self._total - done) / speed
+            self._console.print(
+                f"iteration {done}/{self._total}  loss {metrics['loss']:.4g}  {pace}  {_clock(left)} left",
+                highlight=False,
+            )
+
+    def steps_done(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def training(self, what: str) -> None:
+        """A line for each network."""
+        self._console.print(f"training a network: {what}", highlight=False)
+
+    def row(self, row: Row) -> None:
+        """A line for each result, for those who read a log."""
+        if self._verbose:
+            self._console.print(f"{row.name}: accuracy {row.accuracy:.1f} %, std {row.std:.1f}", highlight=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,58 @@
+"""``ltdd plugins``: what is installed, from where, and what it offers."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from typing import Any
+
+import click
+
+from ltdd_core.cli.settings import consoles
+
+
+@click.command("plugins")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def command(name: str | None, as_json: bool) -> None:
+    """List plugins; with NAME, show one, and the traceback if it is broken."""
+    from rich.table import Table
+
+    from ltdd_core.catalog import KINDS, Catalog
+    from ltdd_core.errors import unknown
+    from ltdd_core.plugins import load_plugins
+
+    plugins = load_plugins()
+    catalog = Catalog(plugins)
+    if name is not None and name not in {plugin.name for plugin in plugins.listed}:
+        raise unknown("plugin", name, [plugin.name for plugin in plugins.listed])
+    shown = [plugin for plugin in plugins.listed if name in (None, plugin.name)]
+    rows: list[dict[str, Any]] = []
+    for plugin in shown:
+        offers: dict[str, list[str]] = {kind: [] for kind in KINDS}
+        for entry in catalog.offered_by(plugin):
+            offers[entry.kind].append(entry.name)
+        rows.append(
+            {
+                "name": plugin.name,
+                "distribution": plugin.distribution,
+                "version": plugin.version,
+                "module": plugin.target,
+                "state": plugin.state,
+                "reason": plugin.reason,
+                "offers": {kind: sorted(names) for kind, names in offers.items() if names},
+            }
+        )
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    console, _ = consoles(as_json)
+    table = Table("plugin", "from", "state", "offers")
+    for row in rows:
+        offered = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in row["offers"].items())
+        state = row["state"] + (f": {row['reason']}" if row["reason"] else "")
+        table.add_row(row["name"], f"{row['distribution']} {row['version']}", state, offered)
+    console.print(table)
+    for plugin in shown if name is not None else []:
+        if plugin.error is not None:
+            click.echo("".join(traceback.format_exception(plugin.error)))

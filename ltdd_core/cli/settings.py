@@ -1,0 +1,119 @@
+"""Options that several commands share, and how they become layers of a configuration."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ltdd_core.config import Layer, from_assignments, from_file
+from ltdd_core.errors import InputError
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+PATHS = {
+    "data": "data.name",
+    "root": "data.root",
+    "imbalance": "data.imbalance",
+    "n_max": "data.n_max",
+    "order": "data.order",
+    "image_size": "data.image_size",
+    "method": "matcher.name",
+    "head": "head.name",
+    "recipe": "recipe.name",
+    "network": "network.name",
+    "sampler": "sampler.name",
+    "plugin": "plugins",
+    "ipc": "ipc",
+    "iterations": "iterations",
+    "init": "init",
+    "seed": "seed",
+    "device": "compute.device",
+    "threads": "compute.threads",
+    "precision": "compute.precision",
+    "compile": "compute.compile",
+}
+"""Where in a configuration each command-line option goes."""
+
+
+def _together(*options: Decorator) -> Decorator:
+    return lambda function: functools.reduce(lambda done, option: option(done), reversed(options), function)
+
+
+data_options = _together(
+    click.option("--data", metavar="NAME", help="Data source: digits-lt, cifar10-lt, folder, ..."),
+    click.option("--root", metavar="DIR", help="Where the data are."),
+    click.option("--imbalance", metavar="X", help="Imbalance factor n_max / n_min, or 'natural'."),
+    click.option("--n-max", metavar="N", help="Images of the largest class."),
+    click.option("--order", metavar="ORDER", help="Head first: native, reversed or random."),
+    click.option("--image-size", metavar="N", help="Side of the images of a folder."),
+)
+classifier_options = _together(
+    click.option("--head", metavar="NAME", help="Classifier head."),
+    click.option("--recipe", metavar="NAME", help="Which data train which stage."),
+    click.option("--plugin", multiple=True, metavar="NAME", help="Plugin to activate; repeatable."),
+)
+compute_options = _together(
+    click.option("--seed", metavar="N", help="Seed of everything random."),
+    click.option("--device", metavar="auto|cpu|cuda", help="Where to compute."),
+    click.option("--threads", metavar="N", help="CPU threads."),
+    click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Any option: matcher.lr_img=1.0."),
+    click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration file."),
+    click.option("--preset", metavar="NAME", help="Named configuration, below the file."),
+)
+output_options = _together(
+    click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr."),
+    click.option("--quiet", is_flag=True, help="No progress."),
+    click.option("--verbose", is_flag=True, help="Say more."),
+)
+
+
+def layers(config_file: Path | None, assignments: tuple[str, ...], given: dict[str, Any]) -> list[Layer]:
+    """File, then options, then ``--set``; what was not given is left out.
+
+    Raises:
+        InputError: the file or an assignment is malformed.
+    """
+    found = [from_file(config_file)] if config_file is not None else []
+    for name, value in given.items():
+        if value is None or value == () or value is False:
+            continue
+        flag = "--" + name.replace("_", "-")
+        text = list(value) if name == "plugin" else value
+        tree: Any = _plain(flag, text)
+        for key in reversed(PATHS[name].split(".")):
+            tree = {key: tree}
+        found.append(Layer(flag, tree))
+    return found + from_assignments(assignments)
+
+
+def _plain(flag: str, value: Any) -> Any:
+    """Text that looks like a number is one; names and folders stay text."""
+    if not isinstance(value, str) or flag in (
+        "--data",
+        "--root",
+        "--method",
+        "--head",
+        "--recipe",
+        "--network",
+    ):
+        return value
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    if not value:
+        raise InputError(f"{flag}: a value is missing.")
+    return value
+
+
+def consoles(as_json: bool) -> tuple[Console, Console]:
+    """Where results and where everything else goes; a pipe is not folded to 80 columns."""
+    width = None if sys.stdout.isatty() else 140
+    return Console(stderr=as_json, width=width), Console(stderr=True, width=None if sys.stderr.isatty() else 140)

@@ -1,0 +1,95 @@
+"""Result tables and bars in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from ltdd_core.data import LongTailedSet
+from ltdd_core.data.longtail import shot_groups
+from ltdd_core.evaluation import Repeated
+from ltdd_core.metrics import Row
+
+BAR = 12
+COLUMNS = ("accuracy", "std", "many", "medium", "few", "worst", "harmonic_mean", "group_accuracy")
+HEADINGS = {"harmonic_mean": "harm.", "group_accuracy": "group", "accuracy": "acc.", "medium": "med."}
+
+
+def number(value: float | None) -> str:
+    """One decimal, or n/a."""
+    return "n/a" if value is None else f"{value:.1f}"
+
+
+def bar(share: float, width: int = BAR) -> str:
+    """A bar for a share from 0 to 1, in eighths of a character."""
+    eighths = round(max(0.0, min(1.0, share)) * width * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width)
+
+
+def print_rows(console: Console, rows: Sequence[Row], class_names: Sequence[str], counts: Sequence[int]) -> None:
+    """The result table, and the accuracy of every class as bars."""
+    table = Table(title="per cent; std, worst and harmonic mean are over classes", title_style="dim")
+    table.add_column("trained on")
+    table.add_column("images", justify="right")
+    for column in COLUMNS:
+        table.add_column(HEADINGS.get(column, column), justify="right")
+    for row in rows:
+        table.add_row(row.name, str(row.images), *(number(getattr(row, column)) for column in COLUMNS))
+    console.print(table)
+    _print_classes(console, rows, class_names, counts)
+
+
+def print_repeated(console: Console, lines: Sequence[Repeated]) -> None:
+    """Mean and deviation over seeds, a line for each network."""
+    table = Table(title=f"per cent; mean ± deviation over {lines[0].repeats} seed(s)", title_style="dim")
+    table.add_column("network")
+    table.add_column("trained on")
+    table.add_column("images", justify="right")
+    shown = ("accuracy", "std", "many", "medium", "few", "worst", "group_accuracy")
+    for column in shown:
+        table.add_column(HEADINGS.get(column, column), justify="right")
+    for line in lines:
+        cells = []
+        for column in shown:
+            mean, deviation = getattr(line.mean, column), getattr(line.deviation, column)
+            cells.append("n/a" if mean is None else f"{mean:.1f}±{deviation:.1f}")
+        table.add_row(line.network, line.mean.name, str(line.mean.images), *cells)
+    console.print(table)
+
+
+def print_data(console: Console, data: LongTailedSet) -> None:
+    """Class counts as bars, the imbalance factor and the shot groups."""
+    console.print(
+        f"[bold]{data.name}[/bold]: {len(data.train_labels)} training and {len(data.test_labels)} test images "
+        f"of {'x'.join(map(str, data.image_shape))}, {data.classes} classes, "
+        f"imbalance factor {data.imbalance:.4g}"
+    )
+    shot_of = {label: shot for shot, members in shot_groups(data.counts).items() for label in members}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class")
+    table.add_column("images", justify="right")
+    table.add_column("")
+    table.add_column("shot")
+    for label, (name, count) in enumerate(zip(data.class_names, data.counts, strict=True)):
+        table.add_row(name, str(count), bar(count / max(data.counts), 40), shot_of[label])
+    console.print(table)
+    groups = shot_groups(data.counts)
+    console.print(
+        "classes with over 100 images (many): {many}, with 20 to 100 (medium): {medium}, "
+        "with fewer (few): {few}".format(**{shot: len(own) or "none" for shot, own in groups.items()})
+    )
+
+
+def _print_classes(console: Console, rows: Sequence[Row], class_names: Sequence[str], counts: Sequence[int]) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class")
+    table.add_column("images", justify="right")
+    for row in rows:
+        table.add_column(row.name)
+    for label, (name, count) in enumerate(zip(class_names, counts, strict=True)):
+        cells = [f"{bar(row.per_class[label] / 100)} {row.per_class[label]:5.1f}" for row in rows]
+        table.add_row(name, str(count), *cells)
+    console.print(table)

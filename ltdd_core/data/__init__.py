@@ -1,0 +1,197 @@
+"""Long-tailed sets: where images come from, how they are cut to a long tail, how they are normalised."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ltdd_core.data.longtail import Order, cut
+from ltdd_core.errors import InputError
+from ltdd_core.interfaces import BaseOptions, DataSource, option
+from ltdd_core.seeding import generator
+
+
+class ImageTable(ABC):
+    """Labelled images that are decoded when they are asked for."""
+
+    labels: Tensor
+    """int64 ``[N]``."""
+
+    @abstractmethod
+    def read(self, indices: Tensor) -> Tensor:
+        """uint8 ``[n, C, H, W]``.
+
+        Raises:
+            InputError: an image cannot be used; the message names its file.
+        """
+
+
+@dataclass(frozen=True)
+class ArrayTable(ImageTable):
+    """Images that are in memory already."""
+
+    images: Tensor
+    labels: Tensor
+
+    def read(self, indices: Tensor) -> Tensor:
+        """The rows asked for."""
+        return self.images[indices]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel statistics of images in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def apply(self, images: Tensor) -> Tensor:
+        """uint8 ``[n, C, H, W]`` -> float32, zero mean and unit deviation a channel over the training set."""
+        mean, std = self._columns(images.device)
+        return (images.float() / 255 - mean) / std
+
+    def invert(self, images: Tensor) -> Tensor:
+        """float32 normalised -> float32 in [0, 1], clamped: for looking at."""
+        mean, std = self._columns(images.device)
+        return (images * std + mean).clamp(0, 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """What :meth:`from_json` reads."""
+        return {"kind": "per-channel", "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Normalisation:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            InputError: the facts are of another kind.
+        """
+        if facts.get("kind") != "per-channel":
+            raise InputError(f"normalisation of kind {facts.get('kind')!r} is unknown; is this ltdd older?")
+        return cls(tuple(map(float, facts["mean"])), tuple(map(float, facts["std"])))
+
+    @classmethod
+    def of(cls, images: Tensor) -> Normalisation:
+        """Statistics of uint8 images ``[N, C, H, W]``; a constant channel gets deviation 1."""
+        histogram = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])])
+        values = torch.arange(256, dtype=torch.float64) / 255
+        share = histogram.double() / histogram.sum(1, keepdim=True)
+        mean = share @ values
+        std = ((share * (values - mean[:, None]) ** 2).sum(1)).sqrt()
+        std[std == 0] = 1.0
+        return cls(tuple(round(m, 6) for m in mean.tolist()), tuple(round(s, 6) for s in std.tolist()))
+
+    def _columns(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=device)[:, None, None]
+        std = torch.tensor(self.std, dtype=torch.float32, device=device)[:, None, None]
+        return mean, std
+
+
+class LongTailOptions(BaseOptions):
+    """What every data source lets a user choose about the long tail."""
+
+    imbalance: float | Literal["natural"] = option(
+        100.0, "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
+    )
+    n_max: int | None = option(None, "images of the largest class; as many as there are unless given", ge=1)
+    order: Order = option("native", "which class is the head: native, reversed or random")
+    seed: int = option(0, "which images stay; the same for every --seed of a run", ge=0)
+    mean: tuple[float, ...] | None = option(None, "fixed channel means in [0, 1]; else from the training images")
+    std: tuple[float, ...] | None = option(None, "fixed channel deviations; else from the training images")
+
+
+@dataclass(frozen=True)
+class LongTailedSet:
+    """A long-tailed training set and its test set, uint8 in memory."""
+
+    name: str
+    train_images: Tensor
+    """uint8 ``[N, C, H, W]``, sorted by class."""
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    class_names: tuple[str, ...]
+    normalisation: Normalisation
+    counts: tuple[int, ...]
+    """Training images of each class."""
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)``."""
+        channels, height, width = self.train_images.shape[1:]
+        return int(channels), int(height), int(width)
+
+    @property
+    def imbalance(self) -> float:
+        """The imbalance factor n_max / n_min as it came out."""
+        return max(self.counts) / min(self.counts)
+
+    def to(self, device: torch.device) -> LongTailedSet:
+        """The same with all tensors on a device."""
+        names = ("train_images", "train_labels", "test_images", "test_labels")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+def load_long_tailed(name: str, source: DataSource) -> LongTailedSet:
+    """Load a source and cut its training images to the long tail its options ask for.
+
+    Raises:
+        InputError: the images are missing or cannot be used, or the cut is impossible.
+    """
+    options = source.options
+    if isinstance(options.imbalance, float) and options.imbalance < 1:
+        raise InputError(f"data.imbalance is n_max / n_min and at least 1, not {options.imbalance:g}.")
+    images = source.load(generator(options.seed, "hold out"))
+    classes = len(images.class_names)
+    _check_classes(name, images.class_names, images.train.labels, images.test.labels)
+    kept = cut(
+        images.train.labels,
+        classes,
+        imbalance=options.imbalance,
+        n_max=options.n_max,
+        order=options.order,
+        generator=generator(options.seed, "long tail"),
+    )
+    train = images.train.read(kept)
+    labels = images.train.labels[kept]
+    return LongTailedSet(
+        name,
+        train,
+        labels,
+        images.test.read(torch.arange(len(images.test.labels))),
+        images.test.labels,
+        images.class_names,
+        _normalisation(options, train),
+        tuple(torch.bincount(labels, minlength=classes).tolist()),
+    )
+
+
+def _check_classes(name: str, class_names: Sequence[str], train: Tensor, test: Tensor) -> None:
+    if len(class_names) < 2:
+        raise InputError(f"data {name!r} has {len(class_names)} class; a classifier needs at least two.")
+    for part, labels in (("training", train), ("test", test)):
+        counts = torch.bincount(labels, minlength=len(class_names))
+        empty = [class_names[c] for c in torch.nonzero(counts == 0).flatten().tolist()]
+        if empty:
+            raise InputError(f"data {name!r}: no {part} image of {', '.join(empty)}; every class needs one.")
+
+
+def _normalisation(options: Any, train: Tensor) -> Normalisation:
+    if (options.mean is None) != (options.std is None):
+        raise InputError("data.mean and data.std go together: give both or none.")
+    if options.mean is None:
+        return Normalisation.of(train)
+    channels = train.shape[1]
+    if len(options.mean) != channels or len(options.std) != channels or min(options.std) <= 0:
+        raise InputError(f"data.mean and data.std need {channels} values each, and deviations above 0.")
+    return Normalisation(options.mean, options.std)

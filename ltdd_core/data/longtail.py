@@ -1,0 +1,82 @@
+"""The exponential long-tailed profile of the field, and the cut of a balanced set to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ltdd_core.errors import InputError
+
+Order = Literal["native", "reversed", "random"]
+
+
+def exponential_counts(classes: int, n_max: int, imbalance: float) -> list[int]:
+    """Images a class keeps, head first: ``int(n_max * IF ** (-i / (C - 1)))``, at least 1.
+
+    Source: Cui et al., CVPR 2019; CIFAR-10-LT with IF 100 and n_max 5000 has 12,406 images.
+    """
+    if classes == 1:
+        return [n_max]
+    # The small term keeps an exact power (1000 / 100 = 10) from rounding down to 9.
+    return [max(1, int(n_max * imbalance ** (-i / (classes - 1)) + 1e-9)) for i in range(classes)]
+
+
+def class_order(classes: int, order: Order, generator: torch.Generator) -> list[int]:
+    """The classes from head to tail."""
+    if order == "reversed":
+        return list(range(classes))[::-1]
+    if order == "random":
+        return torch.randperm(classes, generator=generator).tolist()
+    return list(range(classes))
+
+
+def cut(
+    labels: Tensor,
+    classes: int,
+    *,
+    imbalance: float | Literal["natural"],
+    n_max: int | None,
+    order: Order,
+    generator: torch.Generator,
+) -> Tensor:
+    """Indices of the images that stay, sorted by class.
+
+    Args:
+        labels: int64 ``[N]`` of all training images.
+        imbalance: the imbalance factor n_max / n_min, or ``natural`` to keep every image.
+        n_max: images of the largest class; None: as many as the smallest class of the source has, so that
+            the profile is exact.
+        order: which class is the head.
+
+    Raises:
+        InputError: a class has too few images for its place in the profile.
+    """
+    members = [torch.nonzero(labels == label).flatten() for label in range(classes)]
+    if imbalance == "natural":
+        return torch.cat([own[:n_max] for own in members]) if n_max else torch.cat(members)
+    counts = exponential_counts(classes, n_max or min(len(own) for own in members), imbalance)
+    kept: list[Tensor] = [torch.empty(0, dtype=torch.long)] * classes
+    for count, label in zip(counts, class_order(classes, order, generator), strict=True):
+        if count > len(members[label]):
+            raise InputError(
+                f"class {label} has {len(members[label])} training images but its place in the profile asks "
+                f"for {count}: use a smaller --n-max, another --order, or --imbalance natural."
+            )
+        chosen = torch.randperm(len(members[label]), generator=generator)[:count]
+        kept[label] = members[label][chosen].sort().values
+    return torch.cat(kept)
+
+
+def shot_groups(counts: Sequence[int]) -> dict[str, list[int]]:
+    """Classes by training images: many (over 100), medium (20 to 100), few (under 20).
+
+    Source: Liu et al., CVPR 2019 (OLTR).
+    """
+    return {
+        "many": [label for label, count in enumerate(counts) if count > 100],
+        "medium": [label for label, count in enumerate(counts) if 20 <= count <= 100],
+        "few": [label for label, count in enumerate(counts) if count < 20],
+    }

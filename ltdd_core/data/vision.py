@@ -1,0 +1,121 @@
+"""CIFAR, SVHN and Fashion-MNIST through torchvision, or as plain image folders."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from urllib.error import URLError
+
+import numpy as np
+import torch
+import torchvision
+
+from ltdd_core.data import ArrayTable, LongTailOptions
+from ltdd_core.data.folder import has_split, load_folder
+from ltdd_core.errors import InputError
+from ltdd_core.interfaces import DataSource, SourceImages, option
+
+
+class VisionSource(DataSource):
+    """What the torchvision sources share; a subclass names the data set."""
+
+    class Options(LongTailOptions):
+        """IF 100, as most of the literature reports."""
+
+        root: Path | None = option(
+            None, "where the files are, or train/ and test/ folders of images; else the user's cache folder"
+        )
+        image_size: int | None = option(None, "side of the images, when root is an image folder", ge=4)
+
+    dataset: ClassVar[str]
+    """The class in ``torchvision.datasets``."""
+    files: ClassVar[str]
+    """What to put under root on a machine without network."""
+    split_argument: ClassVar[Literal["train", "split"]] = "train"
+
+    def load(self, generator: torch.Generator) -> SourceImages:
+        """Read what is under root; download it first where there is a network."""
+        root = self.options.root
+        if root is not None and not root.is_dir():
+            raise InputError(f"--root {root}: there is no such folder.")
+        if root is not None and has_split(root):
+            return load_folder(root, self.options.image_size, 0.2, generator)
+        root = root or _cache()
+        train, test = self._open(root, train=True), self._open(root, train=False)
+        names = getattr(train, "classes", None) or [str(label) for label in range(10)]
+        return SourceImages(_table(train), _table(test), tuple(names))
+
+    def _open(self, root: Path, *, train: bool) -> Any:
+        part: Any = train if self.split_argument == "train" else ("train" if train else "test")
+        make = getattr(torchvision.datasets, self.dataset)
+        arguments = {"root": str(root), self.split_argument: part}
+        try:
+            return make(**arguments, download=False)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+            pass  # not there or damaged: torchvision's download checks and mends both
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            return make(**arguments, download=True)
+        except (URLError, OSError, RuntimeError) as error:
+            raise InputError(
+                f"{self.dataset} is not under {root} and cannot be downloaded ({error}). "
+                f"Put there {self.files}, or give --root a folder with train/ and test/, one folder of images a class."
+            ) from error
+
+
+class Cifar10(VisionSource):
+    """CIFAR-10 (Krizhevsky, 2009) cut to a long tail: 12,406 images with IF 100, as in the literature."""
+
+    dataset = "CIFAR10"
+    files = "the folder cifar-10-batches-py of cifar-10-python.tar.gz"
+
+
+class Cifar10Thousand(Cifar10):
+    """CIFAR-10 with n_max 1000: the 2,478 images of the two-stage paper.  Not comparable with n_max 5000."""
+
+    class Options(Cifar10.Options):
+        """As in Zheng et al., ICMSSP 2024."""
+
+        n_max: int | None = option(1000, "images of the largest class", source="Zheng et al. 2024", ge=1)
+
+
+class Cifar100(VisionSource):
+    """CIFAR-100 (Krizhevsky, 2009) cut to a long tail."""
+
+    dataset = "CIFAR100"
+    files = "the folder cifar-100-python of cifar-100-python.tar.gz"
+
+
+class Svhn(VisionSource):
+    """Street View House Numbers (Netzer et al., 2011) cut to a long tail."""
+
+    dataset = "SVHN"
+    files = "train_32x32.mat and test_32x32.mat"
+    split_argument = "split"
+    # A digit is not the same digit mirrored.
+    suggested: ClassVar[Mapping[str, Any]] = {"augment": "color_crop_cutout_scale_rotate"}
+
+
+class FashionMnist(VisionSource):
+    """Fashion-MNIST (Xiao et al., 2017) cut to a long tail."""
+
+    dataset = "FashionMNIST"
+    files = "FashionMNIST/raw with the four idx files"
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltdd"
+
+
+def _table(dataset: Any) -> ArrayTable:
+    """Torchvision keeps HWC or HW arrays and SVHN CHW; ours are CHW."""
+    pixels = torch.as_tensor(np.asarray(dataset.data))
+    if pixels.dim() == 3:
+        pixels = pixels[:, None]
+    elif pixels.shape[1] != 3:
+        pixels = pixels.permute(0, 3, 1, 2)
+    labels = dataset.targets if hasattr(dataset, "targets") else dataset.labels
+    return ArrayTable(pixels.contiguous(), torch.as_tensor(np.asarray(labels)).long())

@@ -1,0 +1,302 @@
+"""The main job: distil a long-tailed set, step by step, then train classifiers on the result and score them.
+
+Read :func:`distill` from top to bottom: it is the way the data go.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltdd_core.augment import Augmentation
+from ltdd_core.catalog import Catalog
+from ltdd_core.config import Config
+from ltdd_core.data import LongTailedSet, load_long_tailed
+from ltdd_core.errors import InputError, RunFailed
+from ltdd_core.evaluation import check_recipe, make_trainer, result_rows
+from ltdd_core.interfaces import Distillation, DistilledSet, Matcher, Sampler
+from ltdd_core.metrics import Row
+from ltdd_core.networks import NetworkPool
+from ltdd_core.pictures import save_picture
+from ltdd_core.plugins import Observers, load_plugins
+from ltdd_core.progress import Display
+from ltdd_core.run import FACTS, RESULT, RunFolder, StopRequest, versions
+from ltdd_core.seeding import generator
+from ltdd_core.storage import DISTILLED, load_distilled, save_distilled
+
+PICTURE = "distilled.png"
+CALIBRATION_IMAGES = 16  # a class, for batch normalisation; DC's public code
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as observers see it."""
+
+    config: Config
+    path: Path
+    data: LongTailedSet
+    start: int
+    """Steps that were done before, when the run goes on."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to."""
+
+    run: Path
+    config: Config
+    data: LongTailedSet
+    distilled: DistilledSet
+    rows: list[Row]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that ``ltdd distill --json`` prints."""
+        return {
+            "run": str(self.run),
+            "method": self.config.matcher.name,
+            "data": data_facts(self.data),
+            "seconds": round(self.seconds, 3),
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+
+def distill(
+    config: Config,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    display: Display | None = None,
+    catalog: Catalog | None = None,
+) -> Result:
+    """Distil, evaluate, and leave everything in the folder ``out``.
+
+    Args:
+        config: from :func:`ltdd_core.configure`.
+        resume: go on with the run in ``out`` if there is one.
+        display: is told what happens, for the eyes of a user.
+        catalog: where ``config`` was resolved; made anew unless given.
+
+    Raises:
+        InputError: the data or the folder cannot be used; nothing was written.
+        RunFailed: the loss is no longer finite; the last good checkpoint is in ``out``.
+        Interrupted: a signal came; the state is saved.
+    """
+    began, display = time.monotonic(), display or Display()
+    plugins = catalog.plugins if catalog else load_plugins()
+    observers = Observers(plugins, plugins.named(config.run.plugins))
+    device = prepare_device(config)
+    check_recipe(config)
+    data = load_long_tailed(config.data.name, config.data.make())
+    matcher, task = prepare_matcher(config, data, device)
+    display.data(data, device)
+    with StopRequest().listening() as stop, RunFolder.open(Path(out), config, resume=resume) as folder:
+        folder.write_json(FACTS, {"data": data_facts(data), "versions": versions(config)})
+        checkpoint = folder.load_checkpoint()
+        run = Run(config, folder.path, data, checkpoint[0] if checkpoint else 0)
+        observers.tell("ltdd_run_started", run=run)
+        try:
+            if (folder.path / DISTILLED).exists():
+                distilled = load_distilled(folder.path)
+            else:
+                match(matcher, task, config, folder, checkpoint, stop, observers, run, display)
+                distilled = collect(matcher, config, data)
+                save_picture(folder.path / PICTURE, distilled)
+                save_distilled(folder.path / DISTILLED, distilled)
+            trainer = make_trainer(config, device, seed=config.run.seed, stop=stop, display=display)
+            rows = []
+            for row in result_rows(config, data, distilled, trainer, folder.path, catalog):
+                rows.append(row)
+                display.row(row)
+                observers.tell("ltdd_evaluated", run=run, row=row)
+        except BaseException as error:
+            observers.tell("ltdd_run_failed", run=run, error=error)
+            raise
+        result = Result(folder.path, config, data, distilled, rows, time.monotonic() - began)
+        folder.write_json(RESULT, {**result.to_json(), "detached_plugins": observers.detached})
+        observers.tell("ltdd_run_finished", run=run, distilled=distilled)
+    return result
+
+
+def match(
+    matcher: Matcher,
+    task: Distillation,
+    config: Config,
+    folder: RunFolder,
+    checkpoint: tuple[int, dict[str, Tensor]] | None,
+    stop: StopRequest,
+    observers: Observers,
+    run: Run,
+    display: Display,
+) -> None:
+    """All remaining steps of the matcher, with a checkpoint now and then and at the end."""
+    if checkpoint is not None:
+        matcher.load_state(checkpoint[1])
+    log, total = folder.metrics_from(run.start), config.run.iterations
+    display.steps(run.start, total)
+    try:
+        for step in range(run.start, total):
+            if stop.signal is not None:
+                save(matcher, folder, step)
+                stop.check()
+            metrics = {name: float(value) for name, value in matcher.step(step).items()}
+            check_finite(metrics, step, folder)
+            log.add(step, metrics)
+            observers.tell("ltdd_step_finished", run=run, step=step, metrics=metrics)
+            display.step(step, metrics)
+            if (step + 1) % config.compute.checkpoint_every == 0 or step + 1 == total:
+                save(matcher, folder, step + 1)
+    finally:
+        log.close()
+        display.steps_done()
+
+
+def save(matcher: Matcher, folder: RunFolder, done: int) -> None:
+    """Write a checkpoint, unless the state has gone bad.
+
+    Raises:
+        RunFailed: a tensor is not finite; the checkpoint before stays.
+    """
+    state = matcher.state()
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise RunFailed(_advice(f"{bad[0]} is not finite any more after step {done}", folder))
+    folder.save_checkpoint(done, state)
+
+
+def check_finite(metrics: Mapping[str, float], step: int, folder: RunFolder) -> None:
+    """Stop a run whose loss is NaN or infinite.
+
+    Raises:
+        RunFailed: with what to try.
+    """
+    if "loss" not in metrics or not math.isfinite(metrics["loss"]):
+        raise RunFailed(_advice(f"the loss of step {step} is {metrics.get('loss')}", folder))
+
+
+def _advice(what: str, folder: RunFolder) -> str:
+    kept = folder.load_checkpoint()
+    where = f"the checkpoint after {kept[0]} steps is kept in {folder.path}" if kept else "no checkpoint was due yet"
+    return (
+        f"{what}; {where}. Try a smaller learning rate in a new run (--set matcher.lr_img=...), "
+        "--precision fp32 if it was bf16, and look for damaged images with `ltdd data show`."
+    )
+
+
+# ---- what a run is made of -----------------------------------------------------------------------
+
+
+def prepare_device(config: Config) -> torch.device:
+    """The device of a run; sets the number of CPU threads.
+
+    Raises:
+        InputError: CUDA is asked for and not there.
+    """
+    if config.compute.threads is not None:
+        torch.set_num_threads(config.compute.threads)
+    available = torch.cuda.is_available()
+    if config.compute.device == "cuda" and not available:
+        raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto.")
+    return torch.device("cuda" if available and config.compute.device != "cpu" else "cpu")
+
+
+def chunk_size(config: Config, device: torch.device) -> int:
+    """Images at once where no gradient is needed: what a cache holds on a CPU, plenty on a GPU."""
+    return config.compute.chunk or (32 if device.type == "cpu" else 2048)
+
+
+def prepare_matcher(config: Config, data: LongTailedSet, device: torch.device) -> tuple[Matcher, Distillation]:
+    """The matcher, ready for step 0, and what it works with."""
+    seed = config.run.seed
+    sampler: Sampler = config.sampler.make()
+    sampler.prepare(data)
+    augmentation = Augmentation(config.run.augment)
+
+    def calibration(step: int) -> Tensor:
+        draws = generator(seed, "calibration", step)
+        own = [sampler.of_class(label, CALIBRATION_IMAGES, draws) for label in range(data.classes)]
+        return data.normalisation.apply(data.train_images[torch.cat(own)].to(device))
+
+    networks = NetworkPool(
+        lambda shape, outputs: config.network.component(shape, outputs, config.network.options),
+        data.image_shape,
+        data.classes,
+        seed=seed,
+        device=device,
+        calibration=calibration,
+        precision=config.compute.precision,
+        compiled=config.compute.compile,
+    )
+    task = Distillation(
+        data=data.to(device),
+        ipc=config.run.ipc,
+        initial_images=initial_images(config, data, sampler, augmentation).to(device),
+        initial_labels=torch.arange(data.classes).repeat_interleave(config.run.ipc).to(device),
+        sampler=sampler,
+        networks=networks,
+        augmentation=augmentation,
+        seed=seed,
+        device=device,
+        chunk=chunk_size(config, device),
+    )
+    matcher: Matcher = config.matcher.make()
+    matcher.prepare(task)
+    return matcher, task
+
+
+def initial_images(config: Config, data: LongTailedSet, sampler: Sampler, augmentation: Augmentation) -> Tensor:
+    """Float32 ``[classes * ipc, C, H, W]``: real images or noise.
+
+    A class with fewer images than IPC repeats them, every repeat under an augmentation of its own: equal
+    images would get equal gradients and stay equal for ever.
+
+    Raises:
+        InputError: ``init`` is neither ``real`` nor ``noise``.
+    """
+    ipc, seed = config.run.ipc, config.run.seed
+    if config.run.init == "noise":
+        return torch.randn(data.classes * ipc, *data.image_shape, generator=generator(seed, "noise"))
+    if config.run.init != "real":
+        raise InputError(f"init is 'real' or 'noise', not {config.run.init!r}.")
+    draws, images = generator(seed, "initial images"), []
+    for label in range(data.classes):
+        chosen = sampler.representatives(label, ipc, draws)
+        real = data.normalisation.apply(data.train_images[chosen])
+        for copy in range(ipc):
+            image = real[copy % len(real)][None]
+            images.append(image if copy < len(real) else augmentation.draw(data.image_shape, draws)(image))
+    return torch.cat(images)
+
+
+def collect(matcher: Matcher, config: Config, data: LongTailedSet) -> DistilledSet:
+    """The distilled set of a matcher that has taken its steps."""
+    images, labels = matcher.distilled()
+    return DistilledSet(
+        images=images.detach().float().cpu(),
+        labels=labels.detach().cpu(),
+        class_names=data.class_names,
+        normalisation=data.normalisation,
+        ipc=config.run.ipc,
+        decoder=config.matcher.name if type(matcher).decoder is not None else None,
+        origin={"data": data_facts(data), "configuration": config.science(), "versions": versions(config)},
+    )
+
+
+def data_facts(data: LongTailedSet) -> dict[str, Any]:
+    """What a report says about the data."""
+    return {
+        "name": data.name,
+        "classes": list(data.class_names),
+        "counts": list(data.counts),
+        "images": len(data.train_labels),
+        "test_images": len(data.test_labels),
+        "imbalance": round(data.imbalance, 4),
+        "image_shape": list(data.image_shape),
+    }

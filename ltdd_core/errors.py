@@ -1,0 +1,26 @@
+"""The three ways a command ends that are not bugs; anything else shows its traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """What the user gave is wrong; the message is the whole answer. Exit code 2."""
+
+
+class RunFailed(Exception):
+    """A run could not go on (its loss became NaN, say); what it had saved is intact. Exit code 1."""
+
+
+class Interrupted(Exception):
+    """The user or the system asked a run to stop, and it has saved itself. Exit code 130."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    """An error for a name that does not exist, with the nearest one that does."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return InputError(f"unknown {what} {name!r}.{hint} Available: {', '.join(names) or 'none'}.")

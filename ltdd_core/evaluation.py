@@ -1,0 +1,248 @@
+"""Train classifiers on a distilled set, alone or together with the original one, and score them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltdd_core.augment import Augmentation
+from ltdd_core.catalog import Catalog
+from ltdd_core.config import DEFAULT_NAMES, Config, Selection, select
+from ltdd_core.data import LongTailedSet
+from ltdd_core.errors import InputError
+from ltdd_core.interfaces import Classifier, ClassifierHead, DistilledSet, Recipe, TrainingSet
+from ltdd_core.metrics import Row, average, row
+from ltdd_core.plugins import load_plugins
+from ltdd_core.progress import Display
+from ltdd_core.run import StopRequest
+from ltdd_core.storage import load_tensors, save_tensors
+from ltdd_core.training import Trainer
+
+PREDICTIONS = "predictions.safetensors"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table before it is known: a head, and the set that trains each of its stages."""
+
+    name: str
+    head: Selection
+    sets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a classifier said about the test images."""
+
+    log_probabilities: Tensor
+    """float32 ``[N, classes]``."""
+    groups: Tensor | None
+
+
+def check_recipe(config: Config) -> tuple[str, ...]:
+    """Which set trains which stage of the configured head.
+
+    Raises:
+        InputError: recipe and head do not go together.
+    """
+    recipe: Recipe = config.recipe.make()
+    return recipe.assign(config.head.component.stages)
+
+
+def lines_of(config: Config, catalog: Catalog) -> list[Line]:
+    """The lines that a run answers: original direct, distilled direct, and the head that was asked for."""
+    plain = config.head
+    if config.head.component.stages > 1:
+        plain = select(catalog, "head", {"name": DEFAULT_NAMES["head"]})
+    how = "direct" if plain.name == DEFAULT_NAMES["head"] else plain.component.title
+    lines = [Line(f"{data}, {how}", plain, (data,)) for data in ("original", "distilled")]
+    if config.head.component.stages > 1:
+        lines.append(_line(config))
+    return lines
+
+
+def _line(config: Config) -> Line:
+    sets = check_recipe(config)
+    if config.head.component.stages > 1:
+        return Line(f"{config.head.component.title}, {' + '.join(sets)}", config.head, sets)
+    how = "direct" if config.head.name == DEFAULT_NAMES["head"] else config.head.component.title
+    return Line(f"{sets[0]}, {how}", config.head, sets)
+
+
+def result_rows(
+    config: Config,
+    data: LongTailedSet,
+    distilled: DistilledSet,
+    trainer: Trainer,
+    folder: Path | None = None,
+    catalog: Catalog | None = None,
+) -> Iterator[Row]:
+    """The lines of a run's table, each as soon as it is known.
+
+    With a ``folder`` the test predictions are kept there, and what is there already is not trained again.
+    The group accuracy of a direct line is that of its predicted classes under the partition of the
+    multi-stage line, so that line is computed first.
+    """
+    catalog = catalog or Catalog(load_plugins())
+    lines = lines_of(config, catalog)
+    kept = _kept_scores(folder, lines)
+    groups = None
+    for line in reversed(lines):  # shares the trained networks whatever the order
+        if line.name not in kept:
+            kept[line.name] = scores_of(line, config, data, distilled, trainer, catalog)
+            _keep_scores(folder, kept)
+        if kept[line.name].groups is not None:
+            groups = kept[line.name].groups
+    for line in lines:
+        yield _row(line, kept[line.name], data, distilled, groups)
+
+
+def scores_of(
+    line: Line,
+    config: Config,
+    data: LongTailedSet,
+    distilled: DistilledSet,
+    trainer: Trainer,
+    catalog: Catalog,
+) -> Scores:
+    """Train the classifier of a line and run it over the test images."""
+    sets = training_sets(config, data, distilled, catalog)
+    head: ClassifierHead = line.head.make()
+    classifier = head.fit([sets[name] for name in line.sets], trainer)
+    return Scores(test_log_probabilities(classifier, data, trainer), classifier.groups)
+
+
+def training_sets(
+    config: Config, data: LongTailedSet, distilled: DistilledSet, catalog: Catalog
+) -> dict[str, TrainingSet]:
+    """The original and the distilled set, ready to train on."""
+    sampler = config.sampler.make()
+    sampler.prepare(data)
+    images, labels = distilled.images, distilled.labels
+    if distilled.decoder is not None:
+        images, labels = catalog.get("matcher", distilled.decoder).load().decoder(images, labels)
+    plain = TrainingSet("distilled", images, labels, distilled.normalisation, data.classes)
+    return {
+        "original": TrainingSet(
+            "original", data.train_images, data.train_labels, data.normalisation, data.classes, sampler.epoch
+        ),
+        "distilled": plain,
+    }
+
+
+def test_log_probabilities(classifier: Classifier, data: LongTailedSet, trainer: Trainer) -> Tensor:
+    """Float32 ``[N, classes]`` over the test images, on the CPU."""
+    parts = []
+    with torch.no_grad():
+        for images in data.test_images.split(trainer.chunk):
+            trainer.keep_going()
+            normalised = data.normalisation.apply(images.to(trainer.device))
+            parts.append(classifier.log_probabilities(normalised).float().cpu())
+    return torch.cat(parts)
+
+
+def make_trainer(config: Config, device: torch.device, *, seed: int, stop: StopRequest, display: Display) -> Trainer:
+    """What the classifiers of one table are trained with."""
+    return Trainer(
+        lambda shape, outputs: config.network.component(shape, outputs, config.network.options),
+        {"original": config.training.original, "distilled": config.training.distilled},
+        Augmentation(config.run.augment),
+        seed=seed,
+        device=device,
+        chunk=config.compute.chunk or (64 if device.type == "cpu" else 2048),
+        keep_going=stop.check,
+        started=display.training,
+    )
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """One line over several seeds."""
+
+    network: str
+    mean: Row
+    deviation: Row
+    repeats: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The mean row, with the deviation over seeds beside it."""
+        spread = {key: value for key, value in self.deviation.to_json().items() if key not in ("name", "images")}
+        return {**self.mean.to_json(), "network": self.network, "repeats": self.repeats, "deviation": spread}
+
+
+def repeated_rows(
+    config: Config,
+    data: LongTailedSet,
+    distilled: DistilledSet,
+    *,
+    networks: Sequence[Selection],
+    repeats: int,
+    device: torch.device,
+    catalog: Catalog,
+    display: Display,
+) -> Iterator[Repeated]:
+    """Score the configured head and recipe on each network, ``repeats`` seeds from ``config.run.seed`` on.
+
+    Raises:
+        InputError: the distilled set is not of this data set.
+    """
+    check_fits(data, distilled)
+    line = _line(config)
+    for network in networks:
+        changed, rows = replace(config, network=network), []
+        with StopRequest().listening() as stop:
+            for seed in range(config.run.seed, config.run.seed + repeats):
+                trainer = make_trainer(changed, device, seed=seed, stop=stop, display=display)
+                scores = scores_of(line, changed, data, distilled, trainer, catalog)
+                rows.append(_row(line, scores, data, distilled, scores.groups))
+        mean, deviation = average(rows)
+        yield Repeated(network.name, mean, deviation, repeats)
+
+
+def check_fits(data: LongTailedSet, distilled: DistilledSet) -> None:
+    """Refuse to score a distilled set on other classes, image sizes or colours than it was made for.
+
+    Raises:
+        InputError: saying what differs.
+    """
+    if data.class_names != distilled.class_names:
+        raise InputError(f"data {data.name!r} has other classes than the distilled set.")
+    shape = tuple(distilled.images.shape[1:])
+    if distilled.decoder is None and data.image_shape != shape:
+        raise InputError(f"data {data.name!r} has images {data.image_shape}; the distilled ones are {shape}.")
+
+
+def _row(line: Line, scores: Scores, data: LongTailedSet, distilled: DistilledSet, groups: Tensor | None) -> Row:
+    size = {"original": len(data.train_labels), "distilled": len(distilled.labels)}
+    return row(
+        line.name,
+        sum(size[name] for name in line.sets),
+        scores.log_probabilities.argmax(1),
+        data.test_labels,
+        data.counts,
+        groups,
+    )
+
+
+def _kept_scores(folder: Path | None, lines: Sequence[Line]) -> dict[str, Scores]:
+    if folder is None or not (folder / PREDICTIONS).exists():
+        return {}
+    tensors, _ = load_tensors(folder / PREDICTIONS)
+    return {
+        line.name: Scores(tensors[line.name], tensors.get(f"{line.name}: groups"))
+        for line in lines
+        if line.name in tensors
+    }
+
+
+def _keep_scores(folder: Path | None, kept: dict[str, Scores]) -> None:
+    if folder is None:
+        return
+    tensors = {name: scores.log_probabilities for name, scores in kept.items()}
+    tensors |= {f"{name}: groups": s.groups for name, s in kept.items() if s.groups is not None}
+    save_tensors(folder / PREDICTIONS, tensors, {"about": "test log-probabilities of each line of the table"})

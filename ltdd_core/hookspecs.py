@@ -1,0 +1,115 @@
+"""The hooks of ltdd, in the order a run meets them.
+
+A plugin is a module (or any object) that implements some of these functions with ``@hookimpl`` and
+takes only the arguments it needs.  Declare it in your package's pyproject.toml::
+
+    [project.entry-points.ltdd]
+    mymethod = "ltdd_mymethod"
+
+Whatever is installed can be *named* on the command line; nothing is *active* until it is named.
+Do not give arguments of a hook implementation default values: pluggy treats them differently from
+version to version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+
+    from ltdd_core.distillation import Run
+    from ltdd_core.interfaces import DistilledSet
+    from ltdd_core.metrics import Row
+
+hookspec = pluggy.HookspecMarker("ltdd")
+hookimpl = pluggy.HookimplMarker("ltdd")
+
+Register = Callable[[str, Any], None]
+"""``register(name, component)``.  The component is a class, or ``"package.module:Class"``, which is
+imported only when somebody names it."""
+
+# ---- Naming things: every installed plugin is asked, before anything runs -----------------------
+
+
+@hookspec
+def ltdd_register_datasets(register: Register) -> None:
+    """Offer sources of labelled images (:class:`ltdd_core.DataSource`) for ``--data``."""
+
+
+@hookspec
+def ltdd_register_samplers(register: Register) -> None:
+    """Offer ways to draw real images (:class:`ltdd_core.Sampler`) for ``--sampler``."""
+
+
+@hookspec
+def ltdd_register_networks(register: Register) -> None:
+    """Offer networks (:class:`ltdd_core.Network`) to match with and to train, for ``--network``."""
+
+
+@hookspec
+def ltdd_register_matchers(register: Register) -> None:
+    """Offer distillation methods (:class:`ltdd_core.Matcher`) for ``--method``."""
+
+
+@hookspec
+def ltdd_register_heads(register: Register) -> None:
+    """Offer classifier heads (:class:`ltdd_core.ClassifierHead`) for ``--head``."""
+
+
+@hookspec
+def ltdd_register_recipes(register: Register) -> None:
+    """Offer recipes (:class:`ltdd_core.Recipe`): which data train which stage, for ``--recipe``."""
+
+
+@hookspec
+def ltdd_register_presets(register: Register) -> None:
+    """Offer configurations for ``--preset``: a mapping shaped like a configuration file."""
+
+
+@hookspec
+def ltdd_register_commands(cli: click.Group) -> None:
+    """Add commands: ``cli.add_command(...)``."""
+
+
+# ---- Choosing: asked only of plugins named with --plugin ----------------------------------------
+
+
+@hookspec
+def ltdd_choose(config: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """Say which components this plugin stands for, e.g. ``{"head": "twostage"}``.
+
+    ``config`` is the configuration as the user gave it.  What the user named stays as named.
+    Two active plugins that answer differently for one component are refused, naming both.
+    """
+
+
+# ---- Watching: called only for plugins named with --plugin; nothing here may change the run ------
+
+
+@hookspec
+def ltdd_run_started(run: Run) -> None:
+    """A run is about to take its first step, or to go on after ``run.start`` steps."""
+
+
+@hookspec
+def ltdd_step_finished(run: Run, step: int, metrics: Mapping[str, float]) -> None:
+    """Step ``step`` (from 0) is done; ``metrics`` holds at least ``loss``."""
+
+
+@hookspec
+def ltdd_evaluated(run: Run, row: Row) -> None:
+    """One line of the result table is known."""
+
+
+@hookspec
+def ltdd_run_finished(run: Run, distilled: DistilledSet) -> None:
+    """The run is over and everything is saved."""
+
+
+@hookspec
+def ltdd_run_failed(run: Run, error: BaseException) -> None:
+    """The run ended early with ``error``; the last checkpoint is saved."""

@@ -1,0 +1,284 @@
+"""What a plugin may implement: data sources, samplers, networks, matchers, classifier heads, recipes.
+
+A component declares its options once, as a nested class ``Options``; they then appear in ``ltdd describe``,
+in configuration files and as ``--set matcher.lr_img=1.0``.  Each interface below is either abstract or
+finished: implement the abstract methods and nothing else.
+
+Images are float32 ``[n, C, H, W]`` in the normalised colours of their data set unless a line says
+otherwise; labels are int64 ``[n]`` from 0 to ``classes - 1``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ltdd_core.augment import Augmentation
+    from ltdd_core.data import ImageTable, LongTailedSet, Normalisation
+    from ltdd_core.networks import NetworkPool
+    from ltdd_core.training import Trainer
+
+Value = TypeVar("Value")
+
+
+class BaseOptions(BaseModel):
+    """Base of every component's ``Options``; unknown names are refused and values are validated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def option(default: Value, text: str, *, source: str = "", **limits: Any) -> Value:
+    """Declare one option: its default, what it does, where the default comes from, and its limits.
+
+    ``limits`` are pydantic's: ``gt``, ``ge``, ``lt``, ``le``.
+    """
+    field_info: Value = Field(default, description=text, json_schema_extra={"source": source}, **limits)
+    return field_info
+
+
+class Component:
+    """What all components but networks share: they are made from their validated options."""
+
+    Options: ClassVar[type[BaseOptions]] = BaseOptions
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+
+# ---- data ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SourceImages:
+    """All images of a source, before the cut to a long tail."""
+
+    train: ImageTable
+    test: ImageTable
+    class_names: tuple[str, ...]
+
+
+class DataSource(Component, ABC):
+    """Labelled images from somewhere; the core cuts the training part to a long tail."""
+
+    suggested: ClassVar[Mapping[str, Any]] = {}
+    """Configuration that suits this source, below presets: ``{"iterations": 300}``."""
+
+    @abstractmethod
+    def load(self, generator: torch.Generator) -> SourceImages:
+        """Find the images.  Decoding them can wait until the cut is made (:class:`ImageTable`).
+
+        Raises:
+            InputError: they are not where the options say, or cannot be used.
+        """
+
+
+# ---- samplers ------------------------------------------------------------------------------------
+
+
+class Sampler(Component, ABC):
+    """Draws real images, as indices into the training images.  Class counts of 1 are a normal case."""
+
+    @abstractmethod
+    def prepare(self, data: LongTailedSet) -> None:
+        """Get to know the long-tailed set; called once before anything is drawn."""
+
+    @abstractmethod
+    def of_class(self, label: int, size: int, generator: torch.Generator) -> Tensor:
+        """Indices ``[min(size, n_c)]`` of images of one class, for a matching step."""
+
+    @abstractmethod
+    def epoch(self, progress: float, generator: torch.Generator) -> Tensor:
+        """Indices ``[N]`` in the order in which one epoch of training sees them.
+
+        ``progress`` goes from 0 in the first epoch to 1 in the last.
+        """
+
+    @abstractmethod
+    def representatives(self, label: int, ipc: int, generator: torch.Generator) -> Tensor:
+        """Indices ``[min(ipc, n_c)]`` of images that stand for a class, to start distilling from."""
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+
+class Network(nn.Module, ABC):
+    """A feature extractor with a linear layer on top.
+
+    A subclass is made as ``cls(image_shape, outputs, options)`` with ``image_shape = (C, H, W)`` and sets
+    ``self.linear``.  It draws initial weights as ``torch.nn`` does; the core seeds that.
+    """
+
+    Options: ClassVar[type[BaseOptions]] = BaseOptions
+    linear: nn.Linear
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """Features ``[n, D]`` of images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[n, outputs]``."""
+        logits: Tensor = self.linear(self.embed(images))
+        return logits
+
+
+# ---- matchers ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a matcher works with."""
+
+    data: LongTailedSet
+    ipc: int
+    initial_images: Tensor
+    """``[classes * ipc, C, H, W]``, sorted by class, on the device."""
+    initial_labels: Tensor
+    sampler: Sampler
+    networks: NetworkPool
+    augmentation: Augmentation
+    seed: int
+    device: torch.device
+    chunk: int
+    """How many real images to push through a network at once when no gradient is needed."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and their labels, sorted by class; ``counts[c]`` of class c."""
+
+    images: Tensor
+    labels: Tensor
+    counts: Tensor
+
+    def of_class(self, label: int) -> Tensor:
+        """The images of one class, ``[counts[label], C, H, W]``."""
+        start = int(self.counts[:label].sum())
+        return self.images[start : start + int(self.counts[label])]
+
+
+Decoder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Matcher(Component, ABC):
+    """A distillation method in full: it owns its parameters, optimisers and networks."""
+
+    decoder: ClassVar[Decoder | None] = None
+    """``(stored images, labels) -> (images, labels)`` where what is stored is not what a network sees
+    (several small images in one, say).  Used alike in distillation and in evaluation."""
+
+    @abstractmethod
+    def prepare(self, task: Distillation) -> None:
+        """Set up the synthetic images and optimisers, as for step 0."""
+
+    @abstractmethod
+    def step(self, step: int) -> Mapping[str, Tensor | float]:
+        """Move the synthetic images once.
+
+        Everything random must be a function of ``(task.seed, purpose, step)``: use
+        :func:`ltdd_core.generator`.
+
+        Returns:
+            Scalars to record, ``loss`` among them.  A loss that is not finite stops the run.
+        """
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on, to be saved.  Not moved or copied by the core."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to what :meth:`state` returned, after :meth:`prepare`."""
+
+    @abstractmethod
+    def distilled(self) -> tuple[Tensor, Tensor]:
+        """Stored images and their labels: int64 ``[n]``, or float ``[n, classes]`` for soft labels."""
+
+
+# ---- classifiers ---------------------------------------------------------------------------------
+
+EpochOrder = Callable[[float, torch.Generator], Tensor]
+"""``(progress from 0 to 1, generator) -> indices`` of one epoch; see :meth:`Sampler.epoch`."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Images that train a stage of a classifier."""
+
+    name: str
+    """``original`` or ``distilled``; training options are looked up under it."""
+    images: Tensor
+    """uint8 raw images or float32 normalised ones."""
+    labels: Tensor
+    normalisation: Normalisation
+    classes: int
+    order: EpochOrder | None = None
+    """Orders the epochs (a sampler's ``epoch``); None shuffles."""
+
+    def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Normalised images and labels on the device."""
+        images = self.images[indices].to(device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            images = self.normalisation.apply(images)
+        return images, self.labels[indices].to(device, non_blocking=True)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Classifier(ABC):
+    """A trained classifier."""
+
+    groups: Tensor | None = None
+    """int64 ``[classes]``, the group of each class, when the classifier has a partition."""
+
+    @abstractmethod
+    def log_probabilities(self, images: Tensor) -> Tensor:
+        """Log-probabilities ``[n, classes]``; -inf where a class is ruled out."""
+
+
+class ClassifierHead(Component, ABC):
+    """Turns training images into a classifier, in one stage or more."""
+
+    title: ClassVar[str]
+    """How a result table calls it."""
+    stages: ClassVar[int] = 1
+
+    @abstractmethod
+    def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
+        """Train; ``sets[i]`` is what the recipe chose for stage i, ``len(sets) == self.stages``."""
+
+
+class Recipe(Component, ABC):
+    """Which data train which stage of a classifier."""
+
+    @abstractmethod
+    def assign(self, stages: int) -> tuple[str, ...]:
+        """``"original"`` or ``"distilled"`` for each stage.
+
+        Raises:
+            InputError: the recipe does not go with that many stages.
+        """
+
+
+@dataclass(frozen=True)
+class DistilledSet:
+    """The synthetic images with their labels, and how they were made."""
+
+    images: Tensor
+    """float32 ``[n, C, H, W]`` on the CPU, as stored (see ``decoder``)."""
+    labels: Tensor
+    """int64 ``[n]``, or float32 ``[n, classes]``."""
+    class_names: tuple[str, ...]
+    normalisation: Normalisation
+    ipc: int
+    decoder: str | None = None
+    """The matcher whose decoder turns stored images into network inputs; None: they are the same."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Configuration, class counts and versions behind it."""

@@ -1,0 +1,133 @@
+"""Finished loops for the common kinds of matcher: write the loss, inherit the rest."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ltdd_core.interfaces import BaseOptions, Batch, Distillation, Matcher, Network, option
+from ltdd_core.seeding import generator
+
+
+class BatchMatcher(Matcher, ABC):
+    """One loss for all classes a step, on a fresh random network, and one step of SGD on the pixels.
+
+    The real and the synthetic images of a class share one draw of the augmentation.
+    """
+
+    class Options(BaseOptions):
+        """Options of the loop; defaults of DM's public code."""
+
+        lr_img: float = option(1.0, "learning rate of the pixels", source="DM, public code", gt=0)
+        momentum: float = option(0.5, "momentum of the pixels' SGD", source="DM, public code", ge=0, lt=1)
+        batch_real: int = option(
+            256,
+            "real images of a class a step; fewer where the class has fewer",
+            source="DM, public code",
+            ge=1,
+        )
+
+    task: Distillation
+    images: Tensor
+
+    @abstractmethod
+    def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
+        """A scalar to minimise over ``synthetic.images``; both batches hold every class."""
+
+    def prepare(self, task: Distillation) -> None:
+        """Start from the initial images."""
+        self.task = task
+        self.images = task.initial_images.clone().requires_grad_(True)
+        self.labels = task.initial_labels
+        self.optimizer = torch.optim.SGD([self.images], lr=self.options.lr_img, momentum=self.options.momentum)
+        self.optimizer.zero_grad()
+        self._velocity()
+
+    def step(self, step: int) -> Mapping[str, Tensor | float]:
+        """One step on all classes."""
+        network = self.task.networks.fresh(step)
+        real, synthetic = self._batches(step)
+        loss = self.loss(network, real, synthetic)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.detach()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Pixels and momentum."""
+        return {"images": self.images.detach(), "velocity": self._velocity()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore pixels and momentum."""
+        with torch.no_grad():
+            self.images.copy_(state["images"])
+            self._velocity().copy_(state["velocity"])
+
+    def distilled(self) -> tuple[Tensor, Tensor]:
+        """The pixels and their hard labels."""
+        return self.images.detach(), self.labels
+
+    def _velocity(self) -> Tensor:
+        """SGD's momentum buffer; zeros before the first step, which is how SGD starts from None."""
+        memory = self.optimizer.state[self.images]
+        if memory.get("momentum_buffer") is None:
+            memory["momentum_buffer"] = torch.zeros_like(self.images)
+        buffer: Tensor = memory["momentum_buffer"]
+        return buffer
+
+    def _batches(self, step: int) -> tuple[Batch, Batch]:
+        """Every class's real draw and synthetic images under that class's augmentation."""
+        task, real, synthetic = self.task, [], []
+        data = task.data
+        draws, augmenting = generator(task.seed, "real batch", step), generator(task.seed, "augment", step)
+        for label in range(data.classes):
+            indices = task.sampler.of_class(label, self.options.batch_real, draws)
+            transform = task.augmentation.draw(data.image_shape, augmenting)
+            images = data.train_images[indices].to(task.device, non_blocking=True)
+            real.append(transform(data.normalisation.apply(images)))
+            own = self.images[label * task.ipc : (label + 1) * task.ipc]
+            synthetic.append(transform(own))
+        return _joined(real), _joined(synthetic)
+
+
+class ClassMatcher(BatchMatcher, ABC):
+    """The easy interface: the loss of one class; the classes' losses are added up."""
+
+    @abstractmethod
+    def class_loss(self, network: Network, real: Tensor, synthetic: Tensor) -> Tensor:
+        """A scalar for one class; images ``[n, C, H, W]`` and ``[ipc, C, H, W]``."""
+
+    def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
+        """The sum of the classes' losses."""
+        losses = [
+            self.class_loss(network, real.of_class(label), synthetic.of_class(label))
+            for label in range(len(real.counts))
+        ]
+        return torch.stack(losses).sum()
+
+
+def embed_without_gradient(network: Network, images: Tensor, chunk: int) -> Tensor:
+    """Features ``[n, D]`` in float32, ``chunk`` images at a time.
+
+    A few dozen images at a time stay in a processor's cache between layers, which halves the time on a
+    CPU; the features of an image do not depend on its neighbours as long as the network is in eval mode or
+    has no batch statistics.
+    """
+    with torch.no_grad():
+        return torch.cat([network.embed(part).float() for part in images.split(chunk)])
+
+
+def class_means(features: Tensor, counts: Tensor) -> Tensor:
+    """Means ``[classes, D]`` of features ``[n, D]`` that are sorted by class, in float32."""
+    counts = counts.to(features.device)
+    labels = torch.repeat_interleave(torch.arange(len(counts), device=features.device), counts)
+    member = torch.nn.functional.one_hot(labels, len(counts)).to(features.dtype)  # [n, classes]
+    return (member.T @ features) / counts[:, None]
+
+
+def _joined(images: list[Tensor]) -> Batch:
+    counts = torch.tensor([len(part) for part in images])
+    return Batch(torch.cat(images), torch.repeat_interleave(torch.arange(len(images)), counts), counts)

@@ -1,0 +1,166 @@
+"""Find, isolate, choose and list plugins.
+
+Every call of :func:`load_plugins` makes a fresh manager.  The order of loading is: built-ins by name,
+then everybody else by name; so a stranger's package can never take a built-in's name, and the order in
+which packages lie on the path does not matter.  A plugin that cannot be loaded is kept with its reason.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from ltdd_core import hookspecs
+from ltdd_core.errors import InputError, unknown
+
+GROUP = "ltdd"
+BLOCK_VARIABLE = "LTDD_BLOCK_PLUGINS"
+LOAD_VARIABLE = "LTDD_LOAD_PLUGINS"
+
+
+@dataclass
+class Plugin:
+    """One entry point and what became of it."""
+
+    name: str
+    distribution: str
+    version: str
+    target: str
+    state: str = "installed"
+    """``built-in``, ``installed``, ``blocked`` or ``broken``."""
+    error: BaseException | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why it is broken, in one line; empty when it is not."""
+        if self.error is None:
+            return ""
+        text = str(self.error).strip().splitlines()
+        return f"{type(self.error).__name__}: {text[0] if text else ''}".rstrip(": ")
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+
+@dataclass
+class Plugins:
+    """All plugins there are, and a way to call the hooks of one or of some of them."""
+
+    manager: pluggy.PluginManager
+    listed: list[Plugin] = field(default_factory=list)
+
+    @property
+    def usable(self) -> Iterator[Plugin]:
+        """The plugins whose hooks can be called, in loading order."""
+        return (plugin for plugin in self.listed if plugin.state in ("built-in", "installed"))
+
+    def call(self, plugin: Plugin, hook: str, **arguments: Any) -> Any:
+        """Call ``hook`` of one plugin; its result, or None when it does not implement the hook."""
+        mine = self.manager.get_plugin(plugin.name)
+        others = [other for other in self.manager.get_plugins() if other is not mine]
+        results = self.manager.subset_hook_caller(hook, others)(**arguments)
+        return results[0] if results else None
+
+    def set_broken(self, plugin: Plugin, error: BaseException) -> None:
+        """Take a plugin out of service and keep the reason."""
+        if self.manager.has_plugin(plugin.name):
+            self.manager.unregister(name=plugin.name)
+        plugin.state, plugin.error = "broken", error
+
+    def named(self, names: Iterable[str]) -> list[Plugin]:
+        """The plugins that a user names with ``--plugin``.
+
+        Raises:
+            InputError: there is no such plugin, or it is broken or blocked.
+        """
+        by_name = {plugin.name: plugin for plugin in self.listed}
+        found = []
+        for name in dict.fromkeys(names):
+            if name not in by_name:
+                raise unknown("plugin", name, by_name)
+            plugin = by_name[name]
+            if plugin.state in ("broken", "blocked"):
+                raise InputError(f"plugin {name!r} ({plugin}) is {plugin.state}. {plugin.reason}".rstrip())
+            found.append(plugin)
+        return found
+
+
+@dataclass
+class Observers:
+    """The active plugins of a run, told what happens.  One that raises is reported once and left out."""
+
+    plugins: Plugins
+    active: list[Plugin]
+    detached: dict[str, str] = field(default_factory=dict)
+
+    def tell(self, hook: str, **facts: Any) -> None:
+        """Call an observing hook of every active plugin."""
+        for plugin in self.active:
+            if plugin.name in self.detached:
+                continue
+            try:
+                self.plugins.call(plugin, hook, **facts)
+            except Exception as error:  # a watcher must never stop what it watches
+                self.detached[plugin.name] = f"{hook}: {type(error).__name__}: {error}"
+                warnings.warn(
+                    f"plugin {plugin.name!r} ({plugin}) raised in {hook} and watches no longer: {error}",
+                    stacklevel=2,
+                )
+
+
+def load_plugins(block: Sequence[str] = ()) -> Plugins:
+    """Load every installed plugin, one at a time.
+
+    ``LTDD_BLOCK_PLUGINS=a,b`` blocks some; ``LTDD_LOAD_PLUGINS=a,b`` loads only those beside the
+    built-ins (empty: none of them).
+    """
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    plugins = Plugins(manager)
+    blocked = {*block, *_listed_in(BLOCK_VARIABLE)}
+    allowed = _listed_in(LOAD_VARIABLE) if LOAD_VARIABLE in os.environ else None
+    for entry in sorted(entry_points(group=GROUP), key=_loading_order):
+        plugin = _describe(entry)
+        if any(other.name == plugin.name and other.target == plugin.target for other in plugins.listed):
+            continue  # one distribution can be seen twice on the path
+        plugins.listed.append(plugin)
+        stranger = plugin.state != "built-in"
+        if plugin.name in blocked or (stranger and allowed is not None and plugin.name not in allowed):
+            plugin.state = "blocked"
+            continue
+        _load(plugins, plugin, entry)
+    return plugins
+
+
+def _load(plugins: Plugins, plugin: Plugin, entry: EntryPoint) -> None:
+    if plugins.manager.has_plugin(plugin.name):
+        plugin.state, plugin.error = "broken", ValueError(f"another plugin is already called {plugin.name!r}")
+        return
+    try:
+        plugins.manager.register(entry.load(), name=plugin.name)
+        plugins.manager.check_pending()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a plugin may not end the command
+        plugins.set_broken(plugin, error)
+
+
+def _describe(entry: EntryPoint) -> Plugin:
+    name, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "?")
+    state = "built-in" if name == "ltdd" else "installed"
+    return Plugin(entry.name, name, version, entry.value, state)
+
+
+def _loading_order(entry: EntryPoint) -> tuple[bool, str, str]:
+    ours = entry.dist is not None and entry.dist.name == "ltdd"
+    return (not ours, entry.name, entry.value)
+
+
+def _listed_in(variable: str) -> set[str]:
+    return {name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()}

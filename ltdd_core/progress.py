@@ -1,0 +1,32 @@
+"""What a run tells its user while it works; the command line shows it, the Python API keeps silent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ltdd_core.data import LongTailedSet
+from ltdd_core.metrics import Row
+
+
+class Display:
+    """Shows nothing.  A subclass shows what it likes; none of it may change the run."""
+
+    def data(self, data: LongTailedSet, device: torch.device) -> None:
+        """The long-tailed set is loaded."""
+
+    def steps(self, start: int, total: int) -> None:
+        """The steps of the matcher begin, ``start`` of them done before."""
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A step of the matcher is done."""
+
+    def steps_done(self) -> None:
+        """No more steps."""
+
+    def training(self, what: str) -> None:
+        """A network is about to be trained."""
+
+    def row(self, row: Row) -> None:
+        """A line of the result table is known."""

@@ -1,0 +1,221 @@
+"""The folder of a run: one configuration, one seed, one process at a time, nothing lost."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from ltdd_core.config import Config
+from ltdd_core.errors import InputError, Interrupted
+from ltdd_core.storage import load_tensors, save_tensors, write_atomically, writing
+
+CONFIG = "config.yaml"
+CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.jsonl"
+FACTS = "run.json"
+RESULT = "report.json"
+LOCK = ".lock"
+FREE = {"data.root", "compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk"}
+"""What may change when a run goes on: where it runs, not what it computes."""
+
+
+class RunFolder:
+    """Reads and writes the files of one run.  Use :meth:`open`, which also locks the folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, config: Config, *, resume: bool) -> Iterator[RunFolder]:
+        """Make the folder, or go on in it, and keep other processes out until the block ends.
+
+        Raises:
+            InputError: it holds a run already and ``resume`` is not asked for, or one of another
+                configuration, or it belongs to a running process, or it cannot be written.
+        """
+        folder = cls(path)
+        if not folder.is_empty() and not resume:
+            what = "holds a run already: go on with --resume" if (path / CONFIG).exists() else "is not empty: empty it"
+            raise InputError(f"{path} {what}, or name another folder with --out.")
+        if not folder.is_empty():
+            folder.check_same(config)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with folder._locked():
+            if folder.is_empty():
+                folder.write_text(CONFIG, yaml.safe_dump(config.to_tree(), sort_keys=False))
+            yield folder
+
+    def is_empty(self) -> bool:
+        """Whether no run has begun here; hidden files are what a process leaves that dies at once.
+
+        Raises:
+            InputError: it is not a folder.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; a run needs a folder.")
+        return not self.path.exists() or all(file.name.startswith(".") for file in self.path.iterdir())
+
+    def stored_config(self) -> dict[str, Any]:
+        """The configuration tree of the run in this folder.
+
+        Raises:
+            InputError: there is no run.
+        """
+        try:
+            tree = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise InputError(f"{self.path} holds no run to go on with.") from error
+        if not isinstance(tree, dict):
+            raise InputError(f"{self.path / CONFIG} is damaged.")
+        return tree
+
+    def check_same(self, config: Config) -> None:
+        """Refuse to go on with another configuration; where and on what it runs may differ.
+
+        Raises:
+            InputError: naming the first options that differ.
+        """
+        before, now = flat(self.stored_config()), flat(config.to_tree())
+        differing = [
+            f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key) and key not in FREE
+        ]
+        if differing:
+            raise InputError(f"{self.path} holds a run of another configuration: {'; '.join(differing[:3])}.")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file atomically."""
+        write_atomically(self.path / name, text.encode())
+
+    def write_json(self, name: str, document: Any) -> None:
+        """Write a JSON document atomically."""
+        self.write_text(name, json.dumps(document, indent=1) + "\n")
+
+    def save_checkpoint(self, step: int, state: Mapping[str, Tensor]) -> None:
+        """Keep what the next step depends on; ``step`` is how many are done."""
+        save_tensors(self.path / CHECKPOINT, state, {"step": step})
+
+    def load_checkpoint(self) -> tuple[int, dict[str, Tensor]] | None:
+        """Steps done and the state after them; None if there is no checkpoint yet."""
+        if not (self.path / CHECKPOINT).exists():
+            return None
+        state, facts = load_tensors(self.path / CHECKPOINT)
+        return int(facts["step"]), state
+
+    def metrics_from(self, step: int) -> MetricsLog:
+        """The log of step metrics, with what is younger than ``step`` taken out."""
+        path = self.path / METRICS
+        kept = []
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError:
+                    break  # the line that was being written when the process died
+                if entry["step"] < step:
+                    kept.append(line + "\n")
+        self.write_text(METRICS, "".join(kept))
+        return MetricsLog(path)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with writing(self.path / LOCK):
+            file = (self.path / LOCK).open("w")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(f"{self.path} is in use by another process.") from error
+            yield
+
+
+class MetricsLog:
+    """One JSON line a step."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[str] = path.open("a", encoding="utf-8")
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append a line."""
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """No more lines."""
+        self._file.close()
+
+
+class StopRequest:
+    """Set by Ctrl-C or SIGTERM; looked at where stopping loses nothing.  A second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    def check(self) -> None:
+        """Stop here if asked to.
+
+        Raises:
+            Interrupted: a signal has come.
+        """
+        if self.signal is not None:
+            raise Interrupted(self.signal)
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Catch the signals inside the block; a thread other than the main one catches none."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number).name
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        path: value
+        for key, branch in tree.items()
+        for path, value in flat(branch, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def versions(config: Config) -> dict[str, str]:
+    """Versions of everything that takes part in a run."""
+    found = {"torch": str(torch.__version__)}
+    for name in ("ltdd", "torchvision", "numpy", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    for kind in ("data", "sampler", "network", "matcher", "head", "recipe"):
+        selection = getattr(config, kind)
+        found[f"{kind} {selection.name}"] = selection.owner
+    return found

@@ -1,0 +1,157 @@
+"""Train a network on a set of images: the one loop behind every stage of every classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltdd_core.augment import Augmentation
+from ltdd_core.interfaces import BaseOptions, Network, TrainingSet, option
+from ltdd_core.networks import MakeNetwork
+from ltdd_core.seeding import generator, global_generator
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""``(logits [n, outputs], labels [n] or [n, outputs]) -> scalar``."""
+
+
+class TrainingOptions(BaseOptions):
+    """How one network is trained.  SGD as in the evaluation of DC's public code."""
+
+    epochs: int = option(300, "passes over the images", source="DC, public code: 300, or 1000 with DSA", ge=1)
+    lr: float = option(0.01, "initial learning rate", source="DC, public code", gt=0)
+    momentum: float = option(0.9, "momentum of SGD", source="DC, public code", ge=0, lt=1)
+    weight_decay: float = option(5e-4, "weight decay", source="DC, public code", ge=0)
+    batch: int = option(256, "images a step", source="DC, public code", ge=1)
+    schedule: Literal["step", "cosine", "constant"] = option(
+        "step",
+        "learning rate: x0.1 after half of the epochs, cosine to 0, or constant",
+        source="DC, public code",
+    )
+
+
+def train(
+    network: Network,
+    data: TrainingSet,
+    options: TrainingOptions,
+    *,
+    loss: Loss,
+    augmentation: Augmentation,
+    seed: int,
+    purpose: str,
+    device: torch.device,
+    keep_going: Callable[[], None] = lambda: None,
+) -> Network:
+    """Train ``network`` in place on ``data`` and return it in eval mode, its parameters frozen.
+
+    Args:
+        loss: of logits and the labels of ``data``.
+        purpose: names the random draws; the same seed and purpose give the same network.
+        keep_going: called before every step; raises to stop.
+    """
+    network.train()
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(options))
+    shape = _shape(data)
+    with global_generator(seed, f"{purpose}: dropout"):
+        for epoch in range(options.epochs):
+            draws = generator(seed, f"{purpose}: epoch", epoch)
+            for indices in _epoch_order(data, epoch, options.epochs, draws).split(options.batch):
+                keep_going()
+                images, labels = data.batch(indices, device)
+                images = augmentation.draw(shape, draws)(images)
+                optimizer.zero_grad(set_to_none=True)
+                loss(network(images), labels).backward()
+                optimizer.step()
+            scheduler.step()
+    return network.eval().requires_grad_(False)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Softmax cross-entropy with hard labels int64 ``[n]`` or soft ones ``[n, outputs]``."""
+    return F.cross_entropy(logits, labels)
+
+
+def _schedule(options: TrainingOptions) -> Callable[[int], float]:
+    if options.schedule == "cosine":
+        return lambda epoch: 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * epoch / options.epochs))))
+    if options.schedule == "step":
+        return lambda epoch: 1.0 if epoch < options.epochs // 2 + 1 else 0.1
+    return lambda epoch: 1.0
+
+
+def _epoch_order(data: TrainingSet, epoch: int, epochs: int, draws: torch.Generator) -> Tensor:
+    if data.order is None:
+        return torch.randperm(len(data), generator=draws)
+    return data.order(epoch / max(1, epochs - 1), draws)
+
+
+class Trainer:
+    """What a classifier head trains with: the network of the run, its options for each set, its seed.
+
+    Training the same thing twice returns the network of the first time: a two-stage head that needs the
+    plain classifier to find its groups shares it with the table's first row.
+    """
+
+    def __init__(
+        self,
+        make: MakeNetwork,
+        options: dict[str, TrainingOptions],
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        device: torch.device,
+        chunk: int,
+        keep_going: Callable[[], None] = lambda: None,
+        started: Callable[[str], None] = lambda purpose: None,
+    ) -> None:
+        self.make, self.options, self.augmentation = make, options, augmentation
+        self.seed, self.device, self.chunk = seed, device, chunk
+        self.keep_going, self._started = keep_going, started
+        self._trained: dict[tuple[str, str], Network] = {}
+
+    def train(
+        self, data: TrainingSet, *, outputs: int, purpose: str = "classes", loss: Loss = cross_entropy
+    ) -> Network:
+        """A network with ``outputs`` logits, trained on ``data``.
+
+        Args:
+            purpose: names what is trained; with the name of the set it is the key under which the network is
+                kept, so different losses and targets need different purposes.
+        """
+        key = data.name, purpose
+        if key not in self._trained:
+            self._started(f"{purpose} on the {data.name} set")
+            with global_generator(self.seed, f"weights for {purpose} on {data.name}"):
+                network = self.make(_shape(data), outputs).to(self.device)
+            self._trained[key] = train(
+                network,
+                data,
+                self.options[data.name],
+                loss=loss,
+                augmentation=self.augmentation,
+                seed=self.seed,
+                purpose=f"{purpose} on {data.name}",
+                device=self.device,
+                keep_going=self.keep_going,
+            )
+        return self._trained[key]
+
+    def features(self, network: Network, data: TrainingSet) -> Tensor:
+        """Features ``[N, D]`` of all images of a set, in float32 on the CPU, without augmentation."""
+        parts = []
+        with torch.no_grad():
+            for indices in torch.arange(len(data)).split(self.chunk):
+                self.keep_going()
+                parts.append(network.embed(data.batch(indices, self.device)[0]).float().cpu())
+        return torch.cat(parts)
+
+
+def _shape(data: TrainingSet) -> tuple[int, int, int]:
+    channels, height, width = data.images.shape[1:]
+    return int(channels), int(height), int(width)

@@ -1,0 +1,26 @@
+"""Distribution matching (Zhao & Bilen, "Dataset Condensation with Distribution Matching", WACV 2023).
+
+Each step takes a fresh random network psi and lowers equation (5) of the paper,
+
+    sum_c || mean_{x in T_c} psi(A(x; w_c)) - mean_{s in S_c} psi(A(s; w_c)) ||^2,
+
+T_c being up to 256 real images of class c, S_c its synthetic ones, and A the differentiable augmentation
+with one draw w_c a class.  Defaults are those of the authors' public code.  All classes go through the
+network together; the real ones without gradient, a few at a time.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ltdd_core import Batch, BatchMatcher, Network, class_means, embed_without_gradient
+
+
+class DistributionMatcher(BatchMatcher):
+    """Match the mean feature of each class in random networks."""
+
+    def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
+        """Squared distance of the class means, summed over classes and features."""
+        target = class_means(embed_without_gradient(network, real.images, self.task.chunk), real.counts)
+        current = class_means(network.embed(synthetic.images), synthetic.counts)
+        return (target - current).square().sum()

@@ -1,0 +1,86 @@
+"""DM against a literal, per-class version of its equation."""
+
+import torch
+from torch.func import functional_call
+
+from ltdd_core import configure
+from ltdd_core.data import load_long_tailed
+from ltdd_core.distillation import prepare_matcher
+from ltdd_core.seeding import generator, global_generator
+
+
+def small(**settings):
+    tree = {
+        "method": "dm",
+        "ipc": 3,
+        "data": {"name": "digits-lt", "n_max": 40, "imbalance": 40},
+        "network": {"name": "convnet-d3", "width": 8, "depth": 2},
+        "matcher": {"batch_real": 16},
+    }
+    return configure(**{**tree, **settings})
+
+
+def literal_gradient(config, data, images, labels, step):
+    """The loss of one step written out class by class in float64; returns it with its gradient."""
+    with global_generator(config.run.seed, "network", step):
+        network = config.network.component(data.image_shape, data.classes, config.network.options).double()
+    sampler = config.sampler.make()
+    sampler.prepare(data)
+    draws, augmenting = generator(0, "real batch", step), generator(0, "augment", step)
+    from ltdd_core import Augmentation
+
+    augmentation = Augmentation(config.run.augment)
+    pixels = images.double().clone().requires_grad_(True)
+    loss = torch.zeros((), dtype=torch.float64)
+    for c in range(data.classes):
+        own = sampler.of_class(c, config.matcher.options.batch_real, draws)
+        transform = augmentation.draw(data.image_shape, augmenting)
+        real = transform(data.normalisation.apply(data.train_images[own]).double())
+        synthetic = transform(pixels[labels == c])
+        mean_real = sum(network.embed(image[None])[0] for image in real) / len(real)
+        mean_synthetic = sum(network.embed(image[None])[0] for image in synthetic) / len(synthetic)
+        loss = loss + sum((a - b) ** 2 for a, b in zip(mean_real.detach(), mean_synthetic, strict=True))
+    loss.backward()
+    return loss.detach(), pixels.grad
+
+
+def doubled(matcher):
+    """The matcher's own loss in float64, at its own draws of a step."""
+    pool = matcher.task.networks
+
+    def gradient(step):
+        network = pool.fresh(step)
+        real, synthetic = matcher._batches(step)
+        parameters = {name: value.double() for name, value in pool._inner.state_dict().items()}
+
+        class Double(torch.nn.Module):
+            def embed(self, images):
+                class Embed(torch.nn.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.inner = pool._inner
+
+                    def forward(self, x):
+                        return self.inner.embed(x)
+
+                return functional_call(Embed(), {f"inner.{k}": v for k, v in parameters.items()}, (images.double(),))
+
+        del network
+        loss = matcher.loss(Double(), real, synthetic)
+        return loss.detach(), torch.autograd.grad(loss, matcher.images)[0]
+
+    return gradient
+
+
+def test_loss_and_pixel_gradients_are_those_of_the_equation():
+    config = small()
+    data = load_long_tailed("digits-lt", config.data.make())
+    matcher, _ = prepare_matcher(config, data, torch.device("cpu"))
+    for step in range(4):
+        loss, gradient = literal_gradient(config, data, matcher.images.detach(), matcher.labels, step)
+        matcher.images.grad = None
+        before = matcher.images.detach().clone()
+        metrics = matcher.step(step)
+        torch.testing.assert_close(metrics["loss"].double(), loss, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(matcher.images.grad.double(), gradient, rtol=1e-3, atol=1e-6)
+        assert not torch.equal(before, matcher.images.detach())
