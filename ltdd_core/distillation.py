@@ -32,6 +32,7 @@ from ltdd_core.seeding import generator
 from ltdd_core.storage import DISTILLED, load_distilled, save_distilled
 
 PICTURE = "distilled.png"
+REPEAT_NOISE = 0.01  # in units of the normalised colours
 CALIBRATION_IMAGES = 16  # a class, for batch normalisation; DC's public code
 
 
@@ -254,8 +255,8 @@ def prepare_matcher(config: Config, data: LongTailedSet, device: torch.device) -
 def initial_images(config: Config, data: LongTailedSet, sampler: Sampler, augmentation: Augmentation) -> Tensor:
     """Float32 ``[classes * ipc, C, H, W]``: real images or noise.
 
-    A class with fewer images than IPC repeats them, every repeat under an augmentation of its own: equal
-    images would get equal gradients and stay equal for ever.
+    A class with fewer images than IPC repeats them, every repeat under an augmentation of its own and with
+    a trace of noise: equal images would get equal gradients and stay equal for ever.
 
     Raises:
         InputError: ``init`` is neither ``real`` nor ``noise``.
@@ -269,9 +270,10 @@ def initial_images(config: Config, data: LongTailedSet, sampler: Sampler, augmen
     for label in range(data.classes):
         chosen = sampler.representatives(label, ipc, draws)
         real = data.normalisation.apply(data.train_images[chosen])
-        for copy in range(ipc):
-            image = real[copy % len(real)][None]
-            images.append(image if copy < len(real) else augmentation.draw(data.image_shape, draws)(image))
+        images.append(real)
+        for copy in range(len(real), ipc):
+            changed = augmentation.draw(data.image_shape, draws)(real[copy % len(real)][None])
+            images.append(changed + REPEAT_NOISE * torch.randn(changed.shape, generator=draws))
     return torch.cat(images)
 
 

@@ -1,0 +1,262 @@
+"""Runs: nothing is lost, whatever ends them, and going on gives the same pixels bit for bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ltdd_core import InputError, Interrupted, RunFailed, configure, distill, load_distilled
+from ltdd_core.progress import Display
+from ltdd_core.run import CHECKPOINT, RunFolder
+from ltdd_core.storage import load_tensors
+
+TINY = {
+    "method": "dm",
+    "ipc": 2,
+    "iterations": 12,
+    "data": {"name": "digits-lt", "n_max": 30, "imbalance": 30},
+    "network": {"name": "convnet-d3", "width": 8, "depth": 2},
+    "training": {"original": {"epochs": 2}, "distilled": {"epochs": 2}},
+    "compute": {"checkpoint_every": 5, "threads": 1},
+}
+TINY_OPTIONS = [
+    *("--method", "dm", "--ipc", "2", "--data", "digits-lt", "--n-max", "30", "--imbalance", "30"),
+    *("--threads", "1", "--set", "network.width=8", "--set", "network.depth=2"),
+    *("--set", "training.original.epochs=2", "--set", "training.distilled.epochs=2"),
+]
+
+
+def tiny(**settings):
+    return configure(**{**TINY, **settings})
+
+
+class SignalAt(Display):
+    """Sends this process a signal after a step, as a user or the system would."""
+
+    def __init__(self, at, number):
+        self.at, self.number = at, number
+
+    def step(self, step, metrics):
+        if step == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+def test_the_folder_of_a_run_holds_everything(tmp_path):
+    result = distill(tiny(plugins=["twostage"]), tmp_path / "a")
+    files = {path.name for path in (tmp_path / "a").iterdir() if not path.name.startswith(".")}
+    assert files == {
+        "checkpoint.safetensors",
+        "config.yaml",
+        "distilled.png",
+        "distilled.safetensors",
+        "metrics.jsonl",
+        "predictions.safetensors",
+        "report.json",
+        "run.json",
+    }
+    assert configure(**yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())) == tiny(plugins=["twostage"])
+    steps = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in steps] == list(range(12))
+    facts = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert facts["data"]["counts"] == list(result.data.counts)
+    assert {"torch", "ltdd", "matcher dm"} <= set(facts["versions"])
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert [row["name"] for row in report["rows"]] == [
+        "original, direct",
+        "distilled, direct",
+        "two-stage, original + distilled",
+    ]
+    original = len(result.data.train_labels)
+    assert [row["images"] for row in report["rows"]] == [original, 20, original + 20]
+    assert all(row["group_accuracy"] is not None for row in report["rows"])
+
+
+def test_the_distilled_file_tells_how_it_was_made_but_not_where(tmp_path):
+    distill(tiny(), tmp_path / "a")
+    origin = load_distilled(tmp_path / "a").origin
+    assert origin["configuration"]["matcher"]["lr_img"] == 1.0
+    assert origin["versions"]["torch"] == torch.__version__
+    assert str(tmp_path) not in (tmp_path / "a" / "distilled.safetensors").read_bytes().decode("latin1")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [0, 4, 7])
+def test_a_signal_saves_and_resume_gives_the_same_bytes(tmp_path, number, at):
+    distill(tiny(), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        distill(tiny(), tmp_path / "cut", display=SignalAt(at, number))
+    assert load_tensors(tmp_path / "cut" / CHECKPOINT)[1]["step"] == at + 1
+    assert not (tmp_path / "cut" / "distilled.safetensors").exists()
+    distill(tiny(), tmp_path / "cut", resume=True)
+    for name in ("distilled.safetensors", "metrics.jsonl", "distilled.png", "predictions.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_works_in_a_thread_that_cannot_catch_signals(tmp_path):
+    failures = []
+
+    def work():
+        try:
+            distill(tiny(), tmp_path / "thread")
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert failures == []
+
+
+def test_resuming_a_finished_run_only_reads(tmp_path):
+    first = distill(tiny(), tmp_path / "a")
+    before = (tmp_path / "a" / "predictions.safetensors").stat().st_mtime_ns
+    again = distill(tiny(), tmp_path / "a", resume=True)
+    assert again.rows == first.rows
+    assert (tmp_path / "a" / "predictions.safetensors").stat().st_mtime_ns == before
+
+
+def test_resume_without_a_run_begins_one(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".lock").touch()  # what a process leaves that is killed at once
+    distill(tiny(iterations=2), tmp_path / "a", resume=True)
+    assert (tmp_path / "a" / "report.json").exists()
+
+
+def test_a_folder_with_a_run_or_anything_else_is_not_overwritten(tmp_path):
+    distill(tiny(iterations=2), tmp_path / "a")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    with pytest.raises(InputError, match="holds a run already: go on with --resume"):
+        distill(tiny(iterations=2), tmp_path / "a")
+    with pytest.raises(InputError, match="another configuration: iterations was 2 and is now 3"):
+        distill(tiny(iterations=3), tmp_path / "a", resume=True)
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").touch()
+    with pytest.raises(InputError, match="is not empty"):
+        distill(tiny(), tmp_path / "b")
+    with pytest.raises(InputError, match="holds no run to go on with"):
+        distill(tiny(), tmp_path / "b", resume=True)
+    (tmp_path / "c").touch()
+    with pytest.raises(InputError, match="is a file; a run needs a folder"):
+        distill(tiny(), tmp_path / "c")
+
+
+def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
+    with (
+        RunFolder.open(tmp_path / "a", tiny(), resume=False),
+        pytest.raises(InputError, match="is in use by another process"),
+    ):
+        distill(tiny(), tmp_path / "a", resume=True)
+    distill(tiny(), tmp_path / "a", resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = tiny(iterations=40, matcher={"lr_img": 1e38}, compute={"checkpoint_every": 1, "threads": 1})
+    with pytest.raises(RunFailed, match=r"Try a smaller learning rate .*--set matcher\.lr_img"):
+        distill(config, tmp_path / "a")
+    state, facts = load_tensors(tmp_path / "a" / CHECKPOINT)
+    assert torch.isfinite(state["images"]).all()
+    assert facts["step"] >= 1
+    steps = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
+    assert facts["step"] <= len(steps) <= facts["step"] + 1
+    assert not (tmp_path / "a" / "distilled.safetensors").exists()
+
+
+@pytest.mark.parametrize("init", ["real", "noise"])
+@pytest.mark.parametrize("sampler", ["instance", "square-root", "class-balanced"])
+def test_a_class_with_one_image_and_fewer_than_ipc(tmp_path, init, sampler):
+    config = tiny(iterations=2, init=init, sampler=sampler, plugins=["twostage"], ipc=4)
+    result = distill(config, tmp_path / "a")
+    assert min(result.data.counts) == 1
+    images = result.distilled.images.view(10, 4, -1)
+    for own in images:  # equal images would stay equal for ever
+        assert len(own.unique(dim=0)) == 4
+
+
+def test_results_do_not_depend_on_the_global_generator(tmp_path):
+    torch.manual_seed(1)
+    one = distill(tiny(), tmp_path / "a")
+    torch.manual_seed(2)
+    before = torch.random.get_rng_state()
+    two = distill(tiny(), tmp_path / "b")
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert one.rows == two.rows
+    assert torch.equal(one.distilled.images, two.distilled.images)
+    other = distill(tiny(seed=1), tmp_path / "c")
+    assert not torch.equal(one.distilled.images, other.distilled.images)
+
+
+# ---- kill -9 -------------------------------------------------------------------------------------
+
+
+def start(folder, iterations, *extra):
+    command = [sys.executable, "-c", "from ltdd_core.cli import main; main()", "distill", *TINY_OPTIONS]
+    command += ["--iterations", str(iterations), "--set", "compute.checkpoint_every=1", "--out", str(folder), *extra]
+    with folder.with_suffix(".log").open("w") as log:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+
+
+def kill_at_random(folder, process, draws):
+    """Some time after the folder appears, so somewhere in the steps or in the training that follows."""
+    while not (folder / "config.yaml").exists() and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(draws.uniform(0, 3))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return False
+
+
+def kill_inside_a_checkpoint(folder, process, draws):
+    """While the temporary file of a checkpoint exists; says whether it was still there afterwards."""
+    temporary, skip = folder / f".{CHECKPOINT}.tmp", draws.randrange(0, 30)
+    checkpoint = folder / CHECKPOINT
+    while skip > 0 and process.poll() is None:
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while process.poll() is None and (checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0) == before:
+            time.sleep(0.0005)
+        skip -= 1
+    while not temporary.exists() and process.poll() is None:
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return temporary.exists()
+
+
+def killed_and_resumed(tmp_path, moments, iterations=60):
+    """Kill a run at each of the moments and go on; returns how many gave the same bytes and hit a write."""
+    assert start(tmp_path / "whole", iterations).wait() == 0
+    whole = (tmp_path / "whole" / "distilled.safetensors").read_bytes()
+    draws, same, inside = random.Random(7), 0, 0
+    for index, kill in enumerate(moments):
+        folder = tmp_path / f"killed-{index}"
+        inside += kill(folder, start(folder, iterations), draws)
+        resumed = start(folder, iterations, "--resume")
+        assert resumed.wait() == 0, folder.with_suffix(".log").read_text()
+        same += (folder / "distilled.safetensors").read_bytes() == whole
+        assert not list(Path(folder).glob(".*.tmp"))
+    return same, inside
+
+
+def test_two_kills_resume_to_the_same_bytes(tmp_path):
+    same, _ = killed_and_resumed(tmp_path, [kill_at_random, kill_inside_a_checkpoint], iterations=30)
+    assert same == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_twenty_kills_resume_to_the_same_bytes(tmp_path):
+    moments = [kill_at_random] * 8 + [kill_inside_a_checkpoint] * 12
+    same, inside = killed_and_resumed(tmp_path, moments)
+    print(f"{same} of 20 the same bytes; {inside} killed inside a checkpoint write")
+    assert same == 20
+    assert inside >= 5

@@ -1,0 +1,178 @@
+"""Distilled sets and checkpoints on disk: the same bytes, atomic, and one line for whatever is wrong."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from ltdd_core import DistilledSet, InputError, Normalisation, load_distilled, save_distilled
+from ltdd_core.storage import load_tensors, save_tensors, write_atomically
+
+UNPRIVILEGED = 65534
+
+
+def distilled(classes=3, ipc=2, channels=1):
+    return DistilledSet(
+        images=torch.randn(classes * ipc, channels, 4, 5),
+        labels=torch.arange(classes).repeat_interleave(ipc),
+        class_names=tuple(f"klasse {i} ü" for i in range(classes)),
+        normalisation=Normalisation((0.5,) * channels, (0.25,) * channels),
+        ipc=ipc,
+        origin={"configuration": {"ipc": ipc}},
+    )
+
+
+@given(st.integers(2, 5), st.integers(1, 4), st.integers(1, 3), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_a_distilled_set_survives_the_round_trip(tmp_path_factory, classes, ipc, channels, soft):
+    path = tmp_path_factory.mktemp("set") / "distilled.safetensors"
+    before = distilled(classes, ipc, channels)
+    if soft:
+        before = replace(before, labels=torch.rand(classes * ipc, classes))
+    save_distilled(path, before)
+    after = load_distilled(path)
+    assert torch.equal(before.images, after.images)
+    assert torch.equal(before.labels, after.labels)
+    assert replace(after, images=before.images, labels=before.labels) == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_the_same_set_gives_the_same_bytes_in_every_process(tmp_path):
+    one = distilled()
+    contents = set()
+    for index in range(8):  # the safetensors library orders metadata differently from call to call
+        save_distilled(tmp_path / f"{index}", one)
+        contents.add((tmp_path / f"{index}").read_bytes())
+    assert len(contents) == 1
+
+
+def test_a_run_folder_stands_for_its_file(tmp_path):
+    save_distilled(tmp_path / "distilled.safetensors", distilled())
+    assert load_distilled(tmp_path).ipc == 2
+    with pytest.raises(InputError, match=r"no distilled\.safetensors in this folder; did the run finish"):
+        load_distilled(tmp_path.parent)
+    with pytest.raises(InputError, match="there is no such file"):
+        load_distilled(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello, this is no tensor file", struct.pack("<Q", 2**40) + b"{}", struct.pack("<Q", 2) + b"[]"],
+)
+def test_damaged_files_are_refused(tmp_path, content):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged, or not a safetensors file"):
+        load_distilled(path)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_distilled(path, distilled())
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="damaged"):
+            load_distilled(path)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(InputError, match="not a distilled set of ltdd"):
+        load_distilled(path)
+    save_file({"weight": torch.zeros(3)}, path, {"format": "pt"})
+    with pytest.raises(InputError, match="not written by ltdd"):
+        load_distilled(path)
+    save_tensors(path, {"images": torch.zeros(1)}, {"format": "ltdd-distilled", "format_version": 99})
+    with pytest.raises(InputError, match="format version 99; this ltdd reads 1"):
+        load_distilled(path)
+    save_tensors(path, {"images": torch.zeros(1)}, {"format": "ltdd-distilled", "format_version": 1})
+    with pytest.raises(InputError, match="missing or malformed"):
+        load_distilled(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": torch.full((6, 1, 4, 5), torch.nan)}, "finite float32"),
+        ({"images": torch.zeros(6, 1, 4, 5, dtype=torch.float64)}, "finite float32"),
+        ({"labels": torch.arange(6)}, "not one of the 3 classes"),
+        ({"labels": torch.zeros(5, dtype=torch.int64)}, "labels must be"),
+        ({"labels": torch.zeros(6, 2)}, "labels must be"),
+        ({"normalisation": Normalisation((0.5, 0.5), (1.0, 1.0))}, "normalisation is not for 1 channels"),
+    ],
+)
+def test_sets_that_do_not_fit_together_are_refused(tmp_path, change, message):
+    path = tmp_path / "x.safetensors"
+    save_distilled(path, replace(distilled(), **change))
+    with pytest.raises(InputError, match=message):
+        load_distilled(path)
+
+
+def test_metadata_are_json_a_stranger_can_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_distilled(path, distilled())
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    names = json.loads(header["__metadata__"]["class_names"])
+    assert names[0] == "klasse 0 ü"
+    tensors, facts = load_tensors(path)
+    assert set(tensors) == {"images", "labels"}
+    assert facts["normalisation"] == {"kind": "per-channel", "mean": [0.5], "std": [0.25]}
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path):
+    """A file-size limit makes the kernel refuse the bytes halfway, as a full disk does."""
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    program = (
+        "import resource, sys; from pathlib import Path\n"
+        "from ltdd_core import InputError; from ltdd_core.storage import write_atomically\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try: write_atomically(Path(sys.argv[1]), b'x' * 100000)\n"
+        "except InputError as error: print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == f"cannot write {path}: File too large."
+    assert path.read_bytes() == b"before"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs privileges")
+    try:
+        with pytest.raises(InputError, match="No space left on device"):
+            write_atomically(tmp_path / "file", b"x" * 200_000)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_folder_without_permission_is_one_line():
+    with tempfile.TemporaryDirectory() as place:  # not tmp_path: nobody else may enter that
+        closed = Path(place)
+        closed.chmod(0o555)
+        privileged = os.geteuid() == 0
+        if privileged:
+            os.seteuid(UNPRIVILEGED)
+        try:
+            with pytest.raises(InputError, match="Permission denied"):
+                write_atomically(closed / "file", b"x")
+        finally:
+            if privileged:
+                os.seteuid(0)
