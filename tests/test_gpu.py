@@ -1,0 +1,45 @@
+"""The same job on a CUDA device; skipped where there is none."""
+
+import pytest
+import torch
+
+from ltdd_core import configure, distill
+from ltdd_core.augment import OPERATIONS
+from ltdd_core.seeding import generator
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+TINY = {
+    "method": "dm",
+    "plugins": ["twostage"],
+    "ipc": 2,
+    "iterations": 5,
+    "training": {"original": {"epochs": 2}, "distilled": {"epochs": 2}},
+}
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_augmentation_gradients_are_deterministic(name):
+    transform = OPERATIONS[name]((3, 32, 32), generator(0, name))
+    x = torch.randn(64, 3, 32, 32, generator=generator(1, name)).cuda().requires_grad_(True)
+    gradients = [torch.autograd.grad(transform(x).square().sum(), x)[0] for _ in range(3)]
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
+
+
+def test_the_first_steps_are_those_of_the_cpu(tmp_path):
+    images = {}
+    for device in ("cpu", "cuda"):
+        result = distill(configure(**TINY, compute={"device": device}), tmp_path / device)
+        images[device] = result.distilled.images
+    torch.testing.assert_close(images["cpu"], images["cuda"], atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("precision", "compiled"), [("bf16", False), ("bf16", True), ("fp32", True)])
+def test_precision_and_compile(tmp_path, precision, compiled):
+    compute = {"device": "cuda", "precision": precision, "compile": compiled}
+    result = distill(configure(**TINY, compute=compute), tmp_path / "a")
+    assert torch.isfinite(result.distilled.images).all()
