@@ -65,7 +65,10 @@ class SourceImages:
 
 
 class DataSource(Component, ABC):
-    """Labelled images from somewhere; the core cuts the training part to a long tail."""
+    """Labelled images from somewhere; the core cuts the training part to a long tail.
+
+    Its ``Options`` extend :class:`ltdd_core.LongTailOptions`, which say how.
+    """
 
     suggested: ClassVar[Mapping[str, Any]] = {}
     """Configuration that suits this source, below presets: ``{"iterations": 300}``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,11 +70,14 @@ class Normalisation:
         """Inverse of :meth:`to_json`.
 
         Raises:
-            InputError: the facts are of another kind.
+            InputError: the facts are of another kind, or none.
         """
         if facts.get("kind") != "per-channel":
             raise InputError(f"normalisation of kind {facts.get('kind')!r} is unknown; is this ltdd older?")
-        return cls(tuple(map(float, facts["mean"])), tuple(map(float, facts["std"])))
+        try:
+            return cls(tuple(map(float, facts["mean"])), tuple(map(float, facts["std"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"normalisation needs a list of numbers for mean and for std, not {facts}.") from error
 
     @classmethod
     def of(cls, images: Tensor) -> Normalisation:
@@ -83,8 +87,8 @@ class Normalisation:
         share = histogram.double() / histogram.sum(1, keepdim=True)
         mean = share @ values
         std = ((share * (values - mean[:, None]) ** 2).sum(1)).sqrt()
-        std[std == 0] = 1.0
-        return cls(tuple(round(m, 6) for m in mean.tolist()), tuple(round(s, 6) for s in std.tolist()))
+        # Asked after rounding: a few odd pixels among millions of equal ones round to 0 as well.
+        return cls(tuple(round(m, 6) for m in mean.tolist()), tuple(round(s, 6) or 1.0 for s in std.tolist()))
 
     def _columns(self, device: torch.device) -> tuple[Tensor, Tensor]:
         mean = torch.tensor(self.mean, dtype=torch.float32, device=device)[:, None, None]
@@ -149,14 +153,13 @@ def load_long_tailed(name: str, source: DataSource) -> LongTailedSet:
         InputError: the images are missing or cannot be used, or the cut is impossible.
     """
     options = source.options
-    if isinstance(options.imbalance, float) and options.imbalance < 1:
-        raise InputError(f"data.imbalance is n_max / n_min and at least 1, not {options.imbalance:g}.")
+    if options.imbalance != "natural" and not 1 <= options.imbalance < math.inf:  # nan is refused too
+        raise InputError(f"data.imbalance is n_max / n_min, finite and at least 1, not {options.imbalance:g}.")
     images = source.load(generator(options.seed, "hold out"))
-    classes = len(images.class_names)
     _check_classes(name, images.class_names, images.train.labels, images.test.labels)
     kept = cut(
         images.train.labels,
-        classes,
+        images.class_names,
         imbalance=options.imbalance,
         n_max=options.n_max,
         order=options.order,
@@ -172,7 +175,7 @@ def load_long_tailed(name: str, source: DataSource) -> LongTailedSet:
         images.test.labels,
         images.class_names,
         _normalisation(options, train),
-        tuple(torch.bincount(labels, minlength=classes).tolist()),
+        tuple(torch.bincount(labels, minlength=len(images.class_names)).tolist()),
     )
 
 
@@ -180,6 +183,11 @@ def _check_classes(name: str, class_names: Sequence[str], train: Tensor, test: T
     if len(class_names) < 2:
         raise InputError(f"data {name!r} has {len(class_names)} class; a classifier needs at least two.")
     for part, labels in (("training", train), ("test", test)):
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names):
+            raise InputError(
+                f"data {name!r}: {part} labels run from {int(labels.min())} to {int(labels.max())}; "
+                f"with {len(class_names)} classes they must lie in 0 to {len(class_names) - 1}."
+            )
         counts = torch.bincount(labels, minlength=len(class_names))
         empty = [class_names[c] for c in torch.nonzero(counts == 0).flatten().tolist()]
         if empty:
@@ -192,6 +200,10 @@ def _normalisation(options: Any, train: Tensor) -> Normalisation:
     if options.mean is None:
         return Normalisation.of(train)
     channels = train.shape[1]
-    if len(options.mean) != channels or len(options.std) != channels or min(options.std) <= 0:
-        raise InputError(f"data.mean and data.std need {channels} values each, and deviations above 0.")
+    fits = len(options.mean) == channels == len(options.std)
+    if not fits or not all(0 <= m <= 1 for m in options.mean) or not all(0 < s <= 1 for s in options.std):
+        raise InputError(
+            f"data.mean and data.std need {channels} value(s) each, for images in [0, 1]: means in [0, 1] and "
+            f"deviations above 0 and at most 1, not {options.mean} and {options.std}."
+        )
     return Normalisation(options.mean, options.std)

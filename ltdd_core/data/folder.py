@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ltdd_core.data import ImageTable, LongTailOptions
+from ltdd_core.data.imagefile import GREY_MODES, decode, look_at
 from ltdd_core.data.longtail import Order
 from ltdd_core.errors import InputError
 from ltdd_core.interfaces import DataSource, SourceImages, option
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-SMALLEST_SIDE = 4
+PARTS = {"train", "test", "val", "valid", "validation"}
 USUAL_SIZE = 32
-GREY_MODES = {"1", "L", "LA"}
-COLOUR_MODES = {"RGB", "RGBA", "P", "PA"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class FileTable(ImageTable):
         mode = "L" if self.grey else "RGB"
         arrays = []
         for index in indices.tolist():
-            pixels = np.asarray(_decoded(self.paths[index], mode, self.size))
+            pixels = np.asarray(decode(self.paths[index], mode, self.size))
             arrays.append(torch.from_numpy(pixels.copy()).view(self.size, self.size, -1).permute(2, 0, 1))
         return torch.stack(arrays).contiguous()
 
@@ -77,23 +76,21 @@ def load_folder(root: Path, image_size: int | None, test_share: float, generator
     Raises:
         InputError: no such folder, fewer than two classes, an empty class, or an unusable file.
     """
-    if not root.is_dir():
-        raise InputError(f"--root {root}: there is no such folder.")
-    split = has_split(root)
-    classes = _class_folders(root / "train" if split else root)
-    train_paths, train_labels = _files(root / "train" if split else root, classes)
-    if split:
-        extra = sorted(set(_class_folders(root / "test")) - set(classes))
-        if extra:
-            raise InputError(f"{root / 'test'}: class {extra[0]!r} has no folder in {root / 'train'}.")
+    if has_split(root):
+        classes = _class_folders(root / "train")
+        _check_same_classes(root, classes)
+        train_paths, train_labels = _files(root / "train", classes)
         test_paths, test_labels = _files(root / "test", classes)
     else:
-        train_paths, train_labels, test_paths, test_labels = _hold_out(
-            train_paths, train_labels, len(classes), test_share, generator
-        )
-    sizes, modes = _look_at([*train_paths, *test_paths])
-    size = image_size or _common_size(sizes)
-    grey = set(modes) <= GREY_MODES
+        classes = _class_folders(root)
+        paths, labels = _files(root, classes)
+        _check_two_each(root, classes, labels)
+        test = _held_out(labels, len(classes), test_share, generator)
+        train_paths, train_labels = _chosen(paths, labels, ~test)
+        test_paths, test_labels = _chosen(paths, labels, test)
+    looks = [look_at(path) for path in (*train_paths, *test_paths)]
+    size = image_size or _common_size(Counter(size for size, _ in looks))
+    grey = {mode for _, mode in looks} <= GREY_MODES
     return SourceImages(
         FileTable(tuple(train_paths), train_labels, size, grey),
         FileTable(tuple(test_paths), test_labels, size, grey),
@@ -102,78 +99,97 @@ def load_folder(root: Path, image_size: int | None, test_share: float, generator
 
 
 def has_split(root: Path) -> bool:
-    """Whether there are ``train`` and ``test`` folders."""
-    return (root / "train").is_dir() and (root / "test").is_dir()
+    """Whether there are ``train`` and ``test`` folders.
+
+    Raises:
+        InputError: ``root`` is no folder, or cannot be read.
+    """
+    return {"train", "test"} <= set(_subfolders(root))
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Names of the folders inside, sorted; hidden ones do not count."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except FileNotFoundError as error:
+        raise InputError(f"--root {folder}: there is no such folder.") from error
+    except NotADirectoryError as error:
+        raise InputError(f"--root {folder}: this is a file; give the folder that holds the images.") from error
+    except OSError as error:
+        _unreadable(error)
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise InputError(f"{error.filename}: cannot be read: {error.strerror}.") from error
 
 
 def _class_folders(folder: Path) -> list[str]:
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = _subfolders(folder)
+    if names and set(names) <= PARTS:
+        raise InputError(f"{folder}: there is {', '.join(names)}, but images need both train/ and test/, or neither.")
     if len(names) < 2:
         raise InputError(f"{folder}: {len(names)} class folder(s); at least two are needed, one a class.")
+    for name in names:
+        # Names end up in JSON, which is UTF-8.
+        if name != name.encode(errors="replace").decode():
+            raise InputError(f"{folder}: the folder name {name!r} is not valid UTF-8: rename it.")
     return names
+
+
+def _check_same_classes(root: Path, train: list[str]) -> None:
+    test = _subfolders(root / "test")
+    for part, other, missing in (("train", "test", set(test) - set(train)), ("test", "train", set(train) - set(test))):
+        if missing:
+            raise InputError(
+                f"{root / part}: there is no folder for class {min(missing)!r}, which {other}/ has: "
+                "add it, or remove it there."
+            )
+
+
+def _check_two_each(root: Path, classes: list[str], labels: Tensor) -> None:
+    for name, count in zip(classes, torch.bincount(labels).tolist(), strict=True):
+        if count < 2:
+            raise InputError(
+                f"{root / name}: one image only; without train/ and test/ folders every class needs two, "
+                "one to train and one to test: add one, or make those folders."
+            )
 
 
 def _files(folder: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
     paths, labels = [], []
     for label, name in enumerate(classes):
-        if not (folder / name).is_dir():
-            raise InputError(f"{folder}: there is no folder for class {name!r}.")
-        own = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+        own = _images(folder / name)
         if not own:
-            raise InputError(f"{folder / name}: no image in this class folder.")
+            raise InputError(f"{folder / name}: no image in this class folder: add some or remove it.")
         paths += own
         labels += [label] * len(own)
     return paths, torch.tensor(labels)
 
 
-def _hold_out(
-    paths: list[Path], labels: Tensor, classes: int, share: float, generator: torch.Generator
-) -> tuple[list[Path], Tensor, list[Path], Tensor]:
-    """A test set with equally many images of every class; at least one image stays for training."""
-    counts = torch.bincount(labels, minlength=classes)
-    smallest = int(counts.min())
-    if smallest < 2:
-        raise InputError(
-            "without a test folder every class needs two images or more, one to train and one to test: "
-            "make train/ and test/ folders, or add images."
-        )
+def _images(folder: Path) -> list[Path]:
+    """Image files in a folder and the folders inside it, sorted; hidden ones do not count."""
+    found = []
+    for place, folders, names in os.walk(folder, onerror=_unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(place, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in SUFFIXES]
+    return sorted(found)
+
+
+def _held_out(labels: Tensor, classes: int, share: float, generator: torch.Generator) -> Tensor:
+    """Which images test: equally many of every class, and at least one of each stays for training."""
+    smallest = int(torch.bincount(labels, minlength=classes).min())
     each = max(1, min(smallest - 1, round(smallest * share)))
     order = torch.randperm(len(labels), generator=generator)
     test = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(classes):
         test[order[labels[order] == label][:each]] = True
-    train_paths = [path for path, out in zip(paths, test.tolist(), strict=True) if not out]
-    test_paths = [path for path, out in zip(paths, test.tolist(), strict=True) if out]
-    return train_paths, labels[~test], test_paths, labels[test]
+    return test
 
 
-def _look_at(paths: list[Path]) -> tuple[Counter[tuple[int, int]], Counter[str]]:
-    """Sizes and modes from the headers, without decoding.
-
-    Raises:
-        InputError: a file is no image, too small, or of a mode whose colours one would have to guess.
-    """
-    sizes, modes = Counter[tuple[int, int]](), Counter[str]()
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                size, mode = image.size, image.mode
-        except UnidentifiedImageError as error:
-            raise InputError(f"{path}: this is not an image, whatever its name says.") from error
-        except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise InputError(f"{path}: cannot be read: {error}.") from error
-        if min(size) < SMALLEST_SIDE:
-            raise InputError(
-                f"{path}: {size[0]}x{size[1]} pixels; images need at least {SMALLEST_SIDE} a side: remove it."
-            )
-        if mode not in GREY_MODES | COLOUR_MODES:
-            raise InputError(
-                f"{path}: images of mode {mode} (CMYK, 16-bit, ...) are not taken, since their colours would "
-                "have to be guessed: save it as 8-bit RGB or grey."
-            )
-        sizes[size] += 1
-        modes[mode] += 1
-    return sizes, modes
+def _chosen(paths: list[Path], labels: Tensor, chosen: Tensor) -> tuple[list[Path], Tensor]:
+    return [path for path, take in zip(paths, chosen.tolist(), strict=True) if take], labels[chosen]
 
 
 def _common_size(sizes: Counter[tuple[int, int]]) -> int:
@@ -181,26 +197,3 @@ def _common_size(sizes: Counter[tuple[int, int]]) -> int:
     if len(sizes) == 1 and width == height and width <= 2 * USUAL_SIZE:
         return width
     return USUAL_SIZE
-
-
-def _decoded(path: Path, mode: str, size: int) -> Image.Image:
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            image = _on_white(opened).convert(mode)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: this image is damaged: {error}.") from error
-    if image.size == (size, size):
-        return image
-    shorter = min(image.size)
-    left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
-    middle = (left, top, left + shorter, top + shorter)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=middle)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Transparent pixels have no colour of their own: put the image on white."""
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        coloured = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
-    return image

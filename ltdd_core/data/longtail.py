@@ -35,7 +35,7 @@ def class_order(classes: int, order: Order, generator: torch.Generator) -> list[
 
 def cut(
     labels: Tensor,
-    classes: int,
+    class_names: Sequence[str],
     *,
     imbalance: float | Literal["natural"],
     n_max: int | None,
@@ -46,6 +46,7 @@ def cut(
 
     Args:
         labels: int64 ``[N]`` of all training images.
+        class_names: a name for each class, for messages.
         imbalance: the imbalance factor n_max / n_min, or ``natural`` to keep every image.
         n_max: images of the largest class; None: as many as the smallest class of the source has, so that
             the profile is exact.
@@ -54,20 +55,25 @@ def cut(
     Raises:
         InputError: a class has too few images for its place in the profile.
     """
+    classes = len(class_names)
     members = [torch.nonzero(labels == label).flatten() for label in range(classes)]
     if imbalance == "natural":
-        return torch.cat([own[:n_max] for own in members]) if n_max else torch.cat(members)
+        return torch.cat([_draw(own, n_max or len(own), generator) for own in members])
     counts = exponential_counts(classes, n_max or min(len(own) for own in members), imbalance)
     kept: list[Tensor] = [torch.empty(0, dtype=torch.long)] * classes
     for count, label in zip(counts, class_order(classes, order, generator), strict=True):
         if count > len(members[label]):
             raise InputError(
-                f"class {label} has {len(members[label])} training images but its place in the profile asks "
-                f"for {count}: use a smaller --n-max, another --order, or --imbalance natural."
+                f"class {class_names[label]!r} has {len(members[label])} training images but its place in the "
+                f"profile asks for {count}: use a smaller --n-max, another --order, or --imbalance natural."
             )
-        chosen = torch.randperm(len(members[label]), generator=generator)[:count]
-        kept[label] = members[label][chosen].sort().values
+        kept[label] = _draw(members[label], count, generator)
     return torch.cat(kept)
+
+
+def _draw(own: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` of them, or all, in their order; the draw of a smaller count is part of that of a larger one."""
+    return own[torch.randperm(len(own), generator=generator)[:count]].sort().values
 
 
 def shot_groups(counts: Sequence[int]) -> dict[str, list[int]]:

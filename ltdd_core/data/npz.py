@@ -6,6 +6,7 @@ It holds ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from ltdd_core.data import ArrayTable, LongTailOptions
+from ltdd_core.data.imagefile import SMALLEST_SIDE
 from ltdd_core.errors import InputError
 from ltdd_core.interfaces import DataSource, SourceImages, option
 
@@ -33,33 +35,68 @@ class Npz(DataSource):
         path = self.options.root
         if path is None:
             raise InputError("data 'npz' needs --root: a .npz file in MedMNIST's layout.")
-        if not path.is_file():
-            raise InputError(f"--root {path}: there is no such file.")
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                tables = [_table(path, archive, part) for part in ("train", "test")]
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
-            raise InputError(f"{path}: not a .npz archive of plain arrays: {error}.") from error
-        train, test = tables
+        train, test = _load_tables(path)
         if train.images.shape[1:] != test.images.shape[1:]:
-            raise InputError(f"{path}: training and test images differ in shape.")
+            shapes = [list(table.images.shape[1:]) for table in (train, test)]
+            raise InputError(f"{path}: training and test images differ in shape: {shapes[0]} and {shapes[1]}.")
         classes = int(max(train.labels.max(), test.labels.max())) + 1
+        for part, table in (("train", train), ("test", test)):
+            present = torch.unique(table.labels)
+            if len(present) < classes:
+                missing = next(label for label in range(classes) if label not in present)
+                raise InputError(
+                    f"{path}: {part}_labels have no {missing}: labels run from 0 to {classes - 1}, "
+                    "and every class needs an image."
+                )
         return SourceImages(train, test, tuple(str(label) for label in range(classes)))
 
 
+def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable]:
+    try:
+        with path.open("rb") as file:
+            # np.load would take a single array or a pickle as well.
+            if not zipfile.is_zipfile(file):
+                raise InputError(f"{path}: this is not a .npz archive: write it with numpy.savez.")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return _table(path, archive, "train"), _table(path, archive, "test")
+    except FileNotFoundError as error:
+        raise InputError(f"--root {path}: there is no such file.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"--root {path}: this is a folder; give the .npz file, or use data 'folder'.") from error
+    # What zipfile and numpy raise for a damaged member, one that holds Python objects, and an encrypted one.
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(f"{path}: cannot be read as an archive of plain arrays ({reason}).") from error
+
+
 def _table(path: Path, archive: Any, part: str) -> ArrayTable:
-    for name in (f"{part}_images", f"{part}_labels"):
-        if name not in archive:
-            raise InputError(f"{path}: array {name!r} is missing; it has {', '.join(sorted(archive))}.")
-    images, labels = archive[f"{part}_images"], archive[f"{part}_labels"]
+    images, labels = (_array(path, archive, f"{part}_{what}") for what in ("images", "labels"))
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         raise InputError(
             f"{path}: {part}_images are {images.dtype} {list(images.shape)}, not uint8 [N, H, W] or [N, H, W, 3]."
         )
+    if min(images.shape[1:3]) < SMALLEST_SIDE:
+        raise InputError(
+            f"{path}: {part}_images have {images.shape[2]}x{images.shape[1]} pixels; "
+            f"images need at least {SMALLEST_SIDE} a side."
+        )
     if labels.ndim == 2 and labels.shape[1] != 1:
-        raise InputError(f"{path}: {part}_labels have several columns; one label an image is needed.")
+        raise InputError(f"{path}: {part}_labels have {labels.shape[1]} columns; one label an image is needed.")
     labels = labels.reshape(-1)
-    if len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer) or not len(labels) or labels.min() < 0:
-        raise InputError(f"{path}: {part}_labels must be one whole number from 0 an image.")
+    if not len(images) or len(labels) != len(images):
+        raise InputError(f"{path}: {len(images)} {part}_images but {len(labels)} {part}_labels; one label an image.")
+    # A label past the number of images leaves some class below it empty, and might be a huge one.
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= len(labels):
+        raise InputError(f"{path}: {part}_labels must be whole numbers from 0 to the number of classes - 1.")
     pixels = torch.from_numpy(images).reshape(len(images), images.shape[1], images.shape[2], -1)
     return ArrayTable(pixels.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _array(path: Path, archive: Any, name: str) -> np.ndarray:
+    if name not in archive:
+        raise InputError(f"{path}: array {name!r} is missing; it has {', '.join(sorted(archive)) or 'none'}.")
+    array = archive[name]
+    if not isinstance(array, np.ndarray):  # numpy hands out the bytes of whatever else is in the archive
+        raise InputError(f"{path}: {name!r} is not a NumPy array: write the archive with numpy.savez.")
+    return array

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, ClassVar, Literal
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -17,6 +21,11 @@ from ltdd_core.data import ArrayTable, LongTailOptions
 from ltdd_core.data.folder import has_split, load_folder
 from ltdd_core.errors import InputError
 from ltdd_core.interfaces import DataSource, SourceImages, option
+
+SILENCE = 30.0
+"""Seconds without an answer after which a download is given up."""
+MISSING_OR_DAMAGED = (RuntimeError, OSError, EOFError, ValueError, KeyError, AssertionError, pickle.UnpicklingError)
+"""What torchvision raises where a file is not there, or is not what its name says."""
 
 
 class VisionSource(DataSource):
@@ -39,29 +48,25 @@ class VisionSource(DataSource):
     def load(self, generator: torch.Generator) -> SourceImages:
         """Read what is under root; download it first where there is a network."""
         root = self.options.root
-        if root is not None and not root.is_dir():
-            raise InputError(f"--root {root}: there is no such folder.")
         if root is not None and has_split(root):
             return load_folder(root, self.options.image_size, 0.2, generator)
         root = root or _cache()
         train, test = self._open(root, train=True), self._open(root, train=False)
         names = getattr(train, "classes", None) or [str(label) for label in range(10)]
-        return SourceImages(_table(train), _table(test), tuple(names))
+        return SourceImages(_table(root, train), _table(root, test), tuple(names))
 
     def _open(self, root: Path, *, train: bool) -> Any:
         part: Any = train if self.split_argument == "train" else ("train" if train else "test")
-        make = getattr(torchvision.datasets, self.dataset)
-        arguments = {"root": str(root), self.split_argument: part}
+        make = partial(getattr(torchvision.datasets, self.dataset), root=str(root), **{self.split_argument: part})
+        with contextlib.suppress(*MISSING_OR_DAMAGED):
+            return make(download=False)
         try:
-            return make(**arguments, download=False)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
-            pass  # not there or damaged: torchvision's download checks and mends both
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            return make(**arguments, download=True)
-        except (URLError, OSError, RuntimeError) as error:
+            with _download_into(root, root / self.dataset / "raw"):
+                return make(download=True)  # checks what is there, and gets the rest
+        except (*MISSING_OR_DAMAGED, HTTPException) as error:
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise InputError(
-                f"{self.dataset} is not under {root} and cannot be downloaded ({error}). "
+                f"{self.dataset} under {root} is missing or damaged, and cannot be downloaded ({reason}). "
                 f"Put there {self.files}, or give --root a folder with train/ and test/, one folder of images a class."
             ) from error
 
@@ -110,12 +115,33 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltdd"
 
 
-def _table(dataset: Any) -> ArrayTable:
+@contextlib.contextmanager
+def _download_into(root: Path, raw: Path) -> Iterator[None]:
+    """Nothing on stdout, no endless wait, and no empty folders where the download fails."""
+    new = [folder for folder in (raw, *raw.parents) if not folder.exists()]
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)  # torchvision sets none: a firewall that drops packets would hang it
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    except BaseException:
+        for folder in new:
+            with contextlib.suppress(OSError):  # not empty, or never made
+                folder.rmdir()
+        raise
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _table(root: Path, dataset: Any) -> ArrayTable:
     """Torchvision keeps HWC or HW arrays and SVHN CHW; ours are CHW."""
     pixels = torch.as_tensor(np.asarray(dataset.data))
     if pixels.dim() == 3:
         pixels = pixels[:, None]
     elif pixels.shape[1] != 3:
         pixels = pixels.permute(0, 3, 1, 2)
-    labels = dataset.targets if hasattr(dataset, "targets") else dataset.labels
-    return ArrayTable(pixels.contiguous(), torch.as_tensor(np.asarray(labels)).long())
+    labels = torch.as_tensor(np.asarray(dataset.targets if hasattr(dataset, "targets") else dataset.labels)).long()
+    if len(labels) != len(pixels):
+        raise InputError(f"{root}: {len(pixels)} images but {len(labels)} labels: replace the damaged files.")
+    return ArrayTable(pixels.contiguous(), labels)

@@ -1,0 +1,85 @@
+"""One image file: look at its header, decode it to a square of one size, refuse what cannot be used."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ltdd_core.errors import InputError
+
+SMALLEST_SIDE = 4
+GREY_MODES = {"1", "L", "LA"}
+COLOUR_MODES = {"RGB", "RGBA", "P", "PA"}
+
+
+def look_at(path: Path) -> tuple[tuple[int, int], str]:
+    """Size and mode from the header, without decoding.
+
+    Raises:
+        InputError: no image, too small, or of a mode whose colours one would have to guess.
+    """
+    with _opened(path) as image:
+        if min(image.size) < SMALLEST_SIDE:
+            raise InputError(
+                f"{path}: {image.width}x{image.height} pixels; images need at least {SMALLEST_SIDE} a side: remove it."
+            )
+        # Pillow opens 16-bit colour as RGB and drops the lower half of every value without a word.
+        deep = image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+        if deep or image.mode not in GREY_MODES | COLOUR_MODES:
+            kind = "16-bit images" if deep else f"images of mode {image.mode}"
+            raise InputError(
+                f"{path}: {kind} are not taken, since their colours would have to be guessed: "
+                "save it as 8-bit RGB or grey."
+            )
+        return image.size, image.mode
+
+
+def decode(path: Path, mode: str, size: int) -> Image.Image:
+    """The upright image in a mode (``L`` or ``RGB``); the shorter side becomes ``size``, the middle is cut out.
+
+    Raises:
+        InputError: the image is damaged.
+    """
+    with _opened(path) as opened:
+        image = _on_white(ImageOps.exif_transpose(opened)).convert(mode)
+    if image.size == (size, size):
+        return image
+    shorter = min(image.size)
+    left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
+    middle = (left, top, left + shorter, top + shorter)
+    return image.crop(middle).resize((size, size), Image.Resampling.BILINEAR)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An open image file; whatever goes wrong with it in the block is said of the file, in one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, which leave the pixels as they are
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                yield image
+    except InputError:
+        raise
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: this is not an image, or a damaged one: remove it or put it right.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        most = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise InputError(f"{path}: more than {most} million pixels: make it smaller or remove it.") from error
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise InputError(f"{path}: this image is damaged ({reason}): remove it or put it right.") from error
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Transparent pixels have no colour of their own: put the image on white."""
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        coloured = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
+    return image

@@ -1,0 +1,399 @@
+"""One's own image folder: every common kind of image, and one clear line for what cannot be used."""
+
+import os
+import struct
+import tempfile
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ltdd_core import InputError
+from ltdd_core.data import load_long_tailed
+from ltdd_core.data.folder import ImageFolder
+from ltdd_core.seeding import generator
+
+RED, BLUE, GREY = (200, 0, 0), (0, 0, 200), (100, 100, 100)
+
+
+def load(root, **options):
+    return load_long_tailed("folder", ImageFolder(ImageFolder.Options(root=root, **options)))
+
+
+def source(root, seed=0, **options):
+    return ImageFolder(ImageFolder.Options(root=root, **options)).load(generator(seed, "hold out"))
+
+
+def refusal(root, **options):
+    with pytest.raises(InputError) as caught:
+        load(root, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def image(mode="RGB", size=(8, 8), colour=GREY):
+    return Image.new("RGB", size, colour).convert(mode, palette=Image.Palette.ADAPTIVE)
+
+
+def noise():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+
+
+def write(path, picture=None, **how):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (picture or image()).save(path, **how)
+    return path
+
+
+def fill(folder, **counts):
+    for name, count in counts.items():
+        for i in range(count):
+            write(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Two classes, two training images and one test image each; `a` and `b` can be added to."""
+    fill(tmp_path / "train", a=2, b=2)
+    fill(tmp_path / "test", a=1, b=1)
+    return tmp_path
+
+
+# ---- which files -------------------------------------------------------------------------------------
+
+
+def test_train_and_test_folders(split):
+    fill(split / "train", b=5)
+    data = load(split)
+    assert data.class_names == ("a", "b")
+    assert data.counts == (2, 5)
+    assert data.test_labels.tolist() == [0, 1]
+    assert data.train_images.dtype == torch.uint8
+    assert data.image_shape == (3, 8, 8)
+    assert (data.train_images == 100).all()
+
+
+def test_the_cut_applies_when_it_is_asked_for(split):
+    fill(split / "train", a=10, b=10)
+    assert load(split).counts == (10, 10)
+    assert load(split, imbalance=5, order="reversed").counts == (2, 10)
+    assert load(split, n_max=4).counts == (4, 4)
+
+
+def test_one_training_image_a_class_is_enough(tmp_path):
+    fill(tmp_path / "train", a=1, b=1)
+    fill(tmp_path / "test", a=1, b=1)
+    data = load(tmp_path)
+    assert data.counts == (1, 1)
+    assert torch.isfinite(data.normalisation.apply(data.train_images)).all()
+
+
+@pytest.mark.parametrize(("share", "each"), [(0.2, 2), (0.01, 1), (0.99, 9)])
+def test_without_a_split_a_balanced_test_set_is_held_out(tmp_path, share, each):
+    fill(tmp_path, a=10, b=17, c=30)
+    images = source(tmp_path, test_share=share)
+    assert torch.bincount(images.test.labels).tolist() == [each] * 3
+    assert torch.bincount(images.train.labels).tolist() == [10 - each, 17 - each, 30 - each]
+    assert len({*images.train.paths, *images.test.paths}) == 57
+    for table in (images.train, images.test):
+        assert [images.class_names[label] for label in table.labels] == [path.parent.name for path in table.paths]
+
+
+def test_data_seed_decides_what_is_held_out(tmp_path):
+    fill(tmp_path, a=10, b=10)
+    torch.manual_seed(1)
+    first = source(tmp_path).test.paths
+    torch.manual_seed(2)
+    assert source(tmp_path).test.paths == first
+    assert source(tmp_path, seed=1).test.paths != first
+
+
+def test_two_images_a_class_are_enough_without_a_split(tmp_path):
+    data = load(fill(tmp_path, a=2, b=3))
+    assert data.counts == (1, 2)
+    assert data.test_labels.tolist() == [0, 1]
+
+
+def test_suffixes_in_upper_case_and_folders_within_count_and_others_do_not(split):
+    folder = split / "train" / "a"
+    write(folder / "UPPER.PNG")
+    write(folder / "photo.JpEg")
+    write(folder / "within" / "deeper" / "x.png")
+    (folder / "named like an image.png").mkdir()
+    write(folder / "._UPPER.PNG")  # what macOS leaves behind
+    write(folder / ".thumbnails" / "x.png")
+    for name in ("README.txt", "Thumbs.db", ".DS_Store", "no_suffix"):
+        (folder / name).write_text("not an image")
+    (split / "train" / "notes.txt").touch()
+    (split / "train" / ".git").mkdir()
+    assert load(split).counts == (5, 2)
+
+
+def test_names_with_spaces_and_in_any_script(tmp_path):
+    for name in ("été à la mer", "日本 の 猫", "z [1]*"):
+        write(tmp_path / name / "ein Bild 1.png")
+        write(tmp_path / name / "Ω?.png")
+    assert load(tmp_path).class_names == ("z [1]*", "été à la mer", "日本 の 猫")
+
+
+# ---- which pixels ------------------------------------------------------------------------------------
+
+
+def pixels(split, picture, name="new.png", **how):
+    """The image as it is read, as integers [C, H, W]; added last to a folder of colour images."""
+    write(split / "train" / "b" / f"~{name}", picture, **how)
+    return load(split, image_size=8).train_images[-1].int()
+
+
+def close_to(found, colour):
+    expected = torch.tensor(colour)[:, None, None]
+    return found.shape[0] == 3 and bool(((found - expected).abs() <= 6).all())
+
+
+FORMATS = {"RGB": "jpg jpeg png bmp gif webp tif tiff ppm", "RGBA": "png gif webp tif", "P": "png gif bmp tif"}
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [(mode, suffix) for mode in FORMATS for suffix in FORMATS[mode].split()])
+def test_colour_modes_and_formats(split, mode, suffix):
+    assert close_to(pixels(split, image(mode, colour=RED), f"new.{suffix}"), RED)
+
+
+@pytest.mark.parametrize(("mode", "level"), [("L", 100), ("LA", 100), ("1", 255)])
+def test_grey_among_colour_images(split, mode, level):
+    picture = image("L").convert(mode) if mode != "1" else Image.new("1", (8, 8), 1)
+    assert close_to(pixels(split, picture), (level,) * 3)
+
+
+def test_transparent_pixels_are_white(split):
+    rgba = image("RGBA", colour=RED)
+    rgba.paste((0, 0, 255, 0), (0, 0, 8, 4))
+    found = pixels(split, rgba)
+    assert close_to(found[:, :4], (255, 255, 255))
+    assert close_to(found[:, 4:], RED)
+    assert close_to(pixels(split, Image.new("LA", (8, 8), (0, 0))), (255, 255, 255))
+
+
+@pytest.mark.parametrize("transparency", [1, bytes([255, 0])])
+def test_a_palette_with_transparency(split, transparency):
+    picture = Image.new("P", (8, 8), 0)
+    picture.putpalette([*RED, *BLUE])
+    picture.paste(1, (0, 0, 8, 4))
+    found = pixels(split, picture, transparency=transparency)
+    assert close_to(found[:, :4], (255, 255, 255))
+    assert close_to(found[:, 4:], RED)
+
+
+@pytest.mark.parametrize(("orientation", "dark"), [(1, "left"), (3, "right"), (6, "top"), (8, "bottom")])
+def test_photographs_are_turned_upright(split, orientation, dark):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = image("L", (32, 16), (255, 255, 255))
+    picture.paste(0, (0, 0, 16, 16))
+    found = pixels(split, picture, "new.jpg", exif=exif, quality=95)[0].float()
+    halves = {"left": found[:, :4], "right": found[:, 4:], "top": found[:4], "bottom": found[4:]}
+    assert halves[dark].mean() < 20
+    assert found.mean() > 100
+
+
+def test_the_middle_is_cut_out(split):
+    picture = image(size=(40, 20), colour=BLUE)
+    picture.paste(RED, (10, 0, 30, 20))
+    assert close_to(pixels(split, picture), RED)
+    assert close_to(pixels(split, picture.rotate(90, expand=True)), RED)
+
+
+def test_grey_images_alone_have_one_channel(tmp_path):
+    for label in "ab":
+        for i, mode in enumerate(("L", "LA", "1")):
+            write(tmp_path / label / f"{i}.png", image("L").convert(mode))
+    assert load(tmp_path).image_shape == (1, 8, 8)
+    write(tmp_path / "a" / "colour.png", image(colour=RED))
+    assert load(tmp_path).image_shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "side"),
+    [
+        ([(24, 24)], 24),
+        ([(64, 64)], 64),
+        ([(65, 65)], 32),
+        ([(24, 20)], 32),
+        ([(24, 24), (28, 28)], 32),
+        ([(300, 5), (7, 90)], 32),
+    ],
+)
+def test_the_size_is_their_own_where_they_agree(tmp_path, sizes, side):
+    for label in "ab":
+        for i in range(4):
+            write(tmp_path / label / f"{i}.png", image(size=sizes[i % len(sizes)]))
+    assert load(tmp_path).image_shape == (3, side, side)
+    assert load(tmp_path, image_size=16).image_shape == (3, 16, 16)
+
+
+# ---- folders that cannot be used ---------------------------------------------------------------------
+
+
+def test_no_root(tmp_path):
+    assert refusal(None) == "data 'folder' needs --root: a folder with train/ and test/, one folder a class."
+    assert refusal(tmp_path / "gone") == f"--root {tmp_path / 'gone'}: there is no such folder."
+    (tmp_path / "file").touch()
+    assert refusal(tmp_path / "file").startswith(f"--root {tmp_path / 'file'}: this is a file; give the folder")
+
+
+def test_too_few_classes(tmp_path):
+    assert refusal(tmp_path) == f"{tmp_path}: 0 class folder(s); at least two are needed, one a class."
+    fill(tmp_path, a=3)
+    assert refusal(tmp_path) == f"{tmp_path}: 1 class folder(s); at least two are needed, one a class."
+    fill(tmp_path / "train", a=3)
+    fill(tmp_path / "test", a=3)
+    assert refusal(tmp_path) == f"{tmp_path / 'train'}: 1 class folder(s); at least two are needed, one a class."
+
+
+@pytest.mark.parametrize("parts", [["train"], ["test"], ["train", "val"]])
+def test_train_without_test_is_not_taken_for_classes(tmp_path, parts):
+    for part in parts:
+        fill(tmp_path / part, a=2, b=2)
+    expected = f"{tmp_path}: there is {', '.join(parts)}, but images need both train/ and test/, or neither."
+    assert refusal(tmp_path) == expected
+
+
+def test_an_empty_class(split):
+    (split / "train" / "c").mkdir()
+    fill(split / "test", c=1)
+    (split / "train" / "c" / "README.txt").write_text("soon")
+    assert refusal(split) == f"{split / 'train' / 'c'}: no image in this class folder: add some or remove it."
+
+
+def test_train_and_test_must_have_the_same_classes(split):
+    fill(split / "test", c=1)
+    missing = "there is no folder for class {!r}, which {}/ has: add it, or remove it there."
+    assert refusal(split) == f"{split / 'train'}: {missing.format('c', 'test')}"
+    fill(split / "train", c=1, d=1)
+    assert refusal(split) == f"{split / 'test'}: {missing.format('d', 'train')}"
+
+
+def test_one_image_without_a_split(tmp_path):
+    fill(tmp_path, a=5, b=1)
+    expected = f"{tmp_path / 'b'}: one image only; without train/ and test/ folders every class needs two, "
+    assert refusal(tmp_path).startswith(expected)
+
+
+def test_a_folder_name_that_is_not_text(tmp_path):
+    fill(tmp_path, a=2, b=2)
+    try:
+        os.mkdir(os.fsencode(tmp_path) + b"/caf\xe9")  # noqa: PTH102, a name that no str spells
+    except OSError:
+        pytest.skip("this file system takes valid UTF-8 only")
+    assert refusal(tmp_path) == f"{tmp_path}: the folder name 'caf\\udce9' is not valid UTF-8: rename it."
+
+
+@contextmanager
+def forbidden(folder):
+    """Permissions do not bind root, so root becomes nobody meanwhile."""
+    folder.chmod(0)
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.seteuid(65534)
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
+@pytest.mark.parametrize("which", [".", "train", "train/a", "test/b/within"])
+def test_a_folder_that_cannot_be_read(which):
+    # Not tmp_path, whose parents nobody but the owner may enter.
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        fill(root / "train", a=2, b=2)
+        fill(root / "test", a=2, b=2)
+        write(root / "test" / "b" / "within" / "x.png")
+        folder = root / which
+        with forbidden(folder):
+            assert refusal(root) == f"{folder}: cannot be read: Permission denied."
+
+
+# ---- files that cannot be used -----------------------------------------------------------------------
+
+
+def png16(path):
+    """A 16-bit colour PNG, which Pillow reads but does not write."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + b"\x12\x34" * 24) * 8)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+GUESSED = "are not taken, since their colours would have to be guessed: save it as 8-bit RGB or grey."
+NO_IMAGE = "this is not an image, or a damaged one: remove it or put it right."
+SMALL = "images need at least 4 a side: remove it."
+BOMB = "more than 89 million pixels: make it smaller or remove it."
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("text.jpg", lambda path: path.write_text("I am no image"), NO_IMAGE),
+        ("empty.png", lambda path: path.touch(), NO_IMAGE),
+        ("link.png", lambda path: path.symlink_to("gone.png"), "cannot be read: No such file or directory."),
+        ("1x1.png", lambda path: write(path, image(size=(1, 1))), f"1x1 pixels; {SMALL}"),
+        ("flat.png", lambda path: write(path, image(size=(90, 3))), f"90x3 pixels; {SMALL}"),
+        ("cmyk.jpg", lambda path: write(path, image("CMYK")), f"images of mode CMYK {GUESSED}"),
+        ("float.tif", lambda path: write(path, image("F")), f"images of mode F {GUESSED}"),
+        ("lab.tif", lambda path: write(path, Image.new("LAB", (8, 8))), f"images of mode LAB {GUESSED}"),
+        ("grey16.png", lambda path: write(path, Image.new("I;16", (8, 8))), f"16-bit images {GUESSED}"),
+        ("grey16.tif", lambda path: write(path, Image.new("I;16", (8, 8))), f"16-bit images {GUESSED}"),
+        ("colour16.png", png16, f"16-bit images {GUESSED}"),
+        ("big.png", lambda path: write(path, Image.new("1", (10_000, 9_500))), BOMB),
+        ("bomb.png", lambda path: write(path, Image.new("1", (20_000, 10_000))), BOMB),
+    ],
+)
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_files_that_are_refused(split, part, name, spoil, message):
+    path = split / part / "a" / name
+    spoil(path)
+    assert refusal(split) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "gif", "webp", "tif", "ppm"])
+def test_truncated_images_are_refused(split, part, suffix):
+    """Cut anywhere: within the header, after it, and shortly before the end."""
+    path = write(split / part / "a" / f"cut.{suffix}", noise())
+    whole = path.read_bytes()
+    load(split)
+    for keep in (1, 3, 5, 20, len(whole) // 3, len(whole) // 2, len(whole) - 30):
+        path.write_bytes(whole[:keep])
+        assert refusal(split).startswith((f"{path}: {NO_IMAGE}", f"{path}: this image is damaged ("))
+
+
+def test_a_header_that_is_fine_does_not_save_a_truncated_image(split):
+    path = write(split / "train" / "a" / "cut.jpg", noise(), quality=95)
+    path.write_bytes(path.read_bytes()[:-100])
+    with Image.open(path) as opened:
+        assert opened.size == (24, 24)
+    assert refusal(split).startswith(f"{path}: this image is damaged (image file is truncated")
+    assert refusal(split).endswith("): remove it or put it right.")
+
+
+def test_odd_metadata_do_not_matter(split):
+    """Pillow warns of these; the pixels are whole."""
+    path = write(split / "train" / "b" / "~odd.jpg", image(colour=RED), quality=95)
+    content = path.read_bytes()
+    exif = b"\xff\xe1\0\x12Exif\0\0II*\0\x08\0\0\0\x05\0"
+    path.write_bytes(content[:2] + exif + content[2:])
+    with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(path) as opened:
+        opened.getexif()
+    assert close_to(load(split).train_images[-1].int(), RED)

@@ -1,0 +1,310 @@
+"""The long-tailed profile, the cut to it, colour statistics, and what comes out of loading a set."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ltdd_core import ArrayTable, DataSource, InputError, LongTailOptions, Normalisation, SourceImages
+from ltdd_core.data import load_long_tailed
+from ltdd_core.data.longtail import class_order, cut, exponential_counts, shot_groups
+from ltdd_core.seeding import generator
+
+ORDERS = ["native", "reversed", "random"]
+
+# ---- the profile ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_max", "imbalance", "expected"),
+    [
+        (1000, 100, [1000, 599, 359, 215, 129, 77, 46, 27, 16, 10]),
+        (5000, 10, [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]),
+        (5000, 100, [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]),
+    ],
+)
+def test_profile_of_cifar10(n_max, imbalance, expected):
+    assert exponential_counts(10, n_max, imbalance) == expected
+
+
+@pytest.mark.parametrize(
+    ("classes", "n_max", "imbalance", "total"),
+    [
+        (10, 1000, 100, 2478),
+        (10, 5000, 10, 20431),
+        (10, 5000, 50, 13996),
+        (10, 5000, 100, 12406),
+        (10, 5000, 200, 11203),
+        (100, 500, 10, 19573),
+        (100, 500, 20, 15907),
+        (100, 500, 50, 12608),
+        (100, 500, 100, 10847),
+    ],
+)
+def test_totals_of_the_literature(classes, n_max, imbalance, total):
+    assert sum(exponential_counts(classes, n_max, imbalance)) == total
+
+
+@given(st.integers(2, 200), st.integers(1, 10_000), st.floats(1, 1000))
+def test_profile_is_the_formula_and_falls(classes, n_max, imbalance):
+    counts = exponential_counts(classes, n_max, imbalance)
+    assert counts[0] == n_max
+    assert counts == sorted(counts, reverse=True)
+    for i, count in enumerate(counts):
+        exact = n_max * imbalance ** (-i / (classes - 1))
+        # Only where rounding decides may it differ from the bare formula.
+        assert count == max(1, int(exact)) or math.isclose(count, exact, abs_tol=1e-8)
+
+
+@given(st.integers(2, 100), st.integers(1, 200), st.integers(1, 500))
+@example(2, 2, 49)  # 98 * 49 ** -1.0 is 1.9999999999999998
+def test_the_tail_has_exactly_n_max_over_if_images(classes, n_min, imbalance):
+    assert exponential_counts(classes, n_min * imbalance, imbalance)[-1] == n_min
+
+
+def test_one_class_is_all_head():
+    assert exponential_counts(1, 7, 100) == [7]
+
+
+# ---- order and groups ----------------------------------------------------------------------------
+
+
+@given(st.integers(1, 50), st.integers(0, 1000))
+def test_class_orders(classes, seed):
+    native, backwards, random = (class_order(classes, order, generator(seed, "o")) for order in ORDERS)
+    assert native == list(range(classes))
+    assert backwards == native[::-1]
+    assert sorted(random) == native
+    assert random == class_order(classes, "random", generator(seed, "o"))
+
+
+def test_random_order_depends_on_the_seed():
+    assert len({tuple(class_order(10, "random", generator(seed, "o"))) for seed in range(5)}) == 5
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=30))
+def test_shot_groups_share_out_the_classes(counts):
+    groups = shot_groups(counts)
+    assert list(groups) == ["many", "medium", "few"]
+    assert sorted(label for group in groups.values() for label in group) == list(range(len(counts)))
+    for name, low, high in (("many", 101, 300), ("medium", 20, 100), ("few", 1, 19)):
+        assert all(low <= counts[label] <= high for label in groups[name])
+
+
+# ---- the cut -------------------------------------------------------------------------------------
+
+
+def shuffled_labels(sizes, seed=0):
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    return labels[torch.randperm(len(labels), generator=generator(seed, "shuffle"))]
+
+
+def make_cut(labels, classes, *, imbalance=10.0, n_max=None, order="native", seed=0):
+    names = [f"name {label}" for label in range(classes)]
+    return cut(labels, names, imbalance=imbalance, n_max=n_max, order=order, generator=generator(seed, "cut"))
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=2, max_size=6),
+    st.floats(1, 200),
+    st.none() | st.integers(1, 50),
+    st.sampled_from(ORDERS),
+    st.integers(0, 1000),
+)
+@settings(deadline=None)
+def test_a_cut_follows_the_profile_or_is_refused(sizes, imbalance, n_max, order, seed):
+    labels, classes = shuffled_labels(sizes, seed), len(sizes)
+    arguments = {"imbalance": imbalance, "n_max": n_max, "order": order, "seed": seed}
+    head_first = class_order(classes, order, generator(seed, "cut"))
+    wanted = exponential_counts(classes, n_max or min(sizes), imbalance)
+    if any(sizes[label] < count for label, count in zip(head_first, wanted, strict=True)):
+        with pytest.raises(InputError, match="its place in the profile"):
+            make_cut(labels, classes, **arguments)
+        return
+    kept = make_cut(labels, classes, **arguments)
+    assert kept.tolist() == sorted(set(kept.tolist()), key=lambda index: (labels[index], index))
+    counts = torch.bincount(labels[kept], minlength=classes).tolist()
+    assert [counts[label] for label in head_first] == wanted
+    assert torch.equal(kept, make_cut(labels, classes, **arguments))
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=6), st.none() | st.integers(1, 50), st.integers(0, 1000))
+@settings(deadline=None)
+def test_natural_keeps_everything_up_to_n_max(sizes, n_max, seed):
+    labels = shuffled_labels(sizes, seed)
+    kept = make_cut(labels, len(sizes), imbalance="natural", n_max=n_max, seed=seed)
+    assert kept.tolist() == sorted(set(kept.tolist()), key=lambda index: (labels[index], index))
+    expected = [min(size, n_max or size) for size in sizes]
+    assert torch.bincount(labels[kept], minlength=len(sizes)).tolist() == expected
+
+
+@pytest.mark.parametrize("imbalance", [10.0, "natural"])
+def test_the_seed_decides_which_images_stay(imbalance):
+    labels = shuffled_labels([60, 60])
+    cuts = {tuple(make_cut(labels, 2, imbalance=imbalance, n_max=20, seed=seed).tolist()) for seed in range(4)}
+    assert len(cuts) == 4
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.sampled_from(ORDERS), st.integers(0, 100))
+def test_a_smaller_cut_is_part_of_a_larger_one(one, other, order, seed):
+    labels = shuffled_labels([30, 30, 30])
+    small, large = (
+        set(make_cut(labels, 3, n_max=n_max, order=order, seed=seed).tolist()) for n_max in sorted((one, other))
+    )
+    assert small <= large
+
+
+def test_a_class_with_too_few_images_is_named():
+    with pytest.raises(InputError, match=r"class 'name 1' has 3 training images .* asks for 5: .*--n-max"):
+        make_cut(shuffled_labels([10, 3]), 2, imbalance=2.0, n_max=10)
+
+
+# ---- normalisation -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(50, 3, 9, 7), (1, 1, 4, 4), (3, 4, 5, 5)])
+def test_statistics_are_numpys(shape):
+    images = torch.randint(0, 256, shape, generator=generator(0, "images"), dtype=torch.uint8)
+    found = Normalisation.of(images)
+    values = images.numpy().astype(np.float64) / 255
+    np.testing.assert_allclose(found.mean, values.mean((0, 2, 3)), atol=1e-6, rtol=0)
+    np.testing.assert_allclose(found.std, values.std((0, 2, 3)), atol=1e-6, rtol=0)
+
+
+def test_apply_normalises_and_invert_goes_back():
+    images = torch.randint(0, 256, (20, 3, 8, 8), generator=generator(0, "images"), dtype=torch.uint8)
+    normalisation = Normalisation.of(images)
+    applied = normalisation.apply(images)
+    assert applied.dtype == torch.float32
+    assert applied.mean((0, 2, 3)).abs().max() < 1e-4
+    assert (applied.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-4
+    assert torch.equal((normalisation.invert(applied) * 255).round().to(torch.uint8), images)
+    assert normalisation.invert(applied * 1000).max() == 1
+    assert normalisation.invert(applied * 1000).min() == 0
+
+
+def test_a_constant_channel_becomes_zero():
+    images = torch.randint(0, 256, (4, 2, 6, 6), generator=generator(0, "images"), dtype=torch.uint8)
+    images[:, 1] = 77
+    normalisation = Normalisation.of(images)
+    assert normalisation.std[1] == 1
+    assert normalisation.apply(images)[:, 1].abs().max() < 1e-5
+
+
+def test_an_almost_constant_channel_stays_finite():
+    images = torch.zeros(1, 1, 8000, 8000, dtype=torch.uint8)
+    images[0, 0, 0, 0] = 1
+    assert Normalisation.of(images).std == (1.0,)  # 4.9e-7, which six digits round to 0
+
+
+def test_json_round_trip():
+    normalisation = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert Normalisation.from_json(json.loads(json.dumps(normalisation.to_json()))) == normalisation
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"kind": "zca"}, "kind 'zca' is unknown"),
+        ({}, "kind None is unknown"),
+        ({"kind": "per-channel"}, "needs a list of numbers for mean and for std"),
+        ({"kind": "per-channel", "mean": ["x"], "std": [1]}, "needs a list of numbers"),
+        ({"kind": "per-channel", "mean": 0.5, "std": [1]}, "needs a list of numbers"),
+    ],
+)
+def test_other_json_is_refused(facts, message):
+    with pytest.raises(InputError, match=message):
+        Normalisation.from_json(facts)
+
+
+# ---- loading -------------------------------------------------------------------------------------
+
+
+class Balanced(DataSource):
+    """Twenty shuffled images a class whose first pixel is their number, second their label."""
+
+    Options = LongTailOptions
+
+    def load(self, generator):
+        labels = shuffled_labels([20, 20, 20])
+        images = torch.arange(60, dtype=torch.uint8)[:, None, None, None].repeat(1, 3, 4, 4)
+        images[:, :, 0, 1] = labels[:, None].to(torch.uint8)
+        table = ArrayTable(images, labels)
+        return SourceImages(table, table, ("a", "b", "c"))
+
+
+def load(**options):
+    return load_long_tailed("balanced", Balanced(Balanced.Options(**options)))
+
+
+def test_a_loaded_set_is_sorted_and_counted():
+    data = load(imbalance=10, order="reversed")
+    assert data.counts == (2, 6, 20)
+    assert data.train_labels.tolist() == [0] * 2 + [1] * 6 + [2] * 20
+    assert torch.equal(data.train_images[:, 0, 0, 1].long(), data.train_labels)
+    assert (data.name, data.classes, data.class_names) == ("balanced", 3, ("a", "b", "c"))
+    assert data.image_shape == (3, 4, 4)
+    assert data.imbalance == 10
+    assert len(data.test_images) == len(data.test_labels) == 60
+    assert data.normalisation == Normalisation.of(data.train_images)
+
+
+def test_data_seed_alone_decides_what_stays():
+    torch.manual_seed(1)
+    first = load(imbalance=10)
+    torch.manual_seed(2)
+    assert torch.equal(first.train_images, load(imbalance=10).train_images)
+    assert not torch.equal(first.train_images, load(imbalance=10, seed=1).train_images)
+
+
+@pytest.mark.parametrize("imbalance", [0.5, -3, 0, math.nan, math.inf, -math.inf])
+def test_an_imbalance_that_is_none_is_refused(imbalance):
+    with pytest.raises(InputError, match=rf"finite and at least 1, not {imbalance:g}\."):
+        load(imbalance=imbalance)
+
+
+def test_fixed_statistics():
+    data = load(mean=(0.5, 0.25, 0), std=(0.25, 0.5, 1))
+    assert data.normalisation == Normalisation((0.5, 0.25, 0), (0.25, 0.5, 1))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((0.5, 0.5, 0.5), None, "give both or none"),
+        (None, (0.5, 0.5, 0.5), "give both or none"),
+        ((0.5,), (0.5,), "need 3 value"),
+        ((), (), "need 3 value"),
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0), "deviations above 0"),
+        ((0.5, 0.5, 0.5), (0.5, 0.5, math.nan), "deviations above 0"),
+        ((math.nan, 0.5, 0.5), (0.5, 0.5, 0.5), r"means in \[0, 1\]"),
+        ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7), r"for images in \[0, 1\]"),
+    ],
+)
+def test_statistics_that_cannot_be_used_are_refused(mean, std, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load(mean=mean, std=std)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ([0, 0], ("a",), "has 1 class; a classifier needs at least two"),
+        ([0, 0], ("a", "b"), "no training image of b; every class needs one"),
+        ([0, 1, 2], ("a", "b"), "labels run from 0 to 2; with 2 classes they must lie in 0 to 1"),
+        ([0, 1, -1], ("a", "b"), "labels run from -1 to 1"),
+    ],
+)
+def test_labels_and_classes_must_agree(labels, names, message):
+    class Odd(Balanced):
+        def load(self, generator):
+            table = ArrayTable(torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8), torch.tensor(labels))
+            return SourceImages(table, table, names)
+
+    with pytest.raises(InputError, match=message):
+        load_long_tailed("odd", Odd(Odd.Options()))
