@@ -16,6 +16,7 @@ from ltdd_core.seeding import global_generator
 
 Shape = tuple[int, int, int]
 MakeNetwork = Callable[[Shape, int], Network]
+GROUPS = 4  # of group normalisation; DC's public code
 
 
 class ConvNet(Network):
@@ -38,11 +39,13 @@ class ConvNet(Network):
     def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
         super().__init__()
         channels, height, width = image_shape
+        if options.norm == "group" and options.width % GROUPS:
+            raise InputError(f"norm 'group' makes {GROUPS} groups: use --set network.width=N, a multiple of {GROUPS}.")
         blocks: list[nn.Module] = []
         for _ in range(options.depth):
             if options.pooling != "none" and min(height, width) < 2:
                 raise InputError(
-                    f"images of {image_shape[1]}x{image_shape[2]} are too small for a ConvNet of depth "
+                    f"images of {_size(image_shape)} are too small for a ConvNet of depth "
                     f"{options.depth}: use --set network.depth=N with a smaller N, or a larger --image-size."
                 )
             blocks += self._block(channels, height, width, options)
@@ -62,7 +65,7 @@ class ConvNet(Network):
         if options.norm == "instance":
             layers.append(nn.GroupNorm(options.width, options.width))
         elif options.norm == "group":
-            layers.append(nn.GroupNorm(min(4, options.width), options.width))
+            layers.append(nn.GroupNorm(GROUPS, options.width))
         elif options.norm == "batch":
             layers.append(nn.BatchNorm2d(options.width))
         elif options.norm == "layer":
@@ -87,6 +90,11 @@ class ResNet18(Network):
 
     def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
         super().__init__()
+        if options.norm == "instance" and max(image_shape[1:]) <= 8:  # the last maps have one pixel
+            raise InputError(
+                f"ResNet-18 with instance normalisation needs images larger than 8x8, not {_size(image_shape)}: "
+                "use --set network.norm=batch, or another --network."
+            )
         norm = nn.BatchNorm2d if options.norm == "batch" else _instance_norm
         body = torchvision.models.resnet18(norm_layer=norm)
         body.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
@@ -114,15 +122,19 @@ class VGG11(Network):
     def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
         super().__init__()
         channels, layers, side = image_shape[0], list[nn.Module](), min(image_shape[1:])
-        for item in (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"):
+        if max(image_shape[1:]) < 2:
+            raise InputError(f"VGG11 needs images larger than {_size(image_shape)}: use --network mlp.")
+        for item in (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512):
             if isinstance(item, int):
                 layers.append(nn.Conv2d(channels, item, 3, padding=1))
                 layers += _norm_layers(options.norm, item)
                 layers.append(nn.ReLU())
                 channels = item
-            elif side >= 2:  # images under 32x32 run out of pixels before the last pooling
+            elif side >= 4:  # a map of one pixel is nothing but zero after instance normalisation
                 layers.append(nn.MaxPool2d(2))
                 side //= 2
+        if side >= 2:
+            layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
         self.linear = nn.Linear(channels, outputs)
 
@@ -136,6 +148,11 @@ class AlexNet(Network):
 
     def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
         super().__init__()
+        if min(image_shape[1:]) < 8:
+            raise InputError(
+                f"AlexNet needs images of at least 8x8, not {_size(image_shape)}: "
+                "use another --network, or a larger --image-size."
+            )
         self.features = nn.Sequential(
             nn.Conv2d(image_shape[0], 128, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(128, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
@@ -143,8 +160,6 @@ class AlexNet(Network):
             nn.Conv2d(256, 192, 3, padding=1), nn.ReLU(),
             nn.Conv2d(192, 192, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         )  # fmt: skip
-        if min(image_shape[1:]) < 8:
-            raise InputError(f"AlexNet needs images of at least 8x8, not {image_shape[1]}x{image_shape[2]}.")
         self.linear = nn.Linear(192 * (image_shape[1] // 8) * (image_shape[2] // 8), outputs)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -174,6 +189,10 @@ class MLP(Network):
         """The last hidden layer, ``[n, width]``."""
         features: Tensor = self.features(images)
         return features
+
+
+def _size(image_shape: Shape) -> str:
+    return f"{image_shape[1]}x{image_shape[2]}"
 
 
 def _instance_norm(channels: int) -> nn.Module:
@@ -260,7 +279,7 @@ class _Faster(Network):
 
     def __init__(self, inner: Network, precision: str, compiled: bool) -> None:
         super().__init__()
-        self.linear = inner.linear
+        self.inner, self.linear = inner, inner.linear
         self._inner_embed = torch.compile(inner.embed, dynamic=False) if compiled else inner.embed
         self._precision = precision
 

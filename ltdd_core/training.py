@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltdd_core.augment import Augmentation
+from ltdd_core.errors import RunFailed
 from ltdd_core.interfaces import BaseOptions, Network, TrainingSet, option
 from ltdd_core.networks import MakeNetwork
 from ltdd_core.seeding import generator, global_generator
@@ -28,7 +30,7 @@ class TrainingOptions(BaseOptions):
     batch: int = option(256, "images a step", source="DC, public code", ge=1)
     schedule: Literal["step", "cosine", "constant"] = option(
         "step",
-        "learning rate: x0.1 after half of the epochs, cosine to 0, or constant",
+        "learning rate: x0.1 from epoch epochs // 2 + 1 on, cosine to 0, or constant",
         source="DC, public code",
     )
 
@@ -51,24 +53,33 @@ def train(
         loss: of logits and the labels of ``data``.
         purpose: names the random draws; the same seed and purpose give the same network.
         keep_going: called before every step; raises to stop.
+
+    Raises:
+        RunFailed: the weights are no longer finite.
     """
-    network.train()
     optimizer = torch.optim.SGD(
         network.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
     )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(options))
     shape = _shape(data)
     with global_generator(seed, f"{purpose}: dropout"):
         for epoch in range(options.epochs):
+            optimizer.param_groups[0]["lr"] = options.lr * _factor(options, epoch)
             draws = generator(seed, f"{purpose}: epoch", epoch)
             for indices in _epoch_order(data, epoch, options.epochs, draws).split(options.batch):
                 keep_going()
+                if len(indices) == 0:  # a sampler that drew none of the few images of this stage
+                    continue
+                _train_mode(network, len(indices))
                 images, labels = data.batch(indices, device)
                 images = augmentation.draw(shape, draws)(images)
                 optimizer.zero_grad(set_to_none=True)
                 loss(network(images), labels).backward()
                 optimizer.step()
-            scheduler.step()
+    if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
+        raise RunFailed(
+            f"training of {purpose} diverged: its weights are not finite. "
+            f"Try a smaller learning rate (--set training.{data.name}.lr=..., now {options.lr:g})."
+        )
     return network.eval().requires_grad_(False)
 
 
@@ -77,12 +88,22 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels)
 
 
-def _schedule(options: TrainingOptions) -> Callable[[int], float]:
+def _factor(options: TrainingOptions, epoch: int) -> float:
+    """What the initial learning rate is multiplied by."""
     if options.schedule == "cosine":
-        return lambda epoch: 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * epoch / options.epochs))))
-    if options.schedule == "step":
-        return lambda epoch: 1.0 if epoch < options.epochs // 2 + 1 else 0.1
-    return lambda epoch: 1.0
+        return 0.5 * (1 + math.cos(math.pi * epoch / options.epochs))
+    if options.schedule == "step" and epoch > options.epochs // 2:
+        return 0.1
+    return 1.0
+
+
+def _train_mode(network: Network, images: int) -> None:
+    """Training mode; batch normalisation of a single image, which has no variance, stays with its averages."""
+    network.train()
+    if images == 1:
+        for layer in network.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()
 
 
 def _epoch_order(data: TrainingSet, epoch: int, epochs: int, draws: torch.Generator) -> Tensor:

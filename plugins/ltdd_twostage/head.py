@@ -8,7 +8,7 @@ whose group is wrong; *soft* routing takes arg max_c p(g(c) | x) p(c | g(c), x).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -21,13 +21,16 @@ from ltdd_core import (
     Classifier,
     ClassifierHead,
     EpochOrder,
-    Network,
+    InputError,
     Trainer,
     TrainingSet,
     cross_entropy,
     option,
 )
 from ltdd_twostage.partition import class_distances, max_cut
+
+Logits = Callable[[Tensor], Tensor]
+"""``images -> logits [n, outputs]``: a network, or some of its outputs."""
 
 OTHER_GROUP = -1e9  # a logit that no softmax notices, and finite: 0 x -inf would be NaN
 
@@ -48,8 +51,8 @@ class TwoStage(Classifier):
     def __init__(
         self,
         groups: Tensor,
-        group_network: Network,
-        class_networks: Sequence[Network | None],
+        group_network: Logits,
+        class_networks: Sequence[Logits | None],
         *,
         hard: bool,
     ) -> None:
@@ -68,21 +71,6 @@ class TwoStage(Classifier):
             within = network(images).float().log_softmax(1) if network is not None else 0.0
             result[:, members] = group[:, index, None] + within
         return result
-
-
-class _Columns(Network):
-    """Some of the logits of another network."""
-
-    def __init__(self, network: Network, columns: Tensor) -> None:
-        super().__init__()
-        self.network, self.columns = network, columns
-
-    def embed(self, images: Tensor) -> Tensor:
-        return self.network.embed(images)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images)
-        return logits[:, self.columns.to(images.device)]
 
 
 class TwoStageHead(ClassifierHead):
@@ -116,14 +104,24 @@ class TwoStageHead(ClassifierHead):
         return TwoStage(groups, by_group, networks, hard=self.options.routing == "hard")
 
     def partition(self, data: TrainingSet, trainer: Trainer) -> Tensor:
-        """Groups that lie far apart in the features of a plain classifier of the same set."""
+        """Groups that lie far apart in the features of a plain classifier of the same set.
+
+        Raises:
+            InputError: soft labels leave a class without an image.
+        """
+        missing = set(range(data.classes)) - set(_hard(data.labels).tolist())
+        if missing:
+            raise InputError(
+                f"no image of the {data.name} set has class {min(missing)} as its likeliest label, so the classes "
+                "cannot be grouped on it: use --set recipe.name=hierarchical --set recipe.stage1=original."
+            )
         plain = trainer.train(data, outputs=data.classes)
         features, labels = trainer.features(plain, data), _hard(data.labels)
         distances = class_distances(features, labels, data.classes, self.options.centres, trainer.seed)
         return max_cut(distances, self.options.groups, trainer.seed)
 
-    def _separate(self, data: TrainingSet, groups: Tensor, trainer: Trainer) -> list[Network | None]:
-        networks: list[Network | None] = []
+    def _separate(self, data: TrainingSet, groups: Tensor, trainer: Trainer) -> list[Logits | None]:
+        networks: list[Logits | None] = []
         for index in range(int(groups.max()) + 1):
             members = torch.nonzero(groups == index).flatten()
             if len(members) == 1:
@@ -133,20 +131,33 @@ class TwoStageHead(ClassifierHead):
             networks.append(trainer.train(part, outputs=len(members), purpose=f"classes of group {index + 1}"))
         return networks
 
-    def _shared(self, data: TrainingSet, groups: Tensor, trainer: Trainer) -> list[Network | None]:
+    def _shared(self, data: TrainingSet, groups: Tensor, trainer: Trainer) -> list[Logits | None]:
         own = groups.to(trainer.device)
+        network = trainer.train(data, outputs=data.classes, purpose="classes within groups", loss=_within_groups(own))
+        members = [torch.nonzero(own == index).flatten() for index in range(int(own.max()) + 1)]
+        return [_columns(network, part) if len(part) > 1 else None for part in members]
 
-        def within_group(logits: Tensor, labels: Tensor) -> Tensor:
-            """Cross-entropy over the classes of each image's own group."""
-            group = own[_hard(labels)]
-            return cross_entropy(logits.masked_fill(own[None, :] != group[:, None], OTHER_GROUP), labels)
 
-        network = trainer.train(data, outputs=data.classes, purpose="classes within groups", loss=within_group)
-        columns = [torch.nonzero(groups == index).flatten() for index in range(int(groups.max()) + 1)]
-        return [_Columns(network, own) if len(own) > 1 else None for own in columns]
+def _within_groups(groups: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross-entropy over the classes of each image's own group; soft labels are renormalised."""
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        other = groups[None, :] != groups[_hard(labels)][:, None]
+        if labels.dim() == 2:
+            labels = labels.masked_fill(other, 0)
+            labels = labels / labels.sum(1, keepdim=True)
+        return cross_entropy(logits.masked_fill(other, OTHER_GROUP), labels)
+
+    return loss
+
+
+def _columns(network: Logits, members: Tensor) -> Logits:
+    """Some of the logits of a network."""
+    return lambda images: network(images)[:, members]
 
 
 def _hard(labels: Tensor) -> Tensor:
+    """The class of each image; the likeliest one of a soft label."""
     return labels if labels.dim() == 1 else labels.argmax(1)
 
 
@@ -158,8 +169,17 @@ def _relabelled(data: TrainingSet, groups: Tensor, count: int) -> TrainingSet:
 
 
 def _restricted(data: TrainingSet, members: Tensor) -> TrainingSet:
-    """The images of some classes, labelled 0 .. len(members) - 1; soft labels are renormalised."""
+    """The images of some classes, labelled 0 .. len(members) - 1; soft labels are renormalised.
+
+    Raises:
+        InputError: soft labels leave the classes without an image.
+    """
     kept = torch.isin(_hard(data.labels), members)
+    if not kept.any():
+        raise InputError(
+            f"no image of the {data.name} set has one of the classes {members.tolist()} as its likeliest label: "
+            "use --set head.within=shared."
+        )
     if data.labels.dim() == 1:
         labels = torch.searchsorted(members, data.labels[kept])
     else:

@@ -10,15 +10,19 @@
 
 from __future__ import annotations
 
-import itertools
+import warnings
 
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from ltdd_core import generator
+
 EXACT_CLASSES = 20
-RESTARTS = 50
+SEARCHED_CLASSES = 5000  # over all searches: 50 searches of 100 classes, 5 of 1000
 
 
 def class_distances(features: Tensor, labels: Tensor, classes: int, centres: int, seed: int) -> Tensor:
@@ -27,38 +31,46 @@ def class_distances(features: Tensor, labels: Tensor, classes: int, centres: int
     Args:
         features: float ``[N, D]``.
         labels: int64 ``[N]``; every class occurs.
-        centres: M; a class with fewer images has one centre an image.
+        centres: M; a class with fewer different images has one centre for each of them.
         seed: of k-means.
     """
     found = [_centres(features[labels == label].double(), centres, seed) for label in range(classes)]
-    distances = torch.zeros(classes, classes, dtype=torch.float64)
-    for i, k in itertools.combinations(range(classes), 2):
-        distances[i, k] = distances[k, i] = torch.cdist(found[i], found[k]).square().mean().sqrt()
-    return distances
+    means = torch.stack([own.mean(0) for own in found])
+    spread = torch.stack([(own - own.mean(0)).square().sum(1).mean() for own in found])
+    # The mean over pairs of squared distances, without the pairs: between the means, plus both spreads.
+    between = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return (between + (spread[:, None] + spread[None, :])).sqrt().fill_diagonal_(0)
 
 
 def _centres(features: Tensor, centres: int, seed: int) -> Tensor:
     different = torch.unique(features, dim=0)
     if len(different) <= centres:
         return different
-    means = KMeans(centres, n_init=4, random_state=seed % 2**32).fit(features.numpy()).cluster_centers_
+    draw = int(torch.randint(2**31, (), generator=generator(seed, "k-means")))
+    # One thread, since several add up their shares in the order in which they finish.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # images so alike that they share a centre
+        means = KMeans(centres, n_init=4, random_state=draw).fit(features.numpy()).cluster_centers_
     return torch.from_numpy(means)
 
 
 def max_cut(distances: Tensor, groups: int, seed: int = 0) -> Tensor:
     """The group of each class, int64 ``[classes]``, numbered in the order of their first classes.
 
-    Exact for two groups of up to 20 classes; beyond that the best of 50 local searches that move single
-    classes and exchange pairs.  No group is empty.
+    Exact for two groups of up to 20 classes; beyond that the best of up to 50 local searches that move
+    single classes and exchange pairs.  No group is empty; with more groups than classes each class is a group.
     """
     weights = distances.numpy()
     classes = len(weights)
-    groups = min(groups, classes)
+    if groups >= classes:
+        return torch.arange(classes)
     if groups == 2 and classes <= EXACT_CLASSES:
         return _numbered(_exact_cut(weights))
-    draws = np.random.default_rng(seed)
-    searches = [_local_search(weights, groups, draws) for _ in range(RESTARTS)]
-    return _numbered(max(searches, key=lambda member: cut_value(weights, member)))
+    draws = generator(seed, "max-cut")
+    searches = max(3, min(50, SEARCHED_CLASSES // classes))
+    starts = [torch.randperm(classes, generator=draws).numpy() % groups for _ in range(searches)]
+    found = [_local_search(weights, start, groups) for start in starts]
+    return _numbered(max(found, key=lambda member: cut_value(weights, member)))
 
 
 def cut_value(weights: np.ndarray, member: np.ndarray) -> float:
@@ -80,29 +92,52 @@ def _exact_cut(weights: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], (best >> np.arange(classes - 1)) & 1])
 
 
-def _local_search(weights: np.ndarray, groups: int, draws: np.random.Generator) -> np.ndarray:
-    classes = len(weights)
-    member = draws.permutation(np.arange(classes) % groups)
+def _local_search(weights: np.ndarray, start: np.ndarray, groups: int) -> np.ndarray:
+    """Better and better partitions until neither a move nor an exchange helps.
+
+    The distance left within groups is compared as it comes out of the same sum every time, so each
+    partition differs from all before it and the search ends whatever the rounding.
+    """
+    member, to_group = start, _to_group(weights, start, groups)
     while True:
-        inside = weights @ np.eye(groups)[member]  # [classes, groups]: distance to each group
-        own = inside[np.arange(classes), member]
-        gain = own[:, None] - inside  # of moving a class: what is inside its group becomes outside
-        gain[np.bincount(member, minlength=groups)[member] == 1] = 0  # never empty a group
-        move = np.unravel_index(gain.argmax(), gain.shape)
-        swap_gain = gain[:, member] + gain[:, member].T + 2 * weights
-        swap_gain[member[:, None] == member[None, :]] = 0
-        alone = np.bincount(member, minlength=groups)[member] == 1
-        if alone.any():  # an exchange empties no group, but the gains of these were struck out above
-            full = own[:, None] - inside
-            swap_gain = full[:, member] + full[:, member].T + 2 * weights
-            swap_gain[member[:, None] == member[None, :]] = 0
-        swap = np.unravel_index(swap_gain.argmax(), swap_gain.shape)
-        if max(gain[move], swap_gain[swap]) <= 1e-9 * weights.max():
-            return member
-        if gain[move] >= swap_gain[swap]:
-            member[move[0]] = move[1]
+        for neighbour in (_best_move, _best_exchange):
+            changed = neighbour(weights, member, to_group)
+            changed_to_group = _to_group(weights, changed, groups)
+            if _own(changed_to_group, changed).sum() < _own(to_group, member).sum():
+                member, to_group = changed, changed_to_group
+                break
         else:
-            member[list(swap)] = member[list(swap)[::-1]]
+            return member
+
+
+def _to_group(weights: np.ndarray, member: np.ndarray, groups: int) -> np.ndarray:
+    """The distances of each class to the classes of each group, summed ``[classes, groups]``."""
+    return weights @ np.eye(groups)[member]
+
+
+def _own(to_group: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """The column of each class's own group ``[classes, 1]``."""
+    return np.take_along_axis(to_group, member[:, None], 1)
+
+
+def _best_move(weights: np.ndarray, member: np.ndarray, to_group: np.ndarray) -> np.ndarray:
+    """One class in another group.  A class alone gains nothing by a move, so no group is left empty."""
+    gains = _own(to_group, member) - to_group
+    label, group = np.unravel_index(gains.argmax(), gains.shape)
+    changed = member.copy()
+    changed[label] = group
+    return changed
+
+
+def _best_exchange(weights: np.ndarray, member: np.ndarray, to_group: np.ndarray) -> np.ndarray:
+    """Two classes of different groups in each other's place."""
+    one_way = (_own(to_group, member) - to_group)[:, member]  # of moving a class to the group of another
+    gains = one_way + one_way.T + 2 * weights  # either way counted the distance of the two as lost
+    gains[member[:, None] == member[None, :]] = -np.inf
+    pair = list(np.unravel_index(gains.argmax(), gains.shape))
+    changed = member.copy()
+    changed[pair] = member[pair[::-1]]
+    return changed
 
 
 def _numbered(member: np.ndarray) -> Tensor:

@@ -1,0 +1,101 @@
+"""Every number of a result row against loops, for all kinds of long tails."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ltdd_core.metrics import RECALL_FLOOR, average, row
+
+
+@st.composite
+def predictions(draw):
+    classes = draw(st.integers(2, 6))
+    counts = draw(st.lists(st.sampled_from([1, 19, 20, 21, 99, 100, 101, 5000]), min_size=classes, max_size=classes))
+    label = st.integers(0, classes - 1)
+    labels = list(range(classes)) + draw(st.lists(label, max_size=30))
+    predicted = draw(st.lists(label, min_size=len(labels), max_size=len(labels)))
+    groups = draw(st.none() | st.lists(st.integers(0, 2), min_size=classes, max_size=classes))
+    return predicted, labels, counts, groups
+
+
+def mean(values):
+    return sum(values) / len(values) if values else None
+
+
+def literal(predicted, labels, counts, groups):
+    pairs = list(zip(predicted, labels, strict=True))
+    recall = []
+    for c in range(len(counts)):
+        own = [p for p, label in pairs if label == c]
+        recall.append(100 * sum(p == c for p in own) / len(own))
+    middle = sum(recall) / len(recall)
+    return {
+        "accuracy": 100 * sum(p == label for p, label in pairs) / len(pairs),
+        "std": math.sqrt(sum((r - middle) ** 2 for r in recall) / len(recall)),
+        "many": mean([r for r, n in zip(recall, counts, strict=True) if n > 100]),
+        "medium": mean([r for r, n in zip(recall, counts, strict=True) if 20 <= n <= 100]),
+        "few": mean([r for r, n in zip(recall, counts, strict=True) if n < 20]),
+        "worst": min(recall),
+        "harmonic_mean": len(recall) / sum(1 / max(r, RECALL_FLOOR) for r in recall),
+        "group_accuracy": None if groups is None else mean([100.0 * (groups[p] == groups[c]) for p, c in pairs]),
+        "per_class": recall,
+    }
+
+
+def scored(predicted, labels, counts, groups, name="line"):
+    groups = None if groups is None else torch.tensor(groups)
+    return row(name, 7, torch.tensor(predicted), torch.tensor(labels), counts, groups)
+
+
+@given(predictions())
+@settings(max_examples=150, deadline=None)
+def test_a_row_is_what_loops_say(case):
+    found, expected = scored(*case).to_json(), literal(*case)
+    assert found.pop("name") == "line"
+    assert found.pop("images") == 7
+    assert set(found) == set(expected)
+    for key, value in expected.items():
+        assert found[key] == (None if value is None else pytest.approx(value, abs=1e-9)), key
+
+
+def test_shot_groups_end_at_100_and_20_images():
+    found = scored([0, 0, 2, 3], [0, 1, 2, 3], [101, 100, 20, 19], None)
+    assert (found.many, found.medium, found.few) == (100, 50, 100)
+    found = scored([0, 0], [0, 1], [50, 50], None)
+    assert (found.many, found.medium, found.few, found.group_accuracy) == (None, 50, None, None)
+
+
+def test_a_class_that_is_never_right_does_not_make_the_harmonic_mean_zero():
+    assert scored([0, 0], [0, 1], [5, 5], None).harmonic_mean == pytest.approx(2 / (1 / 100 + 1 / RECALL_FLOOR))
+    assert scored([1, 0], [0, 1], [5, 5], None).harmonic_mean == pytest.approx(RECALL_FLOOR)
+
+
+def test_the_group_can_be_right_where_the_class_is_wrong():
+    found = scored([1, 0, 3, 0], [0, 1, 2, 3], [5, 5, 5, 5], [0, 0, 1, 1])
+    assert (found.accuracy, found.group_accuracy) == (0, 75)
+
+
+@given(predictions(), st.integers(1, 4), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_repeats_are_averaged_field_by_field(case, repeats, random):
+    predicted, labels, counts, groups = case
+    rows = []
+    for _ in range(repeats):
+        random.shuffle(predicted)
+        rows.append(scored(predicted, labels, counts, groups))
+    means, deviations = average(rows)
+    for key, value in rows[0].to_json().items():
+        values = [one.to_json()[key] for one in rows]
+        if key in ("name", "images"):
+            assert getattr(means, key) == getattr(deviations, key) == value
+        elif value is None:
+            assert getattr(means, key) is None
+            assert getattr(deviations, key) is None
+        else:
+            np.testing.assert_allclose(getattr(means, key), np.mean(values, 0), atol=1e-9)
+            np.testing.assert_allclose(getattr(deviations, key), np.std(values, 0), atol=1e-9)
+            assert type(getattr(means, key)) is type(value)

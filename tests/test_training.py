@@ -1,0 +1,248 @@
+"""The training loop: schedules, determinism, one image, soft labels, and what is trained only once."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ltdd_core import Augmentation, Normalisation, RunFailed, Trainer, TrainingSet, cross_entropy, generator
+from ltdd_core.networks import MLP, ConvNet, ResNet18
+from ltdd_core.seeding import global_generator
+from ltdd_core.training import TrainingOptions, _factor, train
+
+PLAIN = Normalisation((0.0,), (1.0,))
+CPU = torch.device("cpu")
+
+
+def toy(n=24, classes=3, name="original", soft=False, seed=0):
+    """Images whose brightness is their class."""
+    labels = torch.arange(n) % classes
+    images = labels[:, None, None, None] + 0.3 * torch.randn(n, 1, 8, 8, generator=generator(seed, "toy"))
+    if soft:
+        labels = 0.7 * F.one_hot(labels, classes) + 0.3 / classes
+    return TrainingSet(name, images, labels, PLAIN, classes)
+
+
+def small(kind=ConvNet, outputs=3, **options):
+    with global_generator(0, "small"):
+        defaults = {"width": 4, "depth": 1} if kind is not ResNet18 else {}
+        return kind((1, 8, 8), outputs, kind.Options(**{**defaults, **options}))
+
+
+def trained(data=None, network=None, *, augmentation="none", seed=0, purpose="classes", loss=cross_entropy, **options):
+    network = network or small()
+    settings = TrainingOptions(**{"epochs": 4, "batch": 10, **options})
+    augment = Augmentation(augmentation)
+    data = data or toy()
+    return train(
+        network, data, settings, loss=loss, augmentation=augment, seed=seed, purpose=purpose, device=CPU
+    )  # fmt: skip
+
+
+def weights(network):
+    return torch.cat([value.flatten().float() for value in network.state_dict().values()])
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 300])
+def test_learning_rates_of_the_epochs(epochs):
+    def factors(schedule):
+        return [_factor(TrainingOptions(epochs=epochs, schedule=schedule), epoch) for epoch in range(epochs)]
+
+    assert factors("constant") == [1.0] * epochs
+    assert factors("step") == [1.0 if epoch < epochs // 2 + 1 else 0.1 for epoch in range(epochs)]
+    assert factors("cosine") == pytest.approx([(1 + math.cos(math.pi * e / epochs)) / 2 for e in range(epochs)])
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine", "constant"])
+def test_a_whole_training_against_sgd_written_out(schedule):
+    """Momentum, weight decay, the schedule, the order of the images and the last, smaller batch."""
+    data, network, reference = toy(), small(MLP).double(), small(MLP).double()
+    data = replace(data, images=data.images.double())
+    trained(data, network, schedule=schedule, epochs=5, lr=0.1, momentum=0.8, weight_decay=0.01)
+    velocity = [torch.zeros_like(p) for p in reference.parameters()]
+    for epoch in range(5):
+        rate = {"step": 1.0 if epoch < 3 else 0.1, "cosine": (1 + math.cos(math.pi * epoch / 5)) / 2, "constant": 1.0}
+        order = torch.randperm(24, generator=generator(0, "classes: epoch", epoch))
+        for part in (order[:10], order[10:20], order[20:]):
+            loss = 0
+            for i in part:
+                loss = loss - reference(data.images[i][None]).log_softmax(1)[0, data.labels[i]] / len(part)
+            gradients = torch.autograd.grad(loss, list(reference.parameters()))
+            with torch.no_grad():
+                for p, v, g in zip(reference.parameters(), velocity, gradients, strict=True):
+                    v.mul_(0.8).add_(g + 0.01 * p)
+                    p.sub_(0.1 * rate[schedule] * v)
+    for found, expected in zip(network.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_same_seed_and_purpose_give_the_same_network_and_others_another():
+    def network(**settings):
+        return weights(trained(augmentation="color_crop_flip", **settings))
+
+    first, before = network(), torch.random.get_rng_state()
+    torch.rand(5)
+    assert torch.equal(first, network())
+    assert not torch.equal(first, network(seed=1))
+    assert not torch.equal(first, network(purpose="groups"))
+    torch.random.set_rng_state(before)
+    network()
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_dropout_draws_are_private():
+    class Dropped(MLP):
+        def embed(self, images):
+            return F.dropout(super().embed(images), 0.5, self.training)
+
+    before = torch.random.get_rng_state()
+    first, second = (weights(trained(network=small(Dropped))) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, weights(trained(network=small(MLP))))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_loss_falls_and_the_classes_are_learnt(soft):
+    data, network = toy(60, soft=soft), small(width=8)
+    start = cross_entropy(network(data.images), data.labels).item()
+    trained(data, network, epochs=30, lr=0.05)
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    logits = network(data.images)
+    assert cross_entropy(logits, data.labels).item() < 0.75 * start
+    likeliest = data.labels.argmax(1) if soft else data.labels
+    assert (logits.argmax(1) == likeliest).float().mean() > 0.9
+
+
+def test_soft_labels_that_are_one_hot_train_as_hard_ones():
+    data = toy()
+    hot = replace(data, labels=F.one_hot(data.labels, 3).float())
+    torch.testing.assert_close(weights(trained(data)), weights(trained(hot)))
+
+
+def test_soft_cross_entropy_is_the_sum_over_classes():
+    logits, labels = torch.randn(4, 3, generator=generator(0, "l")), toy(4, soft=True).labels
+    expected = [
+        -sum(y * p.log() for y, p in zip(row, z.softmax(0), strict=True)) for row, z in zip(labels, logits, strict=True)
+    ]
+    torch.testing.assert_close(cross_entropy(logits, labels), sum(expected) / 4)
+
+
+@pytest.mark.parametrize("network", [(ConvNet, {}), (ConvNet, {"norm": "batch"}), (ResNet18, {}), (MLP, {})])
+@pytest.mark.parametrize("images", [1, 11])
+def test_a_batch_of_one_image_is_a_normal_case(network, images):
+    """ResNet-18 turns 8x8 pixels into one, of whose single value batch normalisation has no variance."""
+    kind, options = network
+    before = weights(small(kind, **options))
+    result = trained(toy(images), small(kind, **options), epochs=2)
+    assert torch.isfinite(weights(result)).all()
+    assert not torch.equal(weights(result), before)
+    norms = [m for m in result.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(int(m.num_batches_tracked) == (2 if images == 11 else 0) for m in norms)
+
+
+def test_the_order_decides_what_is_seen_and_when():
+    asked, seen = [], []
+
+    def order(progress, draws):
+        asked.append((progress, torch.rand((), generator=draws).item()))
+        return torch.tensor([5, 5, 2])
+
+    def loss(logits, labels):
+        seen.append(labels.tolist())
+        return cross_entropy(logits, labels)
+
+    data = replace(toy(), labels=torch.arange(24) % 3, order=order)
+    trained(data, epochs=3, batch=2, loss=loss)
+    assert [progress for progress, _ in asked] == [0, 0.5, 1]
+    assert len({draw for _, draw in asked}) == 3
+    assert seen == [[2, 2], [2]] * 3
+
+
+def test_an_epoch_without_images_is_passed_over():
+    """A sampler can draw none of the few images of a stage."""
+
+    def order(progress, draws):
+        return torch.arange(24 if progress == 1 else 0)
+
+    result = trained(replace(toy(), order=order), epochs=2)
+    assert torch.isfinite(weights(result)).all()
+    assert not torch.equal(weights(result), weights(small()))
+
+
+def test_weights_that_are_not_finite_are_an_error_that_says_what_to_try():
+    with pytest.raises(RunFailed, match=r"training of classes diverged.*--set training\.original\.lr"):
+        trained(lr=1e30)
+
+
+class Stop(Exception):
+    pass
+
+
+def trainer(calls=None, stop_at=None, **options):
+    """A trainer that notes what it starts, and can be stopped at a step."""
+    steps = []
+
+    def keep_going():
+        steps.append(1)
+        if len(steps) == stop_at:
+            raise Stop
+
+    settings = TrainingOptions(**{"epochs": 2, "batch": 10, **options})
+    return Trainer(
+        lambda shape, outputs: ConvNet(shape, outputs, ConvNet.Options(width=4, depth=1)),
+        {"original": settings, "distilled": settings},
+        Augmentation("none"),
+        seed=0,
+        device=CPU,
+        chunk=7,
+        keep_going=keep_going,
+        started=lambda purpose: None if calls is None else calls.append(purpose),
+    )
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_training_stops_before_the_step_at_which_keep_going_raises(step):
+    before, calls = torch.random.get_rng_state(), []
+    made = trainer(calls, stop_at=step)
+    with pytest.raises(Stop):
+        made.train(toy(), outputs=3)
+    assert torch.equal(before, torch.random.get_rng_state())
+    again = made.train(toy(), outputs=3)  # nothing half-trained is kept
+    assert len(calls) == 2
+    assert torch.equal(weights(again), weights(trainer().train(toy(), outputs=3)))
+
+
+def test_a_network_is_trained_once_for_each_set_and_purpose():
+    calls, made = [], None
+    made = trainer(calls)
+    first = made.train(toy(), outputs=3)
+    assert made.train(toy(), outputs=3) is first
+    others = [
+        made.train(toy(name="distilled"), outputs=3),
+        made.train(toy(), outputs=3, purpose="other"),
+    ]
+    assert calls == ["classes on the original set", "classes on the distilled set", "other on the original set"]
+    assert len({weights(network).sum().item() for network in (first, *others)}) == 3
+
+
+def test_what_is_trained_does_not_depend_on_what_was_trained_before():
+    made = trainer()
+    made.train(toy(), outputs=2, purpose="something else", loss=lambda logits, labels: logits.square().mean())
+    assert torch.equal(weights(made.train(toy(), outputs=3)), weights(trainer().train(toy(), outputs=3)))
+
+
+def test_features_are_those_of_each_image_alone():
+    made, data = trainer(), toy()
+    data = replace(
+        data, images=(40 * data.images.clamp(0)).to(torch.uint8), normalisation=Normalisation((0.2,), (0.5,))
+    )
+    network = made.train(data, outputs=3)
+    found = made.features(network, data)
+    for image, feature in zip(data.images, found, strict=True):
+        torch.testing.assert_close(network.embed(((image.double() / 255 - 0.2) / 0.5).float()[None])[0], feature)
+    assert not found.requires_grad
