@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ltdd_core.catalog import Catalog
-from ltdd_core.config import Config, Layer, resolve, select
+from ltdd_core.config import Config, resolve, resolve_data
 from ltdd_core.data import LongTailedSet, load_long_tailed
 from ltdd_core.distillation import prepare_device
+from ltdd_core.errors import InputError
 from ltdd_core.evaluation import Repeated, repeated_rows
+from ltdd_core.layers import Layer, normalised
 from ltdd_core.plugins import load_plugins
 from ltdd_core.progress import Display
 from ltdd_core.run import CONFIG, RunFolder
@@ -42,7 +44,7 @@ def load_data(name: str, **options: Any) -> LongTailedSet:
     Raises:
         InputError: an unknown name or option, or the images are missing or cannot be used.
     """
-    source = select(Catalog(load_plugins()), "data", {"name": name, **options})
+    source = resolve_data(Catalog(load_plugins()), [Layer("load_data()", {"data": {"name": name, **options}})])
     return load_long_tailed(name, source.make())
 
 
@@ -60,7 +62,8 @@ def evaluate(
     Args:
         distilled: the folder of a run, or its ``distilled.safetensors`` (then say where the images of its
             data set are: ``settings=[Layer("call", {"data": {"root": ...}})]``).
-        networks: names; the network it was distilled with unless given.
+        networks: names; the network it was distilled with unless given.  That network keeps the options of
+            the run; ``settings`` change the options of any.
         repeats: how many seeds, from the configured one on.
         settings: what to change in the stored configuration: ``head``, ``recipe``, ``plugins``, ``training``.
             A new head drops the stored recipe, new plugins drop both.
@@ -70,21 +73,24 @@ def evaluate(
     """
     catalog = catalog or Catalog(load_plugins())
     loaded = load_distilled(distilled)
-    stored = _stored_settings(Path(distilled), dict(loaded.origin.get("configuration", {})))
-    changed = {key for layer in settings for key in layer.tree}
+    given = [normalised(layer) for layer in settings]
+    stored = _stored_settings(Path(distilled), loaded.origin)
+    changed = {key for layer in given for key in layer.tree}
     for key, dropped in (("head", ("recipe",)), ("plugins", ("head", "recipe"))):
         if key in changed:
             for kind in dropped:
                 stored.pop(kind, None)
-    config = resolve(catalog, [Layer(str(distilled), {**stored, "plugins": []}), *settings])
-    chosen = [select(catalog, "network", {"name": name}) for name in networks] or [config.network]
+    below = Layer(str(distilled), {**stored, "plugins": []})
+    named = [[Layer("--network", {"network": {"name": name}})] for name in networks] or [[]]
+    configs = [resolve(catalog, [below, *name, *given]) for name in named]
+    config = configs[0]
     device = prepare_device(config)
     data = load_long_tailed(config.data.name, config.data.make())
     yield from repeated_rows(
         config,
         data,
         loaded,
-        networks=chosen,
+        networks=[each.network for each in configs],
         repeats=repeats,
         device=device,
         catalog=catalog,
@@ -92,7 +98,12 @@ def evaluate(
     )
 
 
-def _stored_settings(path: Path, inside: dict[str, Any]) -> dict[str, Any]:
+def _stored_settings(path: Path, origin: Any) -> dict[str, Any]:
     """The configuration of the run folder, which knows where the data are; else the one in the file."""
     folder = path if path.is_dir() else path.parent
-    return RunFolder(folder).stored_config() if (folder / CONFIG).exists() else inside
+    if (folder / CONFIG).exists():
+        return RunFolder(folder).stored_config()
+    inside = origin.get("configuration", {}) if isinstance(origin, dict) else None
+    if not isinstance(inside, dict):
+        raise InputError(f"{path}: its configuration is malformed.")
+    return dict(inside)

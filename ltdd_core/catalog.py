@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltdd_core.errors import InputError, unknown
-from ltdd_core.plugins import Plugin, Plugins
+from ltdd_core.plugins import Plugin, Plugins, one_line
 
 KINDS: Mapping[str, str] = {
     "data": "ltdd_register_datasets",
@@ -42,10 +42,10 @@ class Entry:
         module, _, attribute = self.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except (Exception, SystemExit) as error:  # somebody else's code: all we know is that it does not load
             raise InputError(
-                f"{self.kind} {self.name!r} of plugin {self.owner.name!r} ({self.owner}) "
-                f"cannot be loaded from {self.target!r}: {error}"
+                f"{self.kind} {self.name!r} of plugin {self.owner.name!r} ({self.owner}) cannot be loaded from "
+                f"{self.target!r}: {one_line(error)}. Its traceback: ltdd plugins {self.owner.name}"
             ) from error
 
 
@@ -94,6 +94,8 @@ class Catalog:
 
     def _collector(self, offers: dict[tuple[str, str], Entry], kind: str, plugin: Plugin) -> Any:
         def register(name: str, component: Any) -> None:
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"register(name, component): the name of a {kind} must be text, not {name!r}")
             owner = self._tables[kind][name].owner if name in self._tables[kind] else None
             if (kind, name) in offers:
                 owner = plugin

@@ -1,33 +1,41 @@
 """One configuration from many places: defaults < data source < preset < YAML file < command line.
 
-A configuration is a tree such as::
-
-    matcher: {name: dm, lr_img: 1.0}
-    data: {name: cifar10-lt-1k, root: images}
-    plugins: [twostage]
-    ipc: 10
-
-Every component declares its own options; here they are put together and validated, and what is wrong is
-answered with where it was written and the nearest name that would have been right.
+Every component declares its own options; here the layers of :mod:`ltdd_core.layers` are put together and
+validated, and what is wrong is answered with where it was written and the nearest name that would have
+been right.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ValidationError
-
 from ltdd_core.catalog import Catalog
-from ltdd_core.errors import InputError, unknown
-from ltdd_core.interfaces import BaseOptions, option
+from ltdd_core.errors import InputError, OptionError, unknown
+from ltdd_core.interfaces import (
+    BaseOptions,
+    ClassifierHead,
+    DataSource,
+    Matcher,
+    Network,
+    Recipe,
+    Sampler,
+    option,
+)
+from ltdd_core.layers import COMPONENTS, Layer, Tree, located, merged, normalised
 from ltdd_core.training import TrainingOptions
+from ltdd_core.validation import brief, validate_options
 
-Tree = dict[str, Any]
-COMPONENTS = ("data", "sampler", "network", "matcher", "head", "recipe")
+INTERFACES: Mapping[str, Any] = {
+    "data": DataSource,
+    "sampler": Sampler,
+    "network": Network,
+    "matcher": Matcher,
+    "head": ClassifierHead,
+    "recipe": Recipe,
+}
 DEFAULT_NAMES = {
     "data": "digits-lt",
     "sampler": "instance",
@@ -42,7 +50,7 @@ class RunOptions(BaseOptions):
 
     ipc: int = option(10, "synthetic images per class", ge=1)
     iterations: int = option(1000, "steps of the matcher; the published lengths are in the presets", ge=1)
-    init: str = option("real", "initial images: real (drawn by the sampler), or noise")
+    init: Literal["real", "noise"] = option("real", "initial images: real ones, drawn by the sampler, or noise")
     augment: str = option(
         "color_crop_cutout_flip_scale_rotate",
         "differentiable augmentation in matching and training, operations joined by _, or none",
@@ -80,7 +88,9 @@ class Compute(BaseOptions):
     precision: Literal["fp32", "bf16"] = option("fp32", "of networks while matching; fp32 is the reference")
     compile: bool = option(False, "compile the network while matching (needs a C++ compiler on a CPU)")
     checkpoint_every: int = option(20, "steps between checkpoints", ge=1)
-    chunk: int | None = option(None, "real images at once without gradient; 32 on a CPU, 2048 on a GPU", ge=1)
+    chunk: int | None = option(
+        None, "images at once without gradient; 32 (test images 64) on a CPU, 2048 on a GPU", ge=1
+    )
 
 
 @dataclass(frozen=True)
@@ -132,166 +142,54 @@ class Config:
         return tree
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A tree and the place where the user wrote it, for messages."""
-
-    origin: str
-    tree: Tree
-
-
 def resolve(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None) -> Config:
     """Put layers together, later ones above earlier ones, and validate the result.
 
     Raises:
         InputError: an unknown name, an unknown option, a value out of range.
     """
-    given = [Layer(layer.origin, _normal(layer)) for layer in layers]
-    if preset is not None:
-        given.insert(0, Layer(f"preset {preset!r}", _normal(Layer("", catalog.get("preset", preset).load()))))
-    wanted = merged(given)
-    given.insert(1 if preset is not None else 0, Layer("--plugin", _chosen_by_plugins(catalog, wanted)))
-    given.insert(0, Layer("default", {kind: {"name": name} for kind, name in DEFAULT_NAMES.items()}))
-    source = catalog.get("data", merged(given)["data"]["name"])
-    given.insert(1, Layer(f"data source {source.name!r}", dict(source.load().suggested)))
-    return _validated(catalog, merged(given), given)
+    given = [normalised(layer) for layer in layers]
+    lower = [] if preset is None else [preset_layer(catalog, preset)]
+    wanted = merged([*lower, *given])
+    chosen = _chosen_by_plugins(catalog, wanted, named=merged(given))
+    stack = [_defaults(), *lower, *chosen, *given]
+    try:
+        source = _entry(catalog, "data", merged(stack)["data"])
+        suggested = dict(source.load().suggested)
+        stack.insert(1, normalised(Layer(f"data source {source.name!r}", suggested)))
+        return _validated(catalog, merged(stack))
+    except OptionError as error:
+        raise located(stack, error) from error
 
 
-def from_file(path: Path) -> Layer:
-    """A YAML configuration file.
+def resolve_data(catalog: Catalog, layers: Sequence[Layer]) -> Selection:
+    """Only the data source of a configuration that says nothing else.
 
     Raises:
-        InputError: it cannot be read, holds a tag or anything else that is not plain data.
+        InputError: an unknown name, an unknown option, a value out of range, another section.
     """
+    stack = [normalised(layer) for layer in layers]
+    tree = merged([_defaults(), *stack])
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not plain YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: a configuration is a mapping, such as 'ipc: 10'.")
-    return Layer(str(path), tree)
+        for key in merged(stack):
+            if key != "data":
+                raise OptionError({(key,): str(unknown("section", key, ["data"]))})
+        return select(catalog, "data", tree["data"])
+    except OptionError as error:
+        raise located(stack, error) from error
 
 
-def from_assignments(assignments: Sequence[str]) -> list[Layer]:
-    """One layer for each ``--set path.to.option=value``; the value is YAML.
+def preset_layer(catalog: Catalog, name: str) -> Layer:
+    """A preset by name.
 
     Raises:
-        InputError: it is not of that form.
+        InputError: there is none of that name, or it is not a mapping.
     """
-    layers = []
-    for text in assignments:
-        path, equals, value = text.partition("=")
-        if not equals or not all(path.split(".")):
-            raise InputError(f"--set {text}: write it as --set matcher.lr_img=1.0.")
-        try:
-            tree = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {text}: the value is not plain YAML.") from error
-        for key in reversed(path.split(".")):
-            tree = {key: tree}
-        layers.append(Layer(f"--set {path}", tree))
-    return layers
-
-
-def validate_options(what: str, model: type[BaseModel], values: Mapping[str, Any]) -> Any:
-    """Make an ``Options`` object.
-
-    Raises:
-        InputError: with every wrong value, and the nearest name for an unknown one.
-    """
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        raise InputError(" ".join(_explain(what, model, one) for one in error.errors())) from error
-
-
-def _explain(what: str, model: type[BaseModel], error: Any) -> str:
-    place = [part for part in error["loc"] if isinstance(part, str)]
-    if error["type"] == "extra_forbidden":
-        for part in place[:-1]:
-            model = model.model_fields[part].annotation  # type: ignore[assignment]
-        return str(unknown(f"option of {what}:", place[-1], model.model_fields))
-    name = ".".join([what, *(str(part) for part in error["loc"])])
-    return f"{name}: {error['msg'][0].lower() + error['msg'][1:]} (got {error['input']!r})."
-
-
-def _normal(layer: Layer) -> Tree:
-    """Short forms spelt out: ``method: dm``, ``plugin: twostage``, ``head: linear``."""
-    tree = dict(layer.tree)
-    if "method" in tree:
-        tree["matcher"] = _merge({"name": tree.pop("method")}, tree.get("matcher") or {})
-    if "plugin" in tree:
-        tree["plugins"] = tree.pop("plugin")
-    if isinstance(tree.get("plugins"), str):
-        tree["plugins"] = [tree["plugins"]]
-    for kind in COMPONENTS:
-        if isinstance(tree.get(kind), str):
-            tree[kind] = {"name": tree[kind]}
-        if kind in tree and not isinstance(tree[kind], dict):
-            raise InputError(f"{layer.origin}: {kind} is a name, or a mapping with a name and options.")
-        if kind in tree and not isinstance(tree[kind].get("name", ""), str):
-            raise InputError(f"{layer.origin}: {kind}.name must be a name.")
-    return tree
-
-
-def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Tree:
-    merged = dict(lower)
-    for key, value in upper.items():
-        below = merged.get(key)
-        if isinstance(value, dict) and isinstance(below, dict):
-            other_component = key in COMPONENTS and value.get("name", below.get("name")) != below.get("name")
-            merged[key] = dict(value) if other_component and "name" in below else _merge(below, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def merged(layers: Sequence[Layer]) -> Tree:
-    """Later layers above earlier ones."""
-    tree: Tree = {}
-    for layer in layers:
-        tree = _merge(tree, layer.tree)
-    return tree
-
-
-def _chosen_by_plugins(catalog: Catalog, wanted: Tree) -> Tree:
-    names = wanted.get("plugins") or ()
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise InputError("plugins must be a list of names.")
-    chosen: dict[str, tuple[str, str]] = {}
-    for plugin in catalog.plugins.named(names):
-        answer = catalog.plugins.call(plugin, "ltdd_choose", config=wanted) or {}
-        for kind, name in answer.items():
-            if kind not in COMPONENTS:
-                raise InputError(f"plugin {plugin.name!r} ({plugin}) chooses for {kind!r}, which does not exist.")
-            if kind in chosen and chosen[kind][0] != name:
-                raise InputError(
-                    f"plugins {chosen[kind][1]!r} and {plugin.name!r} choose different {kind}s, "
-                    f"{chosen[kind][0]!r} and {name!r}: name one with --set {kind}.name=NAME."
-                )
-            chosen[kind] = name, plugin.name
-    return {kind: {"name": name} for kind, (name, _) in chosen.items()}
-
-
-def _validated(catalog: Catalog, tree: Tree, layers: Sequence[Layer]) -> Config:
-    sections = {*COMPONENTS, "training", "compute", *RunOptions.model_fields}
-    for key in tree:
-        if key not in sections:
-            raise _located(layers, key, unknown("option", key, {*sections, "method", "plugin"} - {"matcher"}))
-    if "name" not in tree.get("matcher", {}):
-        raise InputError(f"name a method: --method {'|'.join(catalog.names('matcher'))}.")
-    run = {key: value for key, value in tree.items() if key in RunOptions.model_fields}
-    try:
-        return Config(
-            **{kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS},
-            run=validate_options("run", RunOptions, run),
-            training=validate_options("training", Training, tree.get("training") or {}),
-            compute=validate_options("compute", Compute, tree.get("compute") or {}),
-        )
-    except InputError as error:
-        raise _located(layers, str(error), error) from error
+    entry = catalog.get("preset", name)
+    tree = entry.load()
+    if not isinstance(tree, Mapping):
+        raise InputError(f"preset {name!r} of plugin {entry.owner.name!r} ({entry.owner}) is not a mapping.")
+    return normalised(Layer(f"preset {name!r}", dict(tree)))
 
 
 def select(catalog: Catalog, kind: str, section: Mapping[str, Any]) -> Selection:
@@ -300,25 +198,66 @@ def select(catalog: Catalog, kind: str, section: Mapping[str, Any]) -> Selection
     Raises:
         InputError: an unknown name or option, a value out of range.
     """
-    entry = catalog.get(kind, section["name"])
-    component = entry.load()
+    entry = _entry(catalog, kind, section)
+    component: Any = entry.load()
+    wanted = INTERFACES[kind]
+    suitable = isinstance(component, type) and issubclass(component, wanted)
+    if not suitable:
+        raise InputError(
+            f"{kind} {entry.name!r} of plugin {entry.owner.name!r} ({entry.owner}) is no subclass of {wanted.__name__}."
+        )
     values = {key: value for key, value in section.items() if key != "name"}
-    options = validate_options(f"{kind} {entry.name}", component.Options, values)
+    options = validate_options((kind,), component.Options, values)
     return Selection(kind, entry.name, options, component, str(entry.owner))
 
 
-def _located(layers: Sequence[Layer], text: str, error: InputError) -> InputError:
-    """Put in front of a message the file or option that wrote what it complains about, if one can tell."""
-    for layer in reversed(layers):
-        if layer.origin.startswith(("default", "--plugin", "data source")):
-            continue
-        leaves = _leaves(layer.tree)
-        if any(f"'{leaf}'" in text or f".{leaf}:" in text or leaf == text for leaf in leaves):
-            return InputError(f"{layer.origin}: {error}")
-    return error
+def _defaults() -> Layer:
+    return Layer("default", {kind: {"name": name} for kind, name in DEFAULT_NAMES.items()})
 
 
-def _leaves(tree: Any) -> list[str]:
-    if isinstance(tree, dict):
-        return [leaf for key, value in tree.items() for leaf in (str(key), *_leaves(value))]
-    return [tree] if isinstance(tree, str) else []
+def _entry(catalog: Catalog, kind: str, section: Mapping[str, Any]) -> Any:
+    try:
+        return catalog.get(kind, section["name"])
+    except InputError as error:
+        raise OptionError({(kind, "name"): str(error)}) from error
+
+
+def _chosen_by_plugins(catalog: Catalog, wanted: Tree, *, named: Tree) -> list[Layer]:
+    """What active plugins stand for, a layer each; ``named`` is what the user said and they cannot change."""
+    names = wanted.get("plugins", ())
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"plugins must be a list of names, not {brief(names)}.")
+    chosen: dict[str, tuple[str, str]] = {}
+    layers = []
+    for plugin in catalog.plugins.named(names):
+        answer = catalog.plugins.call(plugin, "ltdd_choose", config=copy.deepcopy(wanted)) or {}
+        for kind, name in answer.items():
+            if kind not in COMPONENTS:
+                raise InputError(f"plugin {plugin.name!r} ({plugin}) chooses for {kind!r}, which does not exist.")
+            if "name" in named.get(kind, {}):
+                continue
+            other, by = chosen.setdefault(kind, (name, plugin.name))
+            if other != name:
+                raise InputError(
+                    f"plugins {by!r} and {plugin.name!r} choose different {kind}s, "
+                    f"{other!r} and {name!r}: name one with --set {kind}.name=NAME."
+                )
+        tree = {kind: {"name": name} for kind, name in answer.items()}
+        layers.append(Layer(f"plugin {plugin.name!r}", tree))
+    return layers
+
+
+def _validated(catalog: Catalog, tree: Tree) -> Config:
+    sections = {*COMPONENTS, "training", "compute", *RunOptions.model_fields}
+    for key in tree:
+        if key not in sections:
+            raise OptionError({(key,): str(unknown("option", key, {*sections, "method", "plugin"}))})
+    if "name" not in tree.get("matcher", {}):
+        raise InputError(f"name a method: --method {'|'.join(catalog.names('matcher'))}.")
+    run = {key: value for key, value in tree.items() if key in RunOptions.model_fields}
+    return Config(
+        **{kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS},
+        run=validate_options((), RunOptions, run),
+        training=validate_options(("training",), Training, tree.get("training", {})),
+        compute=validate_options(("compute",), Compute, tree.get("compute", {})),
+    )

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class InputError(Exception):
     """What the user gave is wrong; the message is the whole answer. Exit code 2."""
+
+
+class OptionError(InputError):
+    """Something is wrong at known places of a configuration.
+
+    Args:
+        faults: what is wrong, by the path of keys that leads there.
+    """
+
+    def __init__(self, faults: Mapping[tuple[str, ...], str]) -> None:
+        super().__init__(" ".join(faults.values()))
+        self.faults = faults
 
 
 class RunFailed(Exception):
@@ -21,6 +33,6 @@ class Interrupted(Exception):
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """An error for a name that does not exist, with the nearest one that does."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return InputError(f"unknown {what} {name!r}.{hint} Available: {', '.join(names) or 'none'}.")

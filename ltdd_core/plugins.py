@@ -8,6 +8,7 @@ which packages lie on the path does not matter.  A plugin that cannot be loaded 
 from __future__ import annotations
 
 import os
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,11 @@ from ltdd_core.errors import InputError, unknown
 GROUP = "ltdd"
 BLOCK_VARIABLE = "LTDD_BLOCK_PLUGINS"
 LOAD_VARIABLE = "LTDD_LOAD_PLUGINS"
+
+
+def one_line(error: BaseException) -> str:
+    """The type of an error and what it says, without line breaks and not at any length."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...").rstrip(": ")
 
 
 @dataclass
@@ -39,10 +45,7 @@ class Plugin:
     @property
     def reason(self) -> str:
         """Why it is broken, in one line; empty when it is not."""
-        if self.error is None:
-            return ""
-        text = str(self.error).strip().splitlines()
-        return f"{type(self.error).__name__}: {text[0] if text else ''}".rstrip(": ")
+        return "" if self.error is None else one_line(self.error)
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
@@ -79,7 +82,9 @@ class Plugins:
         Raises:
             InputError: there is no such plugin, or it is broken or blocked.
         """
-        by_name = {plugin.name: plugin for plugin in self.listed}
+        by_name: dict[str, Plugin] = {}
+        for plugin in self.listed:  # whoever came first has the name; a later one is broken for it
+            by_name.setdefault(plugin.name, plugin)
         found = []
         for name in dict.fromkeys(names):
             if name not in by_name:
@@ -106,10 +111,10 @@ class Observers:
                 continue
             try:
                 self.plugins.call(plugin, hook, **facts)
-            except Exception as error:  # a watcher must never stop what it watches
-                self.detached[plugin.name] = f"{hook}: {type(error).__name__}: {error}"
+            except (Exception, SystemExit) as error:  # a watcher must never stop what it watches
+                self.detached[plugin.name] = f"{hook}: {one_line(error)}"
                 warnings.warn(
-                    f"plugin {plugin.name!r} ({plugin}) raised in {hook} and watches no longer: {error}",
+                    f"plugin {plugin.name!r} ({plugin}) raised in {hook} and watches no longer: {one_line(error)}",
                     stacklevel=2,
                 )
 

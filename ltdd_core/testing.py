@@ -22,7 +22,16 @@ from ltdd_core.augment import Augmentation
 from ltdd_core.config import Training
 from ltdd_core.data import LongTailedSet, Normalisation
 from ltdd_core.errors import InputError
-from ltdd_core.interfaces import BaseOptions, ClassifierHead, Distillation, Matcher, Network, Recipe, Sampler, TrainingSet
+from ltdd_core.interfaces import (
+    BaseOptions,
+    ClassifierHead,
+    Distillation,
+    Matcher,
+    Network,
+    Recipe,
+    Sampler,
+    TrainingSet,
+)
 from ltdd_core.networks import ConvNet, NetworkPool
 from ltdd_core.seeding import generator
 from ltdd_core.training import Trainer
@@ -102,7 +111,7 @@ def check_sampler(component: type[Sampler], **options: Any) -> None:
             order = sampler.epoch(progress, generator(2, "check"))
             _must(order.dtype == torch.int64, component, "epoch gives int64 indices")
             _must(len(order) == len(data.train_labels), component, "epoch gives as many draws as there are images")
-            _must(0 <= int(order.min()) and int(order.max()) < len(order), component, "epoch gives valid indices")
+            _must(int(order.min()) >= 0 and int(order.max()) < len(order), component, "epoch gives valid indices")
 
 
 def check_matcher(component: type[Matcher], *, sampler: Sampler | None = None, **options: Any) -> None:

@@ -6,13 +6,17 @@ Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 interrupted (and saved)
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from ltdd_core.errors import InputError, Interrupted, RunFailed
+from ltdd_core.cli.commands import COMMANDS, plugin_commands
+from ltdd_core.errors import InputError, Interrupted, RunFailed, unknown
 
-COMMANDS = ("distill", "evaluate", "plugins", "describe", "data")
+PLUGIN_COMMANDS = "ltdd.plugin_commands"
 
 
 class Ended(click.ClickException):
@@ -23,43 +27,68 @@ class Ended(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]
 
 
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn our errors, and those of click about options, into one line and an exit code."""
+    try:
+        yield
+    except InputError as error:
+        raise Ended(str(error), 2) from error
+    except RunFailed as error:
+        raise Ended(str(error), 1) from error
+    except Interrupted as error:
+        raise Ended(str(error), 130) from error
+    except (KeyboardInterrupt, click.Abort) as error:
+        raise Ended("interrupted; what the last checkpoint holds is saved.", 130) from error
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        raise Ended(" ".join(error.format_message().split()), 2) from error
+
+
 class Commands(click.Group):
-    """Imports a command when it is named, asks plugins for theirs, and turns our errors into exit codes."""
+    """Imports a command when it is named and asks plugins for theirs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Ours first, then those of plugins."""
-        return [*COMMANDS, *sorted(set(self._with_plugins().commands) - set(COMMANDS))]
+        return [*COMMANDS, *sorted(self._of_plugins(ctx))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A command by name."""
         if cmd_name in COMMANDS:
             command: click.Command = importlib.import_module(f"ltdd_core.cli.{cmd_name}").command
             return command
-        return self._with_plugins().commands.get(cmd_name)
+        return self._of_plugins(ctx).get(cmd_name)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Options before the command."""
+        with exit_codes():
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
-        try:
+        with exit_codes():
             return super().invoke(ctx)
-        except InputError as error:
-            raise Ended(str(error), 2) from error
-        except RunFailed as error:
-            raise Ended(str(error), 1) from error
-        except Interrupted as error:
-            raise Ended(str(error), 130) from error
-        except (KeyboardInterrupt, click.Abort) as error:
-            raise Ended("interrupted; what the last checkpoint holds is saved.", 130) from error
 
-    def _with_plugins(self) -> click.Group:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first word names."""
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise unknown("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+    def _of_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
+        from ltdd_core.catalog import Catalog
         from ltdd_core.plugins import load_plugins
 
-        group, plugins = click.Group(), load_plugins()
-        for plugin in list(plugins.usable):
-            try:
-                plugins.call(plugin, "ltdd_register_commands", cli=group)
-            except Exception as error:  # somebody else's command must not break ours
-                click.echo(f"plugin {plugin.name!r} ({plugin}) offers no commands: {error}", err=True)
-        return group
+        if PLUGIN_COMMANDS not in ctx.meta:
+            plugins = load_plugins()
+            Catalog(plugins)  # takes those out that are broken in other ways
+            found = plugin_commands(plugins)
+            ctx.meta[PLUGIN_COMMANDS] = {name: command for name, (command, _) in found.items()}
+        commands: dict[str, click.Command] = ctx.meta[PLUGIN_COMMANDS]
+        return commands
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,4 +99,6 @@ def cli() -> None:
 
 def main() -> None:
     """The ``ltdd`` command."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr] # bars and boxes, whatever the locale
     cli(prog_name="ltdd")

@@ -23,17 +23,12 @@ def show(assignments: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Class counts of a long-tailed set as bars, its imbalance factor, many/medium/few."""
     from ltdd_core.catalog import Catalog
     from ltdd_core.cli.tables import print_data
-    from ltdd_core.config import DEFAULT_NAMES, merged, select
+    from ltdd_core.config import resolve_data
     from ltdd_core.data import load_long_tailed
     from ltdd_core.distillation import data_facts
-    from ltdd_core.errors import unknown
     from ltdd_core.plugins import load_plugins
 
-    tree = merged(layers(None, assignments, given))
-    for section in tree:
-        if section != "data":
-            raise unknown("section", section, ["data"])
-    source = select(Catalog(load_plugins()), "data", {"name": DEFAULT_NAMES["data"], **tree.get("data", {})})
+    source = resolve_data(Catalog(load_plugins()), layers(None, assignments, given))
     data = load_long_tailed(source.name, source.make())
     if as_json:
         click.echo(json.dumps(data_facts(data)))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from ltdd_core.catalog import KINDS, Catalog, Entry
 from ltdd_core.cli.settings import consoles
+from ltdd_core.errors import InputError, unknown
+from ltdd_core.plugins import load_plugins
 
 
 @click.command("describe")
@@ -22,10 +26,9 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     Without NAME, list the components of that kind; `ltdd describe run|training|compute` lists the
     options that belong to no component.
     """
-    from ltdd_core.catalog import KINDS, Catalog
-    from ltdd_core.config import Compute, RunOptions, Training
-    from ltdd_core.errors import unknown
-    from ltdd_core.plugins import load_plugins
+    import yaml
+
+    from ltdd_core.config import Compute, RunOptions, Training, preset_layer, select
 
     console, _ = consoles(as_json)
     general = {"run": RunOptions, "training": Training, "compute": Compute}
@@ -36,26 +39,36 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
         raise unknown("kind", kind, [*KINDS, *general])
     catalog = Catalog(load_plugins())
     if name is None:
-        for each in catalog.names(kind):
-            entry = catalog.get(kind, each)
-            about = "" if kind == "preset" else _first_line(entry.load())
-            console.print(f"[bold]{each}[/bold]  {about}  [dim]({entry.owner})[/dim]", highlight=False)
+        _list(console, as_json, [catalog.get(kind, each) for each in catalog.names(kind)])
+        return
+    if kind == "preset":
+        tree = preset_layer(catalog, name).tree
+        click.echo(json.dumps(tree) if as_json else yaml.safe_dump(tree, sort_keys=False).rstrip())
         return
     entry = catalog.get(kind, name)
-    component = entry.load()
-    if kind == "preset":
-        import yaml
-
-        click.echo(yaml.safe_dump(dict(component), sort_keys=False).rstrip())
-        return
+    component = select(catalog, kind, {"name": name}).component
     title = f"{kind} {name}, from {entry.owner}"
     module = inspect.getdoc(sys.modules[component.__module__]) or ""
     about = f"{inspect.getdoc(component) or ''}\n\n{module}".strip()
     _show(console, as_json, title, about, component.Options, prefix=f"{kind}.")
 
 
-def _first_line(component: Any) -> str:
-    return (inspect.getdoc(component) or "").split("\n")[0]
+def _list(console: Any, as_json: bool, entries: Sequence[Entry]) -> None:
+    """One line for each component of a kind; one that does not load costs the others nothing."""
+    found = []
+    for entry in entries:
+        try:
+            component = entry.load()
+            about = "" if entry.kind == "preset" else (inspect.getdoc(component) or "").split("\n")[0]
+        except InputError as error:
+            about = str(error)
+        found.append({"name": entry.name, "about": about, "from": str(entry.owner)})
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for row in found:
+        shown = (row["name"], row["about"], f"({row['from']})")
+        console.print("  ".join(part for part in shown if part), soft_wrap=True)
 
 
 def _show(console: Any, as_json: bool, title: str, about: str, options: Any, *, prefix: str) -> None:
@@ -65,9 +78,9 @@ def _show(console: Any, as_json: bool, title: str, about: str, options: Any, *, 
     if as_json:
         click.echo(json.dumps({"name": title, "about": about, "options": rows}, default=str))
         return
-    console.print(f"[bold]{title}[/bold]", highlight=False)
+    console.print(title, style="bold")
     if about:
-        console.print(about, markup=False, highlight=False)
+        console.print(about)
     if not rows:
         console.print("no options")
         return

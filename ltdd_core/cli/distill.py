@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
 from ltdd_core.cli.settings import (
     classifier_options,
@@ -14,8 +15,14 @@ from ltdd_core.cli.settings import (
     consoles,
     data_options,
     layers,
+    only_json,
     output_options,
 )
+from ltdd_core.errors import InputError, Interrupted
+from ltdd_core.layers import Layer
+
+if TYPE_CHECKING:
+    from ltdd_core.distillation import Result
 
 RUNS = Path("runs")
 
@@ -51,22 +58,46 @@ def command(
     The result is a table of classifiers trained on the original set, on the distilled one, and, with
     `--plugin twostage`, on both; everything is kept in the folder of the run.
     """
+    from ltdd_core.cli.tables import print_rows
+    from ltdd_core.distillation import PICTURE
+
+    results, notes = consoles(as_json)
+    with only_json(as_json):
+        result = _distil(out, resume, layers(config_file, assignments, given), preset, notes, quiet, verbose)
+    if as_json:
+        click.echo(json.dumps(result.to_json()))
+    else:
+        print_rows(results, result.rows, result.data.class_names, result.data.counts)
+    if not quiet:
+        notes.print(
+            f"method {result.config.matcher.name}, {result.seconds:.0f} s; the run is in {result.run}, "
+            f"its images in {result.run / PICTURE}",
+            soft_wrap=True,
+        )
+
+
+def _distil(
+    out: Path | None,
+    resume: bool,
+    settings: list[Layer],
+    preset: str | None,
+    notes: Console,
+    quiet: bool,
+    verbose: bool,
+) -> Result:
+    """Resolve the configuration, find the folder, run."""
     from ltdd_core.catalog import Catalog
     from ltdd_core.cli.live import LiveDisplay
-    from ltdd_core.cli.tables import print_rows
-    from ltdd_core.config import Layer, resolve
-    from ltdd_core.distillation import PICTURE, distill
-    from ltdd_core.errors import Interrupted
+    from ltdd_core.config import resolve
+    from ltdd_core.distillation import distill
     from ltdd_core.plugins import load_plugins
     from ltdd_core.progress import Display
     from ltdd_core.run import RunFolder
 
-    results, notes = consoles(as_json)
     catalog = Catalog(load_plugins())
     for plugin in catalog.plugins.listed:
         if plugin.state == "broken":
-            notes.print(f"[yellow]plugin {plugin.name!r} ({plugin}) is broken: {plugin.reason}[/yellow]")
-    settings = layers(config_file, assignments, given)
+            notes.print(f"plugin {plugin.name!r} ({plugin}) is broken: {plugin.reason}", style="yellow", soft_wrap=True)
     if resume and out is not None and not RunFolder(out).is_empty():
         settings.insert(0, Layer(str(out), RunFolder(out).stored_config()))
         preset = None
@@ -74,24 +105,13 @@ def command(
     folder = out or (find_run(config) if resume else None) or new_run(config)
     display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
     try:
-        result = distill(config, folder, resume=resume, display=display, catalog=catalog)
+        return distill(config, folder, resume=resume, display=display, catalog=catalog)
     except Interrupted as error:
         raise Interrupted(f"{error}: stopped and saved. Go on with: ltdd distill --out {folder} --resume") from error
-    if as_json:
-        click.echo(json.dumps(result.to_json()))
-    else:
-        print_rows(results, result.rows, result.data.class_names, result.data.counts)
-    notes.print(
-        f"method {config.matcher.name}, {result.seconds:.0f} s; the run is in {folder}, "
-        f"its images in {folder / PICTURE}",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def find_run(config: Any) -> Path | None:
     """The newest run under runs/ with this configuration."""
-    from ltdd_core.errors import InputError
     from ltdd_core.run import RunFolder
 
     folders = [path for path in RUNS.glob(f"{_stem(config)}-*") if path.is_dir()]

@@ -14,6 +14,7 @@ from ltdd_core.cli.settings import (
     consoles,
     data_options,
     layers,
+    only_json,
     output_options,
 )
 
@@ -48,28 +49,29 @@ def command(
     from ltdd_core.catalog import Catalog
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.cli.tables import print_repeated
-    from ltdd_core.config import Layer
+    from ltdd_core.config import preset_layer
     from ltdd_core.plugins import load_plugins
     from ltdd_core.progress import Display
 
     began = time.monotonic()
     results, notes = consoles(as_json)
-    catalog = Catalog(load_plugins())
-    settings = layers(config_file, assignments, given)
-    if preset is not None:
-        settings.insert(0, Layer(f"preset {preset!r}", dict(catalog.get("preset", preset).load())))
-    lines = []
-    for line in evaluate(
-        run,
-        networks=networks,
-        repeats=repeats,
-        settings=settings,
-        catalog=catalog,
-        display=Display() if quiet else LiveDisplay(notes, verbose=verbose),
-    ):
-        lines.append(line)
-        if not quiet:
-            notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", highlight=False)
+    with only_json(as_json):
+        catalog = Catalog(load_plugins())
+        settings = layers(config_file, assignments, given)
+        if preset is not None:
+            settings.insert(0, preset_layer(catalog, preset))
+        lines = []
+        for line in evaluate(
+            run,
+            networks=networks,
+            repeats=repeats,
+            settings=settings,
+            catalog=catalog,
+            display=Display() if quiet else LiveDisplay(notes, verbose=verbose),
+        ):
+            lines.append(line)
+            if not quiet:
+                notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
     if as_json:
         document = {"run": str(run), "seconds": round(time.monotonic() - began, 3)}
         click.echo(json.dumps({**document, "rows": [line.to_json() for line in lines]}))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ltdd_core.data import LongTailedSet
 from ltdd_core.metrics import Row
@@ -16,6 +17,8 @@ from ltdd_core.progress import Display
 LINES = 20
 """Plain lines over a whole run; more only when a step is slow."""
 SECONDS_BETWEEN_LINES = 30.0
+RECENT = 50
+"""Steps that the speed is an average of; the first step, which may compile the network, is never one."""
 
 
 class LiveDisplay(Display):
@@ -29,23 +32,24 @@ class LiveDisplay(Display):
     def __init__(self, console: Console, *, verbose: bool = False) -> None:
         self._console, self._verbose = console, verbose
         self._progress: Progress | None = None
-        self._start = self._total = 0
-        self._began = self._last_line = 0.0
+        self._total = 0
+        self._last_line = 0.0
+        self._ends: deque[float] = deque(maxlen=RECENT + 1)
 
     def data(self, data: LongTailedSet, device: torch.device) -> None:
         """One line about the data."""
         self._console.print(
             f"{data.name}: {len(data.train_labels)} training images, {max(data.counts)} to {min(data.counts)} "
             f"a class (imbalance factor {data.imbalance:.4g}), {len(data.test_labels)} test images; on {device.type}",
-            highlight=False,
+            soft_wrap=True,
         )
 
     def steps(self, start: int, total: int) -> None:
         """Start the display."""
-        self._start, self._total = start, total
-        self._began = self._last_line = time.monotonic()
+        self._total, self._last_line = total, time.monotonic()
+        self._ends.clear()
         if start:
-            self._console.print(f"going on after {start} of {total} iterations", highlight=False)
+            self._console.print(f"going on after {start} of {total} iterations", soft_wrap=True)
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("distilling"),
@@ -53,7 +57,6 @@ class LiveDisplay(Display):
                 MofNCompleteColumn(),
                 TextColumn("loss {task.fields[loss]}"),
                 TextColumn("{task.fields[speed]}"),
-                TimeRemainingColumn(),
                 console=self._console,
                 transient=True,
             )
@@ -63,8 +66,8 @@ class LiveDisplay(Display):
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Move the bar, or print a line now and then."""
         now, done = time.monotonic(), step + 1
-        speed = (done - self._start) / max(now - self._began, 1e-9)
-        pace = f"{speed:.1f} it/s" if speed >= 1 else f"{1 / speed:.1f} s/it"
+        self._ends.append(now)
+        pace = self._pace(self._total - done)
         if self._progress is not None:
             task = self._progress.task_ids[0]
             self._progress.update(task, completed=done, loss=f"{metrics['loss']:.4g}", speed=pace)
@@ -72,11 +75,16 @@ class LiveDisplay(Display):
         due = done % max(1, self._total // LINES) == 0 or now - self._last_line > SECONDS_BETWEEN_LINES
         if due or done == self._total:
             self._last_line = now
-            left = (self._total - done) / speed
-            self._console.print(
-                f"iteration {done}/{self._total}  loss {metrics['loss']:.4g}  {pace}  {_clock(left)} left",
-                highlight=False,
-            )
+            line = f"iteration {done}/{self._total}  loss {metrics['loss']:.4g}  {pace}"
+            self._console.print(line.rstrip(), soft_wrap=True)
+
+    def _pace(self, steps_left: int) -> str:
+        """Recent speed and the time left; empty after one step, which says little about the next."""
+        steps, seconds = len(self._ends) - 1, self._ends[-1] - self._ends[0]
+        if not seconds:
+            return ""
+        speed = steps / seconds
+        return f"{f'{speed:.1f} it/s' if speed >= 1 else f'{1 / speed:.1f} s/it'}  {_clock(steps_left / speed)} left"
 
     def steps_done(self) -> None:
         """Take the bar away."""
@@ -86,12 +94,12 @@ class LiveDisplay(Display):
 
     def training(self, what: str) -> None:
         """A line for each network."""
-        self._console.print(f"training a network: {what}", highlight=False)
+        self._console.print(f"training a network: {what}", soft_wrap=True)
 
     def row(self, row: Row) -> None:
         """A line for each result, for those who read a log."""
         if self._verbose:
-            self._console.print(f"{row.name}: accuracy {row.accuracy:.1f} %, std {row.std:.1f}", highlight=False)
+            self._console.print(f"{row.name}: accuracy {row.accuracy:.1f} %, std {row.std:.1f}", soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
+from ltdd_core.catalog import KINDS, Catalog
+from ltdd_core.cli.commands import plugin_commands
 from ltdd_core.cli.settings import consoles
+from ltdd_core.errors import InputError, unknown
+from ltdd_core.plugins import Plugin, load_plugins
 
 
 @click.command("plugins")
@@ -18,12 +23,9 @@ def command(name: str | None, as_json: bool) -> None:
     """List plugins; with NAME, show one, and the traceback if it is broken."""
     from rich.table import Table
 
-    from ltdd_core.catalog import KINDS, Catalog
-    from ltdd_core.errors import unknown
-    from ltdd_core.plugins import load_plugins
-
     plugins = load_plugins()
     catalog = Catalog(plugins)
+    commands = plugin_commands(plugins)
     if name is not None and name not in {plugin.name for plugin in plugins.listed}:
         raise unknown("plugin", name, [plugin.name for plugin in plugins.listed])
     shown = [plugin for plugin in plugins.listed if name in (None, plugin.name)]
@@ -32,6 +34,7 @@ def command(name: str | None, as_json: bool) -> None:
         offers: dict[str, list[str]] = {kind: [] for kind in KINDS}
         for entry in catalog.offered_by(plugin):
             offers[entry.kind].append(entry.name)
+        offers["command"] = [name for name, (_, owner) in commands.items() if owner is plugin]
         rows.append(
             {
                 "name": plugin.name,
@@ -53,6 +56,17 @@ def command(name: str | None, as_json: bool) -> None:
         state = row["state"] + (f": {row['reason']}" if row["reason"] else "")
         table.add_row(row["name"], f"{row['distribution']} {row['version']}", state, offered)
     console.print(table)
-    for plugin in shown if name is not None else []:
+    for error in _errors(catalog, shown) if name is not None else []:
+        click.echo("".join(traceback.format_exception(error)))
+
+
+def _errors(catalog: Catalog, plugins: Sequence[Plugin]) -> Iterator[BaseException]:
+    """What is wrong with plugins, and with what they offer by name and nobody has imported yet."""
+    for plugin in plugins:
         if plugin.error is not None:
-            click.echo("".join(traceback.format_exception(plugin.error)))
+            yield plugin.error
+        for entry in catalog.offered_by(plugin):
+            try:
+                entry.load()
+            except InputError as error:
+                yield error

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from ltdd_core.config import Layer, from_assignments, from_file
 from ltdd_core.errors import InputError
+from ltdd_core.layers import Layer, from_assignments, from_file
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -39,6 +40,7 @@ PATHS = {
     "compile": "compute.compile",
 }
 """Where in a configuration each command-line option goes."""
+NUMBERS = ("imbalance", "n_max", "image_size", "ipc", "iterations", "seed", "threads")
 
 
 def _together(*options: Decorator) -> Decorator:
@@ -84,36 +86,38 @@ def layers(config_file: Path | None, assignments: tuple[str, ...], given: dict[s
         if value is None or value == () or value is False:
             continue
         flag = "--" + name.replace("_", "-")
-        text = list(value) if name == "plugin" else value
-        tree: Any = _plain(flag, text)
+        if value == "" or (name == "plugin" and "" in value):
+            raise InputError(f"{flag}: a value is missing.")
+        tree: Any = list(value) if name == "plugin" else _number(value) if name in NUMBERS else value
         for key in reversed(PATHS[name].split(".")):
             tree = {key: tree}
         found.append(Layer(flag, tree))
     return found + from_assignments(assignments)
 
 
-def _plain(flag: str, value: Any) -> Any:
-    """Text that looks like a number is one; names and folders stay text."""
-    if not isinstance(value, str) or flag in (
-        "--data",
-        "--root",
-        "--method",
-        "--head",
-        "--recipe",
-        "--network",
-    ):
-        return value
+def _number(text: str) -> int | float | str:
+    """Text as a number if it is one; what else it may be is for the option to say."""
     for kind in (int, float):
         try:
-            return kind(value)
+            return kind(text)
         except ValueError:
             continue
-    if not value:
-        raise InputError(f"{flag}: a value is missing.")
-    return value
+    return text
+
+
+@contextmanager
+def only_json(as_json: bool) -> Iterator[None]:
+    """With ``--json``, what a plugin prints goes to stderr: stdout is for one document."""
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield
 
 
 def consoles(as_json: bool) -> tuple[Console, Console]:
-    """Where results and where everything else goes; a pipe is not folded to 80 columns."""
+    """Where results and where everything else goes; a pipe is not folded to 80 columns.
+
+    Names come from users and plugins, so brackets and colons in them are no markup.
+    """
+    plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
     width = None if sys.stdout.isatty() else 140
-    return Console(stderr=as_json, width=width), Console(stderr=True, width=None if sys.stderr.isatty() else 140)
+    notes = Console(stderr=True, width=None if sys.stderr.isatty() else 140, **plain)
+    return Console(stderr=as_json, width=width, **plain), notes

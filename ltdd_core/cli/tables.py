@@ -63,9 +63,10 @@ def print_repeated(console: Console, lines: Sequence[Repeated]) -> None:
 def print_data(console: Console, data: LongTailedSet) -> None:
     """Class counts as bars, the imbalance factor and the shot groups."""
     console.print(
-        f"[bold]{data.name}[/bold]: {len(data.train_labels)} training and {len(data.test_labels)} test images "
+        f"{data.name}: {len(data.train_labels)} training and {len(data.test_labels)} test images "
         f"of {'x'.join(map(str, data.image_shape))}, {data.classes} classes, "
-        f"imbalance factor {data.imbalance:.4g}"
+        f"imbalance factor {data.imbalance:.4g}",
+        soft_wrap=True,
     )
     shot_of = {label: shot for shot, members in shot_groups(data.counts).items() for label in members}
     table = Table(box=None, pad_edge=False)

@@ -1,0 +1,175 @@
+"""What a user wrote, and where: the layers of a configuration, before anything is validated.
+
+A layer is a tree such as::
+
+    matcher: {name: dm, lr_img: 1.0}
+    data: {name: cifar10-lt-1k, root: images}
+    plugins: [twostage]
+    ipc: 10
+
+together with the file or option it comes from.  This module imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ltdd_core.errors import InputError, OptionError
+
+Tree = dict[str, Any]
+COMPONENTS = ("data", "sampler", "network", "matcher", "head", "recipe")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A tree and the place where the user wrote it, for messages."""
+
+    origin: str
+    tree: Tree
+
+    def sets(self, place: Sequence[str]) -> bool:
+        """Whether the value at ``place`` (a path of keys) is written here."""
+        tree: Any = self.tree
+        for key in place:
+            if not isinstance(tree, dict) or key not in tree:
+                return False
+            tree = tree[key]
+        return True
+
+
+def from_file(path: Path) -> Layer:
+    """A YAML configuration file.
+
+    Raises:
+        InputError: it cannot be read, holds a tag or anything else that is not plain data.
+    """
+    try:
+        tree = _plain_yaml(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not plain YAML: {_short(error)}.") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: a configuration is a mapping, such as 'ipc: 10'.")
+    return Layer(str(path), tree)
+
+
+def from_assignments(assignments: Sequence[str]) -> list[Layer]:
+    """One layer for each ``--set path.to.option=value``; the value is YAML.
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    layers = []
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        if not equals or not all(path.split(".")):
+            raise InputError(f"--set {text}: write it as --set matcher.lr_img=1.0.")
+        try:
+            tree = _plain_yaml(value.encode())
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {text}: the value is not plain YAML: {_short(error)}.") from error
+        for key in reversed(path.split(".")):
+            tree = {key: tree}
+        layers.append(Layer(f"--set {path}", tree))
+    return layers
+
+
+def normalised(layer: Layer) -> Layer:
+    """The same with short forms spelt out: ``method: dm``, ``plugin: twostage``, ``head: linear``.
+
+    Raises:
+        InputError: a component is neither a name nor a mapping, or something is said twice.
+    """
+    tree = dict(layer.tree)
+    for short, full in (("method", "matcher"), ("plugin", "plugins")):
+        if short not in tree:
+            continue
+        written = tree.pop(short)
+        if short == "method" and isinstance(tree.get(full), dict) and "name" not in tree[full]:
+            tree[full] = {"name": written, **tree[full]}
+        elif full in tree:
+            raise InputError(f"{layer.origin}: {short!r} and {full!r} say the same; keep one.")
+        else:
+            tree[full] = written
+    if isinstance(tree.get("plugins"), str):
+        tree["plugins"] = [tree["plugins"]]
+    for kind in COMPONENTS:
+        if isinstance(tree.get(kind), str):
+            tree[kind] = {"name": tree[kind]}
+        if kind in tree and not isinstance(tree[kind], dict):
+            raise InputError(f"{layer.origin}: {kind} is a name, or a mapping with a name and options.")
+        if kind in tree and not isinstance(tree[kind].get("name", ""), str):
+            raise InputError(f"{layer.origin}: {kind}.name must be a name, not {tree[kind]['name']!r}.")
+    return Layer(layer.origin, tree)
+
+
+def merged(layers: Sequence[Layer]) -> Tree:
+    """Later layers above earlier ones; who names another component drops the options of the one before."""
+    tree: Tree = {}
+    for layer in layers:
+        tree = _merge(tree, layer.tree)
+    return tree
+
+
+def located(layers: Sequence[Layer], error: OptionError) -> OptionError:
+    """The same error, each fault with the origin of the layer that wrote it: the highest one that did."""
+    faults = {}
+    for place, text in error.faults.items():
+        origin = next((layer.origin for layer in reversed(layers) if layer.sets(place)), None)
+        faults[place] = text if origin is None else f"{origin}: {text}"
+    return OptionError(faults)
+
+
+def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Tree:
+    both = dict(lower)
+    for key, value in upper.items():
+        below = both.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            other_component = (
+                key in COMPONENTS and "name" in below and value.get("name", below["name"]) != below["name"]
+            )
+            both[key] = dict(value) if other_component else _merge(below, value)
+        else:
+            both[key] = value
+    return both
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only, and no key twice: YAML's own loader keeps the last one and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping whose keys are names."""
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # "<<", resolved by our parent
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(
+                    problem=f"a key must be a name, not {key!r}", problem_mark=key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key!r} is there twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _plain_yaml(content: bytes) -> Any:
+    # Nested deeper than Python's stack is no configuration.
+    try:
+        return yaml.load(content, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+
+
+def _short(error: yaml.YAMLError) -> str:
+    """What is wrong and in which line, without the excerpt."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split()).rstrip(".")

@@ -1,0 +1,89 @@
+"""What several test files share: packages of strangers, the command line in an empty folder, a finished run."""
+
+import importlib
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ltdd_core.cli import cli
+
+TINY = (
+    *("--iterations", "3", "--ipc", "2", "--set", "network.width=8", "--set", "network.depth=2"),
+    *("--set", "training.original.epochs=2", "--set", "training.distilled.epochs=2"),
+)
+"""Settings of a run that takes about a second."""
+
+MEAN_MATCHER = """
+    from ltdd_core import ClassMatcher, hookimpl
+
+    class MeanMatcher(ClassMatcher):
+        \"\"\"Match the mean feature of each class.\"\"\"
+        def class_loss(self, network, real, synthetic):
+            return (network.embed(real).mean(0).detach() - network.embed(synthetic).mean(0)).square().sum()
+
+    @hookimpl
+    def ltdd_register_matchers(register):
+        register("mean", MeanMatcher)
+"""
+
+
+class Site:
+    """A folder on the path with packages that strangers installed: a module, its metadata, its entry points."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir()
+
+    def install(self, name, source, *, entry=None, distribution=None):
+        distribution = distribution or f"stranger-{name}"
+        module = f"stranger_{name.replace('-', '_')}"
+        (self.folder / f"{module}.py").write_text(textwrap.dedent(source))
+        if entry is False:
+            return module
+        info = self.folder / f"{distribution.replace('-', '_')}-1.5.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.5\n")
+        (info / "entry_points.txt").write_text(f"[ltdd]\n{entry or name} = {module}\n")
+        importlib.invalidate_caches()
+        return module
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    found = Site(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(found.folder))
+    yield found
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(found.folder)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def ltdd(tmp_path, monkeypatch):
+    """The command line, in a folder of its own."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return lambda *args: CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="ltdd")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a finished tiny run, to be read and not to be written."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    command = ["distill", "--method", "dm", "--plugin", "twostage", *TINY, "--out", str(folder)]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def one_line_error(result) -> str:
+    """The one line that a wrong input gets, once it is sure that there is no other, and exit code 2."""
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr.strip()

@@ -1,0 +1,386 @@
+"""Whole commands: what they print and where, and how they end."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+import torch
+import yaml
+from conftest import MEAN_MATCHER, TINY, one_line_error
+from safetensors.torch import save_file
+
+from ltdd_core.catalog import KINDS, Catalog
+from ltdd_core.plugins import load_plugins
+
+DISTILL = ("distill", "--method", "dm", *TINY)
+ROWS = ["original, direct", "distilled, direct", "two-stage, original + distilled"]
+ROW = {
+    *("name", "images", "accuracy", "std", "many", "medium", "few", "worst", "harmonic_mean", "group_accuracy"),
+    "per_class",
+}
+CATALOG = Catalog(load_plugins())
+COMPONENTS = [(kind, name) for kind in KINDS if kind != "preset" for name in CATALOG.names(kind)]
+
+# ---- distill -------------------------------------------------------------------------------------
+
+
+def test_distill_prints_a_table_on_stdout_and_plain_progress_lines_on_stderr(ltdd, tmp_path):
+    result = ltdd(*DISTILL, "--plugin", "twostage")
+    assert result.exit_code == 0, result.output
+    for name in ROWS:
+        assert name in result.stdout
+    for heading in ("images", "acc.", "std", "many", "med.", "few", "worst", "harm.", "group"):
+        assert heading in result.stdout
+    assert "iteration" not in result.stdout
+    lines = [line for line in result.stderr.splitlines() if line.startswith("iteration")]
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert re.fullmatch(r"iteration 3/3  loss \S+  [0-9.]+ (it/s|s/it)  0:00 left", lines[-1])
+    assert "\x1b" not in result.output
+    run = tmp_path / "here" / "runs" / "digits-lt-dm-1"
+    assert f"the run is in {run.relative_to(tmp_path / 'here')}" in result.stderr
+    assert (run / "distilled.png").exists()
+
+
+def test_distill_json_is_one_document_on_stdout(ltdd, tmp_path):
+    result = ltdd(*DISTILL, "--plugin", "twostage", "--json")
+    document = json.loads(result.stdout)
+    assert set(document) == {"run", "method", "data", "seconds", "rows"}
+    assert (tmp_path / "here" / document["run"]).is_dir()
+    assert document["method"] == "dm"
+    assert document["data"]["counts"][0] == 124
+    assert [row["name"] for row in document["rows"]] == ROWS
+    for row in document["rows"]:
+        assert set(row) == ROW
+        assert len(row["per_class"]) == 10
+        assert 0 <= row["accuracy"] <= 100
+    assert document["rows"][1]["images"] == 20
+    assert "iteration 3/3" in result.stderr
+
+
+def test_what_a_plugin_prints_is_no_part_of_the_document(ltdd, site):
+    site.install("mean", MEAN_MATCHER.replace("return (", "print('chatter'); return ("))
+    result = ltdd("distill", "--method", "mean", *TINY, "--json")
+    assert json.loads(result.stdout)["method"] == "mean"
+    assert "chatter" in result.stderr
+
+
+def test_without_a_partition_group_accuracy_is_null(ltdd):
+    rows = json.loads(ltdd(*DISTILL, "--json").stdout)["rows"]
+    assert [(row["name"], row["group_accuracy"]) for row in rows] == [(name, None) for name in ROWS[:2]]
+
+
+def test_quiet_says_nothing_but_the_result_and_verbose_says_more(ltdd):
+    quiet, verbose = ltdd(*DISTILL, "--quiet"), ltdd(*DISTILL, "--verbose")
+    assert quiet.exit_code == verbose.exit_code == 0
+    assert quiet.stderr == ""
+    assert quiet.stdout == verbose.stdout
+    assert re.search(r"^distilled, direct: accuracy [0-9.]+ %, std [0-9.]+$", verbose.stderr, re.MULTILINE)
+
+
+def test_runs_are_numbered_and_a_run_that_is_there_is_not_overwritten(ltdd, tmp_path):
+    for _ in range(2):
+        assert ltdd(*DISTILL, "--quiet").exit_code == 0
+    runs = tmp_path / "here" / "runs"
+    assert sorted(path.name for path in runs.iterdir()) == ["digits-lt-dm-1", "digits-lt-dm-2"]
+    before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
+    message = one_line_error(ltdd(*DISTILL, "--quiet", "--out", "runs/digits-lt-dm-1"))
+    assert "runs/digits-lt-dm-1 holds a run already: go on with --resume" in message
+    assert {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()} == before
+
+
+def test_resume_needs_only_the_folder_and_refuses_another_configuration(ltdd, finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    again = ltdd("distill", "--out", copy, "--resume", "--json")
+    assert again.exit_code == 0, again.output
+    stored = json.loads((finished / "report.json").read_text())["rows"]
+    assert json.loads(again.stdout)["rows"] == stored
+    message = one_line_error(ltdd("distill", "--out", copy, "--resume", "--ipc", "3", "--quiet"))
+    assert "ipc was 2 and is now 3" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "dmm"), "--method: unknown matcher 'dmm'. Did you mean 'dm'?"),
+        (("--plugin", "twostag"), "unknown plugin 'twostag'. Did you mean 'twostage'?"),
+        (("--ipcc", "3"), "Did you mean '--ipc'?"),
+        (("--ipc",), "Option '--ipc' requires an argument."),
+        (("surplus",), "Got unexpected extra argument (surplus)"),
+        (("--data", "digit-lt"), "--data: unknown data 'digit-lt'. Did you mean 'digits-lt'?"),
+        (("--head", "twostages"), "--head: unknown head 'twostages'. Did you mean 'twostage'?"),
+        (("--recipe", "hierarchicl"), "--recipe: unknown recipe 'hierarchicl'. Did you mean 'hierarchical'?"),
+        (("--recipe", "hierarchical"), "recipe 'hierarchical' trains two stages but the head has 1"),
+        (("--data", "folder"), "data 'folder' needs --root"),
+        (("--data", "folder", "--root", "nowhere"), "nowhere: there is no such folder"),
+        (("--data", "npz", "--root", "nowhere.npz"), "nowhere.npz"),
+        (("--data", "cifar10-lt", "--root", "nowhere"), "nowhere"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_input_is_one_line_and_nothing_is_written(options, message, ltdd, tmp_path):
+    assert message in one_line_error(ltdd("distill", "--method", "dm", *options))
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_an_out_that_is_a_file_is_refused(ltdd, tmp_path):
+    (tmp_path / "here" / "file").write_text("mine")
+    assert "file is a file; a run needs a folder" in one_line_error(ltdd(*DISTILL, "--quiet", "--out", "file"))
+    assert (tmp_path / "here" / "file").read_text() == "mine"
+
+
+def test_the_head_and_recipe_of_two_stages_go_together_without_the_plugin(ltdd):
+    result = ltdd(*DISTILL, "--head", "twostage", "--recipe", "hierarchical", "--json")
+    assert [row["name"] for row in json.loads(result.stdout)["rows"]] == ROWS
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_one_line_and_exit_code_1(ltdd, site):
+    site.install("mean", MEAN_MATCHER.replace("return (", "return float('nan') * ("))
+    result = ltdd("distill", "--method", "mean", *TINY, "--quiet")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert re.fullmatch(r"Error: the loss of step 0 is nan; .*\n", result.stderr)
+
+
+def test_a_bug_shows_its_traceback_and_exit_code_1(site, tmp_path, monkeypatch):
+    site.install("mean", MEAN_MATCHER.replace("return (", "raise KeyError('a bug'); return ("))
+    monkeypatch.setenv("PYTHONPATH", str(site.folder))
+    command = [sys.executable, "-c", "from ltdd_core.cli import main; main()", "distill", "--method", "mean", *TINY]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.rstrip().endswith("KeyError: 'a bug'")
+
+
+# ---- evaluate ------------------------------------------------------------------------------------
+
+
+def test_evaluate_scores_networks_over_several_seeds(ltdd, finished):
+    command = ("evaluate", finished, "--head", "linear", "--network", "convnet-d3", "--network", "mlp", "--repeats", 2)
+    table = ltdd(*command)
+    assert table.exit_code == 0, table.output
+    assert "2 seed(s)" in table.stdout
+    assert re.search(r"mlp.*distilled, direct.*20.*±", table.stdout)
+    result = ltdd(*command, "--json", "--quiet")
+    document = json.loads(result.stdout)
+    assert result.stderr == ""
+    assert set(document) == {"run", "seconds", "rows"}
+    assert [row["network"] for row in document["rows"]] == ["convnet-d3", "mlp"]
+    for row in document["rows"]:
+        assert set(row) == ROW | {"network", "repeats", "deviation"}
+        assert (row["name"], row["repeats"], row["images"]) == ("distilled, direct", 2, 20)
+
+
+def test_evaluate_without_options_repeats_the_last_line_of_the_run(ltdd, finished):
+    (row,) = json.loads(ltdd("evaluate", finished, "--json").stdout)["rows"]
+    last = json.loads((finished / "report.json").read_text())["rows"][-1]
+    assert {key: row[key] for key in last} == last
+
+
+def test_evaluate_takes_the_file_alone(ltdd, finished, tmp_path):
+    alone = tmp_path / "mine.safetensors"
+    shutil.copy(finished / "distilled.safetensors", alone)
+    results = [json.loads(ltdd("evaluate", path, "--json").stdout)["rows"] for path in (alone, finished)]
+    assert results[0] == results[1]
+
+
+def test_evaluate_keeps_the_options_of_the_network_of_the_run_and_takes_others(ltdd, finished):
+    def accuracy(*options):
+        result = ltdd("evaluate", finished, "--head", "linear", *options, "--json")
+        return json.loads(result.stdout)["rows"][0]["per_class"]
+
+    assert accuracy("--network", "convnet-d3") == accuracy()
+    assert accuracy("--network", "convnet-d3", "--set", "network.width=4") == accuracy("--set", "network.width=4")
+    assert accuracy("--set", "network.width=4") != accuracy()
+
+
+def test_evaluate_with_a_plugin_takes_its_head_and_recipe_however_it_is_named(ltdd, finished, tmp_path):
+    plain = tmp_path / "plain"  # a run that never heard of two stages
+    shutil.copytree(finished, plain)
+    stored = yaml.safe_load((plain / "config.yaml").read_text())
+    stored |= {"plugins": [], "head": {"name": "linear"}, "recipe": {"name": "direct"}}
+    (plain / "config.yaml").write_text(yaml.safe_dump(stored))
+    (tmp_path / "here" / "plain.yaml").write_text("head: linear\n")
+    (tmp_path / "here" / "two.yaml").write_text("plugin: twostage\n")
+    for run, options, name in (
+        (finished, ("--config", "plain.yaml"), ROWS[1]),
+        (finished, ("--head", "linear", "--set", "recipe.data=original"), ROWS[0]),
+        (plain, (), ROWS[1]),
+        (plain, ("--config", "two.yaml"), ROWS[2]),
+        (plain, ("--plugin", "twostage"), ROWS[2]),
+    ):
+        result = ltdd("evaluate", run, *options, "--json")
+        assert [row["name"] for row in json.loads(result.stdout)["rows"]] == [name]
+
+
+@pytest.fixture
+def unusable(finished, tmp_path):
+    """Paths that hold no distilled set."""
+    (tmp_path / "empty").mkdir()
+    content = (finished / "distilled.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(content[: len(content) // 2])
+    (tmp_path / "noise.safetensors").write_bytes(b"\xff" * 200)
+    save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    shutil.copytree(finished, tmp_path / "damaged")
+    (tmp_path / "damaged" / "distilled.safetensors").write_bytes(content[:-1])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("empty", "empty: no distilled.safetensors in this folder; did the run finish?"),
+        ("nothing", "nothing: there is no such file"),
+        ("cut.safetensors", "damaged, or not a safetensors file"),
+        ("noise.safetensors", "damaged, or not a safetensors file"),
+        ("foreign.safetensors", "a safetensors file, but not a distilled set of ltdd"),
+        ("damaged", "damaged, or not a safetensors file"),
+    ],
+)
+def test_evaluate_refuses_what_is_no_distilled_set(path, message, ltdd, unusable):
+    assert message in one_line_error(ltdd("evaluate", unusable / path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--network", "mpl"), "--network: unknown network 'mpl'. Did you mean 'mlp'?"),
+        (("--network", "mlp", "--set", "network.depht=3"), "unknown network option 'depht'"),
+        (("--head", "lineal"), "--head: unknown head 'lineal'. Did you mean 'linear'?"),
+        (
+            ("--head", "linear", "--recipe", "hierarchical"),
+            "recipe 'hierarchical' trains two stages but the head has 1",
+        ),
+        (("--preset", "dm-papr"), "unknown preset 'dm-papr'. Did you mean 'dm-paper'?"),
+        (("--repeats", "0"), "Invalid value for '--repeats': 0 is not in the range x>=1."),
+        (("--seed", "-1"), "--seed: seed must be at least 0, not -1."),
+    ],
+    ids=" ".join,
+)
+def test_evaluate_answers_a_wrong_option_with_one_line(options, message, ltdd, finished):
+    assert message in one_line_error(ltdd("evaluate", finished, *options))
+
+
+# ---- plugins, describe, data, help ---------------------------------------------------------------
+
+
+def test_plugins_lists_what_is_installed_from_where_and_what_it_offers(ltdd):
+    table = ltdd("plugins").stdout
+    assert re.search(r"dm .*ltdd " + re.escape(version("ltdd")) + ".*built-in.*matcher: dm", table)
+    rows = {row["name"]: row for row in json.loads(ltdd("plugins", "--json").stdout)}
+    assert rows["samplers"] == {
+        "name": "samplers",
+        "distribution": "ltdd",
+        "version": version("ltdd"),
+        "module": "ltdd_samplers",
+        "state": "built-in",
+        "reason": "",
+        "offers": {"sampler": ["class-balanced", "instance", "square-root"]},
+    }
+
+
+def test_plugins_shows_one_by_name(ltdd):
+    assert [row["name"] for row in json.loads(ltdd("plugins", "twostage", "--json").stdout)] == ["twostage"]
+    shown = ltdd("plugins", "twostage").stdout
+    assert "head: twostage" in shown
+    assert "samplers" not in shown
+    assert "unknown plugin 'twostages'. Did you mean 'twostage'?" in one_line_error(ltdd("plugins", "twostages"))
+
+
+@pytest.mark.parametrize(("kind", "name"), COMPONENTS, ids=[" ".join(pair) for pair in COMPONENTS])
+def test_every_component_is_described_and_every_option_has_a_help_text(kind, name, ltdd):
+    document = json.loads(ltdd("describe", kind, name, "--json").stdout)
+    assert document["about"]
+    for option in document["options"]:
+        assert option["option"].startswith(f"{kind}.")
+        assert len(option["help"]) > 3, option
+    shown = ltdd("describe", kind, name).stdout
+    assert f"{kind} {name}, from ltdd" in shown
+    for option in document["options"]:
+        assert option["option"] in shown
+        assert option["type"].split(" ")[0] in shown  # brackets of types are no markup
+
+
+@pytest.mark.parametrize("section", ["run", "training", "compute"])
+def test_the_options_of_no_component_are_described(section, ltdd):
+    options = json.loads(ltdd("describe", section, "--json").stdout)["options"]
+    assert options
+    assert all(len(option["help"]) > 3 for option in options)
+
+
+def test_describe_shows_defaults_types_and_where_defaults_come_from(ltdd):
+    shown = ltdd("describe", "matcher", "dm").stdout
+    assert re.search(r"matcher\.lr_img .*1\.0.*float.*learning rate of the pixels.*DM, public code", shown)
+    assert "tuple[float, ...]" in ltdd("describe", "data", "digits-lt").stdout
+
+
+def test_describe_lists_a_kind_and_shows_presets(ltdd):
+    listed = json.loads(ltdd("describe", "sampler", "--json").stdout)
+    assert [row["name"] for row in listed] == ["class-balanced", "instance", "square-root"]
+    assert all(row["about"] for row in listed)
+    lines = ltdd("describe", "sampler").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["class-balanced", "instance", "square-root"]
+    assert "iterations: 20000" in ltdd("describe", "preset", "dm-paper").stdout
+    assert json.loads(ltdd("describe", "preset", "dm-paper", "--json").stdout)["iterations"] == 20000
+    assert "unknown kind 'matchers'. Did you mean 'matcher'?" in one_line_error(ltdd("describe", "matchers"))
+    assert "unknown matcher 'dn'. Did you mean 'dm'?" in one_line_error(ltdd("describe", "matcher", "dn"))
+
+
+def test_data_show_draws_the_class_counts(ltdd):
+    shown = ltdd("data", "show", "--imbalance", "20").stdout
+    document = json.loads(ltdd("data", "show", "--imbalance", "20", "--json").stdout)
+    assert f"{document['images']} training and {document['test_images']} test images of 1x8x8, 10 classes" in shown
+    assert document["counts"] == sorted(document["counts"], reverse=True)
+    lines = [line for line in shown.splitlines() if "█" in line]
+    assert [int(line.split()[1]) for line in lines] == document["counts"]
+    bars = [line.count("█") for line in lines]
+    assert bars[0] == 40
+    assert bars == sorted(bars, reverse=True)
+    assert lines[0].split()[-1] == "many"
+    assert "fewer (few):" in shown
+
+
+def test_names_of_classes_are_no_markup(ltdd, tmp_path):
+    from PIL import Image
+
+    for name in ("[bold]", "[red]", ":dog:"):
+        for part in ("train", "test"):
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (40, 80, 120)).save(folder / "a.png")
+    shown = ltdd("data", "show", "--data", "folder", "--root", tmp_path / "images", "--imbalance", "natural")
+    assert shown.exit_code == 0, shown.output
+    assert "[bold]" in shown.stdout
+    assert ":dog:" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("distil",), "unknown command 'distil'. Did you mean 'distill'?"),
+        (("--versio",), "Did you mean '--version'?"),
+        (("data", "sho"), "No such command 'sho'."),
+        (("data", "show", "--dta", "x"), "'--data'"),
+        (("evaluate",), "Missing argument 'RUN'."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_an_unknown_command_or_option_is_one_line(command, message, ltdd):
+    assert message in one_line_error(ltdd(*command))
+
+
+def test_version_and_help(ltdd):
+    assert ltdd("--version").stdout == f"ltdd, version {version('ltdd')}\n"
+    shown = ltdd("--help").stdout
+    for command in ("distill", "evaluate", "plugins", "describe", "data"):
+        assert re.search(rf"^  {command} +\S", shown, re.MULTILINE)
+        assert ltdd(command, "-h").exit_code == 0
+    for nothing in (ltdd(), ltdd("data")):  # asks for a command, so the help is the answer
+        assert nothing.exit_code == 2
+        assert "Usage: ltdd" in nothing.output
+        assert "Commands:" in nothing.output

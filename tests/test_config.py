@@ -1,0 +1,360 @@
+"""One configuration from many places: what wins, and what a wrong word is answered with."""
+
+import itertools
+
+import pytest
+import yaml
+from conftest import one_line_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ltdd_core import InputError, configure
+from ltdd_core.catalog import Catalog
+from ltdd_core.cli.settings import layers
+from ltdd_core.config import resolve, resolve_data
+from ltdd_core.layers import Layer, from_assignments, from_file
+from ltdd_core.plugins import load_plugins
+
+CATALOG = Catalog(load_plugins())
+DM = Layer("--method", {"method": "dm"})
+
+# ---- what wins -----------------------------------------------------------------------------------
+
+LEVELS = ("default", "data source", "preset", "file", "option", "--set")
+
+SOURCE_AND_PRESET = """
+    from ltdd_core import hookimpl
+    from ltdd_core.data.digits import Digits
+
+    class Plain(Digits):
+        suggested = {{}}
+
+    class Suggesting(Digits):
+        suggested = {suggested}
+
+    @hookimpl
+    def ltdd_register_datasets(register):
+        register("plain", Plain)
+        register("suggesting", Suggesting)
+
+    @hookimpl
+    def ltdd_register_presets(register):
+        register("house", {preset})
+"""
+
+
+def settled(site, tmp_path, place, values):
+    """The configuration in which each level of ``values`` (level -> value) sets the option at ``place``."""
+
+    def tree(level):
+        found = values[level]
+        for key in reversed(place.split(".")):
+            found = {key: found}
+        return found
+
+    preset = tree("preset") if "preset" in values else {}
+    suggested = tree("data source") if "data source" in values else {}
+    site.install("levels", SOURCE_AND_PRESET.format(preset=preset, suggested=suggested))
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({"method": "dm", **(tree("file") if "file" in values else {})}))
+    assignments = (f"{place}={values['--set']}",) if "--set" in values else ()
+    options = {"data": "suggesting", **({place: str(values["option"])} if "option" in values else {})}
+    given = layers(file, assignments, options)
+    return resolve(Catalog(load_plugins()), given, "house").to_tree()
+
+
+@pytest.mark.parametrize(("lower", "upper"), list(itertools.combinations(LEVELS, 2)))
+def test_the_upper_level_wins(lower, upper, site, tmp_path):
+    values = {level: 20 + number for number, level in enumerate(LEVELS) if level in (lower, upper)}
+    values.pop("default", None)
+    assert settled(site, tmp_path, "ipc", values)["ipc"] == values[upper]
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper"), list(itertools.combinations(["data source", "preset", "file", "--set"], 2))
+)
+def test_a_level_changes_only_what_it_names(lower, upper, site, tmp_path):
+    tree = settled(site, tmp_path, "training.distilled.lr", {lower: 0.5, upper: 0.25})
+    assert tree["training"]["distilled"] == {
+        **configure(method="dm", data="digits-lt").to_tree()["training"]["distilled"],
+        "lr": 0.25,
+        "epochs": 1000,
+    }
+
+
+def test_the_choice_of_a_plugin_is_above_a_preset_and_below_the_user(site, tmp_path):
+    site.install("p", "from ltdd_core import hookimpl\n@hookimpl\ndef ltdd_register_presets(register):\n"
+                      "    register('q', {'recipe': {'name': 'direct', 'data': 'original'}})\n")  # fmt: skip
+    catalog = Catalog(load_plugins())
+    two = Layer("--plugin", {"plugins": ["twostage"]})
+    chosen = resolve(catalog, [DM, two], "q")
+    assert (chosen.head.name, chosen.recipe.name) == ("twostage", "hierarchical")
+    named = resolve(catalog, [DM, two, Layer("--recipe", {"recipe": "direct"})], "q")
+    assert (named.head.name, named.recipe.name, named.recipe.options.data) == ("twostage", "direct", "distilled")
+
+
+def test_another_component_drops_the_options_of_the_one_below():
+    file = Layer("file", {"network": {"name": "convnet-d3", "width": 8}})
+    assert resolve(CATALOG, [DM, file, Layer("--set", {"network": {"depth": 2}})]).network.options.width == 8
+    assert resolve(CATALOG, [DM, file, Layer("--network", {"network": "mlp"})]).network.name == "mlp"
+
+
+def test_options_of_later_layers_reach_the_network_named_before():
+    config = resolve(CATALOG, [DM, *layers(None, ("network.width=16",), {"network": "convnet-d3"})])
+    assert config.network.options.width == 16
+
+
+# ---- forms ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        ("ipc=5", {"ipc": 5}),
+        ("matcher.lr_img=1e-3", {"matcher": {"lr_img": "1e-3"}}),
+        ("plugins=[a, b]", {"plugins": ["a", "b"]}),
+        ("head=linear", {"head": "linear"}),
+        ("data.root=a=b", {"data": {"root": "a=b"}}),
+        ("training={distilled: {lr: 1}}", {"training": {"distilled": {"lr": 1}}}),
+        ("compute.threads=", {"compute": {"threads": None}}),
+    ],
+)
+def test_set_takes_a_path_and_plain_yaml(text, tree):
+    assert from_assignments([text]) == [Layer(f"--set {text.split('=')[0]}", tree)]
+
+
+@pytest.mark.parametrize(
+    "text", ["ipc", "=5", "a..b=1", ".a=1", "ipc=[1", "ipc=!!python/name:os.system", "ipc={a: 1, a: 2}"]
+)
+def test_set_in_another_form_is_refused(text):
+    with pytest.raises(InputError, match=r"^--set .*(write it as|not plain YAML)"):
+        from_assignments([text])
+
+
+def test_short_forms_mean_the_long_ones():
+    short = configure(method="dm", plugin="twostage", network="mlp", data="digits-lt")
+    long = configure(matcher={"name": "dm"}, plugins=["twostage"], network={"name": "mlp"}, data={"name": "digits-lt"})
+    assert short.to_tree() == long.to_tree()
+    assert configure(method="dm", matcher={"lr_img": 2}).matcher.options.lr_img == 2
+    assert configure(method="dm", matcher={"lr_img": "1e-3"}).matcher.options.lr_img == 1e-3  # YAML 1.1 says text
+
+
+@pytest.mark.parametrize("twice", [{"method": "dm", "matcher": "dm"}, {"plugin": "twostage", "plugins": []}])
+def test_saying_the_same_thing_twice_is_refused(twice):
+    with pytest.raises(InputError, match="say the same; keep one"):
+        configure(**twice)
+
+
+FILES = {
+    "a tag": (b"ipc: !!python/object/apply:os.getcwd []", "line 1: could not determine a constructor"),
+    "a list": (b"- ipc\n- 10\n", "a configuration is a mapping"),
+    "nothing": (b"", "a configuration is a mapping"),
+    "binary": (bytes(range(256)), "not plain YAML"),
+    "other encoding": ("näme: ü".encode("latin-1"), "not plain YAML"),
+    "a key twice": (b"ipc: 1\nseed: 2\nipc: 3\n", "line 3: 'ipc' is there twice"),
+    "a nested key twice": (b"data:\n  name: a\n  name: b\n", "line 3: 'name' is there twice"),
+    "a key that is no name": (b"1: 2", "line 1: a key must be a name, not 1"),
+    "two documents": (b"ipc: 1\n---\nipc: 2\n", "not plain YAML"),
+    "open bracket": (b"plugins: [a\n", "not plain YAML"),
+    "very deep": (b"a: " + b"[" * 5000, "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_a_file_that_is_no_configuration_is_refused_in_one_line(what, tmp_path):
+    content, expected = FILES[what]
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        from_file(path)
+    message = str(caught.value)
+    assert expected in message
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert len(message) < 300
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read .*: No such file"):
+        from_file(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match=r"cannot read .*: Is a directory"):
+        from_file(tmp_path)
+
+
+def test_a_merge_key_is_plain_yaml(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("original: &t {lr: 1, epochs: 2}\ndistilled: {<<: *t, lr: 3}\n")
+    assert from_file(path).tree["distilled"] == {"lr": 3, "epochs": 2}
+
+
+# ---- wrong words and values ----------------------------------------------------------------------
+
+WRONG = [
+    ({"ipc": True}, "ipc must be a whole number, not True."),
+    ({"ipc": 1.5}, "ipc must be a whole number, not 1.5."),
+    ({"ipc": None}, "ipc must be a whole number, not None."),
+    ({"ipc": 0}, "ipc must be at least 1, not 0."),
+    ({"ipc": {"x": [1]}}, "ipc must be a whole number, not {'x': [1]}."),
+    ({"init": "reel"}, "init must be 'real' or 'noise', not 'reel'."),
+    ({"plugins": 3}, "plugins must be a list of names, not 3."),
+    ({"head": None}, "head is a name, or a mapping with a name and options."),
+    ({"head": {"name": 3}}, "head.name must be a name, not 3."),
+    ({"compute": {"device": "tpu"}}, "compute.device must be 'auto', 'cpu' or 'cuda', not 'tpu'."),
+    ({"compute": {"threads": "two"}}, "compute.threads must be a whole number, not 'two'."),
+    ({"compute": {"threads": True}}, "compute.threads must be a whole number, not True."),
+    ({"compute": {"compile": "perhaps"}}, "compute.compile must be true or false, not 'perhaps'."),
+    ({"data": {"imbalance": "x"}}, "data.imbalance must be a number or 'natural', not 'x'."),
+    ({"data": {"imbalance": float("nan")}}, "data.imbalance must be finite, not nan."),
+    ({"data": {"mean": [0.5, "x"]}}, "each item of data.mean must be a number, not 'x'."),
+    ({"data": {"mean": 0.5}}, "data.mean must be a list, not 0.5."),
+    ({"matcher": {"lr_img": "inf"}}, "matcher.lr_img must be finite, not inf."),
+    ({"training": 5}, "training must be a mapping of options, not 5."),
+    ({"training": None}, "training must be a mapping of options, not None."),
+    ({"training": {"original": []}}, "training.original must be a mapping of options, not []."),
+    ({"training": {"original": {"lr": 0}}}, "training.original.lr must be above 0, not 0."),
+    ({"training": {"original": {"lr": True}}}, "training.original.lr must be a number, not True."),
+    ({"training": {"distilled": {"momentum": 1}}}, "training.distilled.momentum must be below 1, not 1."),
+    ({"training": {"original": {"lrr": 1}}}, "unknown training.original option 'lrr'. Did you mean 'lr'?"),
+    ({"training": {"orginal": {}}}, "unknown training option 'orginal'. Did you mean 'original'?"),
+    ({"network": {"widht": 8}}, "unknown network option 'widht'. Did you mean 'width'?"),
+    ({"network": "convnet"}, "unknown network 'convnet'. Did you mean 'convnet-d3'?"),
+    ({"sampler": "class-balance"}, "unknown sampler 'class-balance'. Did you mean 'class-balanced'?"),
+    ({"recipe": "Direct"}, "unknown recipe 'Direct'. Did you mean 'direct'?"),
+    ({"iteration": 5}, "unknown option 'iteration'. Did you mean 'iterations'?"),
+]
+
+
+@pytest.mark.parametrize(("tree", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_a_wrong_value_gets_one_readable_line_that_says_where_it_is_written(tree, message):
+    with pytest.raises(InputError) as caught:
+        resolve(CATALOG, [DM, Layer("my.yaml", tree), Layer("--set seed", {"seed": 1})])
+    text = str(caught.value)
+    assert message in text
+    assert "\n" not in text
+    if "plugins" not in tree:
+        assert text.startswith("my.yaml: ")
+
+
+def test_every_wrong_value_of_a_section_is_told_at_once_each_with_its_origin():
+    with pytest.raises(InputError) as caught:
+        resolve(CATALOG, [DM, Layer("my.yaml", {"ipc": 0}), Layer("--seed", {"seed": -1})])
+    assert str(caught.value) == "my.yaml: ipc must be at least 1, not 0. --seed: seed must be at least 0, not -1."
+
+
+def test_the_origin_is_the_layer_whose_value_counts():
+    low, high = Layer("low.yaml", {"ipc": "many"}), Layer("--ipc", {"ipc": 0})
+    with pytest.raises(InputError, match=r"^--ipc: "):
+        resolve(CATALOG, [DM, low, high])
+    with pytest.raises(InputError, match=r"^low.yaml: "):
+        resolve(CATALOG, [DM, Layer("higher.yaml", {"ipc": 5}), low])
+
+
+def test_a_configuration_needs_a_method():
+    with pytest.raises(InputError, match="name a method: --method dm"):
+        resolve(CATALOG, [Layer("x", {"ipc": 3})])
+
+
+def test_data_alone_are_resolved_with_the_same_messages():
+    assert resolve_data(CATALOG, [Layer("x", {"data": "digits-lt"})]).name == "digits-lt"
+    with pytest.raises(InputError, match=r"^x: unknown data option 'imbalanc'. Did you mean 'imbalance'"):
+        resolve_data(CATALOG, [Layer("x", {"data": {"imbalanc": 3}})])
+    with pytest.raises(InputError, match=r"^x: unknown section 'ipc'"):
+        resolve_data(CATALOG, [Layer("x", {"ipc": 3})])
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+PLACES = (
+    *(("ipc",), ("plugins",), ("augment",), ("head",), ("matcher", "name"), ("matcher", "lr_img"), ("data",)),
+    *(("data", "imbalance"), ("data", "mean"), ("data", "root"), ("network", "width"), ("training",), ("method",)),
+    *(("training", "original"), ("training", "original", "lr"), ("compute", "threads"), ("compute", "compile")),
+)
+
+
+@given(st.sampled_from(PLACES), ANYTHING)
+@settings(max_examples=300, deadline=None)
+def test_anything_at_any_place_is_valid_or_refused_in_one_line(place, value):
+    tree = value
+    for key in reversed(place):
+        tree = {key: tree}
+    try:
+        resolve(CATALOG, [DM, Layer("my.yaml", tree)])
+    except InputError as error:
+        message = str(error)
+    else:
+        return
+    assert len(message.splitlines()) == 1
+    assert len(message) < 2000
+
+
+TREES = st.fixed_dictionaries(
+    {"method": st.just("dm")},
+    optional={
+        "ipc": st.integers(1, 50),
+        "seed": st.integers(0, 2**31),
+        "init": st.sampled_from(["real", "noise"]),
+        "plugins": st.sampled_from([[], ["twostage"]]),
+        "data": st.fixed_dictionaries(
+            {"name": st.sampled_from(["digits-lt", "folder", "cifar10-lt"])},
+            optional={
+                "imbalance": st.just("natural") | st.floats(1, 1000),
+                "n_max": st.none() | st.integers(1, 500),
+                "mean": st.none() | st.lists(st.floats(0, 1), max_size=3),
+            },
+        ),
+        "network": st.sampled_from([{"name": "mlp"}, {"name": "convnet-d3", "width": 8}, {"width": 16}]),
+        "matcher": st.fixed_dictionaries({"lr_img": st.floats(1e-6, 1e6)}),
+        "training": st.fixed_dictionaries({"original": st.fixed_dictionaries({"lr": st.floats(1e-9, 10)})}),
+        "compute": st.fixed_dictionaries({"device": st.sampled_from(["auto", "cpu"]), "compile": st.booleans()}),
+    },
+)
+
+
+@given(TREES)
+@settings(max_examples=100, deadline=None)
+def test_a_resolved_configuration_resolves_to_itself(tree):
+    config = resolve(CATALOG, [Layer("x", tree)])
+    written = yaml.safe_load(yaml.safe_dump(config.to_tree()))
+    assert resolve(CATALOG, [Layer("y", written)]) == config
+
+
+def test_the_science_of_a_configuration_leaves_out_where_and_on_what_it_runs():
+    one = configure(method="dm", data={"name": "folder", "root": "a"}, compute={"device": "cpu", "threads": 1})
+    other = configure(method="dm", data={"name": "folder", "root": "b"})
+    assert one.science() == other.science()
+    assert one.science() != configure(method="dm", data={"name": "folder"}, compute={"precision": "bf16"}).science()
+
+
+# ---- the same at the command line ----------------------------------------------------------------
+
+COMMAND = [
+    (("--seed", "x"), "--seed: seed must be a whole number, not 'x'."),
+    (("--ipc", "0"), "--ipc: ipc must be at least 1, not 0."),
+    (("--ipc", ""), "--ipc: a value is missing."),
+    (("--root", ""), "--root: a value is missing."),
+    (("--iterations", "-1"), "--iterations: iterations must be at least 1, not -1."),
+    (("--imbalance", "0.5"), "at least 1, not 0.5."),
+    (("--imbalance", "flat"), "--imbalance: data.imbalance must be a number or 'natural', not 'flat'."),
+    (("--device", "tpu"), "--device: compute.device must be 'auto', 'cpu' or 'cuda', not 'tpu'."),
+    (("--threads", "0"), "--threads: compute.threads must be at least 1, not 0."),
+    (("--precision", "fp8"), "--precision: compute.precision must be 'fp32' or 'bf16', not 'fp8'."),
+    (("--set", "matcher.lr=1"), "unknown matcher option 'lr'. Did you mean 'lr_img'?"),
+    (("--set", "ipc"), "--set ipc: write it as --set matcher.lr_img=1.0."),
+    (("--set", "augment=colr"), "Did you mean 'color'?"),
+    (("--preset", "dm-papr"), "unknown preset 'dm-papr'. Did you mean 'dm-paper'?"),
+    (("--config", "none.yaml"), "cannot read none.yaml: No such file or directory."),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), COMMAND, ids=[" ".join(options) for options, _ in COMMAND])
+def test_a_wrong_option_ends_the_command_with_one_line_and_nothing_written(options, message, ltdd, tmp_path):
+    assert message in one_line_error(ltdd("distill", "--method", "dm", *options))
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_wrong_value_in_a_file_names_the_file(ltdd, tmp_path):
+    (tmp_path / "here" / "my.yaml").write_text("method: dm\nnetwork:\n  widht: 8\n")
+    assert "my.yaml: unknown network option 'widht'" in one_line_error(ltdd("distill", "--config", "my.yaml"))

@@ -1,0 +1,80 @@
+"""The progress of a run: plain lines where there is no terminal, a bar where there is one, and a fair speed."""
+
+import io
+import re
+
+from rich.console import Console
+
+from ltdd_core.cli import live
+from ltdd_core.cli.live import LiveDisplay
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(live.time, "monotonic", lambda: self.now)
+
+
+def display(*, terminal):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=140, markup=False, highlight=False)
+    return LiveDisplay(console), out
+
+
+def test_the_slow_first_step_is_not_part_of_the_speed(monkeypatch):
+    clock = Clock(monkeypatch)
+    shown, out = display(terminal=False)
+    shown.steps(0, 20)
+    for step in range(20):
+        clock.now += 60.0 if step == 0 else 0.5
+        shown.step(step, {"loss": 0.25})
+    shown.steps_done()
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "iteration 1/20  loss 0.25"
+    assert lines[1] == "iteration 2/20  loss 0.25  2.0 it/s  0:09 left"
+    assert lines[-1] == "iteration 20/20  loss 0.25  2.0 it/s  0:00 left"
+
+
+def test_the_speed_is_that_of_recent_steps(monkeypatch):
+    clock = Clock(monkeypatch)
+    shown, out = display(terminal=False)
+    shown.steps(0, 8000)
+    for step in range(200):
+        clock.now += 2.0 if step < 100 else 0.1
+        shown.step(step, {"loss": 1.0})
+    assert "0.5 it/s" not in out.getvalue()  # slower than one a second is told the other way round
+    lines = out.getvalue().splitlines()
+    assert "iteration 96/8000  loss 1  2.0 s/it  4:23:28 left" in lines  # half a minute after the line before
+    shown.step(399, {"loss": 1.0})
+    assert out.getvalue().splitlines()[-1].startswith("iteration 400/8000  loss 1  10.")
+
+
+def test_a_run_that_goes_on_says_so_and_counts_from_there(monkeypatch):
+    clock = Clock(monkeypatch)
+    shown, out = display(terminal=False)
+    shown.steps(5, 10)
+    for step in range(5, 10):
+        clock.now += 1.0
+        shown.step(step, {"loss": 1.0})
+    assert out.getvalue().splitlines()[0] == "going on after 5 of 10 iterations"
+    assert out.getvalue().splitlines()[2] == "iteration 7/10  loss 1  1.0 it/s  0:03 left"
+
+
+def test_in_a_terminal_a_bar_moves_and_goes_away(monkeypatch):
+    clock = Clock(monkeypatch)
+    shown, out = display(terminal=True)
+    shown.steps(0, 4)
+    for step in range(4):
+        clock.now += 0.25
+        shown.step(step, {"loss": 0.125})
+    assert shown._progress.tasks[0].completed == 4
+    shown._progress.refresh()
+    shown.steps_done()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
+    assert "━" in text
+    assert re.search(r"4/4 loss 0\.125 4\.0 it/s  0:00 left", text)
+    assert "iteration" not in text
+    assert out.getvalue().rstrip("\n").endswith("\x1b[2K")  # the line of the bar is wiped
+    shown.steps_done()  # a second time, as after an exception, is harmless

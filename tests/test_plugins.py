@@ -1,0 +1,340 @@
+"""Plugins through real entry points: found, isolated, chosen, listed; and the rules that built-ins keep."""
+
+import ast
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from conftest import MEAN_MATCHER, TINY, one_line_error
+
+import ltdd_core
+from ltdd_core import InputError, configure, hookspecs
+from ltdd_core.catalog import KINDS, Catalog
+from ltdd_core.plugins import load_plugins
+
+ROOT = Path(__file__).parent.parent
+BUILT_IN = ["core", "dm", "hierarchical", "linear", "samplers", "twostage"]
+
+
+def states(plugins):
+    return {plugin.name: plugin.state for plugin in plugins.listed}
+
+
+# ---- found and named -----------------------------------------------------------------------------
+
+
+def test_a_strangers_matcher_is_found_named_and_described(site, ltdd):
+    site.install("mean", MEAN_MATCHER)
+    catalog = Catalog(load_plugins())
+    assert {"dm", "mean"} <= set(catalog.names("matcher"))
+    entry = catalog.get("matcher", "mean")
+    assert (entry.owner.name, str(entry.owner), entry.owner.state) == ("mean", "stranger-mean 1.5", "installed")
+    shown = ltdd("describe", "matcher", "mean").stdout
+    assert "matcher mean, from stranger-mean 1.5" in shown
+    assert "Match the mean feature of each class." in shown
+    assert "matcher.lr_img" in shown  # options of ClassMatcher, which the plugin does not mention
+
+
+def test_a_strangers_matcher_does_the_whole_job_with_two_stages_and_in_a_process_of_its_own(site, tmp_path):
+    site.install("mean", MEAN_MATCHER)
+    command = ["distill", "--method", "mean", "--plugin", "twostage", *TINY, "--json"]
+    call = "from ltdd_core.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", call, *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site.folder), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["method"] == "mean"
+    names = [row["name"] for row in document["rows"]]
+    assert names == ["original, direct", "distilled, direct", "two-stage, original + distilled"]
+    kept = json.loads((tmp_path / document["run"] / "run.json").read_text())
+    assert kept["versions"]["matcher mean"] == "stranger-mean 1.5"
+
+
+def test_a_component_can_be_named_without_being_imported(site):
+    module = site.install("lazy", """
+        from ltdd_core import hookimpl
+
+        @hookimpl
+        def ltdd_register_matchers(register):
+            register("late", "stranger_mean:MeanMatcher")
+    """)  # fmt: skip
+    site.install("mean", MEAN_MATCHER.split("@hookimpl")[0], entry=False)
+    catalog = Catalog(load_plugins())
+    assert module in sys.modules
+    assert configure(method="late").matcher.component.__name__ == "MeanMatcher"
+    assert catalog.get("matcher", "late").load() is configure(method="late").matcher.component
+
+
+def test_nothing_is_active_until_it_is_named(site):
+    before = configure(method="dm").to_tree()
+    site.install("chooser", """
+        from ltdd_core import hookimpl
+
+        @hookimpl
+        def ltdd_choose():
+            return {"network": "mlp"}
+    """)  # fmt: skip
+    assert configure(method="dm").to_tree() == before
+    assert configure(method="dm", plugins=["chooser"]).network.name == "mlp"
+    assert configure(method="dm", plugins=["chooser"], network="vgg11").network.name == "vgg11"
+
+
+# ---- isolated ------------------------------------------------------------------------------------
+
+HOOKIMPL = "from ltdd_core import hookimpl\n"
+BROKEN = {
+    "raises": ("raise OSError('no such camera [/dev/x]')\nmore = 1", "OSError: no such camera [/dev/x]"),
+    "exits": ("import sys\nsys.exit(3)", "SystemExit: 3"),
+    "syntax": ("def broken(:", "SyntaxError: invalid syntax"),
+    "missing": ("import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
+    "unknown-hook": (HOOKIMPL + "@hookimpl\ndef ltdd_register_matcher(register): pass", "unknown hook"),
+    "unknown-argument": (HOOKIMPL + "@hookimpl\ndef ltdd_register_heads(register, colour): pass", "colour"),
+    "raising-hook": (
+        HOOKIMPL + "@hookimpl\ndef ltdd_register_heads(register): register('h', 1); 1 / 0",
+        "ZeroDivision",
+    ),
+    "exiting-hook": (HOOKIMPL + "@hookimpl\ndef ltdd_register_heads(register): raise SystemExit", "SystemExit"),
+    "clash": (
+        HOOKIMPL + "@hookimpl\ndef ltdd_register_matchers(register): register('dm', 1)",
+        "ValueError: matcher 'dm' of 'clash' is already offered by 'dm' (ltdd",
+    ),
+    "twice": (
+        HOOKIMPL + "@hookimpl\ndef ltdd_register_heads(register): register('h', 1); register('h', 2)",
+        "ValueError: head 'h' of 'twice' is already offered by 'twice'",
+    ),
+    "no-name": (
+        HOOKIMPL + "@hookimpl\ndef ltdd_register_heads(register): register(int, 'h')",
+        "TypeError: register(name, component): the name of a head must be text",
+    ),
+    "raising-command": (HOOKIMPL + "@hookimpl\ndef ltdd_register_commands(cli): raise SystemExit(2)", "SystemExit: 2"),
+    "command-clash": (
+        "import click\n" + HOOKIMPL + "@hookimpl\ndef ltdd_register_commands(cli): cli.command('data')(lambda: None)",
+        "ValueError: there is a command 'data' already",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_plugin_is_listed_with_its_reason_and_costs_nobody_anything(what, site, ltdd):
+    source, reason = BROKEN[what]
+    site.install(what, source)
+    site.install("mean", MEAN_MATCHER, entry="zzz")
+    rows = {row["name"]: row for row in json.loads(ltdd("plugins", "--json").stdout)}
+    assert rows[what]["state"] == "broken"
+    assert reason in rows[what]["reason"]
+    assert "\n" not in rows[what]["reason"]
+    assert rows[what]["offers"] == {}
+    assert {name: row["state"] for name, row in rows.items() if name != what} == {
+        **dict.fromkeys(BUILT_IN, "built-in"),
+        "zzz": "installed",
+    }
+    assert rows["zzz"]["offers"] == {"matcher": ["mean"]}
+    assert configure(method="mean", plugin="twostage").head.name == "twostage"
+    assert reason[:30] in ltdd("plugins").stdout
+    assert "Traceback" in ltdd("plugins", what).stdout
+
+
+def test_naming_a_broken_plugin_is_refused_with_its_reason(site, ltdd):
+    site.install("raises", "raise OSError('no camera')")
+    message = one_line_error_after_notes(ltdd("distill", "--method", "dm", "--plugin", "raises"))
+    assert message == "Error: plugin 'raises' (stranger-raises 1.5) is broken. OSError: no camera"
+
+
+def one_line_error_after_notes(result):
+    assert result.exit_code == 2
+    *notes, last = result.stderr.splitlines()
+    assert notes == ["plugin 'raises' (stranger-raises 1.5) is broken: OSError: no camera"]
+    return last
+
+
+@pytest.mark.parametrize(
+    "fault", ["raise KeyError('x')", "raise SystemExit(0)", "import nowhere_to_be_found", "Component = 3"]
+)
+def test_a_component_that_does_not_load_is_one_line_for_who_names_it_and_nothing_for_others(fault, site, ltdd):
+    site.install(
+        "lazy", HOOKIMPL + "@hookimpl\ndef ltdd_register_heads(register): register('h', 'stranger_h:Component')"
+    )
+    site.install("h", fault, entry=False)
+    message = one_line_error(ltdd("distill", "--method", "dm", "--head", "h"))
+    assert "head 'h' of plugin 'lazy' (stranger-lazy 1.5)" in message
+    assert "linear" in ltdd("describe", "head").stdout
+    assert configure(method="dm").head.name == "linear"
+
+
+def test_plugins_name_shows_the_traceback_of_what_it_offers_and_cannot_be_loaded(site, ltdd):
+    site.install(
+        "lazy", HOOKIMPL + "@hookimpl\ndef ltdd_register_heads(register): register('h', 'stranger_h:Component')"
+    )
+    site.install("h", "import nowhere_to_be_found", entry=False)
+    shown = ltdd("plugins", "lazy").stdout
+    assert "installed" in shown
+    assert "import nowhere_to_be_found" in shown
+
+
+# ---- order, blocking, choosing -------------------------------------------------------------------
+
+
+def test_built_ins_come_first_and_then_names_in_order_wherever_they_lie(site):
+    for name in ("b", "a", "0"):
+        site.install(name, "")
+    assert [plugin.name for plugin in load_plugins().listed] == [*BUILT_IN, "0", "a", "b"]
+
+
+def test_a_stranger_cannot_take_the_name_of_a_built_in_plugin(site):
+    site.install("thief", "raise SystemExit", entry="twostage")
+    found = [plugin for plugin in load_plugins().listed if plugin.name == "twostage"]
+    assert [plugin.state for plugin in found] == ["built-in", "broken"]
+    assert found[1].reason == "ValueError: another plugin is already called 'twostage'"
+    assert configure(method="dm", plugin="twostage").head.name == "twostage"
+
+
+def test_each_call_has_a_fresh_manager(site):
+    one = load_plugins()
+    site.install("new", "")
+    two = load_plugins()
+    assert one.manager is not two.manager
+    assert set(states(two)) - set(states(one)) == {"new"}
+
+
+def test_plugins_can_be_blocked_by_name(site, monkeypatch, ltdd):
+    module = site.install("bad", "raise SystemExit")
+    monkeypatch.setenv("LTDD_BLOCK_PLUGINS", "bad, dm")
+    assert states(load_plugins()) | {"bad": "blocked", "dm": "blocked"} == states(load_plugins())
+    assert module not in sys.modules
+    assert "unknown matcher 'dm'" in one_line_error(ltdd("distill", "--method", "dm"))
+    assert "plugin 'bad' (stranger-bad 1.5) is blocked." in one_line_error(ltdd("distill", "--plugin", "bad"))
+    monkeypatch.delenv("LTDD_BLOCK_PLUGINS")
+    assert states(load_plugins(["bad"]))["bad"] == "blocked"
+
+
+@pytest.mark.parametrize(("allowed", "blocked"), [("", {"a", "b"}), ("a", {"b"}), ("a,b", set())])
+def test_only_some_strangers_can_be_let_in(allowed, blocked, site, monkeypatch):
+    site.install("a", "")
+    site.install("b", "")
+    monkeypatch.setenv("LTDD_LOAD_PLUGINS", allowed)
+    assert {name for name, state in states(load_plugins()).items() if state == "blocked"} == blocked
+
+
+CHOOSER = HOOKIMPL + "@hookimpl\ndef ltdd_choose(config): return {'network': '%s', 'sampler': 'square-root'}"
+
+
+def test_two_active_plugins_that_choose_differently_are_refused_unless_the_user_decides(site):
+    site.install("one", CHOOSER % "mlp")
+    site.install("two", CHOOSER % "vgg11")
+    site.install("three", CHOOSER % "mlp")
+    assert configure(method="dm", plugins=["one", "three"]).network.name == "mlp"
+    with pytest.raises(InputError, match="plugins 'one' and 'two' choose different networks, 'mlp' and 'vgg11'"):
+        configure(method="dm", plugins=["one", "two"])
+    decided = configure(method="dm", plugins=["one", "two"], network="alexnet")
+    assert (decided.network.name, decided.sampler.name) == ("alexnet", "square-root")
+
+
+def test_a_plugin_chooses_from_what_exists_and_cannot_change_what_it_is_shown(site):
+    site.install("wild", HOOKIMPL + "@hookimpl\ndef ltdd_choose(config): return {'colour': 'red'}")
+    site.install("lost", HOOKIMPL + "@hookimpl\ndef ltdd_choose(config): return {'network': 'mpl'}")
+    site.install("sly", HOOKIMPL + "@hookimpl\ndef ltdd_choose(config): config['matcher']['lr_img'] = 9")
+    with pytest.raises(InputError, match=r"plugin 'wild' .stranger-wild 1.5. chooses for 'colour'"):
+        configure(method="dm", plugins=["wild"])
+    with pytest.raises(InputError, match=r"^plugin 'lost': unknown network 'mpl'. Did you mean 'mlp'"):
+        configure(method="dm", plugins=["lost"])
+    assert configure(matcher={"name": "dm", "lr_img": 2}, plugins=["sly"]).matcher.options.lr_img == 2
+
+
+def test_a_component_of_the_wrong_kind_is_refused(site):
+    site.install("wrong", MEAN_MATCHER.replace("ltdd_register_matchers", "ltdd_register_heads"))
+    with pytest.raises(InputError, match=r"head 'mean' of plugin 'wrong' .* is no subclass of ClassifierHead"):
+        configure(method="dm", head="mean")
+
+
+# ---- no torch before it is needed ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["--help"], ["plugins"], ["plugins", "--json"], ["nonsense"]])
+def test_a_light_command_imports_no_torch(command):
+    program = (
+        "import sys\n"
+        "from ltdd_core.cli import cli\n"
+        "try: cli(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'sklearn', 'pydantic', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_entry_module_of_a_built_in_imports_no_torch(name):
+    module = next(iter(entry_points(group="ltdd", name=name))).value
+    program = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+# ---- rules of the house --------------------------------------------------------------------------
+
+PLUGIN_FOLDERS = sorted(path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py"))
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("folder", PLUGIN_FOLDERS)
+def test_a_built_in_imports_only_public_names(folder):
+    for path in (ROOT / "plugins" / folder).rglob("*.py"):
+        for module, name in imports(path):
+            top = module.split(".")[0]
+            assert not module.startswith("ltdd_core."), f"{path.name} imports {module}"
+            assert top != "ltdd_core" or name in ltdd_core.__all__, f"{path.name} imports {module}.{name}"
+            assert not top.startswith("ltdd_") or top in ("ltdd_core", folder), f"{path.name} imports {module}"
+
+
+def test_every_built_in_is_packaged_and_has_an_entry_point():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert sorted(packages) == ["ltdd_core", *(f"plugins/{folder}" for folder in PLUGIN_FOLDERS)]
+    declared = project["project"]["entry-points"]["ltdd"]
+    assert sorted(declared.values()) == ["ltdd_core.builtin", *PLUGIN_FOLDERS]
+    assert sorted(declared) == BUILT_IN
+
+
+def test_the_public_api_resolves():
+    assert [name for name in ltdd_core.__all__ if getattr(ltdd_core, name, None) is None] == []
+    assert sorted(ltdd_core.__all__) == sorted(set(ltdd_core.__all__))
+
+
+def test_no_hook_implementation_has_default_arguments():
+    for plugin in load_plugins().manager.get_plugins():
+        for name, function in inspect.getmembers(plugin, inspect.isfunction):
+            if hasattr(function, "ltdd_impl"):
+                given = inspect.signature(function).parameters.values()
+                assert all(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in given), name
+
+
+def test_every_register_hook_belongs_to_a_kind():
+    hooks = {name for name in vars(hookspecs) if name.startswith("ltdd_register_")}
+    assert hooks == {*KINDS.values(), "ltdd_register_commands"}
+
+
+def test_the_core_knows_no_method_by_name():
+    catalog = Catalog(load_plugins())
+    names = {*catalog.names("matcher"), *PLUGIN_FOLDERS, "twostage", "hierarchical"}
+    for path in (ROOT / "ltdd_core").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            words = {getattr(node, field, None) for field in ("id", "attr", "name", "arg", "module", "value")}
+            assert not {word for word in words if isinstance(word, str)} & names, f"{path}:{node.lineno}"
