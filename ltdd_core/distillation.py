@@ -92,9 +92,10 @@ def distill(
     """
     began, display = time.monotonic(), display or Display()
     plugins = catalog.plugins if catalog else load_plugins()
-    observers = Observers(plugins, plugins.named(config.run.plugins))
+    observers = Observers(plugins, plugins.named(config.run.plugins), display.warn)
     device = prepare_device(config)
     check_recipe(config)
+    RunFolder(Path(out)).check(config, resume=resume)
     data = load_long_tailed(config.data.name, config.data.make())
     matcher, task = prepare_matcher(config, data, device)
     display.data(data, device)
@@ -121,9 +122,16 @@ def distill(
             observers.tell("ltdd_run_failed", run=run, error=error)
             raise
         result = Result(folder.path, config, data, distilled, rows, time.monotonic() - began)
-        folder.write_json(RESULT, {**result.to_json(), "detached_plugins": observers.detached})
+        write_report(folder, result, observers)
         observers.tell("ltdd_run_finished", run=run, distilled=distilled)
+        if observers.detached:
+            write_report(folder, result, observers)
     return result
+
+
+def write_report(folder: RunFolder, result: Result, observers: Observers) -> None:
+    """The result, and which plugins had to be left out while it came about."""
+    folder.write_json(RESULT, {**result.to_json(), "detached_plugins": observers.detached})
 
 
 def match(

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -102,6 +101,7 @@ class Observers:
 
     plugins: Plugins
     active: list[Plugin]
+    warn: Callable[[str], None]
     detached: dict[str, str] = field(default_factory=dict)
 
     def tell(self, hook: str, **facts: Any) -> None:
@@ -113,9 +113,8 @@ class Observers:
                 self.plugins.call(plugin, hook, **facts)
             except (Exception, SystemExit) as error:  # a watcher must never stop what it watches
                 self.detached[plugin.name] = f"{hook}: {one_line(error)}"
-                warnings.warn(
-                    f"plugin {plugin.name!r} ({plugin}) raised in {hook} and watches no longer: {one_line(error)}",
-                    stacklevel=2,
+                self.warn(
+                    f"plugin {plugin.name!r} ({plugin}) raised in {hook} and watches no longer: {one_line(error)}"
                 )
 
 

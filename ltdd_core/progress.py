@@ -1,7 +1,8 @@
-"""What a run tells its user while it works; the command line shows it, the Python API keeps silent."""
+"""What a run tells its user while it works; the command line shows it, the Python API warns at most."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -12,6 +13,10 @@ from ltdd_core.metrics import Row
 
 class Display:
     """Shows nothing.  A subclass shows what it likes; none of it may change the run."""
+
+    def warn(self, text: str) -> None:
+        """Something is wrong that does not stop the run."""
+        warnings.warn(text, stacklevel=2)
 
     def data(self, data: LongTailedSet, device: torch.device) -> None:
         """The long-tailed set is loaded."""

@@ -47,17 +47,28 @@ class RunFolder:
                 configuration, or it belongs to a running process, or it cannot be written.
         """
         folder = cls(path)
-        if not folder.is_empty() and not resume:
-            what = "holds a run already: go on with --resume" if (path / CONFIG).exists() else "is not empty: empty it"
-            raise InputError(f"{path} {what}, or name another folder with --out.")
-        if not folder.is_empty():
-            folder.check_same(config)
+        folder.check(config, resume=resume)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         with folder._locked():
             if folder.is_empty():
                 folder.write_text(CONFIG, yaml.safe_dump(config.to_tree(), sort_keys=False))
             yield folder
+
+    def check(self, config: Config, *, resume: bool) -> None:
+        """Whether a run with this configuration may begin, or go on, here.
+
+        Raises:
+            InputError: as :meth:`open`.
+        """
+        if self.is_empty():
+            return
+        if resume:
+            self.check_same(config)
+            return
+        begun = (self.path / CONFIG).exists()
+        what = "holds a run already: go on with --resume" if begun else "is not empty: empty it"
+        raise InputError(f"{self.path} {what}, or name another folder with --out.")
 
     def is_empty(self) -> bool:
         """Whether no run has begun here; hidden files are what a process leaves that dies at once.
@@ -149,7 +160,8 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        with writing(path):
+            self._file: IO[str] = path.open("a", encoding="utf-8")
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a line."""

@@ -36,6 +36,10 @@ class LiveDisplay(Display):
         self._last_line = 0.0
         self._ends: deque[float] = deque(maxlen=RECENT + 1)
 
+    def warn(self, text: str) -> None:
+        """A yellow line."""
+        self._console.print(text, style="yellow", markup=False, soft_wrap=True)
+
     def data(self, data: LongTailedSet, device: torch.device) -> None:
         """One line about the data."""
         self._console.print(
