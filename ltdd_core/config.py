@@ -85,7 +85,9 @@ class Compute(BaseOptions):
 
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes the GPU where there is one")
     threads: int | None = option(None, "CPU threads; all cores unless given", ge=1)
-    precision: Literal["fp32", "bf16"] = option("fp32", "of networks while matching; fp32 is the reference")
+    precision: Literal["fp32", "bf16"] = option(
+        "fp32", "of networks while matching; bf16 pays on GPUs and on CPUs with AMX"
+    )
     compile: bool = option(False, "compile the network while matching (needs a C++ compiler on a CPU)")
     checkpoint_every: int = option(20, "steps between checkpoints", ge=1)
     chunk: int | None = option(

@@ -6,6 +6,8 @@ Read :func:`distill` from top to bottom: it is the way the data go.
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,7 +58,16 @@ class Result:
     data: LongTailedSet
     distilled: DistilledSet
     rows: list[Row]
+    groups: Tensor | None
+    """The partition of a multi-stage classifier, int64 ``[classes]``."""
     seconds: float
+
+    def group_names(self) -> list[list[str]] | None:
+        """The names of the classes in each group."""
+        if self.groups is None:
+            return None
+        named = list(zip(self.data.class_names, self.groups.tolist(), strict=True))
+        return [[name for name, own in named if own == group] for group in range(int(self.groups.max()) + 1)]
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``ltdd distill --json`` prints."""
@@ -65,6 +76,7 @@ class Result:
             "method": self.config.matcher.name,
             "data": data_facts(self.data),
             "seconds": round(self.seconds, 3),
+            "groups": self.group_names(),
             "rows": [row.to_json() for row in self.rows],
         }
 
@@ -91,8 +103,8 @@ def distill(
         Interrupted: a signal came; the state is saved.
     """
     began, display = time.monotonic(), display or Display()
-    plugins = catalog.plugins if catalog else load_plugins()
-    observers = Observers(plugins, plugins.named(config.run.plugins), display.warn)
+    catalog = catalog or Catalog(load_plugins())
+    observers = Observers(catalog.plugins, catalog.plugins.named(config.run.plugins), display.warn)
     device = prepare_device(config)
     check_recipe(config)
     RunFolder(Path(out)).check(config, resume=resume)
@@ -113,15 +125,14 @@ def distill(
                 save_picture(folder.path / PICTURE, distilled)
                 save_distilled(folder.path / DISTILLED, distilled)
             trainer = make_trainer(config, device, seed=config.run.seed, stop=stop, display=display)
-            rows = []
-            for row in result_rows(config, data, distilled, trainer, folder.path, catalog):
-                rows.append(row)
+            rows, groups = result_rows(config, data, distilled, trainer, catalog, folder.path)
+            for row in rows:
                 display.row(row)
                 observers.tell("ltdd_evaluated", run=run, row=row)
         except BaseException as error:
             observers.tell("ltdd_run_failed", run=run, error=error)
             raise
-        result = Result(folder.path, config, data, distilled, rows, time.monotonic() - began)
+        result = Result(folder.path, config, data, distilled, rows, groups, time.monotonic() - began)
         write_report(folder, result, observers)
         observers.tell("ltdd_run_finished", run=run, distilled=distilled)
         if observers.detached:
@@ -206,14 +217,21 @@ def prepare_device(config: Config) -> torch.device:
     """The device of a run; sets the number of CPU threads.
 
     Raises:
-        InputError: CUDA is asked for and not there.
+        InputError: CUDA, or compilation on a CPU, is asked for and cannot be had.
     """
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
     available = torch.cuda.is_available()
+    on_gpu = available and config.compute.device != "cpu"
+    if config.compute.compile and not on_gpu and not any(map(shutil.which, _compilers())):
+        raise InputError("--compile needs a C++ compiler on a CPU: install g++ or clang++, or leave --compile out.")
     if config.compute.device == "cuda" and not available:
         raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto.")
-    return torch.device("cuda" if available and config.compute.device != "cpu" else "cpu")
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+def _compilers() -> list[str]:
+    return [name for name in (os.environ.get("CXX"), "g++", "clang++") if name]
 
 
 def chunk_size(config: Config, device: torch.device) -> int:

@@ -17,7 +17,6 @@ from ltdd_core.data import LongTailedSet
 from ltdd_core.errors import InputError
 from ltdd_core.interfaces import Classifier, ClassifierHead, DistilledSet, Recipe, TrainingSet
 from ltdd_core.metrics import Row, average, row
-from ltdd_core.plugins import load_plugins
 from ltdd_core.progress import Display
 from ltdd_core.run import StopRequest
 from ltdd_core.storage import load_tensors, save_tensors
@@ -79,27 +78,24 @@ def result_rows(
     data: LongTailedSet,
     distilled: DistilledSet,
     trainer: Trainer,
-    folder: Path | None = None,
-    catalog: Catalog | None = None,
-) -> Iterator[Row]:
-    """The lines of a run's table, each as soon as it is known.
+    catalog: Catalog,
+    folder: Path,
+) -> tuple[list[Row], Tensor | None]:
+    """The lines of a run's table, and the partition (int64 ``[classes]``) if a classifier has one.
 
-    With a ``folder`` the test predictions are kept there, and what is there already is not trained again.
-    The group accuracy of a direct line is that of its predicted classes under the partition of the
-    multi-stage line, so that line is computed first.
+    The test predictions are kept in ``folder``, and what is there already is not trained again.  The group
+    accuracy of a direct line is that of its predicted classes under the partition of the multi-stage line.
     """
-    catalog = catalog or Catalog(load_plugins())
     lines = lines_of(config, catalog)
     kept = _kept_scores(folder, lines)
     groups = None
-    for line in reversed(lines):  # shares the trained networks whatever the order
+    for line in lines:
         if line.name not in kept:
             kept[line.name] = scores_of(line, config, data, distilled, trainer, catalog)
             _keep_scores(folder, kept)
         if kept[line.name].groups is not None:
             groups = kept[line.name].groups
-    for line in lines:
-        yield _row(line, kept[line.name], data, distilled, groups)
+    return [_row(line, kept[line.name], data, distilled, groups) for line in lines], groups
 
 
 def scores_of(
@@ -229,8 +225,8 @@ def _row(line: Line, scores: Scores, data: LongTailedSet, distilled: DistilledSe
     )
 
 
-def _kept_scores(folder: Path | None, lines: Sequence[Line]) -> dict[str, Scores]:
-    if folder is None or not (folder / PREDICTIONS).exists():
+def _kept_scores(folder: Path, lines: Sequence[Line]) -> dict[str, Scores]:
+    if not (folder / PREDICTIONS).exists():
         return {}
     tensors, _ = load_tensors(folder / PREDICTIONS)
     return {
@@ -240,9 +236,7 @@ def _kept_scores(folder: Path | None, lines: Sequence[Line]) -> dict[str, Scores
     }
 
 
-def _keep_scores(folder: Path | None, kept: dict[str, Scores]) -> None:
-    if folder is None:
-        return
+def _keep_scores(folder: Path, kept: dict[str, Scores]) -> None:
     tensors = {name: scores.log_probabilities for name, scores in kept.items()}
     tensors |= {f"{name}: groups": s.groups for name, s in kept.items() if s.groups is not None}
     save_tensors(folder / PREDICTIONS, tensors, {"about": "test log-probabilities of each line of the table"})

@@ -58,7 +58,7 @@ def command(
     The result is a table of classifiers trained on the original set, on the distilled one, and, with
     `--plugin twostage`, on both; everything is kept in the folder of the run.
     """
-    from ltdd_core.cli.tables import print_rows
+    from ltdd_core.cli.tables import print_groups, print_rows
     from ltdd_core.distillation import PICTURE
 
     results, notes = consoles(as_json)
@@ -68,6 +68,7 @@ def command(
         click.echo(json.dumps(result.to_json()))
     else:
         print_rows(results, result.rows, result.data.class_names, result.data.counts)
+        print_groups(results, result.group_names())
     if not quiet:
         notes.print(
             f"method {result.config.matcher.name}, {result.seconds:.0f} s; the run is in {result.run}, "

@@ -42,6 +42,12 @@ def print_rows(console: Console, rows: Sequence[Row], class_names: Sequence[str]
     _print_classes(console, rows, class_names, counts)
 
 
+def print_groups(console: Console, groups: Sequence[Sequence[str]] | None) -> None:
+    """The partition of a multi-stage classifier, in one line."""
+    if groups is not None:
+        console.print(f"groups: {' | '.join(', '.join(names) for names in groups)}", markup=False, soft_wrap=True)
+
+
 def print_repeated(console: Console, lines: Sequence[Repeated]) -> None:
     """Mean and deviation over seeds, a line for each network."""
     table = Table(title=f"per cent; mean ± deviation over {lines[0].repeats} seed(s)", title_style="dim")
