@@ -10,17 +10,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ltdd_core.catalog import Catalog
 from ltdd_core.config import Config, resolve, resolve_data
 from ltdd_core.data import LongTailedSet, load_long_tailed
-from ltdd_core.distillation import prepare_device
+from ltdd_core.devices import prepare_device
 from ltdd_core.errors import InputError
 from ltdd_core.evaluation import Repeated, repeated_rows
-from ltdd_core.layers import Layer, normalised
+from ltdd_core.layers import Layer, merged, normalised
 from ltdd_core.plugins import load_plugins
 from ltdd_core.progress import Display
 from ltdd_core.run import CONFIG, RunFolder
@@ -53,7 +53,7 @@ def evaluate(
     *,
     networks: Sequence[str] = (),
     repeats: int = 1,
-    settings: Sequence[Layer] = (),
+    settings: Sequence[Layer | Mapping[str, Any]] = (),
     catalog: Catalog | None = None,
     display: Display | None = None,
 ) -> Iterator[Repeated]:
@@ -61,25 +61,26 @@ def evaluate(
 
     Args:
         distilled: the folder of a run, or its ``distilled.safetensors`` (then say where the images of its
-            data set are: ``settings=[Layer("call", {"data": {"root": ...}})]``).
+            data set are: ``settings=[{"data": {"root": ...}}]``).
         networks: names; the network it was distilled with unless given.  That network keeps the options of
             the run; ``settings`` change the options of any.
         repeats: how many seeds, from the configured one on.
-        settings: what to change in the stored configuration: ``head``, ``recipe``, ``plugins``, ``training``.
-            A new head drops the stored recipe, new plugins drop both.
+        settings: what to change in the stored configuration, shaped like configuration files: ``head``,
+            ``recipe``, ``plugins``, ``training``.  Another head drops the stored recipe, new plugins both.
 
     Raises:
         InputError: the file, the settings or the data cannot be used.
     """
     catalog = catalog or Catalog(load_plugins())
     loaded = load_distilled(distilled)
-    given = [normalised(layer) for layer in settings]
+    given = [normalised(one if isinstance(one, Layer) else Layer("evaluate()", dict(one))) for one in settings]
     stored = _stored_settings(Path(distilled), loaded.origin)
-    changed = {key for layer in given for key in layer.tree}
-    for key, dropped in (("head", ("recipe",)), ("plugins", ("head", "recipe"))):
-        if key in changed:
-            for kind in dropped:
-                stored.pop(kind, None)
+    changes = merged(given)
+    if changes.get("head", {}).get("name", _name(stored, "head")) != _name(stored, "head"):
+        stored.pop("recipe", None)
+    if "plugins" in changes:
+        stored.pop("head", None)
+        stored.pop("recipe", None)
     below = Layer(str(distilled), {**stored, "plugins": []})
     named = [[Layer("--network", {"network": {"name": name}})] for name in networks] or [[]]
     configs = [resolve(catalog, [below, *name, *given]) for name in named]
@@ -96,6 +97,11 @@ def evaluate(
         catalog=catalog,
         display=display or Display(),
     )
+
+
+def _name(stored: dict[str, Any], kind: str) -> Any:
+    section = stored.get(kind)
+    return section.get("name") if isinstance(section, dict) else section
 
 
 def _stored_settings(path: Path, origin: Any) -> dict[str, Any]:

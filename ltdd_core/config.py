@@ -88,11 +88,9 @@ class Compute(BaseOptions):
     precision: Literal["fp32", "bf16"] = option(
         "fp32", "of networks while matching; bf16 pays on GPUs and on CPUs with AMX"
     )
-    compile: bool = option(False, "compile the network while matching (needs a C++ compiler on a CPU)")
+    compile: bool = option(False, "compile the network while matching (needs a compiler)")
     checkpoint_every: int = option(20, "steps between checkpoints", ge=1)
-    chunk: int | None = option(
-        None, "images at once without gradient; 32 (test images 64) on a CPU, 2048 on a GPU", ge=1
-    )
+    chunk: int | None = option(None, "images at once without gradient; 32 on a CPU; 2048 of 32x32 on a GPU", ge=1)
 
 
 @dataclass(frozen=True)
@@ -135,6 +133,11 @@ class Config:
         tree["training"] = self.training.model_dump(mode="json")
         tree["compute"] = self.compute.model_dump(mode="json")
         return tree
+
+    def make_network(self, image_shape: tuple[int, int, int], outputs: int) -> Network:
+        """A network of the configured kind; its weights come from torch's global generator."""
+        network: Network = self.network.component(image_shape, outputs, self.network.options)
+        return network
 
     def science(self) -> Tree:
         """The part that decides the result: without folders, devices and the like."""

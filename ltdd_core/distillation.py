@@ -6,8 +6,6 @@ Read :func:`distill` from top to bottom: it is the way the data go.
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from ltdd_core.augment import Augmentation
 from ltdd_core.catalog import Catalog
 from ltdd_core.config import Config
 from ltdd_core.data import LongTailedSet, load_long_tailed
+from ltdd_core.devices import chunk_size, prepare_device
 from ltdd_core.errors import InputError, RunFailed
 from ltdd_core.evaluation import check_recipe, make_trainer, result_rows
 from ltdd_core.interfaces import Distillation, DistilledSet, Matcher, Sampler
@@ -29,11 +28,12 @@ from ltdd_core.networks import NetworkPool
 from ltdd_core.pictures import save_picture
 from ltdd_core.plugins import Observers, load_plugins
 from ltdd_core.progress import Display
-from ltdd_core.run import FACTS, RESULT, RunFolder, StopRequest, versions
+from ltdd_core.run import RESULT, RunFolder, StopRequest, session_facts, versions
 from ltdd_core.seeding import generator
 from ltdd_core.storage import DISTILLED, load_distilled, save_distilled
 
 PICTURE = "distilled.png"
+OUT_OF_MEMORY = "try --set compute.chunk=N with a small N, a smaller matcher.batch_real, --ipc or --image-size."
 REPEAT_NOISE = 0.01  # in units of the normalised colours
 CALIBRATION_IMAGES = 16  # a class, for batch normalisation; DC's public code
 
@@ -112,8 +112,9 @@ def distill(
     matcher, task = prepare_matcher(config, data, device)
     display.data(data, device)
     with StopRequest().listening() as stop, RunFolder.open(Path(out), config, resume=resume) as folder:
-        folder.write_json(FACTS, {"data": data_facts(data), "versions": versions(config)})
         checkpoint = folder.load_checkpoint()
+        session = session_facts(config, device, [str(plugin) for plugin in observers.active])
+        folder.begin_session(data_facts(data), {"from_step": checkpoint[0] if checkpoint else 0, **session})
         run = Run(config, folder.path, data, checkpoint[0] if checkpoint else 0)
         observers.tell("ltdd_run_started", run=run)
         try:
@@ -122,17 +123,20 @@ def distill(
             else:
                 match(matcher, task, config, folder, checkpoint, stop, observers, run, display)
                 distilled = collect(matcher, config, data)
-                save_picture(folder.path / PICTURE, distilled)
                 save_distilled(folder.path / DISTILLED, distilled)
-            trainer = make_trainer(config, device, seed=config.run.seed, stop=stop, display=display)
+            save_picture(folder.path / PICTURE, distilled)
+            trainer = make_trainer(config, device, data.image_shape, seed=config.run.seed, stop=stop, display=display)
             rows, groups = result_rows(config, data, distilled, trainer, catalog, folder.path)
             for row in rows:
                 display.row(row)
                 observers.tell("ltdd_evaluated", run=run, row=row)
         except BaseException as error:
             observers.tell("ltdd_run_failed", run=run, error=error)
+            if isinstance(error, torch.OutOfMemoryError):
+                raise RunFailed(f"out of memory: {OUT_OF_MEMORY}") from error
             raise
-        result = Result(folder.path, config, data, distilled, rows, groups, time.monotonic() - began)
+        seconds = folder.seconds_taken() or time.monotonic() - began
+        result = Result(folder.path, config, data, distilled, rows, groups, seconds)
         write_report(folder, result, observers)
         observers.tell("ltdd_run_finished", run=run, distilled=distilled)
         if observers.detached:
@@ -213,32 +217,6 @@ def _advice(what: str, folder: RunFolder) -> str:
 # ---- what a run is made of -----------------------------------------------------------------------
 
 
-def prepare_device(config: Config) -> torch.device:
-    """The device of a run; sets the number of CPU threads.
-
-    Raises:
-        InputError: CUDA, or compilation on a CPU, is asked for and cannot be had.
-    """
-    if config.compute.threads is not None:
-        torch.set_num_threads(config.compute.threads)
-    available = torch.cuda.is_available()
-    on_gpu = available and config.compute.device != "cpu"
-    if config.compute.compile and not on_gpu and not any(map(shutil.which, _compilers())):
-        raise InputError("--compile needs a C++ compiler on a CPU: install g++ or clang++, or leave --compile out.")
-    if config.compute.device == "cuda" and not available:
-        raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto.")
-    return torch.device("cuda" if on_gpu else "cpu")
-
-
-def _compilers() -> list[str]:
-    return [name for name in (os.environ.get("CXX"), "g++", "clang++") if name]
-
-
-def chunk_size(config: Config, device: torch.device) -> int:
-    """Images at once where no gradient is needed: what a cache holds on a CPU, plenty on a GPU."""
-    return config.compute.chunk or (32 if device.type == "cpu" else 2048)
-
-
 def prepare_matcher(config: Config, data: LongTailedSet, device: torch.device) -> tuple[Matcher, Distillation]:
     """The matcher, ready for step 0, and what it works with."""
     seed = config.run.seed
@@ -252,7 +230,7 @@ def prepare_matcher(config: Config, data: LongTailedSet, device: torch.device) -
         return data.normalisation.apply(data.train_images[torch.cat(own)].to(device))
 
     networks = NetworkPool(
-        lambda shape, outputs: config.network.component(shape, outputs, config.network.options),
+        config.make_network,
         data.image_shape,
         data.classes,
         seed=seed,
@@ -271,7 +249,7 @@ def prepare_matcher(config: Config, data: LongTailedSet, device: torch.device) -
         augmentation=augmentation,
         seed=seed,
         device=device,
-        chunk=chunk_size(config, device),
+        chunk=chunk_size(config, device, data.image_shape),
     )
     matcher: Matcher = config.matcher.make()
     matcher.prepare(task)

@@ -14,6 +14,7 @@ from ltdd_core.augment import Augmentation
 from ltdd_core.catalog import Catalog
 from ltdd_core.config import DEFAULT_NAMES, Config, Selection, select
 from ltdd_core.data import LongTailedSet
+from ltdd_core.devices import chunk_size
 from ltdd_core.errors import InputError
 from ltdd_core.interfaces import Classifier, ClassifierHead, DistilledSet, Recipe, TrainingSet
 from ltdd_core.metrics import Row, average, row
@@ -142,15 +143,23 @@ def test_log_probabilities(classifier: Classifier, data: LongTailedSet, trainer:
     return torch.cat(parts)
 
 
-def make_trainer(config: Config, device: torch.device, *, seed: int, stop: StopRequest, display: Display) -> Trainer:
+def make_trainer(
+    config: Config,
+    device: torch.device,
+    image_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    stop: StopRequest,
+    display: Display,
+) -> Trainer:
     """What the classifiers of one table are trained with."""
     return Trainer(
-        lambda shape, outputs: config.network.component(shape, outputs, config.network.options),
+        config.make_network,
         {"original": config.training.original, "distilled": config.training.distilled},
         Augmentation(config.run.augment),
         seed=seed,
         device=device,
-        chunk=config.compute.chunk or (64 if device.type == "cpu" else 2048),
+        chunk=chunk_size(config, device, image_shape),
         keep_going=stop.check,
         started=display.training,
     )
@@ -188,12 +197,14 @@ def repeated_rows(
         InputError: the distilled set is not of this data set.
     """
     check_fits(data, distilled)
+    # The networks learn the colours of the distilled set; another cut of the data has other statistics.
+    data = replace(data, normalisation=distilled.normalisation)
     line = _line(config)
     for network in networks:
         changed, rows = replace(config, network=network), []
         with StopRequest().listening() as stop:
             for seed in range(config.run.seed, config.run.seed + repeats):
-                trainer = make_trainer(changed, device, seed=seed, stop=stop, display=display)
+                trainer = make_trainer(changed, device, data.image_shape, seed=seed, stop=stop, display=display)
                 scores = scores_of(line, changed, data, distilled, trainer, catalog)
                 rows.append(_row(line, scores, data, distilled, scores.groups))
         mean, deviation = average(rows)

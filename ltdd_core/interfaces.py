@@ -154,7 +154,7 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and their labels, sorted by class; ``counts[c]`` of class c."""
+    """Images and their labels on the device, sorted by class; ``counts``, int64 ``[classes]``, on the CPU."""
 
     images: Tensor
     labels: Tensor
@@ -173,8 +173,8 @@ class Matcher(Component, ABC):
     """A distillation method in full: it owns its parameters, optimisers and networks."""
 
     decoder: ClassVar[Decoder | None] = None
-    """``(stored images, labels) -> (images, labels)`` where what is stored is not what a network sees
-    (several small images in one, say).  Used alike in distillation and in evaluation."""
+    """``(stored images, labels) -> (images, labels)``, a static method, where what is stored is not what a
+    network sees (several small images in one, say).  Used alike in distillation and in evaluation."""
 
     @abstractmethod
     def prepare(self, task: Distillation) -> None:

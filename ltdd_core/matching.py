@@ -130,4 +130,5 @@ def class_means(features: Tensor, counts: Tensor) -> Tensor:
 
 def _joined(images: list[Tensor]) -> Batch:
     counts = torch.tensor([len(part) for part in images])
-    return Batch(torch.cat(images), torch.repeat_interleave(torch.arange(len(images)), counts), counts)
+    labels = torch.repeat_interleave(torch.arange(len(images)), counts).to(images[0].device)
+    return Batch(torch.cat(images), labels, counts)

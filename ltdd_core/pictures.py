@@ -45,7 +45,7 @@ def save_picture(path: Path, distilled: DistilledSet) -> None:
     axes.imshow(pixels, cmap=None if channels == 3 else "gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([label * (height + gap) + height / 2 for label in range(classes)])
-    axes.set_yticklabels(distilled.class_names[:classes], fontsize=8)
+    axes.set_yticklabels(distilled.class_names[:classes], fontsize=8, parse_math=False)
     axes.tick_params(left=False)
     for spine in axes.spines.values():
         spine.set_visible(False)

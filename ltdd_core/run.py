@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
+import platform
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +30,8 @@ FACTS = "run.json"
 RESULT = "report.json"
 LOCK = ".lock"
 FREE = {"data.root", "compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk"}
-"""What may change when a run goes on: where it runs, not what it computes."""
+"""What may change when a run goes on: where it runs.  A device, a number of threads or a chunk of its own can
+change the last bits of a sum, so bit for bit holds only where these stay."""
 
 
 class RunFolder:
@@ -51,6 +54,7 @@ class RunFolder:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         with folder._locked():
+            folder.check(config, resume=resume)  # again: another process may have been faster
             if folder.is_empty():
                 folder.write_text(CONFIG, yaml.safe_dump(config.to_tree(), sort_keys=False))
             yield folder
@@ -88,7 +92,7 @@ class RunFolder:
         """
         try:
             tree = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise InputError(f"{self.path} holds no run to go on with.") from error
         if not isinstance(tree, dict):
             raise InputError(f"{self.path / CONFIG} is damaged.")
@@ -116,6 +120,26 @@ class RunFolder:
     def write_json(self, name: str, document: Any) -> None:
         """Write a JSON document atomically."""
         self.write_text(name, json.dumps(document, indent=1) + "\n")
+
+    def seconds_taken(self) -> float | None:
+        """What the process that finished the run took; None before that."""
+        if not (self.path / RESULT).exists():
+            return None
+        return float(json.loads((self.path / RESULT).read_text(encoding="utf-8"))["seconds"])
+
+    def begin_session(self, data: Mapping[str, Any], session: Mapping[str, Any]) -> None:
+        """Note which data the run is about, and what this process computes on; one entry a process.
+
+        Raises:
+            InputError: the run began with other data.
+        """
+        sessions = []
+        if (self.path / FACTS).exists():
+            before = json.loads((self.path / FACTS).read_text(encoding="utf-8"))
+            if before["data"] != json.loads(json.dumps(data)):
+                raise InputError(f"{self.path} holds a run on other images: the data have changed since it began.")
+            sessions = before["sessions"]
+        self.write_json(FACTS, {"data": data, "sessions": [*sessions, session]})
 
     def save_checkpoint(self, step: int, state: Mapping[str, Tensor]) -> None:
         """Keep what the next step depends on; ``step`` is how many are done."""
@@ -150,8 +174,10 @@ class RunFolder:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise InputError(f"{self.path} is in use by another process.") from error
+            except OSError as error:
+                raise InputError(f"{self.path} cannot be locked: {error.strerror}.") from error
             yield
 
 
@@ -171,7 +197,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """No more lines."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk, which add() has answered already
+            self._file.close()
 
 
 class StopRequest:
@@ -216,6 +243,18 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
         path: value
         for key, branch in tree.items()
         for path, value in flat(branch, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def session_facts(config: Config, device: torch.device, plugins: Sequence[str]) -> dict[str, Any]:
+    """What a process computes on and with; ``plugins`` are the active ones."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type}: {name}",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "active_plugins": list(plugins),
+        "versions": versions(config),
     }
 
 

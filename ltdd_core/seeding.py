@@ -26,10 +26,15 @@ def generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
 
 @contextmanager
 def global_generator(seed: int, purpose: str, step: int = 0) -> Iterator[None]:
-    """Seed torch's global CPU generator inside the block and put it back as it was afterwards.
+    """Seed torch's global generators inside the block and put them back as they were.
 
     For code that cannot be handed a generator: the constructors and dropout of ``torch.nn``.
     """
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed_for(seed, purpose, step))
+    number = seed_for(seed, purpose, step)
+    # A GPU that is not in use stays untouched: its generator is nobody's business, and asking costs memory.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(number)
+        if devices:
+            torch.cuda.manual_seed(number)
         yield

@@ -61,7 +61,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
 
     The same tensors and facts give the same bytes.
     """
-    plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    plain = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
     metadata = {key: json.dumps(facts[key], sort_keys=True) for key in sorted(facts)}
     write_atomically(path, _sorted_header(safetensors_bytes(plain, metadata)))
 
@@ -79,7 +79,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
         return tensors, {key: json.loads(value) for key, value in metadata.items()}
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: damaged, or not a safetensors file: {error}.") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: its metadata were not written by ltdd.") from error
@@ -141,8 +141,13 @@ def _check(path: Path, distilled: DistilledSet) -> None:
         raise InputError(f"{path}: labels must be int64 [n] or float32 [n, {classes}].")
     if hard and len(labels) and (labels.min() < 0 or labels.max() >= classes):
         raise InputError(f"{path}: a label is not one of the {classes} classes.")
-    if len(distilled.normalisation.mean) != images.shape[1]:
+    if not len(images) or not torch.isfinite(labels).all():
+        raise InputError(f"{path}: it holds no images, or labels that are not finite.")
+    mean, std = distilled.normalisation.mean, distilled.normalisation.std
+    if not len(mean) == len(std) == images.shape[1] or min(std) <= 0:
         raise InputError(f"{path}: normalisation is not for {images.shape[1]} channels.")
+    if not isinstance(distilled.decoder, str | None):
+        raise InputError(f"{path}: the decoder must be the name of a matcher, or null.")
 
 
 def _sorted_header(content: bytes) -> bytes:

@@ -75,11 +75,11 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 loss(network(images), labels).backward()
                 optimizer.step()
-    if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
-        raise RunFailed(
-            f"training of {purpose} diverged: its weights are not finite. "
-            f"Try a smaller learning rate (--set training.{data.name}.lr=..., now {options.lr:g})."
-        )
+            if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
+                raise RunFailed(
+                    f"training of {purpose} diverged in epoch {epoch + 1}: its weights are not finite. The distilled "
+                    f"set is saved: ltdd evaluate RUN --set training.{data.name}.lr=... with less than {options.lr:g}."
+                )
     return network.eval().requires_grad_(False)
 
 

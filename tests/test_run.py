@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from ltdd_core import InputError, Interrupted, RunFailed, configure, distill, load_distilled
 from ltdd_core.progress import Display
@@ -68,7 +69,9 @@ def test_the_folder_of_a_run_holds_everything(tmp_path):
     assert [entry["step"] for entry in steps] == list(range(12))
     facts = json.loads((tmp_path / "a" / "run.json").read_text())
     assert facts["data"]["counts"] == list(result.data.counts)
-    assert {"torch", "ltdd", "matcher dm"} <= set(facts["versions"])
+    (session,) = facts["sessions"]
+    assert session["from_step"] == 0
+    assert {"torch", "ltdd", "matcher dm"} <= set(session["versions"])
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     assert [row["name"] for row in report["rows"]] == [
         "original, direct",
@@ -91,6 +94,7 @@ def test_the_distilled_file_tells_how_it_was_made_but_not_where(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at", [0, 4, 7])
 def test_a_signal_saves_and_resume_gives_the_same_bytes(tmp_path, number, at):
+    handler = signal.getsignal(signal.SIGINT)
     distill(tiny(), tmp_path / "whole")
     with pytest.raises(Interrupted):
         distill(tiny(), tmp_path / "cut", display=SignalAt(at, number))
@@ -99,7 +103,7 @@ def test_a_signal_saves_and_resume_gives_the_same_bytes(tmp_path, number, at):
     distill(tiny(), tmp_path / "cut", resume=True)
     for name in ("distilled.safetensors", "metrics.jsonl", "distilled.png", "predictions.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_run_works_in_a_thread_that_cannot_catch_signals(tmp_path):
@@ -122,6 +126,7 @@ def test_resuming_a_finished_run_only_reads(tmp_path):
     before = (tmp_path / "a" / "predictions.safetensors").stat().st_mtime_ns
     again = distill(tiny(), tmp_path / "a", resume=True)
     assert again.rows == first.rows
+    assert again.to_json() == first.to_json()
     assert (tmp_path / "a" / "predictions.safetensors").stat().st_mtime_ns == before
 
 
@@ -149,6 +154,25 @@ def test_a_folder_with_a_run_or_anything_else_is_not_overwritten(tmp_path):
     (tmp_path / "c").touch()
     with pytest.raises(InputError, match="is a file; a run needs a folder"):
         distill(tiny(), tmp_path / "c")
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path):
+    for part in ("train", "test"):
+        for name, level in (("dark", 40), ("light", 200)):
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            for index in range(3):
+                Image.new("L", (8, 8), level + index).save(folder / f"{index}.png")
+    config = tiny(data={"name": "folder", "root": str(tmp_path / "images")}, iterations=6)
+    with pytest.raises(Interrupted):
+        distill(config, tmp_path / "a", display=SignalAt(2, signal.SIGTERM))
+    Image.new("L", (8, 8), 30).save(tmp_path / "images" / "train" / "dark" / "new.png")
+    with pytest.raises(InputError, match="the data have changed since it began"):
+        distill(config, tmp_path / "a", resume=True)
+    (tmp_path / "images" / "train" / "dark" / "new.png").unlink()
+    distill(config, tmp_path / "a", resume=True)
+    facts = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert [session["from_step"] for session in facts["sessions"]] == [0, 3]
 
 
 def test_a_second_process_in_the_same_folder_is_refused(tmp_path):

@@ -134,4 +134,4 @@ def new_run(config: Any) -> Path:
 
 
 def _stem(config: Any) -> str:
-    return f"{config.data.name}-{config.matcher.name}"
+    return f"{config.data.name}-{config.matcher.name}-seed{config.run.seed}"

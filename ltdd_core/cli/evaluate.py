@@ -50,6 +50,7 @@ def command(
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.cli.tables import print_repeated
     from ltdd_core.config import preset_layer
+    from ltdd_core.errors import Interrupted
     from ltdd_core.plugins import load_plugins
     from ltdd_core.progress import Display
 
@@ -60,18 +61,17 @@ def command(
         settings = layers(config_file, assignments, given)
         if preset is not None:
             settings.insert(0, preset_layer(catalog, preset))
+        display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
         lines = []
-        for line in evaluate(
-            run,
-            networks=networks,
-            repeats=repeats,
-            settings=settings,
-            catalog=catalog,
-            display=Display() if quiet else LiveDisplay(notes, verbose=verbose),
-        ):
-            lines.append(line)
-            if not quiet:
-                notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
+        try:
+            for line in evaluate(
+                run, networks=networks, repeats=repeats, settings=settings, catalog=catalog, display=display
+            ):
+                lines.append(line)
+                if not quiet:
+                    notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
+        except Interrupted as error:
+            raise Interrupted(f"{error}: stopped; an evaluation is not saved, run it again.") from error
     if as_json:
         document = {"run": str(run), "seconds": round(time.monotonic() - began, 3)}
         click.echo(json.dumps({**document, "rows": [line.to_json() for line in lines]}))

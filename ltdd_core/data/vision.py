@@ -74,6 +74,11 @@ class VisionSource(DataSource):
 class Cifar10(VisionSource):
     """CIFAR-10 (Krizhevsky, 2009) cut to a long tail: 12,406 images with IF 100, as in the literature."""
 
+    class Options(VisionSource.Options):
+        """IF 100 and all images of the largest class."""
+
+        n_max: int | None = option(5000, "images of the largest class", source="Cui et al. 2019", ge=1)
+
     dataset = "CIFAR10"
     files = "the folder cifar-10-batches-py of cifar-10-python.tar.gz"
 
@@ -89,6 +94,11 @@ class Cifar10Thousand(Cifar10):
 
 class Cifar100(VisionSource):
     """CIFAR-100 (Krizhevsky, 2009) cut to a long tail."""
+
+    class Options(VisionSource.Options):
+        """IF 100 and all images of the largest class."""
+
+        n_max: int | None = option(500, "images of the largest class", source="Cui et al. 2019", ge=1)
 
     dataset = "CIFAR100"
     files = "the folder cifar-100-python of cifar-100-python.tar.gz"
