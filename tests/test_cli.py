@@ -40,7 +40,7 @@ def test_distill_prints_a_table_on_stdout_and_plain_progress_lines_on_stderr(ltd
     assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
     assert re.fullmatch(r"iteration 3/3  loss \S+  [0-9.]+ (it/s|s/it)  0:00 left", lines[-1])
     assert "\x1b" not in result.output
-    run = tmp_path / "here" / "runs" / "digits-lt-dm-1"
+    run = tmp_path / "here" / "runs" / "digits-lt-dm-seed0-1"
     assert f"the run is in {run.relative_to(tmp_path / 'here')}" in result.stderr
     assert (run / "distilled.png").exists()
 
@@ -85,10 +85,10 @@ def test_runs_are_numbered_and_a_run_that_is_there_is_not_overwritten(ltdd, tmp_
     for _ in range(2):
         assert ltdd(*DISTILL, "--quiet").exit_code == 0
     runs = tmp_path / "here" / "runs"
-    assert sorted(path.name for path in runs.iterdir()) == ["digits-lt-dm-1", "digits-lt-dm-2"]
+    assert sorted(path.name for path in runs.iterdir()) == ["digits-lt-dm-seed0-1", "digits-lt-dm-seed0-2"]
     before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
-    message = one_line_error(ltdd(*DISTILL, "--quiet", "--out", "runs/digits-lt-dm-1"))
-    assert "runs/digits-lt-dm-1 holds a run already: go on with --resume" in message
+    message = one_line_error(ltdd(*DISTILL, "--quiet", "--out", "runs/digits-lt-dm-seed0-1"))
+    assert "runs/digits-lt-dm-seed0-1 holds a run already: go on with --resume" in message
     assert {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()} == before
 
 

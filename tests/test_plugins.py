@@ -58,7 +58,7 @@ def test_a_strangers_matcher_does_the_whole_job_with_two_stages_and_in_a_process
     names = [row["name"] for row in document["rows"]]
     assert names == ["original, direct", "distilled, direct", "two-stage, original + distilled"]
     kept = json.loads((tmp_path / document["run"] / "run.json").read_text())
-    assert kept["versions"]["matcher mean"] == "stranger-mean 1.5"
+    assert kept["sessions"][0]["versions"]["matcher mean"] == "stranger-mean 1.5"
 
 
 def test_a_component_can_be_named_without_being_imported(site):

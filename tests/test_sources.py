@@ -325,22 +325,22 @@ def write_folder(root, train, test, classes=10, side=8):
 
 
 def test_a_root_of_image_folders_is_cut_to_the_sources_profile(tmp_path):
-    data = load(Cifar10, root=write_folder(tmp_path, 20, 2))
-    # n_max is what the smallest class has, so the profile and its imbalance factor are kept as far as 20 go.
+    data = load(Cifar10, root=write_folder(tmp_path, 20, 2), n_max=20)
     assert data.counts == tuple(exponential_counts(10, 20, 100)) == (20, 11, 7, 4, 2, 1, 1, 1, 1, 1)
     assert data.image_shape == (3, 8, 8)
     assert len(data.test_labels) == 20
-    assert load(Cifar10, root=tmp_path, image_size=6).image_shape == (3, 6, 6)
-    assert refusal(Cifar10Thousand, root=tmp_path) == (
-        "class 'class 0' has 20 training images but its place in the profile asks for 1000: "
-        "use a smaller --n-max, another --order, or --imbalance natural."
-    )
+    assert load(Cifar10, root=tmp_path, image_size=6, n_max=20).image_shape == (3, 6, 6)
+    for source, n_max in ((Cifar10, 5000), (Cifar10Thousand, 1000), (Cifar100, 500)):
+        assert refusal(source, root=tmp_path) == (  # an incomplete folder must not become another benchmark
+            f"class 'class 0' has 20 training images but its place in the profile asks for {n_max}: "
+            "use a smaller --n-max, another --order, or --imbalance natural."
+        )
     assert load(Cifar10Thousand, root=tmp_path, n_max=20).counts == data.counts
 
 
 def test_the_same_folder_gives_the_same_images_under_each_name(tmp_path):
     write_folder(tmp_path, 20, 1, classes=3)
-    first, second = load(Cifar10, root=tmp_path), load(Cifar100, root=tmp_path)
+    first, second = (load(source, root=tmp_path, n_max=20) for source in (Cifar10, Cifar100))
     assert torch.equal(first.train_images, second.train_images)
 
 
