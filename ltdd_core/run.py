@@ -123,9 +123,7 @@ class RunFolder:
 
     def seconds_taken(self) -> float | None:
         """What the process that finished the run took; None before that."""
-        if not (self.path / RESULT).exists():
-            return None
-        return float(json.loads((self.path / RESULT).read_text(encoding="utf-8"))["seconds"])
+        return float(self._stored(RESULT, "seconds")[0]) if (self.path / RESULT).exists() else None
 
     def begin_session(self, data: Mapping[str, Any], session: Mapping[str, Any]) -> None:
         """Note which data the run is about, and what this process computes on; one entry a process.
@@ -133,12 +131,11 @@ class RunFolder:
         Raises:
             InputError: the run began with other data.
         """
-        sessions = []
+        sessions: list[Any] = []
         if (self.path / FACTS).exists():
-            before = json.loads((self.path / FACTS).read_text(encoding="utf-8"))
-            if before["data"] != json.loads(json.dumps(data)):
+            before, sessions = self._stored(FACTS, "data", "sessions")
+            if before != json.loads(json.dumps(data)):
                 raise InputError(f"{self.path} holds a run on other images: the data have changed since it began.")
-            sessions = before["sessions"]
         self.write_json(FACTS, {"data": data, "sessions": [*sessions, session]})
 
     def save_checkpoint(self, step: int, state: Mapping[str, Tensor]) -> None:
@@ -150,7 +147,9 @@ class RunFolder:
         if not (self.path / CHECKPOINT).exists():
             return None
         state, facts = load_tensors(self.path / CHECKPOINT)
-        return int(facts["step"]), state
+        if not isinstance(facts.get("step"), int):
+            raise InputError(f"{self.path / CHECKPOINT} is no checkpoint of this version of ltdd.")
+        return facts["step"], state
 
     def metrics_from(self, step: int) -> MetricsLog:
         """The log of step metrics, with what is younger than ``step`` taken out."""
@@ -166,6 +165,14 @@ class RunFolder:
                     kept.append(line + "\n")
         self.write_text(METRICS, "".join(kept))
         return MetricsLog(path)
+
+    def _stored(self, name: str, *keys: str) -> list[Any]:
+        """Values of a JSON document in the folder."""
+        try:
+            document = json.loads((self.path / name).read_text(encoding="utf-8"))
+            return [document[key] for key in keys]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.path / name} is damaged, or from another version of ltdd.") from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

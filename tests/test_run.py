@@ -175,6 +175,15 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     assert [session["from_step"] for session in facts["sessions"]] == [0, 3]
 
 
+@pytest.mark.parametrize("name", ["run.json", "report.json", "checkpoint.safetensors", "config.yaml"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b"[1]"])
+def test_a_damaged_file_of_a_run_is_one_line(tmp_path, name, content):
+    distill(tiny(iterations=2), tmp_path / "a")
+    (tmp_path / "a" / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name.split('.')[0]}|holds (no|a) run"):
+        distill(tiny(iterations=2), tmp_path / "a", resume=True)
+
+
 def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
     with (
         RunFolder.open(tmp_path / "a", tiny(), resume=False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -31,8 +32,9 @@ def bar(share: float, width: int = BAR) -> str:
 
 def print_rows(console: Console, rows: Sequence[Row], class_names: Sequence[str], counts: Sequence[int]) -> None:
     """The result table, and the accuracy of every class as bars."""
-    table = Table(title="per cent; std, worst and harmonic mean are over classes", title_style="dim")
-    table.add_column("trained on")
+    title = "per cent; std, worst and harmonic mean are over classes"
+    table = Table(title=title, title_style="dim", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("trained on", min_width=15)  # two words a line in a terminal of 80 columns
     table.add_column("images", justify="right")
     for column in COLUMNS:
         table.add_column(HEADINGS.get(column, column), justify="right")
