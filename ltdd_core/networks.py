@@ -280,7 +280,7 @@ class _Faster(Network):
     def __init__(self, inner: Network, precision: str, compiled: bool) -> None:
         super().__init__()
         self.inner, self.linear = inner, inner.linear
-        self._inner_embed = torch.compile(inner.embed, dynamic=False) if compiled else inner.embed
+        self._inner_embed = torch.compile(inner.embed) if compiled else inner.embed
         self._precision = precision
 
     def embed(self, images: Tensor) -> Tensor:
