@@ -1,6 +1,6 @@
 """Distribution matching (Zhao & Bilen, "Dataset Condensation with Distribution Matching", WACV 2023).
 
-Each step takes a fresh random network psi and lowers equation (5) of the paper,
+Each step takes a fresh random network psi and lowers the loss of the paper,
 
     sum_c || mean_{x in T_c} psi(A(x; w_c)) - mean_{s in S_c} psi(A(s; w_c)) ||^2,
 
