@@ -57,7 +57,9 @@ def evaluate(
     catalog: Catalog | None = None,
     display: Display | None = None,
 ) -> Iterator[Repeated]:
-    """Train classifiers on a distilled set and score them, one line for each network.
+    """Train classifiers on a distilled set and score them, one line for each network, as soon as it is known.
+
+    What is wrong is raised when the first line is asked for.
 
     Args:
         distilled: the folder of a run, or its ``distilled.safetensors`` (then say where the images of its

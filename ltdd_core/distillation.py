@@ -20,7 +20,7 @@ from ltdd_core.catalog import Catalog
 from ltdd_core.config import Config
 from ltdd_core.data import LongTailedSet, load_long_tailed
 from ltdd_core.devices import chunk_size, prepare_device
-from ltdd_core.errors import InputError, RunFailed
+from ltdd_core.errors import RunFailed
 from ltdd_core.evaluation import check_recipe, make_trainer, result_rows
 from ltdd_core.interfaces import Distillation, DistilledSet, Matcher, Sampler
 from ltdd_core.metrics import Row
@@ -99,7 +99,8 @@ def distill(
 
     Raises:
         InputError: the data or the folder cannot be used; nothing was written.
-        RunFailed: the loss is no longer finite; the last good checkpoint is in ``out``.
+        RunFailed: the loss, or a classifier, is no longer finite, or memory ran out; the last good checkpoint
+            is in ``out``.
         Interrupted: a signal came; the state is saved.
     """
     began, display = time.monotonic(), display or Display()
@@ -261,15 +262,10 @@ def initial_images(config: Config, data: LongTailedSet, sampler: Sampler, augmen
 
     A class with fewer images than IPC repeats them, every repeat under an augmentation of its own and with
     a trace of noise: equal images would get equal gradients and stay equal for ever.
-
-    Raises:
-        InputError: ``init`` is neither ``real`` nor ``noise``.
     """
     ipc, seed = config.run.ipc, config.run.seed
     if config.run.init == "noise":
         return torch.randn(data.classes * ipc, *data.image_shape, generator=generator(seed, "noise"))
-    if config.run.init != "real":
-        raise InputError(f"init is 'real' or 'noise', not {config.run.init!r}.")
     draws, images = generator(seed, "initial images"), []
     for label in range(data.classes):
         chosen = sampler.representatives(label, ipc, draws)

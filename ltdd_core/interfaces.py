@@ -143,6 +143,7 @@ class Distillation:
     initial_images: Tensor
     """``[classes * ipc, C, H, W]``, sorted by class, on the device."""
     initial_labels: Tensor
+    """int64 ``[classes * ipc]``, on the device."""
     sampler: Sampler
     networks: NetworkPool
     augmentation: Augmentation
@@ -217,8 +218,9 @@ class TrainingSet:
     name: str
     """``original`` or ``distilled``; training options are looked up under it."""
     images: Tensor
-    """uint8 raw images or float32 normalised ones."""
+    """``[N, C, H, W]``, uint8 raw images or float32 normalised ones."""
     labels: Tensor
+    """int64 ``[N]``, or float32 ``[N, classes]``."""
     normalisation: Normalisation
     classes: int
     order: EpochOrder | None = None
@@ -255,7 +257,12 @@ class ClassifierHead(Component, ABC):
 
     @abstractmethod
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
-        """Train; ``sets[i]`` is what the recipe chose for stage i, ``len(sets) == self.stages``."""
+        """Train; ``sets[i]`` is what the recipe chose for stage i, ``len(sets) == self.stages``.
+
+        Raises:
+            InputError: the sets do not suit the head.
+            RunFailed: training diverged.
+        """
 
 
 class Recipe(Component, ABC):

@@ -144,6 +144,9 @@ class Trainer:
         Args:
             purpose: names what is trained; with the name of the set it is the key under which the network is
                 kept, so different losses and targets need different purposes.
+
+        Raises:
+            RunFailed: training diverged.
         """
         key = data.name, purpose
         if key not in self._trained:

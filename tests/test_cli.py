@@ -81,6 +81,14 @@ def test_quiet_says_nothing_but_the_result_and_verbose_says_more(ltdd):
     assert re.search(r"^distilled, direct: accuracy [0-9.]+ %, std [0-9.]+$", verbose.stderr, re.MULTILINE)
 
 
+def test_resume_with_a_preset_needs_the_same_line(ltdd):
+    assert ltdd(*DISTILL, "--quiet", "--preset", "dm-paper", "--out", "a").exit_code == 0
+    assert ltdd(*DISTILL, "--quiet", "--preset", "dm-paper", "--out", "a", "--resume").exit_code == 0
+    assert ltdd("distill", "--quiet", "--out", "a", "--resume").exit_code == 0
+    message = one_line_error(ltdd("distill", "--quiet", "--preset", "dm-paper", "--out", "a", "--resume"))
+    assert "a holds a run of another configuration" in message
+
+
 def test_runs_are_numbered_and_a_run_that_is_there_is_not_overwritten(ltdd, tmp_path):
     for _ in range(2):
         assert ltdd(*DISTILL, "--quiet").exit_code == 0

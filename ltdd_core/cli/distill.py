@@ -99,9 +99,8 @@ def _distil(
     for plugin in catalog.plugins.listed:
         if plugin.state == "broken":
             notes.print(f"plugin {plugin.name!r} ({plugin}) is broken: {plugin.reason}", style="yellow", soft_wrap=True)
-    if resume and out is not None and not RunFolder(out).is_empty():
+    if resume and out is not None and preset is None and not RunFolder(out).is_empty():
         settings.insert(0, Layer(str(out), RunFolder(out).stored_config()))
-        preset = None
     config = resolve(catalog, settings, preset)
     folder = out or (find_run(config) if resume else None) or new_run(config)
     display = Display() if quiet else LiveDisplay(notes, verbose=verbose)

@@ -102,7 +102,9 @@ class LongTailOptions(BaseOptions):
     imbalance: float | Literal["natural"] = option(
         100.0, "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
     )
-    n_max: int | None = option(None, "images of the largest class; as many as there are unless given", ge=1)
+    n_max: int | None = option(
+        None, "images of the largest class; unless given, as many as the smallest has before the cut", ge=1
+    )
     order: Order = option("native", "which class is the head: native, reversed or random")
     seed: int = option(0, "which images stay; the same for every --seed of a run", ge=0)
     mean: tuple[float, ...] | None = option(None, "fixed channel means in [0, 1]; else from the training images")
@@ -117,8 +119,11 @@ class LongTailedSet:
     train_images: Tensor
     """uint8 ``[N, C, H, W]``, sorted by class."""
     train_labels: Tensor
+    """int64 ``[N]``."""
     test_images: Tensor
+    """uint8 ``[M, C, H, W]``."""
     test_labels: Tensor
+    """int64 ``[M]``."""
     class_names: tuple[str, ...]
     normalisation: Normalisation
     counts: tuple[int, ...]
@@ -141,9 +146,8 @@ class LongTailedSet:
         return max(self.counts) / min(self.counts)
 
     def to(self, device: torch.device) -> LongTailedSet:
-        """The same with all tensors on a device."""
-        names = ("train_images", "train_labels", "test_images", "test_labels")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        """The same with the training images on a device; the test images, which matching never sees, stay."""
+        return replace(self, train_images=self.train_images.to(device), train_labels=self.train_labels.to(device))
 
 
 def load_long_tailed(name: str, source: DataSource) -> LongTailedSet:
