@@ -15,7 +15,8 @@ from ltdd_core.hookspecs import Register, hookimpl
 if TYPE_CHECKING:
     from ltdd_core.api import configure, evaluate, load_data
     from ltdd_core.augment import Augmentation
-    from ltdd_core.data import ArrayTable, ImageTable, LongTailedSet, LongTailOptions, Normalisation
+    from ltdd_core.data import ArrayTable, ImageTable, LongTailedSet, LongTailOptions
+    from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
     from ltdd_core.distillation import Result, distill
     from ltdd_core.interfaces import (
         BaseOptions,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
         option,
     )
     from ltdd_core.matching import BatchMatcher, ClassMatcher, class_means, embed_without_gradient
+    from ltdd_core.networks import Faster, NetworkPool, precision_context
+    from ltdd_core.progress import Display
     from ltdd_core.seeding import generator
     from ltdd_core.storage import load_distilled, save_distilled
     from ltdd_core.training import Trainer, cross_entropy
@@ -42,7 +45,8 @@ if TYPE_CHECKING:
 _LAZY = {
     "ltdd_core.api": ("configure", "evaluate", "load_data"),
     "ltdd_core.augment": ("Augmentation",),
-    "ltdd_core.data": ("ArrayTable", "ImageTable", "LongTailOptions", "LongTailedSet", "Normalisation"),
+    "ltdd_core.data": ("ArrayTable", "ImageTable", "LongTailOptions", "LongTailedSet"),
+    "ltdd_core.data.normalisation": ("Normalisation", "PerChannel", "ZCA"),
     "ltdd_core.distillation": ("Result", "distill"),
     "ltdd_core.interfaces": (
         "Batch",
@@ -62,6 +66,8 @@ _LAZY = {
         "option",
     ),
     "ltdd_core.matching": ("BatchMatcher", "ClassMatcher", "class_means", "embed_without_gradient"),
+    "ltdd_core.networks": ("Faster", "NetworkPool", "precision_context"),
+    "ltdd_core.progress": ("Display",),
     "ltdd_core.seeding": ("generator",),
     "ltdd_core.storage": ("load_distilled", "save_distilled"),
     "ltdd_core.training": ("Trainer", "cross_entropy"),
@@ -69,6 +75,7 @@ _LAZY = {
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
+    "ZCA",
     "ArrayTable",
     "Augmentation",
     "BaseOptions",
@@ -78,9 +85,11 @@ __all__ = [
     "Classifier",
     "ClassifierHead",
     "DataSource",
+    "Display",
     "Distillation",
     "DistilledSet",
     "EpochOrder",
+    "Faster",
     "ImageTable",
     "InputError",
     "Interrupted",
@@ -88,7 +97,9 @@ __all__ = [
     "LongTailedSet",
     "Matcher",
     "Network",
+    "NetworkPool",
     "Normalisation",
+    "PerChannel",
     "Recipe",
     "Register",
     "Result",
@@ -108,6 +119,7 @@ __all__ = [
     "load_data",
     "load_distilled",
     "option",
+    "precision_context",
     "save_distilled",
 ]
 

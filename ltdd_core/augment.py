@@ -1,7 +1,8 @@
 """Differentiable Siamese augmentation (Zhao & Bilen, ICML 2021, "DSA").
 
-One draw is shared by a whole batch, and by the real and the synthetic batch that are compared:
+While matching, one draw is shared by a whole batch, and by the real and the synthetic batch that are compared:
 ``transform = augmentation.draw(shape, generator)``, then ``transform(real)`` and ``transform(synthetic)``.
+While a network trains, ``augmentation.draw(shape, generator, count=n)`` gives each of n images strengths of its own.
 The operations work on normalised colours and never clamp them.  Everything random is drawn on the CPU, and
 the geometric operations are fixed linear maps whose transposes are gathers too, so results and gradients
 are deterministic on every device and can be differentiated as often as one likes.
@@ -9,8 +10,10 @@ are deterministic on every device and can be differentiated as often as one like
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,58 +50,92 @@ class Augmentation:
             raise InputError(f"augmentation {operations!r} names an operation twice.")
         self.operations = [OPERATIONS[name] for name in names]
 
-    def draw(self, shape: Shape, generator: torch.Generator) -> Transform:
-        """One operation with its strength, for images ``[n, C, H, W]`` with ``shape = (C, H, W)``."""
-        if not self.operations:
-            return _identity
-        choice = int(torch.randint(len(self.operations), (), generator=generator))
-        return self.operations[choice](shape, generator)
+    def draw(self, shape: Shape, generator: torch.Generator, count: int | None = None) -> Transform:
+        """One operation, with one strength for all images or with a strength for each of ``count`` images.
+
+        Args:
+            shape: ``(C, H, W)`` of the images.
+            generator: where the operation and its strengths are drawn, on the CPU.
+            count: without, the transform takes any number of images and treats all alike (siamese: matching);
+                with, it takes exactly ``count`` images, at least 1, each with strengths of its own (training).
+
+        Returns:
+            A function of images ``[n, C, H, W]``, floating point, on any device; the result is like its argument.
+
+        Raises:
+            ValueError: ``count`` is below 1; from the transform: it is given another number of images.
+        """
+        if count is not None and count < 1:
+            raise ValueError(f"a draw for each image needs a count of at least 1, not {count}")
+        transform: Transform = _identity
+        if self.operations:
+            choice = int(torch.randint(len(self.operations), (), generator=generator))
+            transform = self.operations[choice](shape, generator, 1 if count is None else count)
+        return transform if count is None else _exactly(count, transform)
 
 
 def _identity(images: Tensor) -> Tensor:
     return images
 
 
-def _uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
-    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
-
-
-def _color(shape: Shape, generator: torch.Generator) -> Transform:
-    """Brightness, then saturation, then contrast."""
-    brightness, saturation, contrast = (_uniform(generator) for _ in range(3))
-
+def _exactly(count: int, transform: Transform) -> Transform:
     def apply(images: Tensor) -> Tensor:
-        images = images + (brightness - 0.5)
-        grey = images.mean(1, keepdim=True)
-        images = (images - grey) * (2 * saturation) + grey
-        middle = images.mean((1, 2, 3), keepdim=True)
-        return (images - middle) * (contrast + 0.5) + middle
+        if len(images) != count:
+            raise ValueError(f"this augmentation was drawn for {count} images, not for {len(images)}")
+        return transform(images)
 
     return apply
 
 
-def _crop(shape: Shape, generator: torch.Generator) -> Transform:
+# ---- the operations --------------------------------------------------------------------------------
+# Each draws ``count`` strengths: as many as images, or one, which broadcasts over any number of images.
+
+
+def _uniform(generator: torch.Generator, count: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+    return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+def _color(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform:
+    """Brightness, then saturation, then contrast."""
+    brightness, saturation, contrast = (_uniform(generator, count) for _ in range(3))
+    strengths = torch.stack([brightness - 0.5, 2 * saturation, contrast + 0.5]).view(3, count, 1, 1, 1)
+
+    def apply(images: Tensor) -> Tensor:
+        added, saturated, contrasted = strengths.to(images)
+        images = images + added
+        grey = images.mean(1, keepdim=True)
+        images = (images - grey) * saturated + grey
+        middle = images.mean((1, 2, 3), keepdim=True)
+        return (images - middle) * contrasted + middle
+
+    return apply
+
+
+def _crop(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform:
     """A shift by up to an eighth of the side; zeros come in."""
     _, height, width = shape
     reach_y, reach_x = int(height * CROP + 0.5), int(width * CROP + 0.5)
-    dy = int(torch.randint(-reach_y, reach_y + 1, (), generator=generator))
-    dx = int(torch.randint(-reach_x, reach_x + 1, (), generator=generator))
+    dy = torch.randint(-reach_y, reach_y + 1, (count, 1), generator=generator)
+    dx = torch.randint(-reach_x, reach_x + 1, (count, 1), generator=generator)
 
-    def apply(images: Tensor) -> Tensor:
-        padded = torch.nn.functional.pad(images, (reach_x, reach_x, reach_y, reach_y))
-        return padded[:, :, reach_y + dy : reach_y + dy + height, reach_x + dx : reach_x + dx + width]
+    def taps(device: torch.device) -> _Taps:
+        rows = torch.arange(height, device=device) + dy.to(device)
+        columns = torch.arange(width, device=device) + dx.to(device)
+        inside = _inside(rows, height)[:, :, None] & _inside(columns, width)[:, None]
+        indices = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None]
+        return _Taps(indices.flatten(1)[None], inside.flatten(1)[None].float())
 
-    return apply
+    return _resampled(taps)
 
 
-def _cutout(shape: Shape, generator: torch.Generator) -> Transform:
-    """A zero square of half the side around a random pixel; parts of it may lie outside."""
+def _cutout(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform:
+    """A zero rectangle of half the sides around a random pixel; parts of it may lie outside."""
     _, height, width = shape
-    kept = torch.ones(height, width)
     tall, wide = int(height * CUTOUT + 0.5), int(width * CUTOUT + 0.5)
-    top = int(torch.randint(height + 1 - tall % 2, (), generator=generator)) - tall // 2
-    left = int(torch.randint(width + 1 - wide % 2, (), generator=generator)) - wide // 2
-    kept[max(top, 0) : max(top + tall, 0), max(left, 0) : max(left + wide, 0)] = 0
+    top = torch.randint(height + 1 - tall % 2, (count, 1), generator=generator) - tall // 2
+    left = torch.randint(width + 1 - wide % 2, (count, 1), generator=generator) - wide // 2
+    cut_rows, cut_columns = _inside(torch.arange(height) - top, tall), _inside(torch.arange(width) - left, wide)
+    kept = ~(cut_rows[:, None, :, None] & cut_columns[:, None, None, :])
 
     def apply(images: Tensor) -> Tensor:
         return images * kept.to(images)
@@ -106,30 +143,32 @@ def _cutout(shape: Shape, generator: torch.Generator) -> Transform:
     return apply
 
 
-def _flip(shape: Shape, generator: torch.Generator) -> Transform:
+def _flip(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform:
     """Left and right exchanged, half of the time."""
-    flipped = _uniform(generator) < 0.5
+    flipped = _uniform(generator, count).view(count, 1, 1, 1) < 0.5
 
     def apply(images: Tensor) -> Tensor:
-        return images.flip(3) if flipped else images
+        if flipped.all():
+            return images.flip(3)
+        return torch.where(flipped.to(images.device), images.flip(3), images) if flipped.any() else images
 
     return apply
 
 
-def _scale(shape: Shape, generator: torch.Generator) -> Transform:
+def _scale(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform:
     """A zoom, drawn for each axis."""
-    x, y = (_uniform(generator, 1 / SCALE, SCALE) for _ in range(2))
-    return _warp(shape, torch.tensor([[x, 0.0], [0.0, y]], dtype=torch.float64))
+    x, y = (_uniform(generator, count, 1 / SCALE, SCALE) for _ in range(2))
+    return _warp(shape, torch.stack([x, y], 1).diag_embed())
 
 
-def _rotate(shape: Shape, generator: torch.Generator) -> Transform:
+def _rotate(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform:
     """A rotation about the centre."""
-    angle = math.radians(_uniform(generator, -ROTATE_DEGREES, ROTATE_DEGREES))
-    cos, sin = math.cos(angle), math.sin(angle)
-    return _warp(shape, torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64))
+    angles = [math.radians(a) for a in _uniform(generator, count, -ROTATE_DEGREES, ROTATE_DEGREES).tolist()]
+    matrices = [[[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]] for a in angles]
+    return _warp(shape, torch.tensor(matrices, dtype=torch.float64))
 
 
-OPERATIONS: Mapping[str, Callable[[Shape, torch.Generator], Transform]] = {
+OPERATIONS: Mapping[str, Callable[..., Transform]] = {
     "color": _color,
     "crop": _crop,
     "cutout": _cutout,
@@ -139,72 +178,95 @@ OPERATIONS: Mapping[str, Callable[[Shape, torch.Generator], Transform]] = {
 }
 
 
-# ---- warps as linear maps ------------------------------------------------------------------------
+# ---- shifts and warps as linear maps -------------------------------------------------------------
 
 
-def _warp(shape: Shape, matrix: Tensor) -> Transform:
-    """Bilinear sampling at ``matrix @ (x, y)``, coordinates from -1 to 1 across the image; zeros outside."""
-    _, height, width = shape
-    indices, weights = _bilinear_taps(height, width, matrix)
-    forward, backward = (indices, weights), _transposed(indices, weights, height * width)
+@dataclass(frozen=True)
+class _Taps:
+    """A map of pixels for each image, or one for all (n = 1): ``y[p] = sum_k weights[k, p] x[indices[k, p]]``."""
+
+    indices: Tensor  # [K, n, H*W], int64
+    weights: Tensor  # [K, n, H*W], float32; 0 where a tap lies outside the image
+
+    @functools.cached_property
+    def transposed(self) -> _Taps:
+        """The transposed map in the same form, as many taps as the most used pixel has, padded with weight 0.
+
+        Made when a gradient first asks for it: training a network on augmented images never does.
+        """
+        taps, _, pixels = self.indices.shape
+        weights = self.weights.transpose(0, 1).flatten(1)  # [n, K*pixels]
+        used = self.indices.transpose(0, 1).flatten(1).masked_fill(weights == 0, pixels)
+        source, order = used.int().sort(dim=1, stable=True)  # the taps of each source pixel now lie side by side
+        every = torch.arange(pixels + 1, device=source.device, dtype=source.dtype).expand(len(source), -1)
+        first = torch.searchsorted(source, every.contiguous())
+        start, end = first[:, :-1], first[:, 1:]
+        most = max(int((end - start).max()), 1)
+        position = start + torch.arange(most, device=source.device)[:, None, None]  # [most, n, pixels]
+        tap = order.expand(most, -1, -1).gather(2, position.clamp(max=taps * pixels - 1))
+        new_weights = weights.expand(most, -1, -1).gather(2, tap) * (position < end)
+        return _Taps(tap % pixels, new_weights)
+
+
+def _resampled(taps: Callable[[torch.device], _Taps]) -> Transform:
+    taps = functools.cache(taps)  # the real and the synthetic batch share them
 
     def apply(images: Tensor) -> Tensor:
-        maps = tuple((i.to(images.device), w.to(images)) for i, w in (forward, backward))
-        warped: Tensor = _LinearMap.apply(images.flatten(2), *maps)
-        return warped.view(images.shape)
+        pixels: Tensor = _LinearMap.apply(images.flatten(2), taps(images.device), False)
+        return pixels.view(images.shape)
 
     return apply
 
 
-def _bilinear_taps(height: int, width: int, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Four source pixels ``[4, H*W]`` of every target pixel and their weights; weight 0 outside."""
-    ys = (torch.arange(height, dtype=torch.float64) * 2 + 1) / height - 1
-    xs = (torch.arange(width, dtype=torch.float64) * 2 + 1) / width - 1
+def _warp(shape: Shape, matrices: Tensor) -> Transform:
+    """Bilinear sampling at ``matrix @ (x, y)``, coordinates from -1 to 1 across the image; zeros outside."""
+    _, height, width = shape
+    return _resampled(lambda device: _bilinear_taps(height, width, matrices.to(device)))
+
+
+def _bilinear_taps(height: int, width: int, matrices: Tensor) -> _Taps:
+    """The four source pixels of every target pixel, for ``matrices`` ``[n, 2, 2]`` in float64."""
+    like = {"dtype": matrices.dtype, "device": matrices.device}
+    ys = (torch.arange(height, **like) * 2 + 1) / height - 1
+    xs = (torch.arange(width, **like) * 2 + 1) / width - 1
     grid = torch.stack(torch.meshgrid(ys, xs, indexing="ij")[::-1]).flatten(1)  # [2, H*W], x before y
-    x, y = matrix @ grid
-    column, row = ((x + 1) * width - 1) / 2, ((y + 1) * height - 1) / 2
-    left, top = column.floor(), row.floor()
-    indices, weights = [], []
-    for r, weight_r in ((top, 1 - (row - top)), (top + 1, row - top)):
-        for c, weight_c in ((left, 1 - (column - left)), (left + 1, column - left)):
-            inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
-            indices.append((r.clamp(0, height - 1) * width + c.clamp(0, width - 1)).long())
-            weights.append(weight_r * weight_c * inside)
-    return torch.stack(indices), torch.stack(weights).float()
+    x, y = (matrices.flatten(0, 1) @ grid).unflatten(0, (-1, 2)).unbind(1)
+    columns, rows = _neighbours(x, width), _neighbours(y, height)
+    indices = [r * width + c for r, _ in rows for c, _ in columns]
+    weights = [(weight_r * weight_c).float() for _, weight_r in rows for _, weight_c in columns]
+    return _Taps(torch.stack(indices), torch.stack(weights))
 
 
-def _transposed(indices: Tensor, weights: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-    """The transpose of the map in the same form: ``[K, pixels]`` taps, padded with weight 0."""
-    used = weights.flatten() != 0
-    source = indices.flatten()[used]
-    target = torch.arange(indices.shape[1]).expand_as(indices).flatten()[used]
-    value = weights.flatten()[used]
-    order = torch.argsort(source, stable=True)
-    source, target, value = source[order], target[order], value[order]
-    count = torch.bincount(source, minlength=pixels)
-    rank = torch.arange(len(source)) - (count.cumsum(0) - count)[source]
-    taps = int(count.max()) if len(source) else 1
-    new_indices, new_weights = torch.zeros(taps, pixels, dtype=torch.long), torch.zeros(taps, pixels)
-    new_indices[rank, source], new_weights[rank, source] = target, value
-    return new_indices, new_weights
+def _neighbours(coordinate: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """The pixel before and the pixel after a coordinate along one axis, each with its weight, 0 outside."""
+    position = ((coordinate + 1) * size - 1) / 2
+    before = position.floor()
+    weight = position - before
+    pairs = (before, 1 - weight), (before + 1, weight)
+    return [(pixel.clamp(0, size - 1).long(), weight * _inside(pixel, size)) for pixel, weight in pairs]
+
+
+def _inside(position: Tensor, size: int) -> Tensor:
+    return (position >= 0) & (position < size)
 
 
 class _LinearMap(torch.autograd.Function):
-    """``y[..., p] = sum_k weights[k, p] x[..., indices[k, p]]``; its gradient is the transposed map.
+    """The map of ``taps``, or its transpose, on pixels ``[N, C, H*W]``; the gradient of the one is the other.
 
     The gradient of plain indexing would be a scatter-add, whose order CUDA does not fix.
     """
 
     @staticmethod
-    def forward(ctx: Any, pixels: Tensor, forward: Any, backward: Any) -> Tensor:
-        ctx.maps = forward, backward
-        indices, weights = forward
-        result = pixels[..., indices[0]] * weights[0]
-        for index, weight in zip(indices[1:], weights[1:], strict=True):
-            result = result.addcmul(pixels[..., index], weight)
+    def forward(ctx: Any, pixels: Tensor, taps: _Taps, transpose: bool) -> Tensor:
+        ctx.taps, ctx.transpose = taps, transpose
+        used = taps.transposed if transpose else taps
+        weights = used.weights.to(pixels)[:, :, None]
+        chosen = (pixels.gather(2, index[:, None].expand_as(pixels)) for index in used.indices)
+        result = next(chosen) * weights[0]
+        for tap, weight in zip(chosen, weights[1:], strict=True):
+            result = result.addcmul(tap, weight)
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        forward, backward = ctx.maps
-        return _LinearMap.apply(gradients[0], backward, forward), None, None
+        return _LinearMap.apply(gradients[0], ctx.taps, not ctx.transpose), None, None

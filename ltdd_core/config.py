@@ -71,6 +71,14 @@ class DistilledTraining(TrainingOptions):
     """Training on the distilled set."""
 
     epochs: int = option(1000, "passes over the images", source="DSA, public code", ge=1)
+    lr: float | None = option(  # type: ignore[assignment] # None until the method has had its say
+        None, "initial learning rate; unless given, what the method learned, else 0.01", source="DC, public code", gt=0
+    )
+
+    def with_learned(self, learned: Mapping[str, float]) -> TrainingOptions:
+        """These options, the learning rate decided."""
+        lr = self.lr if self.lr is not None else learned.get("lr", TrainingOptions().lr)
+        return TrainingOptions(**{**self.model_dump(), "lr": lr})
 
 
 class Training(BaseOptions):
@@ -86,11 +94,11 @@ class Compute(BaseOptions):
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes the GPU where there is one")
     threads: int | None = option(None, "CPU threads; all cores unless given", ge=1)
     precision: Literal["fp32", "bf16"] = option(
-        "fp32", "of networks while matching; bf16 pays on GPUs and on CPUs with AMX"
+        "fp32", "of features, in matching and training; bf16 pays on GPUs and on CPUs with AMX"
     )
-    compile: bool = option(False, "compile the network while matching (needs a compiler)")
+    compile: bool = option(False, "compile networks, in matching and training (needs a compiler)")
     checkpoint_every: int = option(20, "steps between checkpoints", ge=1)
-    chunk: int | None = option(None, "images at once without gradient; 32 on a CPU; 2048 of 32x32 on a GPU", ge=1)
+    chunk: int | None = option(None, "images at once through a network; of 32x32, 32 on a CPU and 2048 on a GPU", ge=1)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from ltdd_core.config import Config
 from ltdd_core.errors import InputError
 
-CPU_IMAGES = 32
+CPU_PIXELS = 32 * 32 * 32
 GPU_PIXELS = 2048 * 32 * 32
 
 
@@ -35,11 +35,11 @@ def prepare_device(config: Config) -> torch.device:
 
 
 def chunk_size(config: Config, device: torch.device, image_shape: tuple[int, int, int]) -> int:
-    """Images at once where no gradient is needed: what a cache holds on a CPU, plenty on a GPU."""
+    """Images at once: what a cache holds on a CPU, plenty on a GPU."""
     if config.compute.chunk is not None:
         return config.compute.chunk
     _, height, width = image_shape
-    return CPU_IMAGES if device.type == "cpu" else max(1, GPU_PIXELS // (height * width))
+    return max(1, (CPU_PIXELS if device.type == "cpu" else GPU_PIXELS) // (height * width))
 
 
 def _compilers(on_gpu: bool) -> list[str]:

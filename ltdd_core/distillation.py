@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ltdd_core.augment import Augmentation
 from ltdd_core.catalog import Catalog
-from ltdd_core.config import Config
+from ltdd_core.config import Config, select
 from ltdd_core.data import LongTailedSet, load_long_tailed
 from ltdd_core.devices import chunk_size, prepare_device
 from ltdd_core.errors import RunFailed
@@ -110,38 +110,30 @@ def distill(
     check_recipe(config)
     RunFolder(Path(out)).check(config, resume=resume)
     data = load_long_tailed(config.data.name, config.data.make())
-    matcher, task = prepare_matcher(config, data, device)
-    display.data(data, device)
-    with StopRequest().listening() as stop, RunFolder.open(Path(out), config, resume=resume) as folder:
-        checkpoint = folder.load_checkpoint()
-        session = session_facts(config, device, [str(plugin) for plugin in observers.active])
-        folder.begin_session(data_facts(data), {"from_step": checkpoint[0] if checkpoint else 0, **session})
-        run = Run(config, folder.path, data, checkpoint[0] if checkpoint else 0)
-        observers.tell("ltdd_run_started", run=run)
-        try:
-            if (folder.path / DISTILLED).exists():
-                distilled = load_distilled(folder.path)
-            else:
-                match(matcher, task, config, folder, checkpoint, stop, observers, run, display)
-                distilled = collect(matcher, config, data)
-                save_distilled(folder.path / DISTILLED, distilled)
-            save_picture(folder.path / PICTURE, distilled)
-            trainer = make_trainer(config, device, data.image_shape, seed=config.run.seed, stop=stop, display=display)
-            rows, groups = result_rows(config, data, distilled, trainer, catalog, folder.path)
-            for row in rows:
-                display.row(row)
-                observers.tell("ltdd_evaluated", run=run, row=row)
-        except BaseException as error:
-            observers.tell("ltdd_run_failed", run=run, error=error)
-            if isinstance(error, torch.OutOfMemoryError):
-                raise RunFailed(f"out of memory: {OUT_OF_MEMORY}") from error
-            raise
-        seconds = folder.seconds_taken() or time.monotonic() - began
-        result = Result(folder.path, config, data, distilled, rows, groups, seconds)
-        write_report(folder, result, observers)
-        observers.tell("ltdd_run_finished", run=run, distilled=distilled)
-        if observers.detached:
+    with StopRequest().listening() as stop:
+        matcher, task = prepare_matcher(config, data, device, catalog=catalog, display=display, stop=stop)
+        display.data(data, device)
+        with RunFolder.open(Path(out), config, resume=resume) as folder:
+            checkpoint = folder.load_checkpoint()
+            session = session_facts(config, device, [str(plugin) for plugin in observers.active])
+            folder.begin_session(data_facts(data), {"from_step": checkpoint[0] if checkpoint else 0, **session})
+            run = Run(config, folder.path, data, checkpoint[0] if checkpoint else 0)
+            observers.tell("ltdd_run_started", run=run)
+            try:
+                job = Job(run, folder, matcher, task, stop, observers, display)
+                distilled = finished_set(job, checkpoint)
+                rows, groups = score(job, distilled, catalog)
+            except BaseException as error:
+                observers.tell("ltdd_run_failed", run=run, error=error)
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise RunFailed(f"out of memory: {OUT_OF_MEMORY}") from error
+                raise
+            seconds = folder.seconds_taken() or time.monotonic() - began
+            result = Result(folder.path, config, data, distilled, rows, groups, seconds)
             write_report(folder, result, observers)
+            observers.tell("ltdd_run_finished", run=run, distilled=distilled)
+            if observers.detached:
+                write_report(folder, result, observers)
     return result
 
 
@@ -150,37 +142,74 @@ def write_report(folder: RunFolder, result: Result, observers: Observers) -> Non
     folder.write_json(RESULT, {**result.to_json(), "detached_plugins": observers.detached})
 
 
-def match(
-    matcher: Matcher,
-    task: Distillation,
-    config: Config,
-    folder: RunFolder,
-    checkpoint: tuple[int, dict[str, Tensor]] | None,
-    stop: StopRequest,
-    observers: Observers,
-    run: Run,
-    display: Display,
-) -> None:
+@dataclass(frozen=True)
+class Job:
+    """What a process has at hand while it works on a run."""
+
+    run: Run
+    folder: RunFolder
+    matcher: Matcher
+    task: Distillation
+    stop: StopRequest
+    observers: Observers
+    display: Display
+
+
+def finished_set(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> DistilledSet:
+    """The distilled set of the run: as it is stored, or after all remaining steps."""
+    path = job.folder.path
+    if (path / DISTILLED).exists():
+        distilled = load_distilled(path)
+    else:
+        match(job, checkpoint)
+        distilled = collect(job.matcher, job.run.config, job.run.data)
+        save_distilled(path / DISTILLED, distilled)
+    save_picture(path / PICTURE, distilled)
+    return distilled
+
+
+def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
     """All remaining steps of the matcher, with a checkpoint now and then and at the end."""
+    matcher, folder, config = job.matcher, job.folder, job.run.config
     if checkpoint is not None:
         matcher.load_state(checkpoint[1])
-    log, total = folder.metrics_from(run.start), config.run.iterations
-    display.steps(run.start, total)
+    start, total = job.run.start, config.run.iterations
+    log = folder.metrics_from(start)
+    job.display.steps(start, total)
     try:
-        for step in range(run.start, total):
-            if stop.signal is not None:
+        for step in range(start, total):
+            if job.stop.signal is not None:
                 save(matcher, folder, step)
-                stop.check()
+                job.stop.check()
             metrics = {name: float(value) for name, value in matcher.step(step).items()}
             check_finite(metrics, step, folder)
             log.add(step, metrics)
-            observers.tell("ltdd_step_finished", run=run, step=step, metrics=metrics)
-            display.step(step, metrics)
+            job.observers.tell("ltdd_step_finished", run=job.run, step=step, metrics=metrics)
+            job.display.step(step, metrics)
             if (step + 1) % config.compute.checkpoint_every == 0 or step + 1 == total:
                 save(matcher, folder, step + 1)
     finally:
         log.close()
-        display.steps_done()
+        job.display.steps_done()
+
+
+def score(job: Job, distilled: DistilledSet, catalog: Catalog) -> tuple[list[Row], Tensor | None]:
+    """The lines of the run's table and the partition of its classes, int64 ``[classes]``, if there is one."""
+    config, data = job.run.config, job.run.data
+    trainer = make_trainer(
+        config,
+        job.task.device,
+        data.image_shape,
+        seed=config.run.seed,
+        learned=distilled.training,
+        stop=job.stop,
+        display=job.display,
+    )
+    rows, groups = result_rows(config, data, distilled, trainer, catalog, job.folder.path)
+    for row in rows:
+        job.display.row(row)
+        job.observers.tell("ltdd_evaluated", run=job.run, row=row)
+    return rows, groups
 
 
 def save(matcher: Matcher, folder: RunFolder, done: int) -> None:
@@ -218,12 +247,27 @@ def _advice(what: str, folder: RunFolder) -> str:
 # ---- what a run is made of -----------------------------------------------------------------------
 
 
-def prepare_matcher(config: Config, data: LongTailedSet, device: torch.device) -> tuple[Matcher, Distillation]:
-    """The matcher, ready for step 0, and what it works with."""
+def prepare_matcher(
+    config: Config,
+    data: LongTailedSet,
+    device: torch.device,
+    *,
+    catalog: Catalog | None = None,
+    display: Display | None = None,
+    stop: StopRequest | None = None,
+) -> tuple[Matcher, Distillation]:
+    """The matcher, ready for step 0, and what it works with.
+
+    Raises:
+        InputError: the matcher cannot work with these data, or with its options.
+    """
     seed = config.run.seed
     sampler: Sampler = config.sampler.make()
     sampler.prepare(data)
     augmentation = Augmentation(config.run.augment)
+
+    def component(kind: str, section: Mapping[str, Any]) -> Any:
+        return select(catalog or Catalog(load_plugins()), kind, section).make()
 
     def calibration(step: int) -> Tensor:
         draws = generator(seed, "calibration", step)
@@ -251,6 +295,9 @@ def prepare_matcher(config: Config, data: LongTailedSet, device: torch.device) -
         seed=seed,
         device=device,
         chunk=chunk_size(config, device, data.image_shape),
+        component=component,
+        display=display or Display(),
+        keep_going=(stop or StopRequest()).check,
     )
     matcher: Matcher = config.matcher.make()
     matcher.prepare(task)
@@ -286,6 +333,7 @@ def collect(matcher: Matcher, config: Config, data: LongTailedSet) -> DistilledS
         class_names=data.class_names,
         normalisation=data.normalisation,
         ipc=config.run.ipc,
+        training=dict(matcher.training()),
         decoder=config.matcher.name if type(matcher).decoder is not None else None,
         origin={"data": data_facts(data), "configuration": config.science(), "versions": versions(config)},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,16 @@ def lines_of(config: Config, catalog: Catalog) -> list[Line]:
     how = "direct" if plain.name == DEFAULT_NAMES["head"] else plain.component.title
     lines = [Line(f"{data}, {how}", plain, (data,)) for data in ("original", "distilled")]
     if config.head.component.stages > 1:
-        lines.append(_line(config))
+        lines.append(line_of(config))
     return lines
 
 
-def _line(config: Config) -> Line:
+def line_of(config: Config) -> Line:
+    """The configured head and recipe.
+
+    Raises:
+        InputError: they do not go together.
+    """
     sets = check_recipe(config)
     if config.head.component.stages > 1:
         return Line(f"{config.head.component.title}, {' + '.join(sets)}", config.head, sets)
@@ -88,12 +93,12 @@ def result_rows(
     accuracy of a direct line is that of its predicted classes under the partition of the multi-stage line.
     """
     lines = lines_of(config, catalog)
-    kept = _kept_scores(folder, lines)
+    kept = kept_scores(folder, lines)
     groups = None
     for line in lines:
         if line.name not in kept:
             kept[line.name] = scores_of(line, config, data, distilled, trainer, catalog)
-            _keep_scores(folder, kept)
+            keep_scores(folder, kept)
         if kept[line.name].groups is not None:
             groups = kept[line.name].groups
     return [_row(line, kept[line.name], data, distilled, groups) for line in lines], groups
@@ -103,11 +108,11 @@ def scores_of(
     line: Line,
     config: Config,
     data: LongTailedSet,
-    distilled: DistilledSet,
+    distilled: DistilledSet | None,
     trainer: Trainer,
     catalog: Catalog,
 ) -> Scores:
-    """Train the classifier of a line and run it over the test images."""
+    """Train the classifier of a line and run it over the test images; some lines need no distilled set."""
     sets = training_sets(config, data, distilled, catalog)
     head: ClassifierHead = line.head.make()
     classifier = head.fit([sets[name] for name in line.sets], trainer)
@@ -115,21 +120,20 @@ def scores_of(
 
 
 def training_sets(
-    config: Config, data: LongTailedSet, distilled: DistilledSet, catalog: Catalog
+    config: Config, data: LongTailedSet, distilled: DistilledSet | None, catalog: Catalog
 ) -> dict[str, TrainingSet]:
-    """The original and the distilled set, ready to train on."""
+    """The original set and the distilled one, if there is one, ready to train on."""
     sampler = config.sampler.make()
     sampler.prepare(data)
+    seen = data.normalisation.apply(data.train_images) if data.normalisation.once else data.train_images
+    original = TrainingSet("original", seen, data.train_labels, data.normalisation, data.classes, sampler.epoch)
+    if distilled is None:
+        return {"original": original}
     images, labels = distilled.images, distilled.labels
     if distilled.decoder is not None:
         images, labels = catalog.get("matcher", distilled.decoder).load().decoder(images, labels)
     plain = TrainingSet("distilled", images, labels, distilled.normalisation, data.classes)
-    return {
-        "original": TrainingSet(
-            "original", data.train_images, data.train_labels, data.normalisation, data.classes, sampler.epoch
-        ),
-        "distilled": plain,
-    }
+    return {"original": original, "distilled": plain}
 
 
 def test_log_probabilities(classifier: Classifier, data: LongTailedSet, trainer: Trainer) -> Tensor:
@@ -149,17 +153,20 @@ def make_trainer(
     image_shape: tuple[int, int, int],
     *,
     seed: int,
+    learned: Mapping[str, float],
     stop: StopRequest,
     display: Display,
 ) -> Trainer:
-    """What the classifiers of one table are trained with."""
+    """What the classifiers of one table are trained with; ``learned`` as :attr:`DistilledSet.training`."""
     return Trainer(
         config.make_network,
-        {"original": config.training.original, "distilled": config.training.distilled},
+        {"original": config.training.original, "distilled": config.training.distilled.with_learned(learned)},
         Augmentation(config.run.augment),
         seed=seed,
         device=device,
         chunk=chunk_size(config, device, image_shape),
+        precision=config.compute.precision,
+        compiled=config.compute.compile,
         keep_going=stop.check,
         started=display.training,
     )
@@ -199,12 +206,20 @@ def repeated_rows(
     check_fits(data, distilled)
     # The networks learn the colours of the distilled set; another cut of the data has other statistics.
     data = replace(data, normalisation=distilled.normalisation)
-    line = _line(config)
+    line = line_of(config)
     for network in networks:
         changed, rows = replace(config, network=network), []
         with StopRequest().listening() as stop:
             for seed in range(config.run.seed, config.run.seed + repeats):
-                trainer = make_trainer(changed, device, data.image_shape, seed=seed, stop=stop, display=display)
+                trainer = make_trainer(
+                    changed,
+                    device,
+                    data.image_shape,
+                    seed=seed,
+                    learned=distilled.training,
+                    stop=stop,
+                    display=display,
+                )
                 scores = scores_of(line, changed, data, distilled, trainer, catalog)
                 rows.append(_row(line, scores, data, distilled, scores.groups))
         mean, deviation = average(rows)
@@ -236,7 +251,8 @@ def _row(line: Line, scores: Scores, data: LongTailedSet, distilled: DistilledSe
     )
 
 
-def _kept_scores(folder: Path, lines: Sequence[Line]) -> dict[str, Scores]:
+def kept_scores(folder: Path, lines: Sequence[Line]) -> dict[str, Scores]:
+    """What the run in ``folder`` knows already of these lines, by name."""
     if not (folder / PREDICTIONS).exists():
         return {}
     tensors, _ = load_tensors(folder / PREDICTIONS)
@@ -247,7 +263,8 @@ def _kept_scores(folder: Path, lines: Sequence[Line]) -> dict[str, Scores]:
     }
 
 
-def _keep_scores(folder: Path, kept: dict[str, Scores]) -> None:
+def keep_scores(folder: Path, kept: dict[str, Scores]) -> None:
+    """Write what is known of the lines of a run."""
     tensors = {name: scores.log_probabilities for name, scores in kept.items()}
     tensors |= {f"{name}: groups": s.groups for name, s in kept.items() if s.groups is not None}
     save_tensors(folder / PREDICTIONS, tensors, {"about": "test log-probabilities of each line of the table"})

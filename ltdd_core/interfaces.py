@@ -19,9 +19,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from ltdd_core.progress import Display
+
 if TYPE_CHECKING:
     from ltdd_core.augment import Augmentation
-    from ltdd_core.data import ImageTable, LongTailedSet, Normalisation
+    from ltdd_core.data import ImageTable, LongTailedSet
+    from ltdd_core.data.normalisation import Normalisation
     from ltdd_core.networks import NetworkPool
     from ltdd_core.training import Trainer
 
@@ -150,7 +153,17 @@ class Distillation:
     seed: int
     device: torch.device
     chunk: int
-    """How many real images to push through a network at once when no gradient is needed."""
+    """How many real images to push through a network at once."""
+    component: Callable[[str, Mapping[str, Any]], Any]
+    """``component("sampler", {"name": "class-balanced"})``: an instance of another component, by name.
+
+    Raises:
+        InputError: an unknown name or option.
+    """
+    display: Display = field(default_factory=Display)
+    """Told what happens, for the eyes of a user: a ``prepare`` that takes long says so here."""
+    keep_going: Callable[[], None] = lambda: None
+    """To be called between units of work of a ``prepare`` that takes long; raises :class:`Interrupted`."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +216,10 @@ class Matcher(Component, ABC):
     @abstractmethod
     def distilled(self) -> tuple[Tensor, Tensor]:
         """Stored images and their labels: int64 ``[n]``, or float ``[n, classes]`` for soft labels."""
+
+    def training(self) -> Mapping[str, float]:
+        """Options for training on the images that the method learned with them: ``{"lr": 0.013}``."""
+        return {}
 
 
 # ---- classifiers ---------------------------------------------------------------------------------
@@ -288,6 +305,9 @@ class DistilledSet:
     class_names: tuple[str, ...]
     normalisation: Normalisation
     ipc: int
+    training: Mapping[str, float] = field(default_factory=dict)
+    """Training options that the method learned with the images, such as ``{"lr": 0.013}``; they stand in for
+    the defaults of ``training.distilled``."""
     decoder: str | None = None
     """The matcher whose decoder turns stored images into network inputs; None: they are the same."""
     origin: Mapping[str, Any] = field(default_factory=dict)

@@ -218,13 +218,14 @@ def precision_context(precision: str, device: torch.device) -> AbstractContextMa
 class NetworkPool:
     """Networks to match with, their weights a function of (seed, step).
 
-    The module itself is made once and refilled, so that ``torch.compile`` compiles it once.
+    The modules themselves are made once and refilled, so that ``torch.compile`` compiles them once.
 
     Args:
         make: makes a network with random weights, from an image shape and a number of classes.
         calibration: ``step -> images``, a few of every class; batch normalisation takes its statistics from
             them and keeps them (as DC's public code does), since a batch sorted by class has none of use.
-        compiled: compile ``embed``; ``precision`` ``bf16`` runs it in mixed precision.
+        precision: ``bf16`` runs ``embed`` in mixed precision, ``fp32`` as it is.
+        compiled: compile ``embed``.
     """
 
     def __init__(
@@ -239,51 +240,76 @@ class NetworkPool:
         precision: str = "fp32",
         compiled: bool = False,
     ) -> None:
+        self.precision, self.compiled = precision, compiled
         self._make, self._shape, self._classes, self._seed = make, image_shape, classes, seed
         self._device, self._calibration = device, calibration
-        self._inner = self.new("network").requires_grad_(False).eval()
-        if device.type == "cpu":
-            self._inner = self._inner.to(memory_format=torch.channels_last)
-        self._network = _Faster(self._inner, precision, compiled)
+        self._frozen: Faster | None = None
+        self._trainable: Faster | None = None
 
     def fresh(self, step: int) -> Network:
         """The network with new random weights for this step; it shares its memory with the last one.
 
         Its parameters do not require gradients.
         """
-        with global_generator(self._seed, "network", step):
-            source = self._make(self._shape, self._classes)
-        self._inner.load_state_dict(source.state_dict())
-        self._freeze_batch_statistics(step)
-        return self._network
+        if self._frozen is None:
+            inner = self.new("network").requires_grad_(False)
+            if self._device.type == "cpu":
+                inner = inner.to(memory_format=torch.channels_last)
+            self._frozen = Faster(inner, self.precision, self.compiled)
+        return self._refilled(self._frozen, step)
+
+    def trainable(self, step: int) -> Faster:
+        """As :meth:`fresh`, for methods that train it or match its gradients: its parameters require them.
+
+        Its memory is shared with the last one that this method gave, not with :meth:`fresh`.
+        """
+        if self._trainable is None:
+            self._trainable = Faster(self.new("network"), self.precision, self.compiled)
+        return self._refilled(self._trainable, step)
 
     def new(self, purpose: str, step: int = 0) -> Network:
-        """A network of one's own for a purpose, with parameters that require gradients."""
+        """A network of one's own for a purpose, in fp32 and not compiled, with parameters that require gradients."""
         with global_generator(self._seed, purpose, step):
             return self._make(self._shape, self._classes).to(self._device)
 
-    def _freeze_batch_statistics(self, step: int) -> None:
-        layers = [m for m in self._inner.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    def _refilled(self, network: Faster, step: int) -> Faster:
+        with global_generator(self._seed, "network", step):
+            source = self._make(self._shape, self._classes)
+        network.inner.load_state_dict(source.state_dict())
+        self._freeze_batch_statistics(network.inner, step)
+        network.inner.eval()
+        return network
+
+    def _freeze_batch_statistics(self, inner: Network, step: int) -> None:
+        layers = [m for m in inner.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if not layers:
             return
         for layer in layers:
             layer.momentum = None  # the plain average of what is seen
             layer.train()
         with torch.no_grad():
-            self._inner.embed(self._calibration(step))
-        self._inner.eval()
+            inner.embed(self._calibration(step))
 
 
-class _Faster(Network):
-    """A network whose ``embed`` is compiled and in mixed precision; features come out in float32."""
+class Faster(Network):
+    """A network whose ``embed`` is compiled and in mixed precision; features come out in float32.
+
+    A compiled network gives gradients once; for gradients of gradients there is :attr:`eager`.
+    """
 
     def __init__(self, inner: Network, precision: str, compiled: bool) -> None:
         super().__init__()
         self.inner, self.linear = inner, inner.linear
         self._inner_embed = torch.compile(inner.embed) if compiled else inner.embed
-        self._precision = precision
+        self._precision, self._compiled = precision, compiled
+
+    @property
+    def eager(self) -> Faster:
+        """The same parameters and precision, not compiled."""
+        return Faster(self.inner, self._precision, compiled=False) if self._compiled else self
 
     def embed(self, images: Tensor) -> Tensor:
+        """Features ``[n, D]`` in float32."""
         with precision_context(self._precision, images.device):
             features = self._inner_embed(images)
-        return features.float()
+        return features.float() if self._precision == "bf16" else features

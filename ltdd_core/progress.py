@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from ltdd_core.data import LongTailedSet
-from ltdd_core.metrics import Row
+    from ltdd_core.data import LongTailedSet
+    from ltdd_core.metrics import Row
 
 
 class Display:

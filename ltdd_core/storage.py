@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from ltdd_core.data import Normalisation
+from ltdd_core.data.normalisation import stored_normalisation
 from ltdd_core.errors import InputError
 from ltdd_core.interfaces import DistilledSet
 
@@ -93,10 +93,12 @@ def save_distilled(path: Path, distilled: DistilledSet) -> None:
         "class_names": list(distilled.class_names),
         "normalisation": distilled.normalisation.to_json(),
         "ipc": distilled.ipc,
+        "training": dict(distilled.training),
         "decoder": distilled.decoder,
         "origin": distilled.origin,
     }
-    save_tensors(path, {"images": distilled.images, "labels": distilled.labels}, facts)
+    tensors = {"images": distilled.images, "labels": distilled.labels, **distilled.normalisation.tensors()}
+    save_tensors(path, tensors, facts)
 
 
 def load_distilled(path: Path | str) -> DistilledSet:
@@ -120,8 +122,9 @@ def load_distilled(path: Path | str) -> DistilledSet:
             images=tensors["images"],
             labels=tensors["labels"],
             class_names=tuple(facts["class_names"]),
-            normalisation=Normalisation.from_json(facts["normalisation"]),
+            normalisation=stored_normalisation(facts["normalisation"], tensors),
             ipc=int(facts["ipc"]),
+            training={name: float(value) for name, value in facts.get("training", {}).items()},
             decoder=facts["decoder"],
             origin=facts["origin"],
         )
@@ -143,9 +146,9 @@ def _check(path: Path, distilled: DistilledSet) -> None:
         raise InputError(f"{path}: a label is not one of the {classes} classes.")
     if not len(images) or not torch.isfinite(labels).all():
         raise InputError(f"{path}: it holds no images, or labels that are not finite.")
-    mean, std = distilled.normalisation.mean, distilled.normalisation.std
-    if not len(mean) == len(std) == images.shape[1] or min(std) <= 0:
-        raise InputError(f"{path}: normalisation is not for {images.shape[1]} channels.")
+    misfit = distilled.normalisation.misfit(tuple(images.shape[1:]))
+    if misfit and distilled.decoder is None:
+        raise InputError(f"{path}: {misfit}.")
     if not isinstance(distilled.decoder, str | None):
         raise InputError(f"{path}: the decoder must be the name of a matcher, or null.")
 

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from ltdd_core.augment import Augmentation
-from ltdd_core.config import Training
-from ltdd_core.data import LongTailedSet, Normalisation
+from ltdd_core.catalog import Catalog
+from ltdd_core.config import Training, select
+from ltdd_core.data import LongTailedSet
+from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.errors import InputError
 from ltdd_core.interfaces import (
     BaseOptions,
@@ -33,6 +35,7 @@ from ltdd_core.interfaces import (
     TrainingSet,
 )
 from ltdd_core.networks import ConvNet, NetworkPool
+from ltdd_core.plugins import load_plugins
 from ltdd_core.seeding import generator
 from ltdd_core.training import Trainer
 
@@ -56,7 +59,7 @@ def tiny_long_tailed(counts: Sequence[int] = COUNTS, shape: tuple[int, int, int]
     train, train_labels = images(counts, "tiny train")
     test, test_labels = images([5] * len(counts), "tiny test")
     names = tuple(f"class {label}" for label in range(len(counts)))
-    normalisation = Normalisation.of(train)
+    normalisation = PerChannel.of(train)
     return LongTailedSet("tiny", train, train_labels, test, test_labels, names, normalisation, tuple(counts))
 
 
@@ -83,7 +86,13 @@ def tiny_task(data: LongTailedSet, sampler: Sampler, *, seed: int = 0) -> Distil
         seed=seed,
         device=device,
         chunk=4,
+        component=_component,
     )
+
+
+def _component(kind: str, section: Mapping[str, Any]) -> Any:
+    """A component by name, from what is installed."""
+    return select(Catalog(load_plugins()), kind, section).make()
 
 
 def tiny_network(shape: tuple[int, int, int], outputs: int) -> Network:
@@ -239,7 +248,10 @@ class _no_global_randomness:  # noqa: N801 - reads as a statement
 
 def _trainer() -> Trainer:
     training = Training.model_validate({"original": {"epochs": 2}, "distilled": {"epochs": 2}})
-    options: Mapping[str, Any] = {"original": training.original, "distilled": training.distilled}
+    options: Mapping[str, Any] = {
+        "original": training.original,
+        "distilled": training.distilled.with_learned({}),
+    }
     make: Callable[..., Network] = tiny_network
     return Trainer(make, dict(options), Augmentation("none"), seed=0, device=torch.device("cpu"), chunk=16)
 

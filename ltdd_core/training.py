@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from ltdd_core.augment import Augmentation
 from ltdd_core.errors import RunFailed
 from ltdd_core.interfaces import BaseOptions, Network, TrainingSet, option
-from ltdd_core.networks import MakeNetwork
+from ltdd_core.networks import Faster, MakeNetwork
 from ltdd_core.seeding import generator, global_generator
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""``(logits [n, outputs], labels [n] or [n, outputs]) -> scalar``."""
+"""``(logits [n, outputs], labels [n] or [n, outputs]) -> scalar``, the mean over the images of a loss of each."""
 
 
 class TrainingOptions(BaseOptions):
@@ -46,6 +46,11 @@ def train(
     purpose: str,
     device: torch.device,
     keep_going: Callable[[], None] = lambda: None,
+    start: int = 0,
+    after_epoch: Callable[[int], None] = lambda done: None,
+    chunk: int | None = None,
+    precision: str = "fp32",
+    compiled: bool = False,
 ) -> Network:
     """Train ``network`` in place on ``data`` and return it in eval mode, its parameters frozen.
 
@@ -53,34 +58,55 @@ def train(
         loss: of logits and the labels of ``data``.
         purpose: names the random draws; the same seed and purpose give the same network.
         keep_going: called before every step; raises to stop.
+        start: epochs that ``network`` has behind it.  What SGD remembers of them is gone, so momentum must be 0.
+        after_epoch: told how many epochs are done, after each.
+        chunk: images at once; the gradients of a batch add up to the same.  All of them unless given, and
+            where batch normalisation looks at the whole batch.
+        precision: ``bf16`` computes features in mixed precision; the weights stay in float32.
+        compiled: compile the network.
 
     Raises:
         RunFailed: the weights are no longer finite.
     """
+    if start and options.momentum:
+        raise ValueError("training with momentum cannot go on from the weights alone")
     optimizer = torch.optim.SGD(
         network.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
     )
-    shape = _shape(data)
-    with global_generator(seed, f"{purpose}: dropout"):
-        for epoch in range(options.epochs):
-            optimizer.param_groups[0]["lr"] = options.lr * _factor(options, epoch)
-            draws = generator(seed, f"{purpose}: epoch", epoch)
+    shape, faster = _shape(data), Faster(network, precision, compiled)
+    batch_norm = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    at_once = options.batch if batch_norm or chunk is None else chunk
+    for epoch in range(start, options.epochs):
+        optimizer.param_groups[0]["lr"] = options.lr * _factor(options, epoch)
+        draws = generator(seed, f"{purpose}: epoch", epoch)
+        with global_generator(seed, f"{purpose}: dropout", epoch):
             for indices in _epoch_order(data, epoch, options.epochs, draws).split(options.batch):
                 keep_going()
                 if len(indices) == 0:  # a sampler that drew none of the few images of this stage
                     continue
-                _train_mode(network, len(indices))
+                _train_mode(network, batch_norm, len(indices))
                 images, labels = data.batch(indices, device)
-                images = augmentation.draw(shape, draws)(images)
+                images = augmentation.draw(shape, draws, len(images))(images)
                 optimizer.zero_grad(set_to_none=True)
-                loss(network(images), labels).backward()
+                backward_in_chunks(faster, images, labels, loss, at_once)
                 optimizer.step()
-            if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
-                raise RunFailed(
-                    f"training of {purpose} diverged in epoch {epoch + 1}: its weights are not finite. The distilled "
-                    f"set is saved: ltdd evaluate RUN --set training.{data.name}.lr=... with less than {options.lr:g}."
-                )
+        if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
+            raise RunFailed(
+                f"training of {purpose} diverged in epoch {epoch + 1}: its weights are not finite. "
+                f"Use a smaller learning rate than {options.lr:g}."
+            )
+        after_epoch(epoch + 1)
     return network.eval().requires_grad_(False)
+
+
+def backward_in_chunks(network: Network, images: Tensor, labels: Tensor, loss: Loss, chunk: int) -> None:
+    """Add the gradient of the loss of a batch to that of the parameters, ``chunk`` images at a time.
+
+    A few dozen images at a time stay in a processor's cache between layers, which makes a step a third faster
+    on a CPU.
+    """
+    for part, own in zip(images.split(chunk), labels.split(chunk), strict=True):
+        (loss(network(part), own) * (len(part) / len(images))).backward()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -97,13 +123,12 @@ def _factor(options: TrainingOptions, epoch: int) -> float:
     return 1.0
 
 
-def _train_mode(network: Network, images: int) -> None:
+def _train_mode(network: Network, batch_norm: Sequence[nn.Module], images: int) -> None:
     """Training mode; batch normalisation of a single image, which has no variance, stays with its averages."""
     network.train()
     if images == 1:
-        for layer in network.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.eval()
+        for layer in batch_norm:
+            layer.eval()
 
 
 def _epoch_order(data: TrainingSet, epoch: int, epochs: int, draws: torch.Generator) -> Tensor:
@@ -128,11 +153,14 @@ class Trainer:
         seed: int,
         device: torch.device,
         chunk: int,
+        precision: str = "fp32",
+        compiled: bool = False,
         keep_going: Callable[[], None] = lambda: None,
         started: Callable[[str], None] = lambda purpose: None,
     ) -> None:
         self.make, self.options, self.augmentation = make, options, augmentation
         self.seed, self.device, self.chunk = seed, device, chunk
+        self.precision, self.compiled = precision, compiled
         self.keep_going, self._started = keep_going, started
         self._trained: dict[tuple[str, str], Network] = {}
 
@@ -153,7 +181,12 @@ class Trainer:
             self._started(f"{purpose} on the {data.name} set")
             with global_generator(self.seed, f"weights for {purpose} on {data.name}"):
                 network = self.make(_shape(data), outputs).to(self.device)
-            self._trained[key] = train(
+            self._trained[key] = self._train(network, data, purpose, loss)
+        return self._trained[key]
+
+    def _train(self, network: Network, data: TrainingSet, purpose: str, loss: Loss) -> Network:
+        try:
+            return train(
                 network,
                 data,
                 self.options[data.name],
@@ -163,8 +196,13 @@ class Trainer:
                 purpose=f"{purpose} on {data.name}",
                 device=self.device,
                 keep_going=self.keep_going,
+                chunk=self.chunk,
+                precision=self.precision,
+                compiled=self.compiled,
             )
-        return self._trained[key]
+        except RunFailed as error:
+            advice = f"The distilled set is saved: ltdd evaluate RUN --set training.{data.name}.lr=..."
+            raise RunFailed(f"{error} {advice}") from error
 
     def features(self, network: Network, data: TrainingSet) -> Tensor:
         """Features ``[N, D]`` of all images of a set, in float32 on the CPU, without augmentation."""

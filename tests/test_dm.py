@@ -1,7 +1,6 @@
 """DM against a literal, per-class version of its equation."""
 
 import torch
-from torch.func import functional_call
 
 from ltdd_core import configure
 from ltdd_core.data import load_long_tailed
@@ -42,34 +41,6 @@ def literal_gradient(config, data, images, labels, step):
         loss = loss + sum((a - b) ** 2 for a, b in zip(mean_real.detach(), mean_synthetic, strict=True))
     loss.backward()
     return loss.detach(), pixels.grad
-
-
-def doubled(matcher):
-    """The matcher's own loss in float64, at its own draws of a step."""
-    pool = matcher.task.networks
-
-    def gradient(step):
-        network = pool.fresh(step)
-        real, synthetic = matcher._batches(step)
-        parameters = {name: value.double() for name, value in pool._inner.state_dict().items()}
-
-        class Double(torch.nn.Module):
-            def embed(self, images):
-                class Embed(torch.nn.Module):
-                    def __init__(self):
-                        super().__init__()
-                        self.inner = pool._inner
-
-                    def forward(self, x):
-                        return self.inner.embed(x)
-
-                return functional_call(Embed(), {f"inner.{k}": v for k, v in parameters.items()}, (images.double(),))
-
-        del network
-        loss = matcher.loss(Double(), real, synthetic)
-        return loss.detach(), torch.autograd.grad(loss, matcher.images)[0]
-
-    return gradient
 
 
 def test_loss_and_pixel_gradients_are_those_of_the_equation():

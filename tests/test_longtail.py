@@ -9,9 +9,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ltdd_core import ArrayTable, DataSource, InputError, LongTailOptions, Normalisation, SourceImages
+from ltdd_core import ArrayTable, DataSource, InputError, LongTailOptions, PerChannel, SourceImages
 from ltdd_core.data import load_long_tailed
 from ltdd_core.data.longtail import class_order, cut, exponential_counts, shot_groups
+from ltdd_core.data.normalisation import stored_normalisation
 from ltdd_core.seeding import generator
 
 ORDERS = ["native", "reversed", "random"]
@@ -169,7 +170,7 @@ def test_a_class_with_too_few_images_is_named():
 @pytest.mark.parametrize("shape", [(50, 3, 9, 7), (1, 1, 4, 4), (3, 4, 5, 5)])
 def test_statistics_are_numpys(shape):
     images = torch.randint(0, 256, shape, generator=generator(0, "images"), dtype=torch.uint8)
-    found = Normalisation.of(images)
+    found = PerChannel.of(images)
     values = images.numpy().astype(np.float64) / 255
     np.testing.assert_allclose(found.mean, values.mean((0, 2, 3)), atol=1e-6, rtol=0)
     np.testing.assert_allclose(found.std, values.std((0, 2, 3)), atol=1e-6, rtol=0)
@@ -177,7 +178,7 @@ def test_statistics_are_numpys(shape):
 
 def test_apply_normalises_and_invert_goes_back():
     images = torch.randint(0, 256, (20, 3, 8, 8), generator=generator(0, "images"), dtype=torch.uint8)
-    normalisation = Normalisation.of(images)
+    normalisation = PerChannel.of(images)
     applied = normalisation.apply(images)
     assert applied.dtype == torch.float32
     assert applied.mean((0, 2, 3)).abs().max() < 1e-4
@@ -190,7 +191,7 @@ def test_apply_normalises_and_invert_goes_back():
 def test_a_constant_channel_becomes_zero():
     images = torch.randint(0, 256, (4, 2, 6, 6), generator=generator(0, "images"), dtype=torch.uint8)
     images[:, 1] = 77
-    normalisation = Normalisation.of(images)
+    normalisation = PerChannel.of(images)
     assert normalisation.std[1] == 1
     assert normalisation.apply(images)[:, 1].abs().max() < 1e-5
 
@@ -198,18 +199,19 @@ def test_a_constant_channel_becomes_zero():
 def test_an_almost_constant_channel_stays_finite():
     images = torch.zeros(1, 1, 8000, 8000, dtype=torch.uint8)
     images[0, 0, 0, 0] = 1
-    assert Normalisation.of(images).std == (1.0,)  # 4.9e-7, which six digits round to 0
+    assert PerChannel.of(images).std == (1.0,)  # 4.9e-7, which six digits round to 0
 
 
 def test_json_round_trip():
-    normalisation = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert Normalisation.from_json(json.loads(json.dumps(normalisation.to_json()))) == normalisation
+    normalisation = PerChannel((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert stored_normalisation(json.loads(json.dumps(normalisation.to_json())), {}) == normalisation
 
 
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"kind": "zca"}, "kind 'zca' is unknown"),
+        ({"kind": "zca2"}, "kind 'zca2' is unknown"),
+        ({"kind": "zca", "eps": 0.1}, "the tensors zca_mean and zca_matrix"),
         ({}, "kind None is unknown"),
         ({"kind": "per-channel"}, "needs a list of numbers for mean and for std"),
         ({"kind": "per-channel", "mean": ["x"], "std": [1]}, "needs a list of numbers"),
@@ -218,7 +220,7 @@ def test_json_round_trip():
 )
 def test_other_json_is_refused(facts, message):
     with pytest.raises(InputError, match=message):
-        Normalisation.from_json(facts)
+        stored_normalisation(facts, {})
 
 
 # ---- loading -------------------------------------------------------------------------------------
@@ -250,7 +252,7 @@ def test_a_loaded_set_is_sorted_and_counted():
     assert data.image_shape == (3, 4, 4)
     assert data.imbalance == 10
     assert len(data.test_images) == len(data.test_labels) == 60
-    assert data.normalisation == Normalisation.of(data.train_images)
+    assert data.normalisation == PerChannel.of(data.train_images)
 
 
 def test_data_seed_alone_decides_what_stays():
@@ -269,7 +271,7 @@ def test_an_imbalance_that_is_none_is_refused(imbalance):
 
 def test_fixed_statistics():
     data = load(mean=(0.5, 0.25, 0), std=(0.25, 0.5, 1))
-    assert data.normalisation == Normalisation((0.5, 0.25, 0), (0.25, 0.5, 1))
+    assert data.normalisation == PerChannel((0.5, 0.25, 0), (0.25, 0.5, 1))
 
 
 @pytest.mark.parametrize(

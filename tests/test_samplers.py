@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltdd_core import LongTailedSet, Normalisation, generator
+from ltdd_core import LongTailedSet, PerChannel, generator
 from ltdd_core.interfaces import BaseOptions
 from ltdd_samplers.power import ClassBalancedSampler, InstanceSampler, SquareRootSampler
 
@@ -19,7 +19,7 @@ def long_tailed(counts):
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     images = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
     names = tuple(f"class {label}" for label in range(len(counts)))
-    return LongTailedSet("toy", images, labels, images, labels, names, Normalisation((0.0,), (1.0,)), tuple(counts))
+    return LongTailedSet("toy", images, labels, images, labels, names, PerChannel((0.0,), (1.0,)), tuple(counts))
 
 
 def prepared(sampler, counts=COUNTS):

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from ltdd_core import DistilledSet, InputError, Normalisation, load_distilled, save_distilled
+from ltdd_core import DistilledSet, InputError, PerChannel, load_distilled, save_distilled
 from ltdd_core.storage import load_tensors, save_tensors, write_atomically
 
 UNPRIVILEGED = 65534
@@ -26,7 +26,7 @@ def distilled(classes=3, ipc=2, channels=1):
         images=torch.randn(classes * ipc, channels, 4, 5),
         labels=torch.arange(classes).repeat_interleave(ipc),
         class_names=tuple(f"klasse {i} ü" for i in range(classes)),
-        normalisation=Normalisation((0.5,) * channels, (0.25,) * channels),
+        normalisation=PerChannel((0.5,) * channels, (0.25,) * channels),
         ipc=ipc,
         origin={"configuration": {"ipc": ipc}},
     )
@@ -110,7 +110,7 @@ def test_foreign_files_are_refused(tmp_path):
         ({"labels": torch.arange(6)}, "not one of the 3 classes"),
         ({"labels": torch.zeros(5, dtype=torch.int64)}, "labels must be"),
         ({"labels": torch.zeros(6, 2)}, "labels must be"),
-        ({"normalisation": Normalisation((0.5, 0.5), (1.0, 1.0))}, "normalisation is not for 1 channels"),
+        ({"normalisation": PerChannel((0.5, 0.5), (1.0, 1.0))}, "normalisation is not for 1 channels"),
     ],
 )
 def test_sets_that_do_not_fit_together_are_refused(tmp_path, change, message):

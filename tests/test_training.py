@@ -1,6 +1,7 @@
 """The training loop: schedules, determinism, one image, soft labels, and what is trained only once."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ltdd_core import Augmentation, Normalisation, RunFailed, Trainer, TrainingSet, cross_entropy, generator
+from ltdd_core import Augmentation, PerChannel, RunFailed, Trainer, TrainingSet, cross_entropy, generator
 from ltdd_core.networks import MLP, ConvNet, ResNet18
 from ltdd_core.seeding import global_generator
 from ltdd_core.training import TrainingOptions, _factor, train
 
-PLAIN = Normalisation((0.0,), (1.0,))
+PLAIN = PerChannel((0.0,), (1.0,))
 CPU = torch.device("cpu")
 
 
@@ -32,14 +33,12 @@ def small(kind=ConvNet, outputs=3, **options):
         return kind((1, 8, 8), outputs, kind.Options(**{**defaults, **options}))
 
 
-def trained(data=None, network=None, *, augmentation="none", seed=0, purpose="classes", loss=cross_entropy, **options):
-    network = network or small()
+def trained(data=None, network=None, *, augmentation="none", **given):
+    options = {name: given.pop(name) for name in list(given) if name in TrainingOptions.model_fields}
     settings = TrainingOptions(**{"epochs": 4, "batch": 10, **options})
+    defaults = {"loss": cross_entropy, "seed": 0, "purpose": "classes", "device": CPU}
     augment = Augmentation(augmentation)
-    data = data or toy()
-    return train(
-        network, data, settings, loss=loss, augmentation=augment, seed=seed, purpose=purpose, device=CPU
-    )  # fmt: skip
+    return train(network or small(), data or toy(), settings, augmentation=augment, **{**defaults, **given})
 
 
 def weights(network):
@@ -175,8 +174,53 @@ def test_an_epoch_without_images_is_passed_over():
 
 
 def test_weights_that_are_not_finite_are_an_error_that_says_what_to_try():
-    with pytest.raises(RunFailed, match=r"training of classes diverged.*--set training\.original\.lr"):
+    with pytest.raises(RunFailed, match=r"training of classes diverged in epoch 1.*smaller learning rate than 1e\+30"):
         trained(lr=1e30)
+    with pytest.raises(RunFailed, match=r"diverged.*ltdd evaluate RUN --set training\.original\.lr"):
+        trainer(lr=1e30).train(toy(), outputs=3)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 10])
+def test_gradients_in_chunks_add_up_to_those_of_the_batch(chunk):
+    whole, parts = (trained(data=toy(23), augmentation="color_crop", **extra) for extra in ({}, {"chunk": chunk}))
+    torch.testing.assert_close(weights(whole), weights(parts), rtol=1e-4, atol=1e-6)
+
+
+def test_batch_normalisation_sees_the_whole_batch():
+    whole, parts = (trained(network=small(norm="batch"), **extra) for extra in ({}, {"chunk": 3}))
+    assert torch.equal(weights(whole), weights(parts))
+
+
+def test_training_goes_on_from_an_epoch():
+    """Without momentum the weights are all that the next epoch depends on."""
+    whole, notes = small(), []
+    options = {"augmentation": "color_crop", "epochs": 5, "momentum": 0.0, "schedule": "constant"}
+    kept = {}
+
+    def after_epoch(done):
+        notes.append(done)
+        kept[done] = {name: value.clone() for name, value in whole.state_dict().items()}
+
+    trained(network=whole, after_epoch=after_epoch, **options)
+    assert notes == [1, 2, 3, 4, 5]
+    part = small()
+    part.load_state_dict(kept[3])
+    assert torch.equal(weights(trained(network=part, start=3, **options)), weights(whole))
+    with pytest.raises(ValueError, match="momentum"):
+        trained(start=3, epochs=5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precision_changes_little_and_leaves_a_plain_network(precision):
+    plain, other = trained(epochs=10), trained(epochs=10, precision=precision)
+    assert all(parameter.dtype == torch.float32 for parameter in other.parameters())
+    assert torch.equal(weights(plain), weights(other)) == (precision == "fp32")
+    torch.testing.assert_close(weights(plain), weights(other), rtol=0.05, atol=0.02)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
+def test_a_compiled_training_is_the_same_up_to_rounding():
+    torch.testing.assert_close(weights(trained(compiled=True)), weights(trained()), rtol=1e-3, atol=1e-5)
 
 
 class Stop(Exception):
@@ -238,9 +282,7 @@ def test_what_is_trained_does_not_depend_on_what_was_trained_before():
 
 def test_features_are_those_of_each_image_alone():
     made, data = trainer(), toy()
-    data = replace(
-        data, images=(40 * data.images.clamp(0)).to(torch.uint8), normalisation=Normalisation((0.2,), (0.5,))
-    )
+    data = replace(data, images=(40 * data.images.clamp(0)).to(torch.uint8), normalisation=PerChannel((0.2,), (0.5,)))
     network = made.train(data, outputs=3)
     found = made.features(network, data)
     for image, feature in zip(data.images, found, strict=True):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from ltdd_core import Augmentation, BaseOptions, InputError, LongTailedSet, Normalisation, TrainingSet, generator
+from ltdd_core import Augmentation, BaseOptions, InputError, LongTailedSet, PerChannel, TrainingSet, generator
 from ltdd_core.networks import MLP
 from ltdd_core.seeding import global_generator
 from ltdd_core.training import Trainer, TrainingOptions
@@ -19,7 +19,7 @@ from ltdd_linear.linear import Direct, LinearHead
 from ltdd_samplers.power import ClassBalancedSampler, InstanceSampler
 from ltdd_twostage.head import TwoStage, TwoStageHead, _columns, _order_of, _relabelled, _restricted, _within_groups
 
-PLAIN = Normalisation((0.0,), (1.0,))
+PLAIN = PerChannel((0.0,), (1.0,))
 COUNTS = (12, 5, 2, 1, 1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ltdd_core.data.longtail import Order, cut
+from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
 from ltdd_core.errors import InputError
 from ltdd_core.interfaces import BaseOptions, DataSource, option
 from ltdd_core.seeding import generator
@@ -44,58 +45,6 @@ class ArrayTable(ImageTable):
         return self.images[indices]
 
 
-@dataclass(frozen=True)
-class Normalisation:
-    """Per-channel statistics of images in [0, 1]."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def apply(self, images: Tensor) -> Tensor:
-        """uint8 ``[n, C, H, W]`` -> float32, zero mean and unit deviation a channel over the training set."""
-        mean, std = self._columns(images.device)
-        return (images.float() / 255 - mean) / std
-
-    def invert(self, images: Tensor) -> Tensor:
-        """float32 normalised -> float32 in [0, 1], clamped: for looking at."""
-        mean, std = self._columns(images.device)
-        return (images * std + mean).clamp(0, 1)
-
-    def to_json(self) -> dict[str, Any]:
-        """What :meth:`from_json` reads."""
-        return {"kind": "per-channel", "mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> Normalisation:
-        """Inverse of :meth:`to_json`.
-
-        Raises:
-            InputError: the facts are of another kind, or none.
-        """
-        if facts.get("kind") != "per-channel":
-            raise InputError(f"normalisation of kind {facts.get('kind')!r} is unknown; is this ltdd older?")
-        try:
-            return cls(tuple(map(float, facts["mean"])), tuple(map(float, facts["std"])))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"normalisation needs a list of numbers for mean and for std, not {facts}.") from error
-
-    @classmethod
-    def of(cls, images: Tensor) -> Normalisation:
-        """Statistics of uint8 images ``[N, C, H, W]``; a constant channel gets deviation 1."""
-        histogram = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])])
-        values = torch.arange(256, dtype=torch.float64) / 255
-        share = histogram.double() / histogram.sum(1, keepdim=True)
-        mean = share @ values
-        std = ((share * (values - mean[:, None]) ** 2).sum(1)).sqrt()
-        # Asked after rounding: a few odd pixels among millions of equal ones round to 0 as well.
-        return cls(tuple(round(m, 6) for m in mean.tolist()), tuple(round(s, 6) or 1.0 for s in std.tolist()))
-
-    def _columns(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=device)[:, None, None]
-        std = torch.tensor(self.std, dtype=torch.float32, device=device)[:, None, None]
-        return mean, std
-
-
 class LongTailOptions(BaseOptions):
     """What every data source lets a user choose about the long tail."""
 
@@ -107,6 +56,10 @@ class LongTailOptions(BaseOptions):
     )
     order: Order = option("native", "which class is the head: native, reversed or random")
     seed: int = option(0, "which images stay; the same for every --seed of a run", ge=0)
+    normalisation: Literal["per-channel", "zca"] = option(
+        "per-channel", "of images: mean and deviation of each channel, or ZCA whitening over all pixels"
+    )
+    zca_eps: float = option(0.1, "what ZCA adds to the variances", source="MTT, public code", gt=0)
     mean: tuple[float, ...] | None = option(None, "fixed channel means in [0, 1]; else from the training images")
     std: tuple[float, ...] | None = option(None, "fixed channel deviations; else from the training images")
 
@@ -201,8 +154,12 @@ def _check_classes(name: str, class_names: Sequence[str], train: Tensor, test: T
 def _normalisation(options: Any, train: Tensor) -> Normalisation:
     if (options.mean is None) != (options.std is None):
         raise InputError("data.mean and data.std go together: give both or none.")
+    if options.normalisation == "zca":
+        if options.mean is not None:
+            raise InputError("data.mean and data.std are for data.normalisation=per-channel; ZCA has its own.")
+        return ZCA.of(train, options.zca_eps)
     if options.mean is None:
-        return Normalisation.of(train)
+        return PerChannel.of(train)
     channels = train.shape[1]
     fits = len(options.mean) == channels == len(options.std)
     if not fits or not all(0 <= m <= 1 for m in options.mean) or not all(0 < s <= 1 for s in options.std):
@@ -210,4 +167,4 @@ def _normalisation(options: Any, train: Tensor) -> Normalisation:
             f"data.mean and data.std need {channels} value(s) each, for images in [0, 1]: means in [0, 1] and "
             f"deviations above 0 and at most 1, not {options.mean} and {options.std}."
         )
-    return Normalisation(options.mean, options.std)
+    return PerChannel(options.mean, options.std)
