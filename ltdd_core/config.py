@@ -36,6 +36,8 @@ INTERFACES: Mapping[str, Any] = {
     "head": ClassifierHead,
     "recipe": Recipe,
 }
+SOURCES = "sources"
+"""The key of a preset under which it says where its values come from."""
 DEFAULT_NAMES = {
     "data": "digits-lt",
     "sampler": "instance",
@@ -99,6 +101,10 @@ class Compute(BaseOptions):
     compile: bool = option(False, "compile networks, in matching and training (needs a compiler)")
     checkpoint_every: int = option(20, "steps between checkpoints", ge=1)
     chunk: int | None = option(None, "images at once through a network; of 32x32, 32 on a CPU and 2048 on a GPU", ge=1)
+
+
+SECTIONS = {*COMPONENTS, "training", "compute", *RunOptions.model_fields}
+"""The keys of a configuration."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,7 @@ def resolve(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None
     chosen = _chosen_by_plugins(catalog, wanted, named=merged(given))
     stack = [_defaults(), *lower, *chosen, *given]
     try:
+        stack = _with_sections_of_the_matcher(catalog, stack)
         source = _entry(catalog, "data", merged(stack)["data"])
         suggested = dict(source.load().suggested)
         stack.insert(1, normalised(Layer(f"data source {source.name!r}", suggested)))
@@ -198,11 +205,30 @@ def preset_layer(catalog: Catalog, name: str) -> Layer:
     Raises:
         InputError: there is none of that name, or it is not a mapping.
     """
+    tree = dict(_preset(catalog, name))
+    tree.pop(SOURCES, None)
+    return normalised(Layer(f"preset {name!r}", tree))
+
+
+def preset_sources(catalog: Catalog, name: str) -> dict[str, str]:
+    """Where the values of a preset come from, by the path of an option or of its section.
+
+    Raises:
+        InputError: there is no preset of that name, or it is not a mapping, or its sources are none.
+    """
+    sources = _preset(catalog, name).get(SOURCES, {})
+    texts = isinstance(sources, Mapping) and all(isinstance(one, str) for both in sources.items() for one in both)
+    if not texts:
+        raise InputError(f"preset {name!r}: {SOURCES!r} maps paths of options to texts.")
+    return dict(sources)
+
+
+def _preset(catalog: Catalog, name: str) -> Mapping[str, Any]:
     entry = catalog.get("preset", name)
     tree = entry.load()
     if not isinstance(tree, Mapping):
         raise InputError(f"preset {name!r} of plugin {entry.owner.name!r} ({entry.owner}) is not a mapping.")
-    return normalised(Layer(f"preset {name!r}", dict(tree)))
+    return tree
 
 
 def select(catalog: Catalog, kind: str, section: Mapping[str, Any]) -> Selection:
@@ -222,6 +248,29 @@ def select(catalog: Catalog, kind: str, section: Mapping[str, Any]) -> Selection
     values = {key: value for key, value in section.items() if key != "name"}
     options = validate_options((kind,), component.Options, values)
     return Selection(kind, entry.name, options, component, str(entry.owner))
+
+
+def _with_sections_of_the_matcher(catalog: Catalog, stack: list[Layer]) -> list[Layer]:
+    """Its nested options, such as ``matcher.experts``, can be written as a section of their own: ``experts``."""
+    name = merged(stack).get("matcher", {}).get("name")
+    if name is None:
+        return stack
+    options = getattr(_entry(catalog, "matcher", {"name": name}).load(), "Options", BaseOptions)
+    nested = [
+        key
+        for key, one in options.model_fields.items()
+        if isinstance(one.annotation, type) and issubclass(one.annotation, BaseOptions) and key not in SECTIONS
+    ]
+    return [_moved(layer, nested) for layer in stack]
+
+
+def _moved(layer: Layer, sections: Sequence[str]) -> Layer:
+    tree = {key: value for key, value in layer.tree.items() if key not in sections}
+    inside = {key: layer.tree[key] for key in sections if key in layer.tree}
+    if not inside:
+        return layer
+    below = Layer(layer.origin, {"matcher": inside})
+    return Layer(layer.origin, merged([below, Layer(layer.origin, tree)]))
 
 
 def _defaults() -> Layer:
@@ -261,10 +310,9 @@ def _chosen_by_plugins(catalog: Catalog, wanted: Tree, *, named: Tree) -> list[L
 
 
 def _validated(catalog: Catalog, tree: Tree) -> Config:
-    sections = {*COMPONENTS, "training", "compute", *RunOptions.model_fields}
     for key in tree:
-        if key not in sections:
-            raise OptionError({(key,): str(unknown("option", key, {*sections, "method", "plugin"}))})
+        if key not in SECTIONS:
+            raise OptionError({(key,): str(unknown("option", key, {*SECTIONS, "method", "plugin"}))})
     if "name" not in tree.get("matcher", {}):
         raise InputError(f"name a method: --method {'|'.join(catalog.names('matcher'))}.")
     run = {key: value for key, value in tree.items() if key in RunOptions.model_fields}

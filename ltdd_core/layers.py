@@ -110,9 +110,20 @@ def normalised(layer: Layer) -> Layer:
 
 
 def merged(layers: Sequence[Layer]) -> Tree:
-    """Later layers above earlier ones; who names another component drops the options of the one before."""
+    """Later layers above earlier ones.
+
+    Who names another component drops the options that were written for the one before; those of a layer that
+    names none, such as a preset's ``data: {normalisation: zca}``, are for whichever it will be.
+    """
     tree: Tree = {}
+    for_any: Tree = {kind: {} for kind in COMPONENTS}
     for layer in layers:
+        for kind in COMPONENTS:
+            section = layer.tree.get(kind, {})
+            if "name" not in section:
+                for_any[kind] = _merge(for_any[kind], section)
+            elif kind in tree and section["name"] != tree[kind].get("name", section["name"]):
+                tree[kind] = for_any[kind]
         tree = _merge(tree, layer.tree)
     return tree
 
@@ -130,13 +141,7 @@ def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Tree:
     both = dict(lower)
     for key, value in upper.items():
         below = both.get(key)
-        if isinstance(value, dict) and isinstance(below, dict):
-            other_component = (
-                key in COMPONENTS and "name" in below and value.get("name", below["name"]) != below["name"]
-            )
-            both[key] = dict(value) if other_component else _merge(below, value)
-        else:
-            both[key] = value
+        both[key] = _merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
     return both
 
 

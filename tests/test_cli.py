@@ -333,7 +333,11 @@ def test_describe_lists_a_kind_and_shows_presets(ltdd):
     assert all(row["about"] for row in listed)
     lines = ltdd("describe", "sampler").stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["class-balanced", "instance", "square-root"]
-    assert "iterations: 20000" in ltdd("describe", "preset", "dm-paper").stdout
+    shown = ltdd("describe", "preset", "dm-paper").stdout
+    assert re.search(r"^iterations: 20000 +# DM, public code$", shown, re.MULTILINE)
+    shown_values = yaml.safe_load(shown)
+    stored = json.loads(ltdd("describe", "preset", "dm-paper", "--json").stdout)
+    assert shown_values == {key: value for key, value in stored.items() if key != "sources"}
     assert json.loads(ltdd("describe", "preset", "dm-paper", "--json").stdout)["iterations"] == 20000
     assert "unknown kind 'matchers'. Did you mean 'matcher'?" in one_line_error(ltdd("describe", "matchers"))
     assert "unknown matcher 'dn'. Did you mean 'dm'?" in one_line_error(ltdd("describe", "matcher", "dn"))

@@ -12,7 +12,7 @@ from ltdd_core import InputError, configure
 from ltdd_core.catalog import Catalog
 from ltdd_core.cli.settings import layers
 from ltdd_core.config import resolve, resolve_data
-from ltdd_core.layers import Layer, from_assignments, from_file
+from ltdd_core.layers import Layer, from_assignments, from_file, merged
 from ltdd_core.plugins import load_plugins
 
 CATALOG = Catalog(load_plugins())
@@ -250,7 +250,7 @@ def test_the_origin_is_the_layer_whose_value_counts():
 
 
 def test_a_configuration_needs_a_method():
-    with pytest.raises(InputError, match="name a method: --method dm"):
+    with pytest.raises(InputError, match=r"name a method: --method dc\|dm"):
         resolve(CATALOG, [Layer("x", {"ipc": 3})])
 
 
@@ -358,3 +358,52 @@ def test_a_wrong_option_ends_the_command_with_one_line_and_nothing_written(optio
 def test_a_wrong_value_in_a_file_names_the_file(ltdd, tmp_path):
     (tmp_path / "here" / "my.yaml").write_text("method: dm\nnetwork:\n  widht: 8\n")
     assert "my.yaml: unknown network option 'widht'" in one_line_error(ltdd("distill", "--config", "my.yaml"))
+
+
+# ---- options that were written for no component in particular -------------------------------------
+
+
+def test_options_without_a_name_are_for_whichever_component_it_will_be():
+    """A preset's ``data: {normalisation: zca}`` was lost as soon as somebody named their data."""
+    preset, file = Layer("preset", {"data": {"normalisation": "zca"}}), Layer("file", {"data": {"seed": 3}})
+    default, other = Layer("default", {"data": {"name": "a"}}), Layer("--data", {"data": {"name": "b"}})
+    assert merged([default, preset, file, other]) == {"data": {"name": "b", "normalisation": "zca", "seed": 3}}
+
+
+def test_options_with_a_name_go_with_it():
+    stored = Layer("stored", {"matcher": {"name": "a", "x": 1, "y": 1}})
+    loose, other = Layer("file", {"matcher": {"x": 2}}), Layer("--method", {"matcher": {"name": "b"}})
+    assert merged([stored, loose]) == {"matcher": {"name": "a", "x": 2, "y": 1}}
+    assert merged([stored, loose, other]) == {"matcher": {"name": "b", "x": 2}}
+    assert merged([loose, stored, other]) == {"matcher": {"name": "b", "x": 2}}
+    assert merged([stored, other]) == {"matcher": {"name": "b"}}
+
+
+SECTIONED = """
+    from ltdd_core import BaseOptions, ClassMatcher, hookimpl, option
+
+    class Teacher(BaseOptions):
+        rate: float = option(0.5, "how fast", gt=0)
+
+    class Sectioned(ClassMatcher):
+        class Options(ClassMatcher.Options):
+            teacher: Teacher = Teacher()
+
+        def class_loss(self, network, real, synthetic):
+            return synthetic.sum()
+
+    @hookimpl
+    def ltdd_register_matchers(register):
+        register("sectioned", Sectioned)
+"""
+
+
+def test_a_section_of_the_method_can_be_written_without_the_method(site):
+    site.install("sectioned", SECTIONED)
+    short = configure(method="sectioned", teacher={"rate": 0.25})
+    assert short.matcher.options.teacher.rate == 0.25
+    assert short.to_tree() == configure(method="sectioned", matcher={"teacher": {"rate": 0.25}}).to_tree()
+    with pytest.raises(InputError, match=r"configure\(\): matcher.teacher.rate must be above 0"):
+        configure(method="sectioned", teacher={"rate": -1})
+    with pytest.raises(InputError, match=r"configure\(\): unknown option 'teacher'"):
+        configure(method="dm", teacher={"rate": 0.25})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -26,9 +26,7 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     Without NAME, list the components of that kind; `ltdd describe run|training|compute` lists the
     options that belong to no component.
     """
-    import yaml
-
-    from ltdd_core.config import Compute, RunOptions, Training, preset_layer, select
+    from ltdd_core.config import Compute, RunOptions, Training, preset_layer, preset_sources, select
 
     console, _ = consoles(as_json)
     general = {"run": RunOptions, "training": Training, "compute": Compute}
@@ -42,8 +40,8 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
         _list(console, as_json, [catalog.get(kind, each) for each in catalog.names(kind)])
         return
     if kind == "preset":
-        tree = preset_layer(catalog, name).tree
-        click.echo(json.dumps(tree) if as_json else yaml.safe_dump(tree, sort_keys=False).rstrip())
+        tree, sources = preset_layer(catalog, name).tree, preset_sources(catalog, name)
+        click.echo(json.dumps({**tree, "sources": sources}) if as_json else "\n".join(_yaml_lines(tree, sources)))
         return
     entry = catalog.get(kind, name)
     component = select(catalog, kind, {"name": name}).component
@@ -51,6 +49,25 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     module = inspect.getdoc(sys.modules[component.__module__]) or ""
     about = f"{inspect.getdoc(component) or ''}\n\n{module}".strip()
     _show(console, as_json, title, about, component.Options, prefix=f"{kind}.")
+
+
+def _yaml_lines(tree: Mapping[str, Any], sources: Mapping[str, str], path: tuple[str, ...] = ()) -> Iterator[str]:
+    """A preset as a configuration file that says where each value comes from."""
+    import yaml
+
+    indent = "  " * len(path)
+    for key, value in tree.items():
+        place = (*path, key)
+        if isinstance(value, Mapping):
+            yield f"{indent}{key}:"
+            yield from _yaml_lines(value, sources, place)
+            continue
+        text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip().removesuffix("...").strip()
+        line = f"{indent}{key}: {text}"
+        # The nearest section that has a source speaks for the options in it.
+        above = (".".join(place[:length]) for length in range(len(place), -1, -1))
+        source = next((sources[one] for one in above if one in sources), None)
+        yield line if source is None else f"{line.ljust(24)}  # {source}"
 
 
 def _list(console: Any, as_json: bool, entries: Sequence[Entry]) -> None:

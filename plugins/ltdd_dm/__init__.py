@@ -11,6 +11,7 @@ PAPER = {
     "augment": "color_crop_cutout_flip_scale_rotate",
     "matcher": {"lr_img": 1.0, "momentum": 0.5, "batch_real": 256},
     "training": {"distilled": {"epochs": 1000, "lr": 0.01}},
+    "sources": {"": "DM, public code", "augment": "DSA, as DM's public code has it"},
 }
 
 
