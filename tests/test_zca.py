@@ -1,6 +1,8 @@
 """ZCA whitening: against numpy's singular values, through the file, and in a run."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,8 +115,11 @@ def test_a_run_on_whitened_images(ltdd):
         facts = json.loads(file.metadata()["normalisation"])
     assert facts == {"kind": "zca", "eps": 0.1}
     data = load_data("digits-lt", normalisation="zca")
-    whitened = (data.test_images.float() / 255 - mean).flatten(1) @ matrix
-    torch.testing.assert_close(data.normalisation.apply(data.test_images).flatten(1), whitened)
+    page = (Path(__file__).parent.parent / "docs" / "file-formats.md").read_text()
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names = {"image": data.test_images[3].float() / 255, "zca_mean": mean, "zca_matrix": matrix}
+    exec(snippet, names)
+    torch.testing.assert_close(data.normalisation.apply(data.test_images)[3], names["whitened"])
 
     evaluations = [
         json.loads(ltdd("evaluate", "run", "--json", *plain).stdout)["rows"][0]["per_class"]
