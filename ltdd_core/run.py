@@ -53,7 +53,7 @@ class RunFolder:
         folder.check(config, resume=resume)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        with folder._locked():
+        with folder.locked():
             folder.check(config, resume=resume)  # again: another process may have been faster
             if folder.is_empty():
                 folder.write_text(CONFIG, yaml.safe_dump(config.to_tree(), sort_keys=False))
@@ -83,6 +83,24 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; a run needs a folder.")
         return not self.path.exists() or all(file.name.startswith(".") for file in self.path.iterdir())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the folder until the block ends.
+
+        Raises:
+            InputError: one is in there already, or the folder cannot be locked.
+        """
+        with writing(self.path / LOCK):
+            file = (self.path / LOCK).open("w")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"{self.path} is in use by another process.") from error
+            except OSError as error:
+                raise InputError(f"{self.path} cannot be locked: {error.strerror}.") from error
+            yield
 
     def stored_config(self) -> dict[str, Any]:
         """The configuration tree of the run in this folder.
@@ -173,19 +191,6 @@ class RunFolder:
             return [document[key] for key in keys]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.path / name} is damaged, or from another version of ltdd.") from error
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with writing(self.path / LOCK):
-            file = (self.path / LOCK).open("w")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{self.path} is in use by another process.") from error
-            except OSError as error:
-                raise InputError(f"{self.path} cannot be locked: {error.strerror}.") from error
-            yield
 
 
 class MetricsLog:

@@ -186,7 +186,7 @@ class Trainer:
 
     def _train(self, network: Network, data: TrainingSet, purpose: str, loss: Loss) -> Network:
         try:
-            return train(
+            trained = train(
                 network,
                 data,
                 self.options[data.name],
@@ -201,8 +201,13 @@ class Trainer:
                 compiled=self.compiled,
             )
         except RunFailed as error:
-            advice = f"The distilled set is saved: ltdd evaluate RUN --set training.{data.name}.lr=..."
+            advice = (
+                f"Set training.{data.name}.lr; what is distilled is saved, and ltdd evaluate RUN takes the same "
+                f"--set training.{data.name}.lr=..."
+            )
             raise RunFailed(f"{error} {advice}") from error
+        plain = self.precision == "fp32" and not self.compiled
+        return trained if plain else Faster(trained, self.precision, self.compiled).eval()
 
     def features(self, network: Network, data: TrainingSet) -> Tensor:
         """Features ``[N, D]`` of all images of a set, in float32 on the CPU, without augmentation."""

@@ -1,0 +1,48 @@
+"""A trainer that several classifiers share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+
+from ltdd_core.config import Config
+from ltdd_core.interfaces import Network, TrainingSet
+from ltdd_core.training import Loss, Trainer, cross_entropy
+
+
+class SharingTrainer(Trainer):
+    """Finds a network by what decides it, so that classifiers with stages in common train those once.
+
+    Args:
+        own: the trainer of one classifier.
+        config: of the same classifier.
+        known: networks by what decided them; those of this classifier are added.
+    """
+
+    def __init__(self, own: Trainer, config: Config, known: dict[str, Network]) -> None:
+        vars(self).update(vars(own))
+        science = config.science()
+        self._science = {key: science[key] for key in ("data", "sampler", "network", "augment", "compute")}
+        self._known = known
+
+    def train(
+        self, data: TrainingSet, *, outputs: int, purpose: str = "classes", loss: Loss = cross_entropy
+    ) -> Network:
+        """As :meth:`Trainer.train`."""
+        if loss is not cross_entropy:  # another function, and what it holds, cannot be compared
+            return super().train(data, outputs=outputs, purpose=purpose, loss=loss)
+        key = self._decided_by(data, outputs, purpose)
+        if key not in self._known:
+            self._known[key] = super().train(data, outputs=outputs, purpose=purpose)
+        return self._known[key]
+
+    def _decided_by(self, data: TrainingSet, outputs: int, purpose: str) -> str:
+        options = self.options[data.name].model_dump(mode="json")
+        facts = {**self._science, "seed": self.seed, "set": data.name, "ordered": data.order is not None}
+        facts |= {"training": options, "outputs": outputs, "purpose": purpose}
+        digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16)
+        for tensor in (data.images, data.labels):
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()

@@ -1,0 +1,225 @@
+"""Do what a grid asks for and is not done yet: distil, train classifiers, write the table, go on.
+
+A run or a classifier that fails is noted and costs the others nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+
+from ltdd_core.bench.grid import Cell, CellLine, Grid, cell_line
+from ltdd_core.bench.kept import KeptLines
+from ltdd_core.bench.table import table_of, write_table
+from ltdd_core.bench.trainer import SharingTrainer
+from ltdd_core.catalog import Catalog
+from ltdd_core.config import Config
+from ltdd_core.data import LongTailedSet, load_long_tailed
+from ltdd_core.devices import prepare_device
+from ltdd_core.distillation import OUT_OF_MEMORY, distill
+from ltdd_core.errors import InputError, RunFailed
+from ltdd_core.evaluation import PREDICTIONS, keep_scores, kept_scores, lines_of, make_trainer, scores_of
+from ltdd_core.interfaces import DistilledSet, Network
+from ltdd_core.progress import Display
+from ltdd_core.run import RESULT, RunFolder, StopRequest, versions
+from ltdd_core.storage import load_distilled, writing
+
+RUNS = "runs"
+DATA_SETS = 2  # in memory: a method may see the images of a cell in other colours than the next
+
+Failures = dict[str, str]
+"""Reasons, by the folder of a run or the file of a classifier."""
+
+
+def state_of(cell: Cell, out: Path) -> str:
+    """``finished``, ``begun`` or ``not begun``."""
+    folder, kept = RunFolder(out / RUNS / cell.folder), KeptLines(out)
+    trained = sum(kept.has(line) for line in cell.lines)
+    if is_finished(cell, out) and trained == len(cell.lines):
+        return "finished"
+    return "not begun" if folder.is_empty() and not trained else "begun"
+
+
+def is_finished(cell: Cell, out: Path) -> bool:
+    """Whether the run of a cell has come to its end.
+
+    Raises:
+        InputError: the folder holds a run of another configuration.
+    """
+    folder = RunFolder(out / RUNS / cell.folder)
+    if not (folder.path / RESULT).exists():
+        return False
+    folder.check_same(cell.config)
+    return True
+
+
+def work_on(
+    grid: Grid, out: Path, *, catalog: Catalog, display: Display, say: Callable[[str], None] = lambda text: None
+) -> Failures:
+    """Do all that is left of a grid; the table in ``out`` is written anew after every run.
+
+    Args:
+        grid: from :func:`ltdd_core.bench.grid.read_grid`.
+        out: folder of everything.
+        catalog: where the grid was resolved.
+        display: shows what happens inside a run.
+        say: takes a line for each run and each classifier.
+
+    Raises:
+        InputError: the folder cannot be written, or another process works in it.
+        Interrupted: a signal came; everything finished is kept, and the run at hand has saved itself.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with RunFolder(out).locked(), StopRequest().listening() as stop:
+        work = _Work(out, catalog, display, say, stop)
+        left = [cells for cells in grid.runs() if not all(state_of(cell, out) == "finished" for cell in cells)]
+        pace = _Pace(len(grid.runs()), left)
+        write_table(out, table_of(grid, work.kept, work.failures))
+        for cells in left:
+            say(pace.begin(cells[0]))
+            work.on(cells)
+            pace.end(cells[0])
+            write_table(out, table_of(grid, work.kept, work.failures))
+        return work.failures
+
+
+class _Pace:
+    """How far the grid is and how long it may take: a run to come takes what those of its method took."""
+
+    def __init__(self, total: int, left: Sequence[Sequence[Cell]]) -> None:
+        self._total, self._left = total, [cells[0].method for cells in left]
+        self._taken: dict[str, list[float]] = {}
+        self._began = 0.0
+
+    def begin(self, cell: Cell) -> str:
+        self._began = time.monotonic()
+        return f"run {self._total - len(self._left) + 1}/{self._total}: {cell.name}{self._time_left()}"
+
+    def end(self, cell: Cell) -> None:
+        self._taken.setdefault(cell.method, []).append(time.monotonic() - self._began)
+        self._left.pop(0)
+
+    def _time_left(self) -> str:
+        whole = [seconds for own in self._taken.values() for seconds in own]
+        if not whole:
+            return ""
+        times = [self._taken.get(method, whole) for method in self._left]
+        return f"  (about {timedelta(seconds=round(sum(sum(own) / len(own) for own in times)))} left)"
+
+
+class _Work:
+    """What a process has at hand while it works on a grid."""
+
+    def __init__(
+        self, out: Path, catalog: Catalog, display: Display, say: Callable[[str], None], stop: StopRequest
+    ) -> None:
+        self.out, self.catalog, self.display, self.say, self.stop = out, catalog, display, say, stop
+        self.kept, self.failures = KeptLines(out), Failures()
+        self._data: dict[str, LongTailedSet] = {}
+        self._networks: dict[str, Network] = {}
+        self._networks_of: tuple[object, ...] = ()
+
+    def on(self, cells: Sequence[Cell]) -> None:
+        """All that is left of a run and of the classifiers of its cells.
+
+        Those of the original images come first: the run then has its own row of them already.
+        """
+        first = cells[0]
+        if self._networks_of != (first.data, first.imbalance, first.seed):
+            self._networks_of = (first.data, first.imbalance, first.seed)
+            self._networks.clear()
+        lines = {line.file: line for cell in cells for line in cell.lines}.values()
+        for line in lines:
+            if line.run is None:
+                self._train(line, None)
+        distilled = None
+        with self._noting(first.folder):
+            distilled = self._distilled(first)
+        for line in lines:
+            if line.run is not None and distilled is not None:
+                self._train(line, distilled)
+
+    def _distilled(self, cell: Cell) -> DistilledSet:
+        """The distilled set of a run, made now if need be."""
+        path = self.out / RUNS / cell.folder
+        own = [cell_line(line.name, line, cell.config, cell.config) for line in lines_of(cell.config, self.catalog)]
+        if not is_finished(cell, self.out):
+            self._tell_what_is_known(path, cell.config, own)
+            distill(cell.config, path, resume=True, display=self.display, catalog=self.catalog)
+        distilled = load_distilled(path)
+        scores = kept_scores(path, [line.line for line in own])
+        for line in own:
+            if not self.kept.has(line) and line.name in scores:
+                data = self._loaded(line.config)
+                self.kept.keep(line, scores[line.name], data, _images(line, data, distilled), _facts(line))
+        return distilled
+
+    def _tell_what_is_known(self, path: Path, config: Config, lines: Sequence[CellLine]) -> None:
+        """Give a run that is about to begin the rows that other runs have in common with it."""
+        known = {line.name: self.kept.scores(line) for line in lines if self.kept.has(line)}
+        if known and not (path / PREDICTIONS).exists():
+            with RunFolder.open(path, config, resume=True):
+                keep_scores(path, known)
+
+    def _train(self, line: CellLine, distilled: DistilledSet | None) -> None:
+        """Train a classifier and keep what it says, unless that is known."""
+        if self.kept.has(line):
+            return
+        self.say(f"classifier: {line.name}")
+        with self._noting(line.file):
+            self.stop.check()
+            device, data = prepare_device(line.config), self._loaded(line.config)
+            own = make_trainer(
+                line.config,
+                device,
+                data.image_shape,
+                seed=line.config.run.seed,
+                learned={} if distilled is None else distilled.training,
+                stop=self.stop,
+                display=self.display,
+            )
+            trainer = SharingTrainer(own, line.config, self._networks)
+            scores = scores_of(line.line, line.config, data, distilled, trainer, self.catalog)
+            self.kept.keep(line, scores, data, _images(line, data, distilled), _facts(line))
+
+    def _loaded(self, config: Config) -> LongTailedSet:
+        key = repr(config.data.to_tree())
+        if key not in self._data:
+            if len(self._data) == DATA_SETS:
+                self._data.pop(next(iter(self._data)))
+            self._data[key] = load_long_tailed(config.data.name, config.data.make())
+        return self._data[key]
+
+    @contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        """Note why something failed and go on."""
+        try:
+            yield
+        except (InputError, RunFailed) as error:
+            self.failures[what] = str(error)
+        except torch.OutOfMemoryError:
+            self.failures[what] = f"out of memory: {OUT_OF_MEMORY}"
+        if what in self.failures:
+            self.say(f"failed: {self.failures[what]}")
+
+
+def _images(line: CellLine, data: LongTailedSet, distilled: DistilledSet | None) -> int:
+    """Training images over all stages."""
+    size = {"original": len(data.train_labels), "distilled": 0 if distilled is None else len(distilled.labels)}
+    return sum(size[name] for name in line.line.sets)
+
+
+def _facts(line: CellLine) -> dict[str, object]:
+    """How predictions came about."""
+    return {
+        "run": line.run,
+        "sets": list(line.line.sets),
+        "configuration": {**line.config.science(), "head": line.line.head.to_tree()},
+        "versions": versions(line.config),
+    }

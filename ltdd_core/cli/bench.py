@@ -1,0 +1,134 @@
+"""``ltdd bench``: a grid of runs, and the table that comes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ltdd_core.cli.settings import consoles, layers, only_json, output_options
+from ltdd_core.errors import InputError, Interrupted, RunFailed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ltdd_core.bench.grid import Grid
+    from ltdd_core.catalog import Catalog
+
+
+@click.command("bench")
+@click.argument("grid", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of everything; else runs/bench-GRID.")
+@click.option("--list", "only_list", is_flag=True, help="List the cells and which are finished; run nothing.")
+@click.option("--only-table", is_flag=True, help="Write the table of what is finished; run nothing.")
+@click.option("--device", metavar="auto|cpu|cuda", help="Where to compute.")
+@click.option("--threads", metavar="N", help="CPU threads.")
+@click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Any option, for every cell.")
+@output_options
+def command(
+    grid: Path,
+    out: Path | None,
+    only_list: bool,
+    only_table: bool,
+    assignments: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **given: Any,
+) -> None:
+    """Run the grid of a YAML file and write its table.
+
+    Data x imbalance x IPC x method x plugin x seed: a run folder each. What is finished is not done again, and a
+    grid that was stopped goes on with the same command. The table, with published values beside ours, is
+    written after every run: table.md, table.csv and table.json.
+    """
+    from ltdd_core.bench.grid import read_grid
+    from ltdd_core.bench.kept import KeptLines
+    from ltdd_core.bench.table import table_of, write_table
+    from ltdd_core.catalog import Catalog
+    from ltdd_core.plugins import load_plugins
+
+    results, notes = consoles(as_json)
+    folder = out or Path("runs") / f"bench-{grid.stem}"
+    failed: dict[str, str] = {}
+    with only_json(as_json):
+        catalog = Catalog(load_plugins())
+        wanted = read_grid(grid, catalog, layers(None, assignments, given))
+    if only_list:
+        _list(results, wanted, folder, as_json)
+        return
+    if only_table and not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder, so nothing is finished.")
+    if not only_table:
+        with only_json(as_json):
+            failed = _run(wanted, folder, catalog, notes, quiet, verbose)
+    document = table_of(wanted, KeptLines(folder), failed)
+    write_table(folder, document)
+    if as_json:
+        click.echo(json.dumps(document))
+    else:
+        _print(results, document)
+    if not quiet:
+        notes.print(f"the table is in {folder / 'table.md'}, .csv and .json", soft_wrap=True)
+    if failed:
+        raise RunFailed(
+            f"{len(failed)} of the runs and classifiers failed, see 'Not finished' in {folder / 'table.md'}; "
+            "the same command tries them again."
+        )
+
+
+def _run(wanted: Grid, folder: Path, catalog: Catalog, notes: Console, quiet: bool, verbose: bool) -> dict[str, str]:
+    """Work on the grid; on Ctrl-C say how to go on."""
+    from ltdd_core.bench.work import work_on
+    from ltdd_core.cli.live import LiveDisplay
+    from ltdd_core.progress import Display
+
+    styles = {"run": "bold", "failed:": "yellow"}
+
+    def say(text: str) -> None:
+        if not quiet:
+            notes.print(text, style=styles.get(text.split()[0]), soft_wrap=True)
+
+    display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
+    try:
+        return work_on(wanted, folder, catalog=catalog, display=display, say=say)
+    except Interrupted as error:
+        raise Interrupted(f"{error}: stopped; what is finished is kept, the same command goes on.") from error
+
+
+def _list(results: Console, wanted: Grid, folder: Path, as_json: bool) -> None:
+    from ltdd_core.bench.work import RUNS, state_of
+
+    cells = [
+        {"cell": cell.name, "state": state_of(cell, folder), "run": str(folder / RUNS / cell.folder)}
+        for cell in wanted.cells
+    ]
+    if as_json:
+        click.echo(json.dumps(cells))
+        return
+    for cell in cells:
+        results.print(f"{cell['state']:<9}  {cell['cell']}", soft_wrap=True)
+    done = sum(cell["state"] == "finished" for cell in cells)
+    results.print(f"{done} of {len(cells)} cells are finished, in {len(wanted.runs())} runs", soft_wrap=True)
+
+
+def _print(results: Console, document: dict[str, Any]) -> None:
+    """The table without what only fits a page: accuracy, its spread, and what was published."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from ltdd_core.bench.table import HEADINGS, spread, where
+
+    rows, shown = document["rows"], ("accuracy", "std", "few", "group_accuracy")
+    table = Table(title=document["title"], title_style="dim", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("trained on")
+    for key in ("seeds", *shown, "published"):
+        table.add_column(HEADINGS.get(key, key), justify="right")
+    for row in rows:
+        name = ", ".join([row["line"], *where(row, rows)])
+        known = row["published"] and row["published"]["accuracy"]
+        numbers = [spread(row, key) for key in shown]
+        table.add_row(name, str(len(row["seeds"])), *numbers, "" if known is None else f"{known:.1f}")
+    results.print(table)

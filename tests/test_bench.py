@@ -1,0 +1,362 @@
+"""Grids: everything once, nothing twice, nothing lost, and tables that are what the runs say."""
+
+import csv
+import json
+import math
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import one_line_error
+
+from ltdd_core import Interrupted
+from ltdd_core.bench.grid import read_grid
+from ltdd_core.bench.table import METRICS
+from ltdd_core.bench.work import work_on
+from ltdd_core.catalog import Catalog
+from ltdd_core.plugins import load_plugins
+from ltdd_core.progress import Display
+from ltdd_core.run import RunFolder
+
+COMMON = {
+    "iterations": 3,
+    "data": {"n_max": 30},
+    "network": {"width": 8, "depth": 2},
+    "training": {"original": {"epochs": 2}, "distilled": {"epochs": 2}},
+    "compute": {"checkpoint_every": 1, "threads": 1},
+}
+NOISE = {"method": "dm", "label": "noise", "init": "noise"}
+TINY = {
+    "title": "Tiny",
+    "common": COMMON,
+    "data": ["digits-lt"],
+    "imbalance": [20],
+    "ipc": [2],
+    "methods": ["dm", NOISE],
+    "seeds": [0, 1],
+}
+LINES = [
+    {"name": "original, one stage", "recipe": {"name": "direct", "data": "original"}},
+    {"name": "{method}, one stage"},
+    {"name": "original + original", "plugins": "twostage", "recipe": {"stage2": "original"}},
+    {"name": "original + {method}", "plugins": "twostage"},
+    {"name": "original + {method}, hard", "plugins": "twostage", "head": {"routing": "hard"}},
+]
+
+
+def write(path, **changes):
+    """A grid file: the tiny one, changed; None takes a key out."""
+    tree = {key: value for key, value in {**TINY, **changes}.items() if value is not None}
+    Path(path).write_text(yaml.safe_dump(tree, sort_keys=False))
+    return path
+
+
+def table(folder):
+    return json.loads((Path(folder) / "table.json").read_text())["rows"]
+
+
+def by_name(folder):
+    return {row["line"]: row for row in table(folder)}
+
+
+def reports(folder):
+    """The reports of all runs, in the order of their names."""
+    return [json.loads(path.read_text()) for path in sorted(Path(folder).glob("runs/*/report.json"))]
+
+
+def snapshot(folder):
+    files = [path for path in Path(folder).rglob("*") if path.is_file() and path.name != ".lock"]
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def contents(folder):
+    """What must not depend on how often a grid was interrupted."""
+    wanted = [*Path(folder).glob("runs/*/distilled.safetensors"), *Path(folder).glob("lines/*")]
+    wanted += Path(folder).glob("table.*")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in wanted}
+
+
+def no_nan(value):
+    raise AssertionError(f"{value} is not JSON")
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a finished grid with all lines, to be read and not to be written."""
+    from click.testing import CliRunner
+
+    from ltdd_core.cli import cli
+
+    folder = tmp_path_factory.mktemp("bench")
+    published = {"line": "original + noise", "accuracy": 40.4, "std": 20.1, "source": "Somebody 2024, Table 2"}
+    published["per_class"] = [float(value) for value in range(10)]
+    grid = write(folder / "grid.yaml", lines=LINES, published=[published])
+    result = CliRunner().invoke(cli, ["bench", str(grid), "--out", str(folder / "out"), "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout, parse_constant=no_nan)
+    assert document == json.loads((folder / "out" / "table.json").read_text())
+    return folder / "out", result.stderr
+
+
+def test_mean_and_deviation_are_those_of_the_reports(whole):
+    folder, _ = whole
+    rows = by_name(folder)
+    runs = {name: [] for name in ("dm", "noise")}
+    for path in sorted(folder.glob("runs/*")):
+        init = yaml.safe_load((path / "config.yaml").read_text())["init"]
+        report = json.loads((path / "report.json").read_text())
+        runs["noise" if init == "noise" else "dm"].append(report["rows"])
+    assert [len(own) for own in runs.values()] == [2, 2]
+    for line, own in (
+        ("dm, one stage", [rows[1] for rows in runs["dm"]]),
+        ("noise, one stage", [rows[1] for rows in runs["noise"]]),
+        ("original, one stage", [rows[0] for rows in runs["noise"]]),
+    ):
+        for metric in set(METRICS) - {"group_accuracy"}:
+            values = [row[metric] for row in own]
+            if values[0] is None:
+                assert rows[line][metric] is None
+                continue
+            assert math.isclose(rows[line][metric], statistics.mean(values), abs_tol=1e-9)
+            assert math.isclose(rows[line]["deviation"][metric], statistics.pstdev(values), abs_tol=1e-9)
+        for label in range(10):
+            values = [row["per_class"][label] for row in own]
+            assert math.isclose(rows[line]["per_class"][label], statistics.mean(values), abs_tol=1e-9)
+
+
+def test_lines_stand_beside_each_other_and_originals_once(whole):
+    folder, log = whole
+    assert list(by_name(folder)) == [
+        *("original, one stage", "dm, one stage", "noise, one stage", "original + original"),
+        *("original + dm", "original + noise", "original + dm, hard", "original + noise, hard"),
+    ]
+    rows = by_name(folder)
+    assert rows["original, one stage"]["method"] is None
+    assert rows["original, one stage"]["ipc"] is None
+    assert rows["original + dm"]["method"] == "dm"
+    assert [row["seeds"] for row in rows.values()] == [[0, 1]] * 8
+    assert all(row["group_accuracy"] is not None for row in rows.values())
+    # Each seed trains the plain, the group and the two class networks of the original set once, for all lines.
+    trained = re.findall(r"training a network: (.+) on the (\w+) set", log)
+    assert sum(on == "original" for _, on in trained) == 2 * 4
+    assert sum(on == "distilled" for _, on in trained) == 2 * 2 * 3
+
+
+def test_a_line_is_the_one_that_distill_gives(whole, ltdd, tmp_path):
+    """What lines share does not change them: the two-stage line of a plain run is the same to the last bit."""
+    folder, _ = whole
+    options = ["--iterations", 3, "--ipc", 2, "--n-max", 30, "--imbalance", 20, "--threads", 1, "--seed", 1]
+    options += ["--set", "network.width=8", "--set", "network.depth=2"]
+    options += ["--set", "training.original.epochs=2", "--set", "training.distilled.epochs=2"]
+    result = ltdd("distill", "--method", "dm", "--plugin", "twostage", *options, "--out", tmp_path / "a", "--json")
+    assert result.exit_code == 0, result.output
+    direct, distilled, twostage = json.loads(result.stdout)["rows"]
+    rows = by_name(folder)
+    for line, one in (("original, one stage", direct), ("dm, one stage", distilled), ("original + dm", twostage)):
+        (mine,) = (each for each in rows[line]["each"] if each["seed"] == 1)
+        assert {key: mine[key] for key in METRICS} == {key: one[key] for key in METRICS}
+        assert mine["per_class"] == one["per_class"]
+
+
+def test_markdown_csv_and_json_agree(whole):
+    folder, _ = whole
+    rows = table(folder)
+    with (folder / "table.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    text = (folder / "table.md").read_text()
+    main = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    heading, shown = main[0], {line[0]: line for line in main[1 : len(rows) + 1]}
+    assert [line["line"] for line in lines] == [row["line"] for row in rows] == list(shown)
+    for row, line in zip(rows, lines, strict=True):
+        cells = dict(zip(heading, shown[row["line"]], strict=False))
+        for key, column in (("accuracy", "accuracy"), ("std", "std"), ("group_accuracy", "group")):
+            assert float(line[key]) == round(row[key], 4)
+            assert float(line[f"{key} deviation"]) == round(row["deviation"][key], 4)
+            assert cells[column] == f"{row[key]:.1f} ± {row['deviation'][key]:.1f}"
+        classes = [float(line[f"class {name}"]) for name in row["classes"]]
+        assert classes == [round(value, 4) for value in row["per_class"]]
+    (known,) = (row for row in rows if row["published"])
+    assert known["line"] == "original + noise"
+    (line,) = (line for line in lines if line["published accuracy"])
+    assert (line["line"], line["published accuracy"], line["class 3 published"]) == ("original + noise", "40.4", "3.0")
+    assert "| 40.4 \\[1\\] | 20.1 \\[1\\] |" in text
+    assert "\\[1\\] Somebody 2024, Table 2" in text
+    assert "| *published* \\[1\\] | *0.0* | *1.0* |" in text
+
+
+def test_the_plugin_axis_shares_runs(ltdd):
+    write("grid.yaml", plugins=["none", "twostage"], methods=["dm"], seeds=[0])
+    result = ltdd("bench", "grid.yaml", "--quiet")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert len(list(Path("runs/bench-grid/runs").iterdir())) == 1
+    rows = table("runs/bench-grid")
+    assert [(row["line"], row["plugins"]) for row in rows] == [
+        ("original, direct", "none"),
+        ("distilled, direct", "none"),
+        ("two-stage, original + distilled", "twostage"),
+    ]
+    assert rows[0]["deviation"]["accuracy"] == 0
+
+
+def test_heads_of_other_options_do_not_share_what_differs(ltdd):
+    two, three = LINES[3], {**LINES[3], "name": "three groups", "head": {"groups": 3}}
+    whole = {"methods": ["dm"], "seeds": [0]}
+    for name, lines in (("both", [two, three]), ("two", [two]), ("three", [three])):
+        assert ltdd("bench", write(f"{name}.yaml", lines=lines, **whole), "--quiet").exit_code == 0
+    both, alone = contents("runs/bench-both"), {**contents("runs/bench-two"), **contents("runs/bench-three")}
+    lines = [name for name in both if name.startswith("lines/")]
+    assert len([name for name in lines if "twostage" in name]) == 2
+    assert {name: both[name] for name in lines} == {name: alone[name] for name in lines}
+
+
+def test_what_a_line_changes_does_not_distil_again(ltdd):
+    write("grid.yaml", methods=["dm"], seeds=[0])
+    assert ltdd("bench", "grid.yaml", "--out", "out").exit_code == 0
+    before = snapshot("out/runs")
+    longer = {"name": "longer", "training": {"distilled": {"epochs": 3}}, "network": {"name": "mlp"}}
+    write("grid.yaml", methods=["dm"], seeds=[0], lines=[longer])
+    assert ltdd("bench", "grid.yaml", "--out", "out").exit_code == 0
+    assert snapshot("out/runs") == before
+    assert list(by_name("out")) == ["longer"]
+
+
+# ---- nothing twice, nothing lost -----------------------------------------------------------------
+
+
+def test_a_second_call_runs_nothing(ltdd):
+    write("grid.yaml", methods=["dm"], lines=LINES)
+    assert ltdd("bench", "grid.yaml", "--out", "out").exit_code == 0
+    before = snapshot("out")
+    again = ltdd("bench", "grid.yaml", "--out", "out")
+    assert again.exit_code == 0
+    assert "training" not in again.stderr
+    assert snapshot("out") == before
+
+
+def test_a_new_seed_leaves_the_old_ones_alone(ltdd):
+    write("grid.yaml", methods=["dm"], seeds=[0])
+    assert ltdd("bench", "grid.yaml", "--out", "out").exit_code == 0
+    before = snapshot("out/runs") | snapshot("out/lines")
+    result = ltdd("bench", write("grid.yaml", methods=["dm"], seeds=[0, 1]), "--out", "out")
+    assert "run 2/2: dm, digits-lt, IF 20, IPC 2, seed 1" in result.stderr
+    assert before.items() <= (snapshot("out/runs") | snapshot("out/lines")).items()
+    assert by_name("out")["distilled, direct"]["seeds"] == [0, 1]
+
+
+def start(grid, out):
+    command = [sys.executable, "-c", "from ltdd_core.cli import main; main()", "bench", str(grid), "--out", str(out)]
+    with Path(f"{out}.log").open("a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def kill_when(process, happened):
+    while not happened() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_kill_9_loses_nothing(ltdd, tmp_path):
+    grid = write(tmp_path / "grid.yaml", lines=LINES[2:4], seeds=[0], common={**COMMON, "iterations": 12})
+    assert ltdd("bench", grid, "--out", tmp_path / "whole").exit_code == 0
+    cut = tmp_path / "cut"
+    kill_when(start(grid, cut), lambda: list(cut.glob("runs/*/checkpoint.safetensors")))
+    kept = snapshot(cut / "lines")  # those of the original set
+    assert len(kept) == 1
+    kill_when(start(grid, cut), lambda: len(list(cut.glob("runs/*"))) == 2)
+    result = ltdd("bench", grid, "--out", cut)
+    assert result.exit_code == 0, result.output
+    assert contents(cut) == contents(tmp_path / "whole")
+    assert kept.items() <= snapshot(cut / "lines").items()
+    assert "original + dm" not in result.stderr  # done before the second kill
+
+
+class SignalAtStep(Display):
+    def step(self, step, metrics):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class SignalInTraining(Display):
+    def training(self, what):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("display", [SignalAtStep(), SignalInTraining()], ids=["a step", "training"])
+def test_a_signal_stops_and_the_same_call_goes_on(tmp_path, display):
+    catalog = Catalog(load_plugins())
+    grid = read_grid(write(tmp_path / "grid.yaml", methods=["dm"], seeds=[0]), catalog)
+    with pytest.raises(Interrupted):
+        work_on(grid, tmp_path / "cut", catalog=catalog, display=display)
+    for out in ("cut", "whole"):
+        assert work_on(grid, tmp_path / out, catalog=catalog, display=Display()) == {}
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_one_process_at_a_time(ltdd):
+    write("grid.yaml", methods=["dm"], seeds=[0])
+    Path("out").mkdir()
+    with RunFolder(Path("out")).locked():
+        error = one_line_error(ltdd("bench", "grid.yaml", "--out", "out"))
+    assert error == "Error: out is in use by another process."
+
+
+def test_list_and_only_table(ltdd):
+    write("grid.yaml", methods=["dm"], seeds=[0])
+    assert ltdd("bench", "grid.yaml", "--out", "out").exit_code == 0
+    write("grid.yaml", methods=["dm"])
+    before = snapshot("out")
+    listed = ltdd("bench", "grid.yaml", "--out", "out", "--list")
+    assert listed.stdout.splitlines() == [
+        "finished   dm, digits-lt, IF 20, IPC 2, seed 0",
+        "not begun  dm, digits-lt, IF 20, IPC 2, seed 1",
+        "1 of 2 cells are finished, in 2 runs",
+    ]
+    cells = json.loads(ltdd("bench", "grid.yaml", "--out", "out", "--list", "--json").stdout)
+    assert [cell["state"] for cell in cells] == ["finished", "not begun"]
+    assert snapshot("out") == before
+    assert ltdd("bench", "grid.yaml", "--out", "out", "--only-table").exit_code == 0
+    assert set(snapshot("out")) == set(before)
+    row = by_name("out")["distilled, direct"]
+    assert (row["seeds"], row["missing"]) == ([0], [{"seed": 1, "reason": "not run yet"}])
+    assert "- distilled, direct, seed 1: not run yet" in Path("out/table.md").read_text()
+    assert "there is no such folder" in one_line_error(ltdd("bench", "grid.yaml", "--out", "no", "--only-table"))
+
+
+# ---- what goes wrong -----------------------------------------------------------------------------
+
+
+def test_a_failing_cell_costs_the_others_nothing(ltdd):
+    diverging = {"method": "dm", "label": "diverging", "matcher": {"lr_img": 1.0e38}, "iterations": 40}
+    nowhere = {"name": "folder", "root": "nowhere", "image_size": 8}
+    write("grid.yaml", data=["digits-lt", nowhere], methods=[diverging, "dm"], seeds=[0], common=COMMON)
+    result = ltdd("bench", "grid.yaml", "--out", "out", "--quiet")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("Error: ")
+    rows = {(row["data"], row["method"], row["line"]): row for row in table("out")}
+    assert rows["digits-lt", "dm", "distilled, direct"]["seeds"] == [0]
+    assert rows["digits-lt", None, "original, direct"]["seeds"] == [0]
+    (failed,) = rows["digits-lt", "diverging", "distilled, direct"]["missing"]
+    assert "Try a smaller learning rate" in failed["reason"]
+    (failed,) = rows["folder", "dm", "distilled, direct"]["missing"]
+    assert "nowhere" in failed["reason"]
+    text = Path("out/table.md").read_text()
+    assert "## Not finished" in text
+    assert "n/a" in text
+
+    before = snapshot("out/lines")
+    again = ltdd("bench", "grid.yaml", "--out", "out")
+    assert again.exit_code == 1
+    assert "failed: " in again.stderr
+    assert snapshot("out/lines") == before

@@ -1,0 +1,145 @@
+"""Grid files: what is wrong in one is said before anything runs, and the cells are the product of the axes."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+from conftest import one_line_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_bench import LINES, write
+
+from ltdd_core.bench.axes import expanded
+from ltdd_core.bench.grid import read_grid
+from ltdd_core.catalog import Catalog
+from ltdd_core.plugins import load_plugins
+
+TOP = Path(__file__).parent.parent
+
+WRONG = {
+    "unknown key": ({"method": ["dm"]}, "unknown key 'method'. Did you mean 'methods'?"),
+    "unknown method": ({"methods": ["dmm"]}, "unknown matcher 'dmm'"),
+    "unknown preset": ({"methods": [{"preset": "dm-papr"}]}, "unknown preset 'dm-papr'"),
+    "unknown option": ({"methods": [{"method": "dm", "matcher": {"lr_im": 1}}]}, "methods: .*Did you mean 'lr_img'"),
+    "unknown option of all": ({"common": {"itrations": 3}}, "common: .*Did you mean 'iterations'"),
+    "value out of range": ({"ipc": [0]}, "ipc must be at least 1"),
+    "empty axis": ({"methods": []}, "methods is empty"),
+    "seeds": ({"seeds": 3}, r"seeds are listed one by one"),
+    "a name instead of method": ({"methods": [{"name": "dm"}]}, "write 'method: dm'"),
+    "no method": ({"methods": None}, "name a method"),
+    "a list in an axis": ({"ipc": [[1]]}, "each is one value"),
+    "an empty value": ({"data": [""]}, "each is a name or a mapping with 'name'"),
+    "same value twice": ({"ipc": [2, 2]}, "the cells .* are the same"),
+    "same cell twice": ({"methods": ["dm", {"method": "dm", "label": "b"}]}, "the cells .* are the same"),
+    "same label twice": ({"methods": ["dm", {"method": "dm", "init": "noise"}]}, "two cells are called .*label"),
+    "unknown plugin": ({"plugins": ["twostag"]}, "unknown plugin 'twostag'"),
+    "common is no mapping": ({"common": [1]}, "common is a configuration"),
+    "lines are no list": ({"lines": {"name": "a"}}, "lines is a list of mappings"),
+    "line without a name": ({"lines": [{"head": "linear"}]}, "a line needs a name"),
+    "line that distils": ({"lines": [{"name": "a", "ipc": 3}]}, "line 'a': unknown key 'ipc'"),
+    "line with a wrong option": ({"lines": [{"name": "a", "head": {"grups": 2}}]}, "line 'a'.*'grups'"),
+    "line that does not fit": ({"lines": [{"name": "a", "recipe": "hierarchical"}]}, "line 'a': .*two stages"),
+    "two lines, one name": (
+        {"lines": [{"name": "a"}, {"name": "a", "recipe": {"data": "original"}}, {"name": "a", "head": "twostage"}]},
+        "two different lines are called 'a'",
+    ),
+    "published nowhere": (
+        {"published": [{"line": "b", "source": "x"}]},
+        "published line 'b' fits no row; lines are 'original, direct', 'distilled, direct'",
+    ),
+    "published in two rows": ({"published": [{"line": "distilled, direct", "source": "x"}]}, "fits 2 rows"),
+    "published without a source": ({"published": [{"line": "original, direct"}]}, "published.source"),
+    "published twice": ({"published": [{"line": "original, direct", "source": "x"}] * 2}, "is there twice"),
+    "title": ({"title": [1]}, "title must be text"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_grid_is_refused_before_anything_runs(ltdd, name):
+    changes, message = WRONG[name]
+    write("grid.yaml", **changes)
+    error = one_line_error(ltdd("bench", "grid.yaml"))
+    assert re.search(message, error), error
+    assert "grid.yaml" in error
+    assert not Path("runs").exists()
+
+
+def test_a_grid_file_that_is_not_there_or_not_yaml(ltdd):
+    assert "cannot read grid.yaml" in one_line_error(ltdd("bench", "grid.yaml"))
+    Path("grid.yaml").write_text("a: [")
+    assert "grid.yaml: not plain YAML" in one_line_error(ltdd("bench", "grid.yaml"))
+    write("grid.yaml")
+    assert "unknown matcher option 'foo'" in one_line_error(ltdd("bench", "grid.yaml", "--set", "matcher.foo=1"))
+
+
+# ---- expansion -----------------------------------------------------------------------------------
+
+AXIS = st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True)
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), AXIS, min_size=1))
+def test_expansion_is_the_product_in_order(axes):
+    points = expanded(axes)
+    assert len(points) == math.prod(map(len, axes.values()))
+    assert len({tuple(point.items()) for point in points}) == len(points)
+    positions = [[values.index(point[axis]) for axis, values in axes.items()] for point in points]
+    assert positions == sorted(positions)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    seeds=st.lists(st.integers(0, 9), min_size=1, max_size=2, unique=True),
+    ipc=st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True),
+    imbalance=st.lists(st.integers(1, 50), min_size=1, max_size=2, unique=True),
+    plugins=st.lists(st.sampled_from(["none", "twostage"]), min_size=1, max_size=2, unique=True),
+)
+def test_the_cells_of_a_grid_are_the_product(tmp_path_factory, seeds, ipc, imbalance, plugins):
+    changes = {"seeds": seeds, "ipc": ipc, "imbalance": imbalance, "plugins": plugins}
+    path = write(tmp_path_factory.mktemp("grid") / "grid.yaml", **changes)
+    grid = read_grid(path, Catalog(load_plugins()))
+    expected = 2 * math.prod(map(len, changes.values()))
+    assert len({cell.name for cell in grid.cells}) == len(grid.cells) == expected
+    assert len(grid.runs()) == expected // len(plugins)
+    assert [cell.seed for cell in grid.cells] == sorted([c.seed for c in grid.cells], key=seeds.index)
+    per_place = 1 + 2 * (2 if "twostage" in plugins else 1)  # original; each method direct and two-stage
+    originals = len(imbalance)
+    assert len(grid.rows) == len(imbalance) * len(ipc) * (per_place - 1) + originals
+    assert all(len(row.members) == len(seeds) for row in grid.rows)
+
+
+def test_what_a_method_says_is_not_for_originals(tmp_path):
+    """DC's preset may train without augmentation and MTT's may whiten: the original line stays one and the same."""
+    plain = {"method": "dm", "label": "plain", "augment": "none", "data": {"normalisation": "zca"}}
+    path = write(tmp_path / "grid.yaml", methods=["dm", plain], lines=LINES[:2])
+    grid = read_grid(path, Catalog(load_plugins()))
+    assert [row.line for row in grid.rows] == ["original, one stage", "dm, one stage", "plain, one stage"]
+    assert {line.config.run.augment for _, line in grid.rows[2].members} == {"none"}
+    assert all(line.config.run.augment != "none" for _, line in grid.rows[0].members)
+
+
+@pytest.mark.parametrize("path", sorted((TOP / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_grids_of_the_repository_resolve(path):
+    grid = read_grid(path, Catalog(load_plugins()))
+    assert sum(row.published is not None for row in grid.rows) == 7
+    assert {row.line for row in grid.rows} >= {"original, one stage", "original + dc, two stages"}
+
+
+def test_the_page_about_grids_is_true(ltdd):
+    page = (TOP / "docs" / "bench.md").read_text()
+    first, second = re.findall(r"^```yml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    Path("grid.yaml").write_text(first)
+    (commands,) = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for command in commands.splitlines():
+        result = ltdd(*command.split()[1:])
+        assert result.exit_code == 0, result.output
+    assert result.stderr == "the table is in runs/first-grid/table.md, .csv and .json\n"
+    files = {path.name for path in Path("runs/first-grid").iterdir() if path.name != ".lock"}
+    assert files == set(
+        re.findall(r"`([\w.]+)/?`(?:,| \|)", page[page.index("in the folder") : page.index("## The file")])
+    )
+    Path("lines.yaml").write_text(second)
+    result = ltdd("bench", "lines.yaml", "--quiet", "--json")
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(result.stdout)["rows"]) == 4
