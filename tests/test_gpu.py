@@ -21,9 +21,10 @@ TINY = {
 }
 
 
+@pytest.mark.parametrize("count", [1, 64])
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
-def test_augmentation_gradients_are_deterministic(name):
-    transform = OPERATIONS[name]((3, 32, 32), generator(0, name))
+def test_augmentation_gradients_are_deterministic(name, count):
+    transform = OPERATIONS[name]((3, 32, 32), generator(0, name), count)
     x = torch.randn(64, 3, 32, 32, generator=generator(1, name)).cuda().requires_grad_(True)
     gradients = [torch.autograd.grad(transform(x).square().sum(), x)[0] for _ in range(3)]
     assert torch.equal(gradients[0], gradients[1])
