@@ -1,0 +1,119 @@
+"""Gradients of the classification loss on real and on synthetic images, and of their distance in the pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, grad_and_value
+
+from ltdd_core import Batch, Faster, Network, cross_entropy
+from ltdd_dc.distance import DISTANCES, Distance, Gradient, compares
+
+SECOND_ORDER = 8  # an image takes about so many times the memory when its gradient is differentiated again
+
+
+def mean_gradient(
+    network: Network, parameters: Sequence[Tensor], images: Tensor, labels: Tensor, chunk: int
+) -> tuple[Tensor, ...]:
+    """The gradient of the mean cross-entropy in some parameters, ``chunk`` images at a time.
+
+    A few dozen images at a time stay in a processor's cache between layers; their shares add up to the
+    gradient of the whole batch as long as the network has no batch statistics, or frozen ones.
+    """
+    parts = math.ceil(len(images) / chunk)
+    total: tuple[Tensor, ...] = ()
+    for part, own in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        loss = cross_entropy(network(part), own) * (len(part) / len(images))
+        share = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        total = tuple(map(torch.add, total, share)) if total else share
+    return total
+
+
+class GradientMatching:
+    """The distances between the gradients on the real and on the synthetic images of each class.
+
+    Args:
+        network: the network, whose weights may change between calls.
+        distance: a name in :data:`ltdd_dc.distance.DISTANCES`.
+        ipc: synthetic images a class.
+        chunk: images at once through the network.
+        batched: differentiate several classes at once (``torch.func.vmap``) instead of one after another.
+        compiled: compile the gradient of the distance in the pixels.
+    """
+
+    def __init__(self, network: Faster, distance: str, *, ipc: int, chunk: int, batched: bool, compiled: bool) -> None:
+        self.network, self.ipc, self.chunk = network, ipc, chunk
+        self.classes_at_once = max(1, chunk // (SECOND_ORDER * ipc)) if batched else 1
+        # A compiled network cannot be differentiated twice, but the whole of both gradients can be compiled.
+        eager = network.eager
+        self._parameters = dict(eager.named_parameters())
+        self._compared = [name for name, value in self._parameters.items() if compares(distance, value)]
+        pixel_gradient = _pixel_gradient(eager, DISTANCES[distance])
+        if batched:
+            pixel_gradient = torch.vmap(pixel_gradient, in_dims=(0, 0, 0, None, None))
+        else:
+            pixel_gradient = _of_one(pixel_gradient)
+        self._pixel_gradient = torch.compile(pixel_gradient) if compiled else pixel_gradient
+
+    def __call__(self, real: Batch, synthetic: Batch) -> tuple[Tensor, Tensor]:
+        """Distances ``[classes]`` and the gradient of their sum in the synthetic images ``[classes * ipc, C, H, W]``.
+
+        ``synthetic`` holds ``ipc`` images of every class.
+        """
+        images = synthetic.images.detach().unflatten(0, (-1, self.ipc))
+        distances, gradients = [], []
+        for labels in torch.arange(len(images)).split(self.classes_at_once):
+            targets = self._real_gradients(real, labels.tolist())
+            own = images[labels[0] : labels[-1] + 1]
+            gradient, distance = self._pixel_gradient(own, labels.to(own.device), targets, *self._weights())
+            gradients.append(gradient)
+            distances.append(distance)
+        return torch.cat(distances), torch.cat(gradients).flatten(0, 1)
+
+    def _weights(self) -> tuple[Gradient, Gradient]:
+        """The parameters that are compared, and the others."""
+        weights = {name: value.detach() for name, value in self._parameters.items()}
+        return {name: weights.pop(name) for name in self._compared}, weights
+
+    def _real_gradients(self, real: Batch, labels: list[int]) -> Gradient:
+        """Gradients on the real images of some classes ``[len(labels), ...]``, by parameter."""
+        parameters, found = [self._parameters[name] for name in self._compared], []
+        for label in labels:
+            images = real.of_class(label)
+            targets = torch.full((len(images),), label, device=images.device)
+            found.append(mean_gradient(self.network, parameters, images, targets, self.chunk))
+        return {name: torch.stack(own) for name, own in zip(self._compared, zip(*found, strict=True), strict=True)}
+
+
+PixelGradient = Callable[[Tensor, Tensor, Gradient, Gradient, Gradient], tuple[Tensor, Tensor]]
+"""``(images [ipc, C, H, W], label, real gradient, compared parameters, others) -> (gradient, distance)``."""
+
+
+def _pixel_gradient(network: Network, distance: Distance) -> PixelGradient:
+    """The gradient, in the pixels, of the distance between the gradients on synthetic and on real images."""
+
+    def loss(compared: Gradient, others: Gradient, images: Tensor, label: Tensor) -> Tensor:
+        # Faster holds its linear layer under two names; tied, the second would be swapped in for good.
+        logits = functional_call(network, {**compared, **others}, (images,), tie_weights=False)
+        return cross_entropy(logits, label.expand(len(images)))
+
+    def distance_of(images: Tensor, label: Tensor, target: Gradient, compared: Gradient, others: Gradient) -> Tensor:
+        return distance(grad(loss)(compared, others, images, label), target)
+
+    return grad_and_value(distance_of)
+
+
+def _of_one(pixel_gradient: PixelGradient) -> PixelGradient:
+    """The same for a batch that holds one class."""
+
+    def batch_of_one(
+        images: Tensor, labels: Tensor, targets: Gradient, compared: Gradient, others: Gradient
+    ) -> tuple[Tensor, Tensor]:
+        target = {name: value[0] for name, value in targets.items()}
+        gradient, distance = pixel_gradient(images[0], labels[0], target, compared, others)
+        return gradient[None], distance[None]
+
+    return batch_of_one

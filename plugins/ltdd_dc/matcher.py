@@ -1,0 +1,154 @@
+"""Gradient matching, without and with siamese augmentation.
+
+DC is Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021; DSA is Zhao & Bilen,
+"Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021.
+
+Each iteration takes a fresh random network theta and repeats, ``outer_loop`` times (DC, algorithm 1):
+
+1. for every class c, compare the gradients of the cross-entropy on up to 256 real images T_c and on the
+   synthetic images S_c, and move the pixels along minus the gradient of
+
+       sum_c D( grad_theta L(A(S_c; w_c)), grad_theta L(A(T_c; w_c)) );
+
+2. train theta on the synthetic images for ``inner_loop`` epochs, except after the last matching.
+
+D is the distance of :mod:`ltdd_dc.distance`.  In DSA, A is the differentiable augmentation with one draw w_c a
+class, and the training of theta is augmented too, with strengths of its own for each image; in DC, A leaves
+the images alone, and whatever ``augment`` says holds for the training of classifiers only.  Defaults are those
+of the authors' public code.
+
+One thing differs from that code: batch normalisation keeps the statistics that it took from real images when
+the network was fresh, in the training of theta and in all matchings.  The code uses those of each batch while
+it trains theta and takes new ones from real images before each matching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltdd_core import Augmentation, Batch, BatchMatcher, Distillation, Faster, Network, generator, option
+from ltdd_dc.gradients import GradientMatching, mean_gradient
+
+PUBLISHED_IPC = (1, 10, 20, 30, 40, 50)
+PUBLISHED_INNER = (1, 50, 25, 20, 15, 10)
+
+
+def published_loops(ipc: int) -> tuple[int, int]:
+    """Matchings an iteration, and epochs of training between two, for a number of images per class.
+
+    The public code gives them for 1, 10, 20, 30, 40 and 50 images, where the matchings are as many as the
+    images, and stops for any other number.  Here the matchings are as many as the images up to 50, and the
+    epochs follow the straight lines between the published points, rounded; from 50 on both stay.
+    """
+    return min(ipc, PUBLISHED_IPC[-1]), round(float(np.interp(ipc, PUBLISHED_IPC, PUBLISHED_INNER)))
+
+
+class GradientMatcher(BatchMatcher):
+    """What DC and DSA share: everything but the augmentation."""
+
+    class Options(BatchMatcher.Options):
+        """Options of gradient matching; defaults of DC's public code."""
+
+        lr_img: float = option(0.1, "learning rate of the pixels", source="DC, public code", gt=0)
+        momentum: float = option(0.5, "momentum of the pixels' SGD", source="DC, public code", ge=0, lt=1)
+        batch_real: int = option(
+            256,
+            "real images of a class a matching; fewer where the class has fewer",
+            source="DC, public code",
+            ge=1,
+        )
+        distance: Literal["layerwise-cosine", "cosine", "mse"] = option(
+            "layerwise-cosine",
+            "of gradients: 1 - cos of each output's weights, 1 - cos of the whole, or sum of squares",
+            source="DC, eq. 10; the others from its public code",
+        )
+        outer_loop: int | None = option(
+            None, "matchings an iteration; unless given, IPC up to 50", source="DC, public code", ge=1
+        )
+        inner_loop: int | None = option(
+            None,
+            "epochs of network training between two matchings; unless given, 1, 50, 25, 20, 15, 10 at IPC "
+            "1, 10, 20, 30, 40, 50 and straight lines between",
+            source="DC, public code",
+            ge=0,
+        )
+        lr_net: float = option(0.01, "learning rate of the network's SGD", source="DC, public code", gt=0)
+        batch_train: int = option(256, "synthetic images a step of network training", source="DC, public code", ge=1)
+        gradients: Literal["auto", "loop", "batched"] = option(
+            "auto", "differentiate class by class, or several at once; auto: at once on a GPU"
+        )
+
+    def prepare(self, task: Distillation) -> None:
+        """Start from the initial images."""
+        super().prepare(task)
+        outer, inner = published_loops(task.ipc)
+        self.outer_loop = self.options.outer_loop if self.options.outer_loop is not None else outer
+        self.inner_loop = self.options.inner_loop if self.options.inner_loop is not None else inner
+        chosen = self.options.gradients
+        self._batched = chosen == "batched" or (chosen == "auto" and task.device.type == "cuda")
+        self._matching: GradientMatching | None = None
+
+    def step(self, step: int) -> Mapping[str, Tensor | float]:
+        """One iteration; its loss is the mean over matchings and classes, as in the public code's log."""
+        network = self.task.networks.trainable(step)
+        losses = []
+        for matching in range(self.outer_loop):
+            number = step * self.outer_loop + matching
+            loss = self.loss(network, *self._batches(number))
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.detach())
+            if matching + 1 < self.outer_loop:
+                self._train(network, generator(self.task.seed, "network training", number))
+        return {"loss": torch.stack(losses).mean() / self.task.data.classes}
+
+    def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
+        """The sum of the classes' distances; ``network`` comes from the pool's ``trainable``."""
+        if self._matching is None or self._matching.network is not network:
+            self._matching = self._new_matching(cast(Faster, network))
+        distances, gradient = self._matching(real, synthetic)
+        # The gradient is known already, so autograd need not keep what led to it: the product adds 0.
+        product = (synthetic.images * gradient).sum()
+        return distances.sum() + (product - product.detach())
+
+    def _new_matching(self, network: Faster) -> GradientMatching:
+        return GradientMatching(
+            network,
+            self.options.distance,
+            ipc=self.task.ipc,
+            chunk=self.task.chunk,
+            batched=self._batched,
+            compiled=self.task.networks.compiled,
+        )
+
+    def _train(self, network: Network, draws: torch.Generator) -> None:
+        """Train the network on the synthetic images for ``inner_loop`` epochs, by SGD without momentum."""
+        images, task = self.images.detach(), self.task
+        parameters = list(network.parameters())
+        for _ in range(self.inner_loop):
+            for indices in torch.randperm(len(images), generator=draws).split(self.options.batch_train):
+                transform = task.augmentation.draw(task.data.image_shape, draws, len(indices))
+                own = indices.to(images.device)
+                gradient = mean_gradient(network, parameters, transform(images[own]), self.labels[own], task.chunk)
+                with torch.no_grad():
+                    for parameter, slope in zip(parameters, gradient, strict=True):
+                        parameter.sub_(slope, alpha=self.options.lr_net)
+
+
+class DatasetCondensation(GradientMatcher):
+    """DC: gradient matching without augmentation, in the matching and in the training of its networks."""
+
+    def prepare(self, task: Distillation) -> None:
+        """Start from the initial images."""
+        super().prepare(replace(task, augmentation=Augmentation("none")))
+
+
+class SiameseCondensation(GradientMatcher):
+    """DSA: gradient matching where the real and the synthetic images of a class share their augmentation."""

@@ -1,0 +1,138 @@
+"""Experts from several processes that share a folder: each trains what no other one has locked.
+
+A process is told what to do on its standard input and says on its standard output what it has done, a JSON document
+a line; when its parent is gone, so is the pipe, and it stops.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from ltdd_core import Distillation, InputError, Interrupted, Matcher, RunFailed, configure
+from ltdd_core.config import Config
+from ltdd_core.data import load_long_tailed
+from ltdd_core.devices import prepare_device
+from ltdd_core.distillation import prepare_matcher
+from ltdd_core.run import StopRequest
+from ltdd_mtt.experts import ExpertFolder
+from ltdd_mtt.training import Report, train_experts
+
+ERRORS = {error.__name__: error for error in (InputError, RunFailed, Interrupted)}
+LOOK_AGAIN = 0.2
+"""Seconds between looks at whether a signal came."""
+
+
+class _TaskOnly(Matcher):
+    """Takes the task that the core prepares, and does nothing with it."""
+
+    def prepare(self, task: Distillation) -> None:
+        self.task = task
+
+    def step(self, step: int) -> Any:
+        raise NotImplementedError
+
+    state = load_state = distilled = step  # type: ignore[assignment]
+
+
+def task_of(config: Config, stop: StopRequest) -> Distillation:
+    """Data, networks and all else that training needs, for a configuration.
+
+    Raises:
+        InputError: the data cannot be loaded, or the device is not there.
+    """
+    device = prepare_device(config)
+    data = load_long_tailed(config.data.name, config.data.make())
+    plain = replace(config, matcher=replace(config.matcher, component=_TaskOnly))
+    return prepare_matcher(plain, data, device, stop=stop)[1]
+
+
+def train_in_processes(
+    config: Config, folder: Path, jobs: int, threads: int, report: Report, keep_going: Callable[[], None]
+) -> None:
+    """Train the experts of a configuration in ``jobs`` processes of ``threads`` threads each.
+
+    Raises:
+        InputError, RunFailed, Interrupted: what one of the processes ended with, or ``keep_going`` raised.
+    """
+    tree = config.to_tree()
+    tree["compute"]["threads"] = threads
+    order = json.dumps({"config": tree, "folder": str(folder)})
+    said: queue.Queue[dict[str, Any]] = queue.Queue()
+    processes = [_start(order, said) for _ in range(jobs)]
+    try:
+        running = jobs
+        while running:
+            keep_going()
+            try:
+                message = said.get(timeout=LOOK_AGAIN)
+            except queue.Empty:
+                continue
+            running -= _heard(message, report)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
+def _heard(message: dict[str, Any], report: Report) -> int:
+    """Pass on what a process said; 1 if that was its end."""
+    if "expert" in message:
+        report(message["expert"], message["done"])
+        return 0
+    if "error" in message:
+        raise ERRORS[message["error"]](message["text"])
+    if message["code"] != 0:
+        died = f"signal {signal.Signals(-message['code']).name}" if message["code"] < 0 else f"code {message['code']}"
+        raise RunFailed(f"a process that trained experts ended with {died}; what is done is kept. Try fewer --jobs.")
+    return 1
+
+
+def _start(order: str, said: queue.Queue[dict[str, Any]]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-m", "ltdd_mtt.jobs"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+
+    def listen(theirs: IO[str], lines: IO[str]) -> None:
+        with theirs:
+            theirs.write(order)
+        with lines:
+            for line in lines:
+                said.put(json.loads(line))
+        said.put({"code": process.wait()})
+
+    threading.Thread(target=listen, args=(process.stdin, process.stdout), daemon=True).start()
+    return process
+
+
+def work() -> int:
+    """What each process does."""
+    order, out = json.load(sys.stdin), sys.stdout
+    sys.stdout = sys.stderr  # what a plugin prints is no message
+
+    def say(**message: Any) -> None:
+        print(json.dumps(message), file=out, flush=True)
+
+    try:
+        with StopRequest().listening() as stop:
+            config = configure(**order["config"])
+            experts = config.matcher.options.experts
+            folder = ExpertFolder(Path(order["folder"]))
+            train_experts(task_of(config, stop), experts, folder, lambda index, done: say(expert=index, done=done))
+    except tuple(ERRORS.values()) as error:
+        say(error=type(error).__name__, text=str(error))
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(work())

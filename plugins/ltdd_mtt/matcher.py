@@ -1,0 +1,234 @@
+"""Trajectory matching (Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022).
+
+Each step picks an expert and an epoch t of its training, lets a student take N steps on the synthetic images from
+there, and lowers the distance between where the student arrives and where the expert was M epochs later, relative
+to how far the expert went (the paper's equation 2; written out in ``trajectory.py``).  Pixels and the student's
+step size both follow the gradient, by SGD.  Most defaults are those of the authors' public code.  Its learning rates
+are for tens of thousands of images: on a few hundred, students and experts take steps of other sizes, and the first
+update already turns the learned step size negative.  So the learning rates here are careful ones, and experts few; the
+preset mtt-paper has the published values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ltdd_core import BaseOptions, Distillation, InputError, Matcher, RunFailed, generator, option
+from ltdd_mtt.experts import ExpertFolder, ExpertOptions, expert_key, folder_for
+from ltdd_mtt.student import Student
+from ltdd_mtt.training import train_experts
+from ltdd_mtt.trajectory import InnerBatch, InnerLoop, MatchingGradient
+
+LARGEST_GROWTH = 100.0
+"""A learned step size that many times its initial value has left what the student can be trained with; the
+published runs end within a factor of ten."""
+
+
+class TrajectoryMatcher(Matcher):
+    """Match the trajectories of experts."""
+
+    class Options(BaseOptions):
+        """Students, optimisers, experts."""
+
+        syn_steps: int = option(20, "N, steps of the student on the synthetic images", source="MTT, public code", ge=1)
+        expert_epochs: int = option(3, "M, epochs of the expert to match", source="MTT, public code", ge=1)
+        max_start_epoch: int | None = option(
+            None, "the student starts from an epoch below this one; unless given, as late as the experts allow", ge=1
+        )
+        batch_syn: int | None = option(
+            None, "synthetic images a step of the student; all unless given", source="MTT, public code", ge=1
+        )
+        syn_lr: float = option(0.01, "initial step size of the student", source="MTT, public code", gt=0)
+        lr_img: float = option(10.0, "learning rate of the pixels; MTT's public code: 1000", gt=0)
+        lr_lr: float = option(1e-6, "learning rate of the step size, 0 leaves it alone; MTT's public code: 1e-5", ge=0)
+        momentum: float = option(0.5, "momentum of both", source="MTT, public code", ge=0, lt=1)
+        memory: Literal["unroll", "checkpoint", "tesla"] = option(
+            "checkpoint",
+            "the gradient: unroll (autograd, keeps the maps of all N steps), checkpoint (the same gradient, the maps "
+            "of one step; as fast, and the one that --compile makes faster), tesla (TESLA's approximation)",
+        )
+        experts_dir: str | None = option(
+            None, "folder of experts from `ltdd experts train`; unless given, they are trained under runs/experts"
+        )
+        experts: ExpertOptions = option(ExpertOptions(), "the experts that are trained")
+
+    def prepare(self, task: Distillation) -> None:
+        """Start from the initial images; train experts, or find them.
+
+        Raises:
+            InputError: the experts are of other data or another network, or too short for the options.
+            RunFailed: an expert diverged.
+            Interrupted: while training experts; what is done is saved.
+        """
+        self.task, options = task, self.options
+        self.images, self.labels = task.initial_images.clone(), task.initial_labels
+        self.lr = torch.tensor(options.syn_lr, device=task.device)
+        self.velocity, self.lr_velocity = torch.zeros_like(self.images), torch.zeros_like(self.lr)
+        self.experts, self.numbers, epochs = self._found() if options.experts_dir else self._trained()
+        self.starts = self._starts(epochs)
+        self.student = Student(
+            task.networks.new("student"),
+            precision=task.networks.precision,
+            compiled=task.networks.compiled and options.memory != "unroll",
+            chunk=task.chunk,
+        )
+
+    def step(self, step: int) -> Mapping[str, Tensor | float]:
+        """Follow one stretch of one expert's trajectory.
+
+        Raises:
+            RunFailed: the loss is not finite, or the step size went where no student can be trained.
+        """
+        options, draws = self.options, generator(self.task.seed, "trajectory", step)
+        expert = self.numbers[int(torch.randint(len(self.numbers), (), generator=draws))]
+        start = int(torch.randint(self.starts, (), generator=draws))
+        found = self._loop(step, expert, start).gradient(options.memory)
+        self._check_loss(found, step, expert, start)
+        self.velocity.mul_(options.momentum).add_(found.images)
+        self.images.sub_(self.velocity, alpha=options.lr_img)
+        self.lr_velocity.mul_(options.momentum).add_(found.lr)
+        self.lr.sub_(self.lr_velocity, alpha=options.lr_lr)
+        self._check_lr(step)
+        return {"loss": found.loss, "syn_lr": self.lr.clone(), "start_epoch": float(start)}
+
+    def state(self) -> dict[str, Tensor]:
+        """Pixels, step size, their momentum, and which experts they were matched with."""
+        return {
+            "images": self.images,
+            "velocity": self.velocity,
+            "syn_lr": self.lr,
+            "syn_lr_velocity": self.lr_velocity,
+            "experts": torch.tensor(self.numbers),
+            "starts": torch.tensor(self.starts),
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with the same experts, even if there are more by now.
+
+        Raises:
+            InputError: there are fewer.
+        """
+        numbers, starts = state["experts"].tolist(), int(state["starts"])
+        needed = starts + self.options.expert_epochs - 1
+        if any(self.experts.epochs(index) < needed for index in numbers):
+            raise InputError(
+                f"{self.experts.path}: the run began with {len(numbers)} experts of {needed} epochs or more, and they "
+                "are not all there any more; train them again with ltdd experts train."
+            )
+        self.numbers, self.starts = numbers, starts
+        self.images.copy_(state["images"])
+        self.velocity.copy_(state["velocity"])
+        self.lr.copy_(state["syn_lr"])
+        self.lr_velocity.copy_(state["syn_lr_velocity"])
+
+    def distilled(self) -> tuple[Tensor, Tensor]:
+        """The pixels and their hard labels."""
+        return self.images, self.labels
+
+    def training(self) -> Mapping[str, float]:
+        """The learned step size is the learning rate to train with."""
+        return {"lr": float(self.lr)}
+
+    # ---- experts ---------------------------------------------------------------------------------
+
+    def _found(self) -> tuple[ExpertFolder, list[int], int]:
+        """The experts of the folder that the user named, and their epochs; shorter ones are left out."""
+        folder = ExpertFolder(Path(self.options.experts_dir))
+        folder.check(expert_key(self.task, self.options.experts), ("data", "network", "parameters"))
+        epochs = {index: folder.epochs(index) for index in folder.numbers()}
+        longest = max(epochs.values(), default=0)
+        if not longest:
+            raise InputError(f"{folder.path} holds no finished expert: go on with ltdd experts train.")
+        numbers = [index for index, own in epochs.items() if own == longest]
+        if len(numbers) < len(epochs):
+            left_out = len(epochs) - len(numbers)
+            self.task.display.warn(f"{folder.path}: {left_out} of {len(epochs)} experts are shorter and left out.")
+        return folder, numbers, longest
+
+    def _trained(self) -> tuple[ExpertFolder, list[int], int]:
+        """Experts as the options describe them, trained now unless they are there."""
+        experts, task = self.options.experts, self.task
+        self._starts(experts.epochs)  # before the long work
+        folder = ExpertFolder(folder_for(task, expert_key(task, experts)))
+
+        def report(index: int, done: int) -> None:
+            if done % 5 == 0 and done < experts.epochs:
+                task.display.training(f"expert {index + 1} of {experts.count}, {done} of {experts.epochs} epochs done")
+
+        train_experts(task, experts, folder, report)
+        return folder, list(range(experts.count)), experts.epochs
+
+    def _starts(self, epochs: int) -> int:
+        """How many epochs a student may start from, when experts have so many.
+
+        Raises:
+            InputError: fewer than the options ask for.
+        """
+        options, most = self.options, epochs - self.options.expert_epochs + 1
+        wanted = options.max_start_epoch or max(1, most)
+        if wanted > most:
+            needed = wanted + options.expert_epochs - 1
+            raise InputError(
+                f"matcher.max_start_epoch {wanted} and expert_epochs {options.expert_epochs} need experts of {needed} "
+                f"epochs, and they have {epochs}: train them longer (--set experts.epochs={needed}), or lower the two."
+            )
+        return wanted
+
+    # ---- one step --------------------------------------------------------------------------------
+
+    def _loop(self, step: int, expert: int, start: int) -> InnerLoop:
+        """The inner loop of a step, everything random in it a function of the step."""
+        task, options = self.task, self.options
+        first, second = self.experts.rows(expert, start, start + options.expert_epochs)
+        size = min(options.batch_syn or len(self.images), len(self.images))
+        order = _epochs(len(self.images), size, options.syn_steps, generator(task.seed, "student batches", step))
+
+        def batch(k: int) -> InnerBatch:
+            draws = generator(task.seed, f"student augmentation, step {k}", step)
+            return InnerBatch(
+                order[k].to(task.device), task.augmentation.draw(task.data.image_shape, draws, len(order[k]))
+            )
+
+        return InnerLoop(
+            student=self.student,
+            start=first.to(task.device),
+            target=second.to(task.device),
+            images=self.images,
+            labels=self.labels,
+            lr=self.lr,
+            steps=options.syn_steps,
+            batch=batch,
+        )
+
+    def _check_loss(self, found: MatchingGradient, step: int, expert: int, start: int) -> None:
+        if math.isfinite(float(found.loss)) and bool(found.images.isfinite().all()) and math.isfinite(float(found.lr)):
+            return
+        raise RunFailed(
+            f"step {step}: the student that starts from epoch {start} of expert {expert} diverges, loss "
+            f"{float(found.loss):g}, with step size {float(self.lr):.3g}. In a new run try a smaller matcher.lr_img "
+            "or matcher.lr_lr, a smaller matcher.syn_lr, or fewer matcher.syn_steps; --precision fp32 if it was bf16."
+        )
+
+    def _check_lr(self, step: int) -> None:
+        value, first = float(self.lr), self.options.syn_lr
+        if 0 < value <= LARGEST_GROWTH * first:
+            return
+        what = "is not positive any more" if value <= 0 else f"is over {LARGEST_GROWTH:g} times its initial {first:g}"
+        raise RunFailed(
+            f"step {step}: the learned step size, {value:.3g}, {what}. In a new run try a smaller matcher.lr_lr than "
+            f"{self.options.lr_lr:g} (0 leaves it alone), or a smaller matcher.lr_img than {self.options.lr_img:g}."
+        )
+
+
+def _epochs(images: int, size: int, steps: int, draws: torch.Generator) -> list[Tensor]:
+    """Batches of ``size`` from one shuffling of the images after another, the last one of each maybe smaller."""
+    batches: list[Tensor] = []
+    while len(batches) < steps:
+        batches += torch.randperm(images, generator=draws).split(size)
+    return batches[:steps]
