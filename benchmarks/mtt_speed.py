@@ -4,8 +4,8 @@ usage: python benchmarks/mtt_speed.py --data cifar10-lt-1k --root DIR [--only NA
 
 The literal loops are what the field's scripts do: an expert's batch in one piece, and autograd through all N steps
 of a student, fp32, eager.  Variants run one after another in this process, each after a warm-up that compiles; peak
-memory is that of a process of its own for each variant and N, and none is started that would need more memory than
-is free (the literal loop's is estimated from a run with N = 4).
+memory is that of a process of its own for each variant and N, where the expert is there already, and none is started
+that would need more memory than is free (the literal loop's is estimated from a run with N = 4).
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def memory_table(lengths: list[int]) -> None:
 
 def measured(name: str, steps: int) -> float:
     """Peak memory in a process of its own."""
-    command = [sys.executable, str(SCRIPT), *sys.argv[1:], "--memory-of", name, str(steps)]
+    command = [sys.executable, str(SCRIPT), *sys.argv[1:], "--folder", str(Path.cwd()), "--memory-of", name, str(steps)]
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return float(found.splitlines()[-1])
 
@@ -210,13 +210,14 @@ def main() -> None:
     parser.add_argument("--no-experts", action="store_true")
     parser.add_argument("--memory", nargs="*", type=int, default=[], metavar="N", help="measure memory too")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
     given = parser.parse_args()
     root = {"root": str(given.root)} if given.root else {}
     data = {"name": given.data, **root}
     matcher = {"expert_epochs": 1, "syn_lr": 1e-3, "experts": {"count": 1, "epochs": 1, "batch": 256, "lr": 0.01}}
     base = configure(method="mtt", data=data, ipc=given.ipc, matcher=matcher, compute={"threads": given.threads})
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)  # where the expert is kept
+        os.chdir(given.folder or folder)  # where the expert is kept
         if given.memory_of:
             name, steps = given.memory_of
             print(peak_memory(base, name, int(steps)))

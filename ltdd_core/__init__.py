@@ -15,6 +15,7 @@ from ltdd_core.hookspecs import Register, hookimpl
 if TYPE_CHECKING:
     from ltdd_core.api import configure, evaluate, load_data
     from ltdd_core.augment import Augmentation
+    from ltdd_core.config import Config
     from ltdd_core.data import ArrayTable, ImageTable, LongTailedSet, LongTailOptions
     from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
     from ltdd_core.distillation import Result, distill
@@ -39,12 +40,13 @@ if TYPE_CHECKING:
     from ltdd_core.networks import Faster, NetworkPool, precision_context
     from ltdd_core.progress import Display
     from ltdd_core.seeding import generator
-    from ltdd_core.storage import load_distilled, save_distilled
-    from ltdd_core.training import Trainer, cross_entropy
+    from ltdd_core.storage import load_distilled, load_tensors, save_distilled, save_tensors, write_atomically, writing
+    from ltdd_core.training import Loss, Trainer, TrainingOptions, cross_entropy, train
 
 _LAZY = {
     "ltdd_core.api": ("configure", "evaluate", "load_data"),
     "ltdd_core.augment": ("Augmentation",),
+    "ltdd_core.config": ("Config",),
     "ltdd_core.data": ("ArrayTable", "ImageTable", "LongTailOptions", "LongTailedSet"),
     "ltdd_core.data.normalisation": ("Normalisation", "PerChannel", "ZCA"),
     "ltdd_core.distillation": ("Result", "distill"),
@@ -69,8 +71,15 @@ _LAZY = {
     "ltdd_core.networks": ("Faster", "NetworkPool", "precision_context"),
     "ltdd_core.progress": ("Display",),
     "ltdd_core.seeding": ("generator",),
-    "ltdd_core.storage": ("load_distilled", "save_distilled"),
-    "ltdd_core.training": ("Trainer", "cross_entropy"),
+    "ltdd_core.storage": (
+        "load_distilled",
+        "load_tensors",
+        "save_distilled",
+        "save_tensors",
+        "write_atomically",
+        "writing",
+    ),
+    "ltdd_core.training": ("Loss", "Trainer", "TrainingOptions", "cross_entropy", "train"),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 
@@ -84,6 +93,7 @@ __all__ = [
     "ClassMatcher",
     "Classifier",
     "ClassifierHead",
+    "Config",
     "DataSource",
     "Display",
     "Distillation",
@@ -95,6 +105,7 @@ __all__ = [
     "Interrupted",
     "LongTailOptions",
     "LongTailedSet",
+    "Loss",
     "Matcher",
     "Network",
     "NetworkPool",
@@ -107,6 +118,7 @@ __all__ = [
     "Sampler",
     "SourceImages",
     "Trainer",
+    "TrainingOptions",
     "TrainingSet",
     "class_means",
     "configure",
@@ -118,9 +130,14 @@ __all__ = [
     "hookimpl",
     "load_data",
     "load_distilled",
+    "load_tensors",
     "option",
     "precision_context",
     "save_distilled",
+    "save_tensors",
+    "train",
+    "write_atomically",
+    "writing",
 ]
 
 

@@ -261,6 +261,26 @@ def prepare_matcher(
     Raises:
         InputError: the matcher cannot work with these data, or with its options.
     """
+    task = prepare_task(config, data, device, catalog=catalog, display=display, stop=stop)
+    matcher: Matcher = config.matcher.make()
+    matcher.prepare(task)
+    return matcher, task
+
+
+def prepare_task(
+    config: Config,
+    data: LongTailedSet,
+    device: torch.device,
+    *,
+    catalog: Catalog | None = None,
+    display: Display | None = None,
+    stop: StopRequest | None = None,
+) -> Distillation:
+    """What a matcher works with.
+
+    Raises:
+        InputError: the network is not for such images.
+    """
     seed = config.run.seed
     sampler: Sampler = config.sampler.make()
     sampler.prepare(data)
@@ -284,7 +304,7 @@ def prepare_matcher(
         precision=config.compute.precision,
         compiled=config.compute.compile,
     )
-    task = Distillation(
+    return Distillation(
         data=data.to(device),
         ipc=config.run.ipc,
         initial_images=initial_images(config, data, sampler, augmentation).to(device),
@@ -299,9 +319,6 @@ def prepare_matcher(
         display=display or Display(),
         keep_going=(stop or StopRequest()).check,
     )
-    matcher: Matcher = config.matcher.make()
-    matcher.prepare(task)
-    return matcher, task
 
 
 def initial_images(config: Config, data: LongTailedSet, sampler: Sampler, augmentation: Augmentation) -> Tensor:

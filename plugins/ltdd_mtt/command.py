@@ -14,11 +14,10 @@ import click
 from rich.console import Console
 
 from ltdd_core import InputError, Interrupted
-from ltdd_core.cli.settings import compute_options, consoles, data_options, layers, only_json
-from ltdd_core.layers import Layer
+from ltdd_core.commands import compute_options, consoles, data_options, only_json, read_config, stop_request, task_of
 
 if TYPE_CHECKING:
-    from ltdd_core.config import Config
+    from ltdd_core import Config
     from ltdd_mtt.training import Report
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -59,15 +58,18 @@ def train(
     is said with --set experts.lr=..., as `ltdd describe matcher mtt` lists.
     """
     results, notes = consoles(as_json)
-    settings = [Layer("default", {"matcher": {"name": "mtt"}}), *layers(config_file, assignments, given)]
-    settings += [
-        Layer(f"--{name}", {"matcher": {"experts": {name: value}}})
-        for name, value in (("count", count), ("epochs", epochs))
-        if value is not None
-    ]
+    own = {"count": count, "epochs": epochs}
     with only_json(as_json):
         began = time.monotonic()
-        config = _resolved(settings, preset)
+        config = read_config(
+            given,
+            assignments=assignments,
+            config_file=config_file,
+            preset=preset,
+            below={"matcher": {"name": "mtt"}},
+            above={f"--{name}": {"matcher": {"experts": {name: value}}} for name, value in own.items() if value},
+        )
+        _check_method(config)
         facts = _train(config, out, jobs, Console(quiet=True) if quiet else notes)
     if as_json:
         click.echo(json.dumps({**facts, "seconds": round(time.monotonic() - began, 3)}))
@@ -79,34 +81,28 @@ def train(
     )
 
 
-def _resolved(settings: list[Layer], preset: str | None) -> Config:
-    """The configuration.
+def _check_method(config: Config) -> None:
+    """See that the method is one with experts.
 
     Raises:
-        InputError: as for every configuration, or the method has no experts.
+        InputError: it is another.
     """
-    from ltdd_core.catalog import Catalog
-    from ltdd_core.config import resolve
-    from ltdd_core.plugins import load_plugins
     from ltdd_mtt.experts import ExpertOptions
 
-    config = resolve(Catalog(load_plugins()), settings, preset)
     if not isinstance(getattr(config.matcher.options, "experts", None), ExpertOptions):
         raise InputError(f"method {config.matcher.name!r} has no experts; leave it out, or name mtt.")
-    return config
 
 
 def _train(config: Config, out: Path | None, jobs: int, notes: Console) -> dict[str, Any]:
     """Train, and say what there is now."""
     import torch
 
-    from ltdd_core.run import StopRequest
     from ltdd_mtt.experts import ExpertFolder, bytes_on_disk, expert_key, folder_for
-    from ltdd_mtt.jobs import task_of, train_in_processes
+    from ltdd_mtt.jobs import train_in_processes
     from ltdd_mtt.training import train_experts
 
     experts = config.matcher.options.experts
-    with StopRequest().listening() as stop:
+    with stop_request().listening() as stop:
         task = task_of(config, stop)
         key = expert_key(task, experts)
         folder, size = ExpertFolder(out or folder_for(task, key)), bytes_on_disk(key, experts)

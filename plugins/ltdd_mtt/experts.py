@@ -21,8 +21,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ltdd_core import BaseOptions, Distillation, InputError, option
-from ltdd_core.storage import load_tensors, save_tensors, write_atomically, writing
+from ltdd_core import (
+    BaseOptions,
+    Distillation,
+    InputError,
+    load_tensors,
+    option,
+    save_tensors,
+    write_atomically,
+    writing,
+)
 from ltdd_mtt.student import layout_of
 
 FORMAT = "ltdd-experts"

@@ -13,46 +13,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from ltdd_core import Distillation, InputError, Interrupted, Matcher, RunFailed, configure
-from ltdd_core.config import Config
-from ltdd_core.data import load_long_tailed
-from ltdd_core.devices import prepare_device
-from ltdd_core.distillation import prepare_matcher
-from ltdd_core.run import StopRequest
+from ltdd_core import Config, InputError, Interrupted, RunFailed, configure
+from ltdd_core.commands import stop_request, task_of
 from ltdd_mtt.experts import ExpertFolder
 from ltdd_mtt.training import Report, train_experts
 
 ERRORS = {error.__name__: error for error in (InputError, RunFailed, Interrupted)}
 LOOK_AGAIN = 0.2
 """Seconds between looks at whether a signal came."""
-
-
-class _TaskOnly(Matcher):
-    """Takes the task that the core prepares, and does nothing with it."""
-
-    def prepare(self, task: Distillation) -> None:
-        self.task = task
-
-    def step(self, step: int) -> Any:
-        raise NotImplementedError
-
-    state = load_state = distilled = step  # type: ignore[assignment]
-
-
-def task_of(config: Config, stop: StopRequest) -> Distillation:
-    """Data, networks and all else that training needs, for a configuration.
-
-    Raises:
-        InputError: the data cannot be loaded, or the device is not there.
-    """
-    device = prepare_device(config)
-    data = load_long_tailed(config.data.name, config.data.make())
-    plain = replace(config, matcher=replace(config.matcher, component=_TaskOnly))
-    return prepare_matcher(plain, data, device, stop=stop)[1]
 
 
 def train_in_processes(
@@ -122,7 +93,7 @@ def work() -> int:
         print(json.dumps(message), file=out, flush=True)
 
     try:
-        with StopRequest().listening() as stop:
+        with stop_request().listening() as stop:
             config = configure(**order["config"])
             experts = config.matcher.options.experts
             folder = ExpertFolder(Path(order["folder"]))

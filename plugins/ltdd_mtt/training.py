@@ -17,14 +17,16 @@ from ltdd_core import (
     Distillation,
     InputError,
     Interrupted,
+    Loss,
     Network,
     RunFailed,
     Sampler,
     Trainer,
+    TrainingOptions,
     TrainingSet,
     cross_entropy,
+    train,
 )
-from ltdd_core.training import Loss, TrainingOptions, train
 from ltdd_mtt.experts import STORES, ExpertFolder, ExpertOptions, Key, expert_key
 from ltdd_mtt.student import fill_parameters, flat_parameters
 

@@ -1,0 +1,81 @@
+"""What the command of a plugin needs: the options that commands share, and what a configuration comes to.
+
+::
+
+    from ltdd_core import hookimpl
+    from ltdd_core.commands import data_options, compute_options, read_config, task_of
+
+    @hookimpl
+    def ltdd_register_commands(cli):
+        cli.add_command(my_command)
+
+Names in this module are public, as those of ``ltdd_core`` and ``ltdd_core.testing`` are.  It imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltdd_core.cli.settings import compute_options, consoles, data_options, layers, only_json
+from ltdd_core.layers import Layer
+
+if TYPE_CHECKING:
+    from ltdd_core.config import Config
+    from ltdd_core.interfaces import Distillation
+    from ltdd_core.run import StopRequest
+
+__all__ = ["compute_options", "consoles", "data_options", "only_json", "read_config", "stop_request", "task_of"]
+
+
+def read_config(
+    given: dict[str, Any],
+    *,
+    assignments: tuple[str, ...] = (),
+    config_file: Path | None = None,
+    preset: str | None = None,
+    below: Mapping[str, Any] | None = None,
+    above: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Config:
+    """The configuration that the options of a command come to.
+
+    Args:
+        given: values of the shared options, as click hands them over.
+        assignments: values of ``--set``.
+        config_file: the file of ``--config``.
+        preset: the name after ``--preset``.
+        below: what holds unless something else is said, shaped like a configuration file.
+        above: what the command's own options stand for, by their flags: ``{"--count": {"experts": {"count": 3}}}``.
+
+    Raises:
+        InputError: an unknown name or option, a value out of range, a malformed file.
+    """
+    from ltdd_core.catalog import Catalog
+    from ltdd_core.config import resolve
+    from ltdd_core.plugins import load_plugins
+
+    settings = [Layer("default", dict(below or {})), *layers(config_file, assignments, given)]
+    settings += [Layer(flag, dict(tree)) for flag, tree in (above or {}).items()]
+    return resolve(Catalog(load_plugins()), settings, preset)
+
+
+def stop_request() -> StopRequest:
+    """Note Ctrl-C and SIGTERM inside ``with stop_request().listening() as stop:``."""
+    from ltdd_core.run import StopRequest
+
+    return StopRequest()
+
+
+def task_of(config: Config, stop: StopRequest) -> Distillation:
+    """Data, networks and all else that a matcher works with, for a configuration, on its device.
+
+    Raises:
+        InputError: the data cannot be loaded, or the device is not there.
+    """
+    from ltdd_core.data import load_long_tailed
+    from ltdd_core.devices import prepare_device
+    from ltdd_core.distillation import prepare_task
+
+    device = prepare_device(config)
+    return prepare_task(config, load_long_tailed(config.data.name, config.data.make()), device, stop=stop)
