@@ -61,7 +61,7 @@ def read_config(
 
 
 def stop_request() -> StopRequest:
-    """Note Ctrl-C and SIGTERM inside ``with stop_request().listening() as stop:``."""
+    """Note Ctrl-C and SIGTERM while a block runs: ``with stop_request().listening() as stop: ...``."""
     from ltdd_core.run import StopRequest
 
     return StopRequest()
