@@ -61,7 +61,14 @@ def read_config(
 
 
 def stop_request() -> StopRequest:
-    """Note Ctrl-C and SIGTERM while a block runs: ``with stop_request().listening() as stop: ...``."""
+    """Note Ctrl-C and SIGTERM while a block runs, for a safe point to act on.
+
+    ::
+
+        with stop_request().listening() as stop:
+            ...
+            stop.check()  # raises Interrupted
+    """
     from ltdd_core.run import StopRequest
 
     return StopRequest()
