@@ -96,7 +96,7 @@ class Compute(BaseOptions):
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes the GPU where there is one")
     threads: int | None = option(None, "CPU threads; all cores unless given", ge=1)
     precision: Literal["fp32", "bf16"] = option(
-        "fp32", "of features, in matching and training; bf16 pays on GPUs and on CPUs with AMX"
+        "fp32", "of features, in matching and training; bf16 pays on GPUs and CPUs with AMX or AVX-512-BF16"
     )
     compile: bool = option(False, "compile networks, in matching and training (needs a compiler)")
     checkpoint_every: int = option(20, "steps between checkpoints", ge=1)
