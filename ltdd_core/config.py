@@ -8,7 +8,7 @@ been right.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -247,7 +247,34 @@ def select(catalog: Catalog, kind: str, section: Mapping[str, Any]) -> Selection
         )
     values = {key: value for key, value in section.items() if key != "name"}
     options = validate_options((kind,), component.Options, values)
+    _check_named(catalog, (kind,), options)
     return Selection(kind, entry.name, options, component, str(entry.owner))
+
+
+def _check_named(catalog: Catalog, place: tuple[str, ...], options: BaseOptions) -> None:
+    """See that components which options name are there: a run should not find out after hours.
+
+    Raises:
+        OptionError: with the nearest name.
+    """
+    for name, field in type(options).model_fields.items():
+        value, extra = getattr(options, name), field.json_schema_extra
+        if isinstance(value, BaseOptions):
+            _check_named(catalog, (*place, name), value)
+        elif isinstance(extra, Mapping) and extra.get("component"):
+            try:
+                catalog.get(str(extra["component"]), value)
+            except InputError as error:
+                raise OptionError({(*place, name): f"{'.'.join((*place, name))}: {error}"}) from error
+
+
+def component_maker(catalog: Catalog) -> Callable[[str, Mapping[str, Any]], Any]:
+    """``component("head", {"name": "cosine"})``: an instance of a component, by name."""
+
+    def component(kind: str, section: Mapping[str, Any]) -> Any:
+        return select(catalog, kind, section).make()
+
+    return component
 
 
 def _with_sections_of_the_matcher(catalog: Catalog, stack: list[Layer]) -> list[Layer]:

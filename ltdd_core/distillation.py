@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ltdd_core.augment import Augmentation
 from ltdd_core.catalog import Catalog
-from ltdd_core.config import Config, select
+from ltdd_core.config import Config, component_maker
 from ltdd_core.data import LongTailedSet, load_long_tailed
 from ltdd_core.devices import chunk_size, prepare_device
 from ltdd_core.errors import RunFailed
@@ -202,6 +202,7 @@ def score(job: Job, distilled: DistilledSet, catalog: Catalog) -> tuple[list[Row
         data.image_shape,
         seed=config.run.seed,
         learned=distilled.training,
+        catalog=catalog,
         stop=job.stop,
         display=job.display,
     )
@@ -286,9 +287,6 @@ def prepare_task(
     sampler.prepare(data)
     augmentation = Augmentation(config.run.augment)
 
-    def component(kind: str, section: Mapping[str, Any]) -> Any:
-        return select(catalog or Catalog(load_plugins()), kind, section).make()
-
     def calibration(step: int) -> Tensor:
         draws = generator(seed, "calibration", step)
         own = [sampler.of_class(label, CALIBRATION_IMAGES, draws) for label in range(data.classes)]
@@ -315,7 +313,7 @@ def prepare_task(
         seed=seed,
         device=device,
         chunk=chunk_size(config, device, data.image_shape),
-        component=component,
+        component=component_maker(catalog or Catalog(load_plugins())),
         display=display or Display(),
         keep_going=(stop or StopRequest()).check,
     )

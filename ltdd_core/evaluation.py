@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ltdd_core.augment import Augmentation
 from ltdd_core.catalog import Catalog
-from ltdd_core.config import DEFAULT_NAMES, Config, Selection, select
+from ltdd_core.config import DEFAULT_NAMES, Config, Selection, component_maker, select
 from ltdd_core.data import LongTailedSet
 from ltdd_core.devices import chunk_size
 from ltdd_core.errors import InputError
@@ -154,6 +154,7 @@ def make_trainer(
     *,
     seed: int,
     learned: Mapping[str, float],
+    catalog: Catalog,
     stop: StopRequest,
     display: Display,
 ) -> Trainer:
@@ -169,6 +170,7 @@ def make_trainer(
         compiled=config.compute.compile,
         keep_going=stop.check,
         started=display.training,
+        component=component_maker(catalog),
     )
 
 
@@ -217,6 +219,7 @@ def repeated_rows(
                     data.image_shape,
                     seed=seed,
                     learned=distilled.training,
+                    catalog=catalog,
                     stop=stop,
                     display=display,
                 )

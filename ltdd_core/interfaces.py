@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -37,12 +37,14 @@ class BaseOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def option(default: Value, text: str, *, source: str = "", **limits: Any) -> Value:
+def option(default: Value, text: str, *, source: str = "", component: str = "", **limits: Any) -> Value:
     """Declare one option: its default, what it does, where the default comes from, and its limits.
 
-    ``limits`` are pydantic's: ``gt``, ``ge``, ``lt``, ``le``.
+    ``component`` is the kind of component that the value names (``"head"``): an unknown name is refused as soon as
+    it is read.  ``limits`` are pydantic's: ``gt``, ``ge``, ``lt``, ``le``.
     """
-    field_info: Value = Field(default, description=text, json_schema_extra={"source": source}, **limits)
+    extra: dict[str, Any] = {"source": source, "component": component}
+    field_info: Value = Field(default, description=text, json_schema_extra=extra, **limits)
     return field_info
 
 
@@ -250,6 +252,28 @@ class TrainingSet:
             images = self.normalisation.apply(images)
         return images, self.labels[indices].to(device, non_blocking=True)
 
+    def only(self, kept: Tensor) -> TrainingSet:
+        """The images of a mask, bool ``[N]``; an order stays that of the whole set with the others left out."""
+        order: EpochOrder | None = None
+        if self.order is not None:
+            whole, position = self.order, kept.cumsum(0) - 1
+
+            def order(progress: float, draws: torch.Generator) -> Tensor:
+                drawn = whole(progress, draws)
+                return position[drawn[kept[drawn]]]
+
+        return replace(self, images=self.images[kept], labels=self.labels[kept], order=order)
+
+    def hard_labels(self) -> Tensor:
+        """The class of each image, int64 ``[N]``; the likeliest one of a soft label."""
+        return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
+
+    def counts(self) -> Tensor:
+        """Images of each class, float64 ``[classes]`` on the CPU; the sums of soft labels."""
+        if self.labels.dim() == 1:
+            return torch.bincount(self.labels.cpu(), minlength=self.classes).double()
+        return self.labels.double().sum(0).cpu()
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -263,6 +287,21 @@ class Classifier(ABC):
     @abstractmethod
     def log_probabilities(self, images: Tensor) -> Tensor:
         """Log-probabilities ``[n, classes]``; -inf where a class is ruled out."""
+
+
+class Softmax(Classifier):
+    """The softmax of logits.
+
+    Args:
+        logits: ``images -> [n, classes]``: a network, or what a head makes of one.
+    """
+
+    def __init__(self, logits: Callable[[Tensor], Tensor]) -> None:
+        self.logits = logits
+
+    def log_probabilities(self, images: Tensor) -> Tensor:
+        """Log-softmax, float32 ``[n, classes]``."""
+        return self.logits(images).float().log_softmax(1)
 
 
 class ClassifierHead(Component, ABC):

@@ -253,7 +253,15 @@ def _trainer() -> Trainer:
         "distilled": training.distilled.with_learned({}),
     }
     make: Callable[..., Network] = tiny_network
-    return Trainer(make, dict(options), Augmentation("none"), seed=0, device=torch.device("cpu"), chunk=16)
+    return Trainer(
+        make,
+        dict(options),
+        Augmentation("none"),
+        seed=0,
+        device=torch.device("cpu"),
+        chunk=16,
+        component=_component,
+    )
 
 
 def _check_options(options: type[BaseOptions]) -> None:

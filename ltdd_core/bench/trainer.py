@@ -9,7 +9,7 @@ import torch
 
 from ltdd_core.config import Config
 from ltdd_core.interfaces import Network, TrainingSet
-from ltdd_core.training import Loss, Trainer, cross_entropy
+from ltdd_core.training import CLASSES, LastLayer, Loss, LossSchedule, Trainer, cross_entropy
 
 
 class SharingTrainer(Trainer):
@@ -28,12 +28,19 @@ class SharingTrainer(Trainer):
         self._known = known
 
     def train(
-        self, data: TrainingSet, *, outputs: int, purpose: str = "classes", loss: Loss = cross_entropy
+        self,
+        data: TrainingSet,
+        *,
+        outputs: int,
+        purpose: str = CLASSES,
+        loss: Loss = cross_entropy,
+        loss_at: LossSchedule | None = None,
+        layer: LastLayer | None = None,
     ) -> Network:
         """As :meth:`Trainer.train`."""
-        if loss is not cross_entropy:  # another function, and what it holds, cannot be compared
-            return super().train(data, outputs=outputs, purpose=purpose, loss=loss)
-        key = self._decided_by(data, outputs, purpose)
+        if loss is not cross_entropy or loss_at or layer:  # functions, and what they hold, cannot be compared
+            return super().train(data, outputs=outputs, purpose=purpose, loss=loss, loss_at=loss_at, layer=layer)
+        key = self._decided_by(data, outputs, self._full(purpose))
         if key not in self._known:
             self._known[key] = super().train(data, outputs=outputs, purpose=purpose)
         return self._known[key]

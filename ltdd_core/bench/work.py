@@ -181,6 +181,7 @@ class _Work:
                 data.image_shape,
                 seed=line.config.run.seed,
                 learned={} if distilled is None else distilled.training,
+                catalog=self.catalog,
                 stop=self.stop,
                 display=self.display,
             )
