@@ -161,8 +161,18 @@ class Config:
         return tree
 
 
-def resolve(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None) -> Config:
+NO_METHOD = Selection("matcher", "none", BaseOptions(), Matcher, "")
+"""In the configuration of what distils nothing."""
+
+
+def resolve(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None, *, distils: bool = True) -> Config:
     """Put layers together, later ones above earlier ones, and validate the result.
+
+    Args:
+        catalog: of all components.
+        layers: the lowest first.
+        preset: below all of them.
+        distils: whether a method must be named; without, a configuration may do without one.
 
     Raises:
         InputError: an unknown name, an unknown option, a value out of range.
@@ -177,7 +187,7 @@ def resolve(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None
         source = _entry(catalog, "data", merged(stack)["data"])
         suggested = dict(source.load().suggested)
         stack.insert(1, normalised(Layer(f"data source {source.name!r}", suggested)))
-        return _validated(catalog, merged(stack))
+        return _validated(catalog, merged(stack), distils=distils)
     except OptionError as error:
         raise located(stack, error) from error
 
@@ -336,15 +346,17 @@ def _chosen_by_plugins(catalog: Catalog, wanted: Tree, *, named: Tree) -> list[L
     return layers
 
 
-def _validated(catalog: Catalog, tree: Tree) -> Config:
+def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
     for key in tree:
         if key not in SECTIONS:
             raise OptionError({(key,): str(unknown("option", key, {*SECTIONS, "method", "plugin"}))})
-    if "name" not in tree.get("matcher", {}):
+    method = "name" in tree.get("matcher", {})
+    if distils and not method:
         raise InputError(f"name a method: --method {'|'.join(catalog.names('matcher'))}.")
     run = {key: value for key, value in tree.items() if key in RunOptions.model_fields}
+    chosen = {kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS if kind != "matcher" or method}
     return Config(
-        **{kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS},
+        **{"matcher": NO_METHOD, **chosen},
         run=validate_options((), RunOptions, run),
         training=validate_options(("training",), Training, tree.get("training", {})),
         compute=validate_options(("compute",), Compute, tree.get("compute", {})),

@@ -192,7 +192,7 @@ class Repeated:
 def repeated_rows(
     config: Config,
     data: LongTailedSet,
-    distilled: DistilledSet,
+    distilled: DistilledSet | None,
     *,
     networks: Sequence[Selection],
     repeats: int,
@@ -203,12 +203,15 @@ def repeated_rows(
     """Score the configured head and recipe on each network, ``repeats`` seeds from ``config.run.seed`` on.
 
     Raises:
-        InputError: the distilled set is not of this data set.
+        InputError: the distilled set is not of this data set, or there is none and the recipe asks for it.
     """
-    check_fits(data, distilled)
-    # The networks learn the colours of the distilled set; another cut of the data has other statistics.
-    data = replace(data, normalisation=distilled.normalisation)
     line = line_of(config)
+    if distilled is not None:
+        check_fits(data, distilled)
+        # The networks learn the colours of the distilled set; another cut of the data has other statistics.
+        data = replace(data, normalisation=distilled.normalisation)
+    elif set(line.sets) != {"original"}:
+        raise InputError(f"recipe {config.recipe.name!r} trains on a distilled set, and there is none.")
     for network in networks:
         changed, rows = replace(config, network=network), []
         with StopRequest().listening() as stop:
@@ -218,7 +221,7 @@ def repeated_rows(
                     device,
                     data.image_shape,
                     seed=seed,
-                    learned=distilled.training,
+                    learned={} if distilled is None else distilled.training,
                     catalog=catalog,
                     stop=stop,
                     display=display,
@@ -242,8 +245,8 @@ def check_fits(data: LongTailedSet, distilled: DistilledSet) -> None:
         raise InputError(f"data {data.name!r} has images {data.image_shape}; the distilled ones are {shape}.")
 
 
-def _row(line: Line, scores: Scores, data: LongTailedSet, distilled: DistilledSet, groups: Tensor | None) -> Row:
-    size = {"original": len(data.train_labels), "distilled": len(distilled.labels)}
+def _row(line: Line, scores: Scores, data: LongTailedSet, distilled: DistilledSet | None, groups: Tensor | None) -> Row:
+    size = {"original": len(data.train_labels), "distilled": 0 if distilled is None else len(distilled.labels)}
     return row(
         line.name,
         sum(size[name] for name in line.sets),

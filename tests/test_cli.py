@@ -165,6 +165,57 @@ def test_a_bug_shows_its_traceback_and_exit_code_1(site, tmp_path, monkeypatch):
     assert done.stderr.rstrip().endswith("KeyError: 'a bug'")
 
 
+# ---- train ---------------------------------------------------------------------------------------
+
+TRAIN = ("train", "--set", "network.width=4", "--set", "training.original.epochs=1")
+
+
+def test_train_scores_the_original_set_without_a_method(ltdd, tmp_path):
+    result = ltdd(*TRAIN, "--head", "balanced-softmax", "--network", "mlp", "--network", "convnet-d3", "--repeats", 2)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"mlp.*original, balanced softmax.*342.*±", result.stdout)
+    assert "convnet-d3" in result.stdout
+    folder = tmp_path / "here" / "runs" / "digits-lt-balanced-softmax-seed0-1"
+    assert str(folder.relative_to(tmp_path / "here")) in result.stderr
+    document = json.loads((folder / "report.json").read_text())
+    assert [row["network"] for row in document["rows"]] == ["mlp", "convnet-d3"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["head"]["name"] == "balanced-softmax"
+
+
+def test_train_json_is_the_report(ltdd, tmp_path):
+    result = ltdd(*TRAIN, "--plugin", "twostage", "--out", tmp_path / "mine", "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    document = json.loads(result.stdout)
+    assert document == json.loads((tmp_path / "mine" / "report.json").read_text())
+    assert [row["name"] for row in document["rows"]] == ["two-stage, original + original"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--head", "balanced-softmx"), "unknown head 'balanced-softmx'. Did you mean 'balanced-softmax'?"),
+        (("--set", "head.tau=1"), "unknown head option 'tau'"),
+        (("--set", "head.stage1=nome", "--head", "twostage"), "head.stage1: unknown head 'nome'"),
+        (("--set", "recipe.data=distilled"), None),
+    ],
+)
+def test_train_answers_what_is_wrong_with_one_line(options, message, ltdd, tmp_path):
+    result = ltdd(*TRAIN, *options)
+    if message is None:  # whatever is said, the original images train
+        assert "original, direct" in result.stdout
+        return
+    assert message in one_line_error(result)
+    assert not (tmp_path / "here" / "runs").exists()
+
+
+def test_train_never_writes_into_a_folder_that_holds_something(ltdd, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert str(tmp_path / "mine") in one_line_error(ltdd(*TRAIN, "--out", tmp_path / "mine"))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
 # ---- evaluate ------------------------------------------------------------------------------------
 
 
