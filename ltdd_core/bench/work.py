@@ -185,7 +185,7 @@ class _Work:
                 stop=self.stop,
                 display=self.display,
             )
-            trainer = SharingTrainer(own, line.config, self._networks)
+            trainer = SharingTrainer(own, line.config, line.line.head, self._networks)
             scores = scores_of(line.line, line.config, data, distilled, trainer, self.catalog)
             self.kept.keep(line, scores, data, _images(line, data, distilled), _facts(line))
 
