@@ -47,12 +47,18 @@ DEFAULT_NAMES = {
 }
 
 
+REAL, NOISE = "real", "noise"
+"""Initial images, beside the names of samplers."""
+
+
 class RunOptions(BaseOptions):
     """What every run has."""
 
     ipc: int = option(10, "synthetic images per class", ge=1)
     iterations: int = option(1000, "steps of the matcher; the published lengths are in the presets", ge=1)
-    init: Literal["real", "noise"] = option("real", "initial images: real ones, drawn by the sampler, or noise")
+    init: str = option(
+        REAL, "initial images: real ones that stand for their class by the sampler, or by another; noise"
+    )
     augment: str = option(
         "color_crop_cutout_flip_scale_rotate",
         "differentiable augmentation in matching and training, operations joined by _, or none",
@@ -355,9 +361,12 @@ def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
         raise InputError(f"name a method: --method {'|'.join(catalog.names('matcher'))}.")
     run = {key: value for key, value in tree.items() if key in RunOptions.model_fields}
     chosen = {kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS if kind != "matcher" or method}
+    options: RunOptions = validate_options((), RunOptions, run)
+    if options.init not in (starts := [REAL, NOISE, *catalog.names("sampler")]):
+        raise OptionError({("init",): f"init: {unknown('way to start', options.init, starts)}"})
     return Config(
         **{"matcher": NO_METHOD, **chosen},
-        run=validate_options((), RunOptions, run),
+        run=options,
         training=validate_options(("training",), Training, tree.get("training", {})),
         compute=validate_options(("compute",), Compute, tree.get("compute", {})),
     )

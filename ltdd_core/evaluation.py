@@ -21,7 +21,7 @@ from ltdd_core.metrics import Row, average, row
 from ltdd_core.progress import Display
 from ltdd_core.run import StopRequest
 from ltdd_core.storage import load_tensors, save_tensors
-from ltdd_core.training import Trainer
+from ltdd_core.training import Trainer, TrainingOptions
 
 PREDICTIONS = "predictions.safetensors"
 
@@ -147,21 +147,26 @@ def test_log_probabilities(classifier: Classifier, data: LongTailedSet, trainer:
     return torch.cat(parts)
 
 
+def training_options(config: Config, learned: Mapping[str, float]) -> dict[str, TrainingOptions]:
+    """How each set trains a network; ``learned`` as :attr:`DistilledSet.training`."""
+    return {"original": config.training.original, "distilled": config.training.distilled.with_learned(learned)}
+
+
 def make_trainer(
     config: Config,
     device: torch.device,
     image_shape: tuple[int, int, int],
     *,
     seed: int,
-    learned: Mapping[str, float],
     catalog: Catalog,
     stop: StopRequest,
     display: Display,
+    learned: Mapping[str, float] | None = None,
 ) -> Trainer:
     """What the classifiers of one table are trained with; ``learned`` as :attr:`DistilledSet.training`."""
     return Trainer(
         config.make_network,
-        {"original": config.training.original, "distilled": config.training.distilled.with_learned(learned)},
+        training_options(config, learned or {}),
         Augmentation(config.run.augment),
         seed=seed,
         device=device,

@@ -90,6 +90,12 @@ class DataSource(Component, ABC):
 # ---- samplers ------------------------------------------------------------------------------------
 
 
+Features = Callable[[int], Tensor]
+"""``features(label)``: float32 ``[n_c, D]`` on the CPU, of all training images of a class in the order of their
+indices, not augmented, by the run's network trained as a plain classifier on the long-tailed set.  The first call
+trains it, so what does not call it costs nothing."""
+
+
 class Sampler(Component, ABC):
     """Draws real images, as indices into the training images.  Class counts of 1 are a normal case."""
 
@@ -109,8 +115,8 @@ class Sampler(Component, ABC):
         """
 
     @abstractmethod
-    def representatives(self, label: int, ipc: int, generator: torch.Generator) -> Tensor:
-        """Indices ``[min(ipc, n_c)]`` of images that stand for a class, to start distilling from."""
+    def representatives(self, label: int, ipc: int, generator: torch.Generator, features: Features) -> Tensor:
+        """Indices ``[min(ipc, n_c)]`` of images that stand for a class: a coreset, or what distilling starts from."""
 
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -149,6 +155,8 @@ class Distillation:
     """``[classes * ipc, C, H, W]``, sorted by class, on the device."""
     initial_labels: Tensor
     """int64 ``[classes * ipc]``, on the device."""
+    initial_real: Tensor
+    """bool ``[classes * ipc]`` on the CPU: which are real images as they are, and no repeats or noise."""
     sampler: Sampler
     networks: NetworkPool
     augmentation: Augmentation
@@ -191,6 +199,8 @@ class Matcher(Component, ABC):
     decoder: ClassVar[Decoder | None] = None
     """``(stored images, labels) -> (images, labels)``, a static method, where what is stored is not what a
     network sees (several small images in one, say).  Used alike in distillation and in evaluation."""
+    iterative: ClassVar[bool] = True
+    """False: the images are what they are after :meth:`prepare`, and no step is taken."""
 
     @abstractmethod
     def prepare(self, task: Distillation) -> None:

@@ -213,6 +213,12 @@ class Trainer:
         self._trained: dict[tuple[str, str], Network] = {}
         self._part: str | None = None
 
+    def with_options(self, options: dict[str, TrainingOptions]) -> Trainer:
+        """The same trainer, which knows what is trained already; options of those sets must not differ."""
+        other = copy.copy(self)
+        other.options = options
+        return other
+
     def part(self, name: str) -> Trainer:
         """The same trainer for a part of a classifier, such as one of its stages.
 

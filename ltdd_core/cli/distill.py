@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--method", metavar="NAME", help="Distillation method (a matcher): see ltdd describe matcher.")
 @click.option("--ipc", metavar="N", help="Synthetic images per class.")
 @click.option("--iterations", metavar="N", help="Steps of the matcher.")
-@click.option("--init", metavar="real|noise", help="Initial images.")
+@click.option("--init", metavar="real|noise|NAME", help="Initial images: of the sampler, of another one, or noise.")
 @click.option("--network", metavar="NAME", help="Network to match with and to train.")
 @click.option("--sampler", metavar="NAME", help="How real images are drawn.")
 @click.option("--experts", metavar="DIR", help="Trained experts, for methods that match them; see ltdd experts.")

@@ -34,11 +34,15 @@ COSINE_SCALE = 16.0  # OLTR's public code; only how sharp probabilities are depe
 
 
 class SecondStage(BaseOptions):
-    """How the last layer is trained."""
+    """How the last layer is trained: as in the paper but for its batches.
+
+    Those of the paper, 512, are for a hundred thousand images; on a few hundred they would leave the layer after ten
+    steps, hardly trained.
+    """
 
     epochs: int = option(10, "passes over the images", source="Kang et al. 2020", ge=1)
     lr: float = option(0.2, "initial learning rate, cosine to 0", source="Kang et al. 2020", gt=0)
-    batch: int = option(512, "images a step", source="Kang et al. 2020", ge=1)
+    batch: int = option(32, "images a step; Kang et al.: 512", ge=1)
 
     def training(self) -> TrainingOptions:
         """The rest as in the paper."""
