@@ -255,7 +255,7 @@ def _row(line: Line, scores: Scores, data: LongTailedSet, distilled: DistilledSe
     return row(
         line.name,
         sum(size[name] for name in line.sets),
-        scores.log_probabilities.argmax(1),
+        scores.log_probabilities,
         data.test_labels,
         data.counts,
         groups,
