@@ -28,20 +28,31 @@ if TYPE_CHECKING:
         Distillation,
         DistilledSet,
         EpochOrder,
+        Features,
         Matcher,
         Network,
         Recipe,
         Sampler,
+        Softmax,
         SourceImages,
         TrainingSet,
         option,
     )
     from ltdd_core.matching import BatchMatcher, ClassMatcher, class_means, embed_without_gradient
-    from ltdd_core.networks import Faster, NetworkPool, precision_context
+    from ltdd_core.networks import CosineLinear, Faster, NetworkPool, precision_context
     from ltdd_core.progress import Display
+    from ltdd_core.sampling import draw_by_class
     from ltdd_core.seeding import generator
     from ltdd_core.storage import load_distilled, load_tensors, save_distilled, save_tensors, write_atomically, writing
-    from ltdd_core.training import Loss, Trainer, TrainingOptions, cross_entropy, train
+    from ltdd_core.training import (
+        LastLayer,
+        Loss,
+        LossSchedule,
+        Trainer,
+        TrainingOptions,
+        cross_entropy,
+        train,
+    )
 
 _LAZY = {
     "ltdd_core.api": ("configure", "evaluate", "load_data"),
@@ -58,18 +69,21 @@ _LAZY = {
         "Distillation",
         "DistilledSet",
         "EpochOrder",
+        "Features",
         "Matcher",
         "Network",
         "BaseOptions",
         "Recipe",
         "Sampler",
+        "Softmax",
         "SourceImages",
         "TrainingSet",
         "option",
     ),
     "ltdd_core.matching": ("BatchMatcher", "ClassMatcher", "class_means", "embed_without_gradient"),
-    "ltdd_core.networks": ("Faster", "NetworkPool", "precision_context"),
+    "ltdd_core.networks": ("CosineLinear", "Faster", "NetworkPool", "precision_context"),
     "ltdd_core.progress": ("Display",),
+    "ltdd_core.sampling": ("draw_by_class",),
     "ltdd_core.seeding": ("generator",),
     "ltdd_core.storage": (
         "load_distilled",
@@ -79,7 +93,15 @@ _LAZY = {
         "write_atomically",
         "writing",
     ),
-    "ltdd_core.training": ("Loss", "Trainer", "TrainingOptions", "cross_entropy", "train"),
+    "ltdd_core.training": (
+        "LastLayer",
+        "Loss",
+        "LossSchedule",
+        "Trainer",
+        "TrainingOptions",
+        "cross_entropy",
+        "train",
+    ),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 
@@ -94,18 +116,22 @@ __all__ = [
     "Classifier",
     "ClassifierHead",
     "Config",
+    "CosineLinear",
     "DataSource",
     "Display",
     "Distillation",
     "DistilledSet",
     "EpochOrder",
     "Faster",
+    "Features",
     "ImageTable",
     "InputError",
     "Interrupted",
+    "LastLayer",
     "LongTailOptions",
     "LongTailedSet",
     "Loss",
+    "LossSchedule",
     "Matcher",
     "Network",
     "NetworkPool",
@@ -116,6 +142,7 @@ __all__ = [
     "Result",
     "RunFailed",
     "Sampler",
+    "Softmax",
     "SourceImages",
     "Trainer",
     "TrainingOptions",
@@ -124,6 +151,7 @@ __all__ = [
     "configure",
     "cross_entropy",
     "distill",
+    "draw_by_class",
     "embed_without_gradient",
     "evaluate",
     "generator",

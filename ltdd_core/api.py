@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ltdd_core.catalog import Catalog
-from ltdd_core.config import Config, resolve, resolve_data
+from ltdd_core.config import Config, Selection, resolve, resolve_data
 from ltdd_core.data import LongTailedSet, load_long_tailed
 from ltdd_core.devices import prepare_device
 from ltdd_core.errors import InputError
@@ -99,6 +99,50 @@ def evaluate(
         catalog=catalog,
         display=display or Display(),
     )
+
+
+def train_original(
+    config: Config,
+    *,
+    networks: Sequence[Selection] = (),
+    repeats: int = 1,
+    catalog: Catalog | None = None,
+    display: Display | None = None,
+) -> Iterator[Repeated]:
+    """Train classifiers on the long-tailed set itself: what a distilled set has to be compared with.
+
+    Args:
+        config: from :func:`configure_original`.
+        networks: those to train; the configured one unless given.
+        repeats: how many seeds, from the configured one on.
+
+    Raises:
+        InputError: the data cannot be used, or head and recipe do not go together.
+        RunFailed: training diverged.
+    """
+    device = prepare_device(config)
+    yield from repeated_rows(
+        config,
+        load_long_tailed(config.data.name, config.data.make()),
+        None,
+        networks=networks or [config.network],
+        repeats=repeats,
+        device=device,
+        catalog=catalog or Catalog(load_plugins()),
+        display=display or Display(),
+    )
+
+
+def configure_original(layers: Sequence[Layer], preset: str | None = None, catalog: Catalog | None = None) -> Config:
+    """A configuration for :func:`train_original`: as any other, but no method needs to be named.
+
+    Whatever head or plugin is chosen, the original images train all of its stages.
+
+    Raises:
+        InputError: an unknown name or option, a value out of range.
+    """
+    only_original = Layer("train", {"recipe": {"name": "direct", "data": "original"}})
+    return resolve(catalog or Catalog(load_plugins()), [*layers, only_original], preset, distils=False)
 
 
 def _name(stored: dict[str, Any], kind: str) -> Any:

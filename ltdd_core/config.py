@@ -8,7 +8,7 @@ been right.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -47,12 +47,18 @@ DEFAULT_NAMES = {
 }
 
 
+REAL, NOISE = "real", "noise"
+"""Initial images, beside the names of samplers."""
+
+
 class RunOptions(BaseOptions):
     """What every run has."""
 
     ipc: int = option(10, "synthetic images per class", ge=1)
     iterations: int = option(1000, "steps of the matcher; the published lengths are in the presets", ge=1)
-    init: Literal["real", "noise"] = option("real", "initial images: real ones, drawn by the sampler, or noise")
+    init: str = option(
+        REAL, "initial images: real ones that stand for their class by the sampler, or by another; noise"
+    )
     augment: str = option(
         "color_crop_cutout_flip_scale_rotate",
         "differentiable augmentation in matching and training, operations joined by _, or none",
@@ -161,8 +167,18 @@ class Config:
         return tree
 
 
-def resolve(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None) -> Config:
+NO_METHOD = Selection("matcher", "none", BaseOptions(), Matcher, "")
+"""In the configuration of what distils nothing."""
+
+
+def resolve(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None, *, distils: bool = True) -> Config:
     """Put layers together, later ones above earlier ones, and validate the result.
+
+    Args:
+        catalog: of all components.
+        layers: the lowest first.
+        preset: below all of them.
+        distils: whether a method must be named; without, a configuration may do without one.
 
     Raises:
         InputError: an unknown name, an unknown option, a value out of range.
@@ -177,7 +193,7 @@ def resolve(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None
         source = _entry(catalog, "data", merged(stack)["data"])
         suggested = dict(source.load().suggested)
         stack.insert(1, normalised(Layer(f"data source {source.name!r}", suggested)))
-        return _validated(catalog, merged(stack))
+        return _validated(catalog, merged(stack), distils=distils)
     except OptionError as error:
         raise located(stack, error) from error
 
@@ -247,7 +263,34 @@ def select(catalog: Catalog, kind: str, section: Mapping[str, Any]) -> Selection
         )
     values = {key: value for key, value in section.items() if key != "name"}
     options = validate_options((kind,), component.Options, values)
+    _check_named(catalog, (kind,), options)
     return Selection(kind, entry.name, options, component, str(entry.owner))
+
+
+def _check_named(catalog: Catalog, place: tuple[str, ...], options: BaseOptions) -> None:
+    """See that components which options name are there: a run should not find out after hours.
+
+    Raises:
+        OptionError: with the nearest name.
+    """
+    for name, field in type(options).model_fields.items():
+        value, extra = getattr(options, name), field.json_schema_extra
+        if isinstance(value, BaseOptions):
+            _check_named(catalog, (*place, name), value)
+        elif isinstance(extra, Mapping) and extra.get("component"):
+            try:
+                catalog.get(str(extra["component"]), value)
+            except InputError as error:
+                raise OptionError({(*place, name): f"{'.'.join((*place, name))}: {error}"}) from error
+
+
+def component_maker(catalog: Catalog) -> Callable[[str, Mapping[str, Any]], Any]:
+    """``component("head", {"name": "cosine"})``: an instance of a component, by name."""
+
+    def component(kind: str, section: Mapping[str, Any]) -> Any:
+        return select(catalog, kind, section).make()
+
+    return component
 
 
 def _with_sections_of_the_matcher(catalog: Catalog, stack: list[Layer]) -> list[Layer]:
@@ -309,16 +352,21 @@ def _chosen_by_plugins(catalog: Catalog, wanted: Tree, *, named: Tree) -> list[L
     return layers
 
 
-def _validated(catalog: Catalog, tree: Tree) -> Config:
+def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
     for key in tree:
         if key not in SECTIONS:
             raise OptionError({(key,): str(unknown("option", key, {*SECTIONS, "method", "plugin"}))})
-    if "name" not in tree.get("matcher", {}):
+    method = "name" in tree.get("matcher", {})
+    if distils and not method:
         raise InputError(f"name a method: --method {'|'.join(catalog.names('matcher'))}.")
     run = {key: value for key, value in tree.items() if key in RunOptions.model_fields}
+    chosen = {kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS if kind != "matcher" or method}
+    options: RunOptions = validate_options((), RunOptions, run)
+    if options.init not in (starts := [REAL, NOISE, *catalog.names("sampler")]):
+        raise OptionError({("init",): f"init: {unknown('way to start', options.init, starts)}"})
     return Config(
-        **{kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS},
-        run=validate_options((), RunOptions, run),
+        **{"matcher": NO_METHOD, **chosen},
+        run=options,
         training=validate_options(("training",), Training, tree.get("training", {})),
         compute=validate_options(("compute",), Compute, tree.get("compute", {})),
     )

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from ltdd_core.augment import Augmentation
 from ltdd_core.catalog import Catalog
-from ltdd_core.config import Config, select
+from ltdd_core.config import Config, component_maker
 from ltdd_core.data import LongTailedSet, load_long_tailed
 from ltdd_core.devices import chunk_size, prepare_device
 from ltdd_core.errors import RunFailed
-from ltdd_core.evaluation import check_recipe, make_trainer, result_rows
+from ltdd_core.evaluation import check_recipe, make_trainer, result_rows, training_options
+from ltdd_core.initial import features_of_classes, initial_images, initial_sampler
 from ltdd_core.interfaces import Distillation, DistilledSet, Matcher, Sampler
 from ltdd_core.metrics import Row
 from ltdd_core.networks import NetworkPool
@@ -31,10 +32,10 @@ from ltdd_core.progress import Display
 from ltdd_core.run import RESULT, RunFolder, StopRequest, session_facts, versions
 from ltdd_core.seeding import generator
 from ltdd_core.storage import DISTILLED, load_distilled, save_distilled
+from ltdd_core.training import Trainer
 
 PICTURE = "distilled.png"
 OUT_OF_MEMORY = "try --set compute.chunk=N with a small N, a smaller matcher.batch_real, --ipc or --image-size."
-REPEAT_NOISE = 0.01  # in units of the normalised colours
 CALIBRATION_IMAGES = 16  # a class, for batch normalisation; DC's public code
 
 
@@ -111,7 +112,12 @@ def distill(
     RunFolder(Path(out)).check(config, resume=resume)
     data = load_long_tailed(config.data.name, config.data.make())
     with StopRequest().listening() as stop:
-        matcher, task = prepare_matcher(config, data, device, catalog=catalog, display=display, stop=stop)
+        trainer = make_trainer(
+            config, device, data.image_shape, seed=config.run.seed, catalog=catalog, stop=stop, display=display
+        )
+        matcher, task = prepare_matcher(
+            config, data, device, catalog=catalog, display=display, stop=stop, trainer=trainer
+        )
         display.data(data, device)
         with RunFolder.open(Path(out), config, resume=resume) as folder:
             checkpoint = folder.load_checkpoint()
@@ -120,7 +126,7 @@ def distill(
             run = Run(config, folder.path, data, checkpoint[0] if checkpoint else 0)
             observers.tell("ltdd_run_started", run=run)
             try:
-                job = Job(run, folder, matcher, task, stop, observers, display)
+                job = Job(run, folder, matcher, task, trainer, stop, observers, display)
                 distilled = finished_set(job, checkpoint)
                 rows, groups = score(job, distilled, catalog)
             except BaseException as error:
@@ -150,6 +156,7 @@ class Job:
     folder: RunFolder
     matcher: Matcher
     task: Distillation
+    trainer: Trainer
     stop: StopRequest
     observers: Observers
     display: Display
@@ -161,7 +168,8 @@ def finished_set(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> 
     if (path / DISTILLED).exists():
         distilled = load_distilled(path)
     else:
-        match(job, checkpoint)
+        if type(job.matcher).iterative:
+            match(job, checkpoint)
         distilled = collect(job.matcher, job.run.config, job.run.data)
         save_distilled(path / DISTILLED, distilled)
     save_picture(path / PICTURE, distilled)
@@ -196,15 +204,7 @@ def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
 def score(job: Job, distilled: DistilledSet, catalog: Catalog) -> tuple[list[Row], Tensor | None]:
     """The lines of the run's table and the partition of its classes, int64 ``[classes]``, if there is one."""
     config, data = job.run.config, job.run.data
-    trainer = make_trainer(
-        config,
-        job.task.device,
-        data.image_shape,
-        seed=config.run.seed,
-        learned=distilled.training,
-        stop=job.stop,
-        display=job.display,
-    )
+    trainer = job.trainer.with_options(training_options(config, distilled.training))
     rows, groups = result_rows(config, data, distilled, trainer, catalog, job.folder.path)
     for row in rows:
         job.display.row(row)
@@ -255,13 +255,16 @@ def prepare_matcher(
     catalog: Catalog | None = None,
     display: Display | None = None,
     stop: StopRequest | None = None,
+    trainer: Trainer | None = None,
 ) -> tuple[Matcher, Distillation]:
     """The matcher, ready for step 0, and what it works with.
+
+    ``trainer`` trains the network by whose features coresets are chosen, and keeps it.
 
     Raises:
         InputError: the matcher cannot work with these data, or with its options.
     """
-    task = prepare_task(config, data, device, catalog=catalog, display=display, stop=stop)
+    task = prepare_task(config, data, device, catalog=catalog, display=display, stop=stop, trainer=trainer)
     matcher: Matcher = config.matcher.make()
     matcher.prepare(task)
     return matcher, task
@@ -275,19 +278,28 @@ def prepare_task(
     catalog: Catalog | None = None,
     display: Display | None = None,
     stop: StopRequest | None = None,
+    trainer: Trainer | None = None,
 ) -> Distillation:
     """What a matcher works with.
 
     Raises:
         InputError: the network is not for such images.
     """
-    seed = config.run.seed
+    seed, catalog = config.run.seed, catalog or Catalog(load_plugins())
+    display, stop = display or Display(), stop or StopRequest()
     sampler: Sampler = config.sampler.make()
     sampler.prepare(data)
     augmentation = Augmentation(config.run.augment)
-
-    def component(kind: str, section: Mapping[str, Any]) -> Any:
-        return select(catalog or Catalog(load_plugins()), kind, section).make()
+    trainer = trainer or make_trainer(
+        config, device, data.image_shape, seed=seed, catalog=catalog, stop=stop, display=display
+    )
+    images, real = initial_images(
+        config,
+        data,
+        initial_sampler(config, data, sampler, catalog),
+        augmentation,
+        features_of_classes(config, data, trainer, catalog),
+    )
 
     def calibration(step: int) -> Tensor:
         draws = generator(seed, "calibration", step)
@@ -307,38 +319,19 @@ def prepare_task(
     return Distillation(
         data=data.to(device),
         ipc=config.run.ipc,
-        initial_images=initial_images(config, data, sampler, augmentation).to(device),
+        initial_images=images.to(device),
         initial_labels=torch.arange(data.classes).repeat_interleave(config.run.ipc).to(device),
+        initial_real=real,
         sampler=sampler,
         networks=networks,
         augmentation=augmentation,
         seed=seed,
         device=device,
         chunk=chunk_size(config, device, data.image_shape),
-        component=component,
-        display=display or Display(),
-        keep_going=(stop or StopRequest()).check,
+        component=component_maker(catalog),
+        display=display,
+        keep_going=stop.check,
     )
-
-
-def initial_images(config: Config, data: LongTailedSet, sampler: Sampler, augmentation: Augmentation) -> Tensor:
-    """Float32 ``[classes * ipc, C, H, W]``: real images or noise.
-
-    A class with fewer images than IPC repeats them, every repeat under an augmentation of its own and with
-    a trace of noise: equal images would get equal gradients and stay equal for ever.
-    """
-    ipc, seed = config.run.ipc, config.run.seed
-    if config.run.init == "noise":
-        return torch.randn(data.classes * ipc, *data.image_shape, generator=generator(seed, "noise"))
-    draws, images = generator(seed, "initial images"), []
-    for label in range(data.classes):
-        chosen = sampler.representatives(label, ipc, draws)
-        real = data.normalisation.apply(data.train_images[chosen])
-        images.append(real)
-        for copy in range(len(real), ipc):
-            changed = augmentation.draw(data.image_shape, draws)(real[copy % len(real)][None])
-            images.append(changed + REPEAT_NOISE * torch.randn(changed.shape, generator=draws))
-    return torch.cat(images)
 
 
 def collect(matcher: Matcher, config: Config, data: LongTailedSet) -> DistilledSet:

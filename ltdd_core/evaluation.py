@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ltdd_core.augment import Augmentation
 from ltdd_core.catalog import Catalog
-from ltdd_core.config import DEFAULT_NAMES, Config, Selection, select
+from ltdd_core.config import DEFAULT_NAMES, Config, Selection, component_maker, select
 from ltdd_core.data import LongTailedSet
 from ltdd_core.devices import chunk_size
 from ltdd_core.errors import InputError
@@ -21,7 +21,7 @@ from ltdd_core.metrics import Row, average, row
 from ltdd_core.progress import Display
 from ltdd_core.run import StopRequest
 from ltdd_core.storage import load_tensors, save_tensors
-from ltdd_core.training import Trainer
+from ltdd_core.training import Trainer, TrainingOptions
 
 PREDICTIONS = "predictions.safetensors"
 
@@ -147,20 +147,26 @@ def test_log_probabilities(classifier: Classifier, data: LongTailedSet, trainer:
     return torch.cat(parts)
 
 
+def training_options(config: Config, learned: Mapping[str, float]) -> dict[str, TrainingOptions]:
+    """How each set trains a network; ``learned`` as :attr:`DistilledSet.training`."""
+    return {"original": config.training.original, "distilled": config.training.distilled.with_learned(learned)}
+
+
 def make_trainer(
     config: Config,
     device: torch.device,
     image_shape: tuple[int, int, int],
     *,
     seed: int,
-    learned: Mapping[str, float],
+    catalog: Catalog,
     stop: StopRequest,
     display: Display,
+    learned: Mapping[str, float] | None = None,
 ) -> Trainer:
     """What the classifiers of one table are trained with; ``learned`` as :attr:`DistilledSet.training`."""
     return Trainer(
         config.make_network,
-        {"original": config.training.original, "distilled": config.training.distilled.with_learned(learned)},
+        training_options(config, learned or {}),
         Augmentation(config.run.augment),
         seed=seed,
         device=device,
@@ -169,6 +175,7 @@ def make_trainer(
         compiled=config.compute.compile,
         keep_going=stop.check,
         started=display.training,
+        component=component_maker(catalog),
     )
 
 
@@ -190,7 +197,7 @@ class Repeated:
 def repeated_rows(
     config: Config,
     data: LongTailedSet,
-    distilled: DistilledSet,
+    distilled: DistilledSet | None,
     *,
     networks: Sequence[Selection],
     repeats: int,
@@ -201,12 +208,15 @@ def repeated_rows(
     """Score the configured head and recipe on each network, ``repeats`` seeds from ``config.run.seed`` on.
 
     Raises:
-        InputError: the distilled set is not of this data set.
+        InputError: the distilled set is not of this data set, or there is none and the recipe asks for it.
     """
-    check_fits(data, distilled)
-    # The networks learn the colours of the distilled set; another cut of the data has other statistics.
-    data = replace(data, normalisation=distilled.normalisation)
     line = line_of(config)
+    if distilled is not None:
+        check_fits(data, distilled)
+        # The networks learn the colours of the distilled set; another cut of the data has other statistics.
+        data = replace(data, normalisation=distilled.normalisation)
+    elif set(line.sets) != {"original"}:
+        raise InputError(f"recipe {config.recipe.name!r} trains on a distilled set, and there is none.")
     for network in networks:
         changed, rows = replace(config, network=network), []
         with StopRequest().listening() as stop:
@@ -216,7 +226,8 @@ def repeated_rows(
                     device,
                     data.image_shape,
                     seed=seed,
-                    learned=distilled.training,
+                    learned={} if distilled is None else distilled.training,
+                    catalog=catalog,
                     stop=stop,
                     display=display,
                 )
@@ -239,12 +250,12 @@ def check_fits(data: LongTailedSet, distilled: DistilledSet) -> None:
         raise InputError(f"data {data.name!r} has images {data.image_shape}; the distilled ones are {shape}.")
 
 
-def _row(line: Line, scores: Scores, data: LongTailedSet, distilled: DistilledSet, groups: Tensor | None) -> Row:
-    size = {"original": len(data.train_labels), "distilled": len(distilled.labels)}
+def _row(line: Line, scores: Scores, data: LongTailedSet, distilled: DistilledSet | None, groups: Tensor | None) -> Row:
+    size = {"original": len(data.train_labels), "distilled": 0 if distilled is None else len(distilled.labels)}
     return row(
         line.name,
         sum(size[name] for name in line.sets),
-        scores.log_probabilities.argmax(1),
+        scores.log_probabilities,
         data.test_labels,
         data.counts,
         groups,

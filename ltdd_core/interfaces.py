@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -37,12 +37,14 @@ class BaseOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def option(default: Value, text: str, *, source: str = "", **limits: Any) -> Value:
+def option(default: Value, text: str, *, source: str = "", component: str = "", **limits: Any) -> Value:
     """Declare one option: its default, what it does, where the default comes from, and its limits.
 
-    ``limits`` are pydantic's: ``gt``, ``ge``, ``lt``, ``le``.
+    ``component`` is the kind of component that the value names (``"head"``): an unknown name is refused as soon as
+    it is read.  ``limits`` are pydantic's: ``gt``, ``ge``, ``lt``, ``le``.
     """
-    field_info: Value = Field(default, description=text, json_schema_extra={"source": source}, **limits)
+    extra: dict[str, Any] = {"source": source, "component": component}
+    field_info: Value = Field(default, description=text, json_schema_extra=extra, **limits)
     return field_info
 
 
@@ -88,6 +90,12 @@ class DataSource(Component, ABC):
 # ---- samplers ------------------------------------------------------------------------------------
 
 
+Features = Callable[[int], Tensor]
+"""``features(label)``: float32 ``[n_c, D]`` on the CPU, of all training images of a class in the order of their
+indices, not augmented, by the run's network trained as a plain classifier on the long-tailed set.  The first call
+trains it, so what does not call it costs nothing."""
+
+
 class Sampler(Component, ABC):
     """Draws real images, as indices into the training images.  Class counts of 1 are a normal case."""
 
@@ -107,8 +115,8 @@ class Sampler(Component, ABC):
         """
 
     @abstractmethod
-    def representatives(self, label: int, ipc: int, generator: torch.Generator) -> Tensor:
-        """Indices ``[min(ipc, n_c)]`` of images that stand for a class, to start distilling from."""
+    def representatives(self, label: int, ipc: int, generator: torch.Generator, features: Features) -> Tensor:
+        """Indices ``[min(ipc, n_c)]`` of images that stand for a class: a coreset, or what distilling starts from."""
 
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -147,6 +155,8 @@ class Distillation:
     """``[classes * ipc, C, H, W]``, sorted by class, on the device."""
     initial_labels: Tensor
     """int64 ``[classes * ipc]``, on the device."""
+    initial_real: Tensor
+    """bool ``[classes * ipc]`` on the CPU: which are real images as they are, and no repeats or noise."""
     sampler: Sampler
     networks: NetworkPool
     augmentation: Augmentation
@@ -189,6 +199,8 @@ class Matcher(Component, ABC):
     decoder: ClassVar[Decoder | None] = None
     """``(stored images, labels) -> (images, labels)``, a static method, where what is stored is not what a
     network sees (several small images in one, say).  Used alike in distillation and in evaluation."""
+    iterative: ClassVar[bool] = True
+    """False: the images are what they are after :meth:`prepare`, and no step is taken."""
 
     @abstractmethod
     def prepare(self, task: Distillation) -> None:
@@ -250,6 +262,28 @@ class TrainingSet:
             images = self.normalisation.apply(images)
         return images, self.labels[indices].to(device, non_blocking=True)
 
+    def only(self, kept: Tensor) -> TrainingSet:
+        """The images of a mask, bool ``[N]``; an order stays that of the whole set with the others left out."""
+        order: EpochOrder | None = None
+        if self.order is not None:
+            whole, position = self.order, kept.cumsum(0) - 1
+
+            def order(progress: float, draws: torch.Generator) -> Tensor:
+                drawn = whole(progress, draws)
+                return position[drawn[kept[drawn]]]
+
+        return replace(self, images=self.images[kept], labels=self.labels[kept], order=order)
+
+    def hard_labels(self) -> Tensor:
+        """The class of each image, int64 ``[N]``; the likeliest one of a soft label."""
+        return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
+
+    def counts(self) -> Tensor:
+        """Images of each class, float64 ``[classes]`` on the CPU; the sums of soft labels."""
+        if self.labels.dim() == 1:
+            return torch.bincount(self.labels.cpu(), minlength=self.classes).double()
+        return self.labels.double().sum(0).cpu()
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -263,6 +297,21 @@ class Classifier(ABC):
     @abstractmethod
     def log_probabilities(self, images: Tensor) -> Tensor:
         """Log-probabilities ``[n, classes]``; -inf where a class is ruled out."""
+
+
+class Softmax(Classifier):
+    """The softmax of logits.
+
+    Args:
+        logits: ``images -> [n, classes]``: a network, or what a head makes of one.
+    """
+
+    def __init__(self, logits: Callable[[Tensor], Tensor]) -> None:
+        self.logits = logits
+
+    def log_probabilities(self, images: Tensor) -> Tensor:
+        """Log-softmax, float32 ``[n, classes]``."""
+        return self.logits(images).float().log_softmax(1)
 
 
 class ClassifierHead(Component, ABC):

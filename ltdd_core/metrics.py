@@ -1,4 +1,4 @@
-"""How good a classifier is on every class, in per cent."""
+"""How good a classifier is on every class, in per cent; docs/metrics.md says why each number is there."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from ltdd_core.data.longtail import shot_groups
 
 RECALL_FLOOR = 0.1
-"""Per cent.  The harmonic mean counts a class that is never right as if it were right this often; without a
-floor it would be 0 as soon as one class is."""
+"""Per cent.  Harmonic and geometric mean count a class that is never right as if it were right this often; without
+a floor they would be 0 as soon as one class is."""
+BINS = 15
+"""Of the calibration error, as in Guo et al. (ICML 2017)."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a result table.  Everything but ``images`` is in per cent."""
+    """One line of a result table.  Everything but ``images`` and ``confusion`` is in per cent."""
 
     name: str
     images: int
@@ -29,12 +32,25 @@ class Row:
     many: float | None
     """Mean accuracy of the classes with over 100 training images; None where there is none."""
     medium: float | None
+    """... with 20 to 100."""
     few: float | None
+    """... with fewer than 20."""
+    head: float
+    """Mean accuracy of the third of the classes with the most training images."""
+    middle: float | None
+    """... of the next third; None where there are fewer classes than thirds."""
+    tail: float | None
+    """... of the third with the fewest."""
     worst: float
     harmonic_mean: float
+    geometric_mean: float
     group_accuracy: float | None
     """How often the predicted class lies in the right group, when there is a partition."""
+    calibration_error: float
+    """How far confidence and accuracy are apart (expected calibration error)."""
     per_class: list[float]
+    confusion: list[list[float]]
+    """Test images of each true class (row) by predicted class (column)."""
 
     def to_json(self) -> dict[str, Any]:
         """The row as the command line prints it with ``--json``."""
@@ -44,42 +60,84 @@ class Row:
 def row(
     name: str,
     images: int,
-    predicted: Tensor,
+    log_probabilities: Tensor,
     labels: Tensor,
     counts: Sequence[int],
     groups: Tensor | None = None,
 ) -> Row:
-    """Score predictions.
+    """Score what a classifier says; the likeliest class is its prediction.
 
     Args:
         name: of the line.
         images: how many images trained the classifier.
-        predicted: int64 ``[N]``.
+        log_probabilities: float32 ``[N, classes]``; -inf where a class is ruled out.
         labels: int64 ``[N]``; every class occurs.
         counts: training images of each class of the long-tailed set.
         groups: int64 ``[classes]``.
     """
-    right = (predicted == labels).double()
-    total = torch.bincount(labels, minlength=len(counts))
-    recall = torch.bincount(labels, weights=right, minlength=len(counts)) / total * 100
-    shots = {shot: float(recall[members].mean()) if members else None for shot, members in shot_groups(counts).items()}
+    predicted = log_probabilities.argmax(1)
+    confusion = torch.from_numpy(confusion_matrix(labels.numpy(), predicted.numpy(), labels=range(len(counts))))
+    recall = confusion.diagonal().double() / confusion.sum(1) * 100
+    right = predicted == labels
     in_group = None if groups is None else float((groups[predicted] == groups[labels]).double().mean() * 100)
+    floored = recall.clamp(min=RECALL_FLOOR)
     return Row(
         name=name,
         images=images,
-        accuracy=float(right.mean() * 100),
+        accuracy=float(right.double().mean() * 100),
         std=float(recall.std(correction=0)),
+        **_means(recall, shot_groups(counts)),
+        **_means(recall, thirds(counts)),
         worst=float(recall.min()),
-        harmonic_mean=float(1 / (1 / recall.clamp(min=RECALL_FLOOR)).mean()),
+        harmonic_mean=float(1 / (1 / floored).mean()),
+        geometric_mean=float(floored.log().mean().exp()),
         group_accuracy=in_group,
+        calibration_error=calibration_error(log_probabilities, right),
         per_class=recall.tolist(),
-        **shots,
+        confusion=confusion.tolist(),
     )
+
+
+def thirds(counts: Sequence[int]) -> dict[str, list[int]]:
+    """Classes by rank, most images first, in three parts; the first ones are larger where three does not divide.
+
+    Unlike many, medium and few, which are by count, none is empty where there are three classes.
+    """
+    ranked = torch.tensor(sorted(range(len(counts)), key=lambda label: -counts[label]))
+    return {name: part.tolist() for name, part in zip(("head", "middle", "tail"), ranked.tensor_split(3), strict=True)}
+
+
+def calibration_error(log_probabilities: Tensor, right: Tensor) -> float:
+    """Expected calibration error in per cent (Guo et al., ICML 2017, equation 3), 15 equal bins of confidence.
+
+    Args:
+        log_probabilities: ``[N, classes]``.
+        right: bool ``[N]``, whether the likeliest class is the true one.
+    """
+    confidence = log_probabilities.double().max(1).values.exp()
+    # Bin m holds confidences from over (m - 1) / 15 to m / 15.
+    bins = torch.bucketize(confidence, torch.arange(1, BINS, dtype=torch.float64) / BINS)
+    gaps = torch.bincount(bins, weights=right.double() - confidence, minlength=BINS)
+    return float(gaps.abs().sum() / len(right) * 100)
+
+
+BY_COUNT, BY_RANK = ("many", "medium", "few"), ("head", "middle", "tail")
+
+
+def parts_of(rows: Sequence[Any]) -> tuple[str, ...]:
+    """Which parts of the classes a table of rows, or of their JSON, shows: by rank where one by count is empty."""
+    values = [one if isinstance(one, dict) else one.to_json() for one in rows]
+    known = [one for one in values if one["accuracy"] is not None]
+    return BY_RANK if any(one[part] is None for one in known for part in BY_COUNT) else BY_COUNT
 
 
 def average(rows: Sequence[Row]) -> tuple[Row, Row]:
     """Mean and population standard deviation over repeats of one line, field by field."""
     return _combine(rows, lambda values: values.mean(0)), _combine(rows, lambda values: values.std(0, correction=0))
+
+
+def _means(recall: Tensor, groups: dict[str, list[int]]) -> dict[str, Any]:
+    return {name: float(recall[members].mean()) if members else None for name, members in groups.items()}
 
 
 def _combine(rows: Sequence[Row], how: Any) -> Row:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ltdd_core.errors import InputError
 from ltdd_core.interfaces import BaseOptions, Network, option
@@ -289,6 +290,24 @@ class NetworkPool:
             layer.train()
         with torch.no_grad():
             inner.embed(self._calibration(step))
+
+
+class CosineLinear(nn.Linear):
+    """A linear layer of directions: scale times the cosine between features and the weights of each class.
+
+    Args:
+        features: D.
+        outputs: number of classes.
+        scale: of the cosines; a softmax of plain ones, which lie between -1 and 1, could hardly prefer a class.
+    """
+
+    def __init__(self, features: int, outputs: int, scale: float) -> None:
+        super().__init__(features, outputs, bias=False)
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits ``[n, outputs]`` of features ``[n, D]``."""
+        return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
 
 
 class Faster(Network):

@@ -23,6 +23,7 @@ from ltdd_core.config import Config
 from ltdd_core.errors import InputError, Interrupted
 from ltdd_core.storage import load_tensors, save_tensors, write_atomically, writing
 
+RUNS = Path("runs")
 CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
@@ -245,6 +246,14 @@ class StopRequest:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number).name
+
+
+def new_folder(stem: str) -> Path:
+    """A folder under runs/ that is not there yet."""
+    number = 1
+    while (path := RUNS / f"{stem}-{number}").exists():
+        number += 1
+    return path
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

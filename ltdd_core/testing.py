@@ -28,6 +28,7 @@ from ltdd_core.interfaces import (
     BaseOptions,
     ClassifierHead,
     Distillation,
+    Features,
     Matcher,
     Network,
     Recipe,
@@ -80,6 +81,7 @@ def tiny_task(data: LongTailedSet, sampler: Sampler, *, seed: int = 0) -> Distil
         ipc=IPC,
         initial_images=images,
         initial_labels=torch.arange(data.classes).repeat_interleave(IPC),
+        initial_real=torch.ones(data.classes * IPC, dtype=torch.bool),
         sampler=sampler,
         networks=pool,
         augmentation=Augmentation("color_crop_cutout_flip_scale_rotate"),
@@ -105,13 +107,17 @@ def check_sampler(component: type[Sampler], **options: Any) -> None:
     _check_options(component.Options)
     data = tiny_long_tailed()
     sampler = component(component.Options(**options))
+
+    def features(label: int) -> Tensor:
+        return data.train_images[data.train_labels == label].flatten(1).float()
+
     with _no_global_randomness(component):
         sampler.prepare(data)
         for label, count in enumerate(data.counts):
             for size in (1, 3, 50):
-                for draw in (sampler.of_class, sampler.representatives):
-                    first, second = (draw(label, size, generator(1, "check")) for _ in range(2))
-                    name = f"{draw.__name__}({label}, {size})"
+                for name, more in (("of_class", ()), ("representatives", (features,))):
+                    draw = getattr(sampler, name)
+                    first, second = (draw(label, size, generator(1, "check"), *more) for _ in range(2))
                     _must(torch.equal(first, second), component, f"{name} is a function of its generator")
                     _must(len(first) == min(size, count), component, f"{name} gives min(size, n_c) indices")
                     _must(len(first.unique()) == len(first), component, f"{name} repeats no image")
@@ -133,6 +139,9 @@ def check_matcher(component: type[Matcher], *, sampler: Sampler | None = None, *
         matcher.prepare(tiny_task(data, sampler or _PlainSampler(data)))
         return matcher
 
+    if not component.iterative:
+        _check_as_prepared(component, prepared)
+        return
     with _no_global_randomness(component):
         whole, states = prepared(), []
         for step in range(3):
@@ -151,6 +160,15 @@ def check_matcher(component: type[Matcher], *, sampler: Sampler | None = None, *
     _must(not torch.equal(images, prepared().distilled()[0]), component, "steps move the images")
     plain = all(isinstance(tensor, Tensor) for tensor in whole.state().values())
     _must(plain, component, "state holds tensors only")
+
+
+def _check_as_prepared(component: type[Matcher], prepared: Callable[[], Matcher]) -> None:
+    """A method that takes no steps gives the same images whenever it is prepared."""
+    with _no_global_randomness(component):
+        images, labels = prepared().distilled()
+        again, _ = prepared().distilled()
+    _must(torch.equal(images, again), component, "prepare gives the same images each time")
+    _must(images.dim() == 4 and len(labels) == len(images), component, "distilled gives images and their labels")
 
 
 def check_head(component: type[ClassifierHead], **options: Any) -> None:
@@ -227,7 +245,7 @@ class _PlainSampler(Sampler):
     def epoch(self, progress: float, generator: torch.Generator) -> Tensor:
         return torch.randperm(len(self.labels), generator=generator)
 
-    def representatives(self, label: int, ipc: int, generator: torch.Generator) -> Tensor:
+    def representatives(self, label: int, ipc: int, generator: torch.Generator, features: Features) -> Tensor:
         return self.of_class(label, ipc, generator)
 
 
@@ -253,7 +271,15 @@ def _trainer() -> Trainer:
         "distilled": training.distilled.with_learned({}),
     }
     make: Callable[..., Network] = tiny_network
-    return Trainer(make, dict(options), Augmentation("none"), seed=0, device=torch.device("cpu"), chunk=16)
+    return Trainer(
+        make,
+        dict(options),
+        Augmentation("none"),
+        seed=0,
+        device=torch.device("cpu"),
+        chunk=16,
+        component=_component,
+    )
 
 
 def _check_options(options: type[BaseOptions]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,13 @@ from ltdd_core.seeding import generator, global_generator
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """``(logits [n, outputs], labels [n] or [n, outputs]) -> scalar``, the mean over the images of a loss of each."""
+LossSchedule = Callable[[float], Loss]
+"""``progress -> loss`` of an epoch; progress goes from 0 in the first epoch to 1 in the last."""
+LastLayer = Callable[[int, int], nn.Linear]
+"""``(features, outputs) -> last layer`` of a network; it draws initial weights as ``torch.nn`` does."""
+
+CLASSES = "classes"
+"""What is trained, unless a head says otherwise."""
 
 
 class TrainingOptions(BaseOptions):
@@ -41,6 +49,7 @@ def train(
     options: TrainingOptions,
     *,
     loss: Loss,
+    loss_at: LossSchedule | None = None,
     augmentation: Augmentation,
     seed: int,
     purpose: str,
@@ -54,8 +63,11 @@ def train(
 ) -> Network:
     """Train ``network`` in place on ``data`` and return it in eval mode, its parameters frozen.
 
+    Parameters that need no gradient stay as they are.
+
     Args:
         loss: of logits and the labels of ``data``.
+        loss_at: instead of ``loss`` where it changes from epoch to epoch.
         purpose: names the random draws; the same seed and purpose give the same network.
         keep_going: called before every step; raises to stop.
         start: epochs that ``network`` has behind it.  What SGD remembers of them is gone, so momentum must be 0.
@@ -70,17 +82,17 @@ def train(
     """
     if start and options.momentum:
         raise ValueError("training with momentum cannot go on from the weights alone")
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
-    )
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
     shape, faster = _shape(data), Faster(network, precision, compiled)
     batch_norm = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     at_once = options.batch if batch_norm or chunk is None else chunk
     for epoch in range(start, options.epochs):
         optimizer.param_groups[0]["lr"] = options.lr * _factor(options, epoch)
-        draws = generator(seed, f"{purpose}: epoch", epoch)
+        draws, progress = generator(seed, f"{purpose}: epoch", epoch), epoch / max(1, options.epochs - 1)
+        current = loss if loss_at is None else loss_at(progress)
         with global_generator(seed, f"{purpose}: dropout", epoch):
-            for indices in _epoch_order(data, epoch, options.epochs, draws).split(options.batch):
+            for indices in _epoch_order(data, progress, draws).split(options.batch):
                 keep_going()
                 if len(indices) == 0:  # a sampler that drew none of the few images of this stage
                     continue
@@ -88,9 +100,9 @@ def train(
                 images, labels = data.batch(indices, device)
                 images = augmentation.draw(shape, draws, len(images))(images)
                 optimizer.zero_grad(set_to_none=True)
-                backward_in_chunks(faster, images, labels, loss, at_once)
+                backward_in_chunks(faster, images, labels, current, at_once)
                 optimizer.step()
-        if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
+        if not all(torch.isfinite(parameter).all() for parameter in learning):
             raise RunFailed(
                 f"training of {purpose} diverged in epoch {epoch + 1}: its weights are not finite. "
                 f"Use a smaller learning rate than {options.lr:g}."
@@ -107,6 +119,30 @@ def backward_in_chunks(network: Network, images: Tensor, labels: Tensor, loss: L
     """
     for part, own in zip(images.split(chunk), labels.split(chunk), strict=True):
         (loss(network(part), own) * (len(part) / len(images))).backward()
+
+
+class Relayered(Network):
+    """A frozen network under another last layer, which learns.
+
+    Args:
+        body: gives the features.
+        linear: the last layer.
+    """
+
+    def __init__(self, body: Network, linear: nn.Linear) -> None:
+        super().__init__()
+        self.body, self.linear = body.requires_grad_(False), linear
+
+    def train(self, mode: bool = True) -> Relayered:
+        """Only the last layer has a training mode: batch normalisation of the body keeps its averages."""
+        super().train(mode)
+        self.body.eval()
+        return self
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features ``[n, D]`` of the body."""
+        with torch.no_grad():
+            return self.body.embed(images)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -131,10 +167,14 @@ def _train_mode(network: Network, batch_norm: Sequence[nn.Module], images: int) 
             layer.eval()
 
 
-def _epoch_order(data: TrainingSet, epoch: int, epochs: int, draws: torch.Generator) -> Tensor:
+def _epoch_order(data: TrainingSet, progress: float, draws: torch.Generator) -> Tensor:
     if data.order is None:
         return torch.randperm(len(data), generator=draws)
-    return data.order(epoch / max(1, epochs - 1), draws)
+    return data.order(progress, draws)
+
+
+def _no_components(kind: str, section: Mapping[str, Any]) -> Any:
+    raise ValueError(f"this trainer was made without a way to find a {kind}")
 
 
 class Trainer:
@@ -142,6 +182,13 @@ class Trainer:
 
     Training the same thing twice returns the network of the first time: a two-stage head that needs the
     plain classifier to find its groups shares it with the table's first row.
+    """
+
+    component: Callable[[str, Mapping[str, Any]], Any]
+    """``component("head", {"name": "cosine"})``: an instance of another component, by name.
+
+    Raises:
+        InputError: an unknown name or option.
     """
 
     def __init__(
@@ -157,57 +204,135 @@ class Trainer:
         compiled: bool = False,
         keep_going: Callable[[], None] = lambda: None,
         started: Callable[[str], None] = lambda purpose: None,
+        component: Callable[[str, Mapping[str, Any]], Any] = _no_components,
     ) -> None:
         self.make, self.options, self.augmentation = make, options, augmentation
         self.seed, self.device, self.chunk = seed, device, chunk
         self.precision, self.compiled = precision, compiled
-        self.keep_going, self._started = keep_going, started
+        self.keep_going, self._started, self.component = keep_going, started, component
         self._trained: dict[tuple[str, str], Network] = {}
+        self._part: str | None = None
+
+    def with_options(self, options: dict[str, TrainingOptions]) -> Trainer:
+        """The same trainer, which knows what is trained already; options of those sets must not differ."""
+        other = copy.copy(self)
+        other.options = options
+        return other
+
+    def part(self, name: str) -> Trainer:
+        """The same trainer for a part of a classifier, such as one of its stages.
+
+        What is trained for ``"classes"`` in it is trained for ``name``, so that a head can train that part as
+        if it were all of a classifier.
+        """
+        part = copy.copy(self)
+        part._part = name
+        return part
 
     def train(
-        self, data: TrainingSet, *, outputs: int, purpose: str = "classes", loss: Loss = cross_entropy
+        self,
+        data: TrainingSet,
+        *,
+        outputs: int,
+        purpose: str = CLASSES,
+        loss: Loss = cross_entropy,
+        loss_at: LossSchedule | None = None,
+        layer: LastLayer | None = None,
     ) -> Network:
         """A network with ``outputs`` logits, trained on ``data``.
 
         Args:
             purpose: names what is trained; with the name of the set it is the key under which the network is
-                kept, so different losses and targets need different purposes.
+                kept, so different losses, layers and targets need different purposes.
+            loss: of logits and labels.
+            loss_at: instead of ``loss`` where it changes from epoch to epoch.
+            layer: makes the last layer, where it is not the network's own.
 
         Raises:
             RunFailed: training diverged.
         """
+        purpose = self._full(purpose)
         key = data.name, purpose
         if key not in self._trained:
             self._started(f"{purpose} on the {data.name} set")
             with global_generator(self.seed, f"weights for {purpose} on {data.name}"):
-                network = self.make(_shape(data), outputs).to(self.device)
-            self._trained[key] = self._train(network, data, purpose, loss)
+                network = self.make(_shape(data), outputs)
+                if layer is not None:
+                    network.linear = layer(network.linear.in_features, outputs)
+            options, advice = self.options[data.name], f"training.{data.name}.lr"
+            own = network.to(self.device)
+            self._trained[key] = self._train(own, data, options, purpose, loss, loss_at, advice)
         return self._trained[key]
 
-    def _train(self, network: Network, data: TrainingSet, purpose: str, loss: Loss) -> Network:
+    def retrain(
+        self,
+        network: Network,
+        data: TrainingSet,
+        options: TrainingOptions,
+        *,
+        layer: LastLayer,
+        purpose: str,
+        loss: Loss = cross_entropy,
+    ) -> Network:
+        """A trained network, which stays as it is, under a new last layer that is trained alone.
+
+        Args:
+            network: from :meth:`train`.
+            options: of this training; the head's own.
+            layer: makes the last layer.
+            purpose: names what is trained, as in :meth:`train`.
+
+        Raises:
+            RunFailed: training diverged.
+        """
+        purpose = self._full(purpose)
+        key = data.name, purpose
+        if key not in self._trained:
+            self._started(f"{purpose} on the {data.name} set")
+            with global_generator(self.seed, f"weights for {purpose} on {data.name}"):
+                relayered = Relayered(network, layer(network.linear.in_features, network.linear.out_features))
+            own = relayered.to(self.device)
+            self._trained[key] = self._train(own, data, options, purpose, loss, None, "head.lr")
+        return self._trained[key]
+
+    def _full(self, purpose: str) -> str:
+        if self._part is None:
+            return purpose
+        return self._part if purpose == CLASSES else f"{self._part}: {purpose}"
+
+    def _train(
+        self,
+        network: Network,
+        data: TrainingSet,
+        options: TrainingOptions,
+        purpose: str,
+        loss: Loss,
+        loss_at: LossSchedule | None,
+        option: str,
+    ) -> Network:
+        # The body of a relayered network was made fast when it was trained.
+        plain = isinstance(network, Relayered)
+        precision, compiled = ("fp32", False) if plain else (self.precision, self.compiled)
         try:
             trained = train(
                 network,
                 data,
-                self.options[data.name],
+                options,
                 loss=loss,
+                loss_at=loss_at,
                 augmentation=self.augmentation,
                 seed=self.seed,
                 purpose=f"{purpose} on {data.name}",
                 device=self.device,
                 keep_going=self.keep_going,
                 chunk=self.chunk,
-                precision=self.precision,
-                compiled=self.compiled,
+                precision=precision,
+                compiled=compiled,
             )
         except RunFailed as error:
-            advice = (
-                f"Set training.{data.name}.lr; what is distilled is saved, and ltdd evaluate RUN takes the same "
-                f"--set training.{data.name}.lr=..."
-            )
+            advice = f"Set {option}; what is distilled is saved, and ltdd evaluate RUN takes --set {option}=... too."
             raise RunFailed(f"{error} {advice}") from error
-        plain = self.precision == "fp32" and not self.compiled
-        return trained if plain else Faster(trained, self.precision, self.compiled).eval()
+        return Faster(trained, precision, compiled).eval() if compiled or precision != "fp32" else trained
 
     def features(self, network: Network, data: TrainingSet) -> Tensor:
         """Features ``[N, D]`` of all images of a set, in float32 on the CPU, without augmentation."""

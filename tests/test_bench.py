@@ -219,6 +219,28 @@ def test_heads_of_other_options_do_not_share_what_differs(ltdd):
     assert {name: both[name] for name in lines} == {name: alone[name] for name in lines}
 
 
+def test_losses_with_other_options_do_not_share_what_differs(ltdd):
+    original = {"recipe": {"name": "direct", "data": "original"}}
+    one, two = (
+        {"name": f"tau {tau}", **original, "head": {"name": "logit-adjustment", "tau": tau}} for tau in (0.5, 2.0)
+    )
+    whole = {"methods": ["dm"], "seeds": [0]}
+    for name, lines in (("both", [one, two]), ("one", [one]), ("two", [two])):
+        assert ltdd("bench", write(f"{name}.yaml", lines=lines, **whole), "--quiet").exit_code == 0
+    both, alone = contents("runs/bench-both"), {**contents("runs/bench-one"), **contents("runs/bench-two")}
+    lines = [name for name in both if name.startswith("lines/") and "logit-adjustment" in name]
+    assert len(lines) == 2
+    assert both[lines[0]] != both[lines[1]]
+    assert {name: both[name] for name in lines} == {name: alone[name] for name in lines}
+
+
+def test_stages_of_the_same_head_are_trained_once_for_all_methods(ltdd):
+    line = {"name": "original + {method}", "plugins": "twostage", "head": {"stage1": "balanced-softmax"}}
+    result = ltdd("bench", write("grid.yaml", lines=[line], seeds=[0]))
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("groups: balanced softmax on the original set") == 1
+
+
 def test_what_a_line_changes_does_not_distil_again(ltdd):
     write("grid.yaml", methods=["dm"], seeds=[0])
     assert ltdd("bench", "grid.yaml", "--out", "out").exit_code == 0

@@ -19,9 +19,13 @@ from ltdd_core.plugins import load_plugins
 DISTILL = ("distill", "--method", "dm", *TINY)
 ROWS = ["original, direct", "distilled, direct", "two-stage, original + distilled"]
 ROW = {
-    *("name", "images", "accuracy", "std", "many", "medium", "few", "worst", "harmonic_mean", "group_accuracy"),
-    "per_class",
+    *("name", "images", "accuracy", "std", "many", "medium", "few", "head", "middle", "tail", "worst"),
+    *("harmonic_mean", "geometric_mean", "group_accuracy", "calibration_error", "per_class", "confusion"),
 }
+SAMPLERS = [
+    *("class-balanced", "effective-number", "herding", "instance", "k-center", "progressive", "random"),
+    "square-root",
+]
 CATALOG = Catalog(load_plugins())
 COMPONENTS = [(kind, name) for kind in KINDS if kind != "preset" for name in CATALOG.names(kind)]
 
@@ -165,6 +169,57 @@ def test_a_bug_shows_its_traceback_and_exit_code_1(site, tmp_path, monkeypatch):
     assert done.stderr.rstrip().endswith("KeyError: 'a bug'")
 
 
+# ---- train ---------------------------------------------------------------------------------------
+
+TRAIN = ("train", "--set", "network.width=4", "--set", "training.original.epochs=1")
+
+
+def test_train_scores_the_original_set_without_a_method(ltdd, tmp_path):
+    result = ltdd(*TRAIN, "--head", "balanced-softmax", "--network", "mlp", "--network", "convnet-d3", "--repeats", 2)
+    assert result.exit_code == 0, result.output
+    assert "original, balanced softmax, 342 images; per cent, mean of 2 seeds" in " ".join(result.stdout.split())
+    assert re.search(r"convnet-d3 +[0-9.]+±[0-9.]+ ", result.stdout)
+    folder = tmp_path / "here" / "runs" / "digits-lt-balanced-softmax-seed0-1"
+    assert str(folder.relative_to(tmp_path / "here")) in result.stderr
+    document = json.loads((folder / "report.json").read_text())
+    assert [row["network"] for row in document["rows"]] == ["mlp", "convnet-d3"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["head"]["name"] == "balanced-softmax"
+
+
+def test_train_json_is_the_report(ltdd, tmp_path):
+    result = ltdd(*TRAIN, "--plugin", "twostage", "--out", tmp_path / "mine", "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    document = json.loads(result.stdout)
+    assert document == json.loads((tmp_path / "mine" / "report.json").read_text())
+    assert [row["name"] for row in document["rows"]] == ["two-stage, original + original"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--head", "balanced-softmx"), "unknown head 'balanced-softmx'. Did you mean 'balanced-softmax'?"),
+        (("--set", "head.tau=1"), "unknown head option 'tau'"),
+        (("--set", "head.stage1=nome", "--head", "twostage"), "head.stage1: unknown head 'nome'"),
+        (("--set", "recipe.data=distilled"), None),
+    ],
+)
+def test_train_answers_what_is_wrong_with_one_line(options, message, ltdd, tmp_path):
+    result = ltdd(*TRAIN, *options)
+    if message is None:  # whatever is said, the original images train
+        assert "original, direct" in result.output
+        return
+    assert message in one_line_error(result)
+    assert not (tmp_path / "here" / "runs").exists()
+
+
+def test_train_never_writes_into_a_folder_that_holds_something(ltdd, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert str(tmp_path / "mine") in one_line_error(ltdd(*TRAIN, "--out", tmp_path / "mine"))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
 # ---- evaluate ------------------------------------------------------------------------------------
 
 
@@ -172,8 +227,8 @@ def test_evaluate_scores_networks_over_several_seeds(ltdd, finished):
     command = ("evaluate", finished, "--head", "linear", "--network", "convnet-d3", "--network", "mlp", "--repeats", 2)
     table = ltdd(*command)
     assert table.exit_code == 0, table.output
-    assert "2 seed(s)" in table.stdout
-    assert re.search(r"mlp.*distilled, direct.*20.*±", table.stdout)
+    assert "distilled, direct, 20 images; per cent, mean of 2 seeds" in " ".join(table.stdout.split())
+    assert re.search(r"mlp +[0-9.]+±[0-9.]+ ", table.stdout)
     result = ltdd(*command, "--json", "--quiet")
     document = json.loads(result.stdout)
     assert result.stderr == ""
@@ -288,7 +343,7 @@ def test_plugins_lists_what_is_installed_from_where_and_what_it_offers(ltdd):
         "module": "ltdd_samplers",
         "state": "built-in",
         "reason": "",
-        "offers": {"sampler": ["class-balanced", "instance", "square-root"]},
+        "offers": {"sampler": SAMPLERS},
     }
 
 
@@ -329,10 +384,10 @@ def test_describe_shows_defaults_types_and_where_defaults_come_from(ltdd):
 
 def test_describe_lists_a_kind_and_shows_presets(ltdd):
     listed = json.loads(ltdd("describe", "sampler", "--json").stdout)
-    assert [row["name"] for row in listed] == ["class-balanced", "instance", "square-root"]
+    assert [row["name"] for row in listed] == SAMPLERS
     assert all(row["about"] for row in listed)
     lines = ltdd("describe", "sampler").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["class-balanced", "instance", "square-root"]
+    assert [line.split()[0] for line in lines] == SAMPLERS
     shown = ltdd("describe", "preset", "dm-paper").stdout
     assert re.search(r"^iterations: 20000 +# DM, public code$", shown, re.MULTILINE)
     shown_values = yaml.safe_load(shown)

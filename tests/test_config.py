@@ -195,7 +195,7 @@ WRONG = [
     ({"ipc": None}, "ipc must be a whole number, not None."),
     ({"ipc": 0}, "ipc must be at least 1, not 0."),
     ({"ipc": {"x": [1]}}, "ipc must be a whole number, not {'x': [1]}."),
-    ({"init": "reel"}, "init must be 'real' or 'noise', not 'reel'."),
+    ({"init": "reel"}, "init: unknown way to start 'reel'. Did you mean 'real'? Available: "),
     ({"plugins": 3}, "plugins must be a list of names, not 3."),
     ({"head": None}, "head is a name, or a mapping with a name and options."),
     ({"head": {"name": 3}}, "head.name must be a name, not 3."),
@@ -250,7 +250,7 @@ def test_the_origin_is_the_layer_whose_value_counts():
 
 
 def test_a_configuration_needs_a_method():
-    with pytest.raises(InputError, match=r"name a method: --method dc\|dm"):
+    with pytest.raises(InputError, match=r"name a method: --method coreset\|dc\|dm"):
         resolve(CATALOG, [Layer("x", {"ipc": 3})])
 
 
@@ -295,7 +295,7 @@ TREES = st.fixed_dictionaries(
     optional={
         "ipc": st.integers(1, 50),
         "seed": st.integers(0, 2**31),
-        "init": st.sampled_from(["real", "noise"]),
+        "init": st.sampled_from(["real", "noise", "herding"]),
         "plugins": st.sampled_from([[], ["twostage"]]),
         "data": st.fixed_dictionaries(
             {"name": st.sampled_from(["digits-lt", "folder", "cifar10-lt"])},

@@ -17,14 +17,13 @@ import ltdd_core
 from ltdd_core import configure
 from ltdd_core.cli import cli
 from ltdd_core.plugins import load_plugins
-from ltdd_core.testing import check_matcher
+from ltdd_core.testing import check_head, check_matcher
 
 TOP = Path(__file__).parent.parent
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
-SHORT = [
-    *("--iterations", "2", "--set", "network.width=4"),
-    *("--set", "training.original.epochs=1", "--set", "training.distilled.epochs=1"),
-]
+NARROW = ["--set", "network.width=4"]
+TRAINED = [*NARROW, "--set", "training.original.epochs=1", "--set", "training.distilled.epochs=1"]
+SHORT = {"distill": ["--iterations", "2", *TRAINED], "train": TRAINED, "experts": NARROW}
 SHORT_PYTHON = "training={'original': {'epochs': 1}, 'distilled': {'epochs': 1}}, network={'width': 4}, iterations=2"
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -49,7 +48,7 @@ def run_commands(text):
         if not words or words[0] != "ltdd":
             assert words == ["pip", "install", "-e", "."], f"not a command of ours: {line}"
             continue
-        short = SHORT if words[1] == "distill" and "--resume" not in words else []
+        short = [] if "--resume" in words else SHORT.get(words[1], [])
         result = CliRunner().invoke(cli, [*words[1:], *short])
         assert result.exit_code == 0, f"{line}\n{result.output}"
 
@@ -93,11 +92,19 @@ def test_the_plain_snippet_learns(tmp_path, monkeypatch):
     assert sum(right) / len(right) > 0.5
 
 
-@pytest.mark.parametrize("name", ["first-run.md", "configuration.md"])
+@pytest.mark.parametrize("name", ["first-run.md", "configuration.md", "heads.md", "mtt.md", "samplers.md"])
 def test_the_commands_of_a_page_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for commands in blocks(TOP / "docs" / name, "sh"):
         run_commands(commands)
+
+
+def test_the_head_of_the_guide_to_heads_keeps_the_contract():
+    (own_head,) = blocks(TOP / "docs" / "heads.md", "python")
+    plugin = types.ModuleType("your_module")
+    exec(own_head, vars(plugin))
+    load_plugins().manager.register(plugin, name="smoothed")
+    check_head(plugin.SmoothedHead)
 
 
 def test_configuration_snippets_are_valid():

@@ -190,7 +190,7 @@ class Ageing(Sampler):
     def epoch(self, progress, generator):
         return torch.randperm(self.size, generator=generator).roll(round(100 * progress))
 
-    def representatives(self, label, ipc, generator):
+    def representatives(self, label, ipc, generator, features):
         raise NotImplementedError
 
 

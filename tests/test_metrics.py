@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltdd_core.metrics import RECALL_FLOOR, average, row
+from ltdd_core.metrics import RECALL_FLOOR, average, calibration_error, parts_of, row, thirds
 
 
 @st.composite
@@ -19,21 +19,35 @@ def predictions(draw):
     labels = list(range(classes)) + draw(st.lists(label, max_size=30))
     predicted = draw(st.lists(label, min_size=len(labels), max_size=len(labels)))
     groups = draw(st.none() | st.lists(st.integers(0, 2), min_size=classes, max_size=classes))
-    return predicted, labels, counts, groups
+    sure = st.floats(1.01 / classes, 1.0) | st.sampled_from([0.6, 0.8, 1.0])
+    confidences = draw(st.lists(sure, min_size=len(labels), max_size=len(labels)))
+    return predicted, labels, counts, groups, confidences
 
 
 def mean(values):
     return sum(values) / len(values) if values else None
 
 
-def literal(predicted, labels, counts, groups):
+def literal(predicted, labels, counts, groups, confidences):
     pairs = list(zip(predicted, labels, strict=True))
+    confidences = likeliest(predicted, confidences, len(counts)).max(1).values.exp().tolist()  # rounded alike
     recall = []
     for c in range(len(counts)):
         own = [p for p, label in pairs if label == c]
         recall.append(100 * sum(p == c for p in own) / len(own))
     middle = sum(recall) / len(recall)
+    floored = [max(r, RECALL_FLOOR) for r in recall]
+    ranked = sorted(range(len(counts)), key=lambda c: (-counts[c], c))
+    size = [len(counts) // 3 + (part < len(counts) % 3) for part in range(3)]
+    parts = [ranked[: size[0]], ranked[size[0] : size[0] + size[1]], ranked[size[0] + size[1] :]]
+    head, mid, tail = (mean([recall[c] for c in part]) for part in parts)
     return {
+        "head": head,
+        "middle": mid,
+        "tail": tail,
+        "geometric_mean": math.prod(floored) ** (1 / len(floored)),
+        "calibration_error": literal_calibration(confidences, [p == label for p, label in pairs]),
+        "confusion": [[sum(pair == (p, c) for pair in pairs) for p in range(len(counts))] for c in range(len(counts))],
         "accuracy": 100 * sum(p == label for p, label in pairs) / len(pairs),
         "std": math.sqrt(sum((r - middle) ** 2 for r in recall) / len(recall)),
         "many": mean([r for r, n in zip(recall, counts, strict=True) if n > 100]),
@@ -46,9 +60,29 @@ def literal(predicted, labels, counts, groups):
     }
 
 
-def scored(predicted, labels, counts, groups, name="line"):
+def literal_calibration(confidences, right):
+    """The sum over bins (m - 1) / 15 < confidence <= m / 15."""
+    total = 0.0
+    for m in range(1, 16):
+        own = [i for i, value in enumerate(confidences) if (m - 1) / 15 < value <= m / 15]
+        if own:
+            accuracy, confidence = mean([float(right[i]) for i in own]), mean([confidences[i] for i in own])
+            total += len(own) / len(confidences) * abs(accuracy - confidence)
+    return 100 * total
+
+
+def likeliest(predicted, confidences, classes):
+    """Log-probabilities float64 whose largest is that of the predicted class; the others share the rest."""
+    rest = (1 - torch.tensor(confidences, dtype=torch.float64)) / (classes - 1)
+    found = rest[:, None].repeat(1, classes)
+    found[torch.arange(len(predicted)), torch.tensor(predicted)] = torch.tensor(confidences, dtype=torch.float64)
+    return found.log()
+
+
+def scored(predicted, labels, counts, groups, confidences=None, name="line"):
     groups = None if groups is None else torch.tensor(groups)
-    return row(name, 7, torch.tensor(predicted), torch.tensor(labels), counts, groups)
+    found = likeliest(predicted, confidences or [0.9] * len(predicted), len(counts))
+    return row(name, 7, found, torch.tensor(labels), counts, groups)
 
 
 @given(predictions())
@@ -58,6 +92,7 @@ def test_a_row_is_what_loops_say(case):
     assert found.pop("name") == "line"
     assert found.pop("images") == 7
     assert set(found) == set(expected)
+    assert found.pop("confusion") == expected.pop("confusion")
     for key, value in expected.items():
         assert found[key] == (None if value is None else pytest.approx(value, abs=1e-9)), key
 
@@ -67,6 +102,35 @@ def test_shot_groups_end_at_100_and_20_images():
     assert (found.many, found.medium, found.few) == (100, 50, 100)
     found = scored([0, 0], [0, 1], [50, 50], None)
     assert (found.many, found.medium, found.few, found.group_accuracy) == (None, 50, None, None)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([5, 90, 20, 20], [[1, 2], [3], [0]]),
+        ([9, 8, 7], [[0], [1], [2]]),
+        ([1, 2], [[1], [0], []]),
+        ([1] * 10, [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]),
+    ],
+)
+def test_thirds_are_by_rank(counts, expected):
+    assert list(thirds(counts).values()) == expected
+
+
+def test_a_table_shows_thirds_where_a_part_by_count_is_empty():
+    full = scored([0, 1, 2], [0, 1, 2], [101, 20, 1], None)
+    no_few = scored([0, 1, 2], [0, 1, 2], [101, 20, 20], None)
+    assert parts_of([full]) == parts_of([full.to_json()]) == ("many", "medium", "few")
+    assert parts_of([full, no_few]) == ("head", "middle", "tail")
+
+
+def test_calibration_by_hand():
+    found = torch.tensor([[0.95, 0.05], [0.95, 0.05], [0.7, 0.3], [0.3, 0.7]], dtype=torch.float64).log()
+    right = torch.tensor([True, False, True, True])
+    assert calibration_error(found, right) == pytest.approx(100 * (2 * abs(0.5 - 0.95) + 2 * abs(1 - 0.7)) / 4)
+    certain = torch.tensor([[0.0, -math.inf], [0.0, -math.inf]])
+    assert calibration_error(certain, torch.tensor([True, True])) == 0
+    assert calibration_error(certain, torch.tensor([True, False])) == pytest.approx(50)
 
 
 def test_a_class_that_is_never_right_does_not_make_the_harmonic_mean_zero():
@@ -82,11 +146,11 @@ def test_the_group_can_be_right_where_the_class_is_wrong():
 @given(predictions(), st.integers(1, 4), st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
 def test_repeats_are_averaged_field_by_field(case, repeats, random):
-    predicted, labels, counts, groups = case
+    predicted, labels, counts, groups, confidences = case
     rows = []
     for _ in range(repeats):
         random.shuffle(predicted)
-        rows.append(scored(predicted, labels, counts, groups))
+        rows.append(scored(predicted, labels, counts, groups, confidences))
     means, deviations = average(rows)
     for key, value in rows[0].to_json().items():
         values = [one.to_json()[key] for one in rows]

@@ -20,7 +20,19 @@ from ltdd_core.catalog import KINDS, Catalog
 from ltdd_core.plugins import load_plugins
 
 ROOT = Path(__file__).parent.parent
-BUILT_IN = ["core", "dc", "dm", "hierarchical", "linear", "mtt", "samplers", "twostage"]
+BUILT_IN = [
+    "core",
+    "coreset",
+    "dc",
+    "decoupled",
+    "dm",
+    "hierarchical",
+    "linear",
+    "losses",
+    "mtt",
+    "samplers",
+    "twostage",
+]
 
 
 def states(plugins):

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from ltdd_core import LongTailedSet, PerChannel, generator
 from ltdd_core.interfaces import BaseOptions
+from ltdd_samplers.coreset import HerdingSampler, KCenterSampler, centres, herd
+from ltdd_samplers.effective import EffectiveNumberSampler
 from ltdd_samplers.power import ClassBalancedSampler, InstanceSampler, SquareRootSampler
+from ltdd_samplers.progressive import ProgressiveSampler
 
 SAMPLERS = [InstanceSampler, SquareRootSampler, ClassBalancedSampler]
 COUNTS = (300, 90, 27, 8, 1)
@@ -22,10 +25,39 @@ def long_tailed(counts):
     return LongTailedSet("toy", images, labels, images, labels, names, PerChannel((0.0,), (1.0,)), tuple(counts))
 
 
-def prepared(sampler, counts=COUNTS):
-    made, data = sampler(BaseOptions()), long_tailed(counts)
+def prepared(sampler, counts=COUNTS, **options):
+    made, data = sampler(sampler.Options(**options)), long_tailed(counts)
     made.prepare(data)
     return made, data.train_labels
+
+
+def no_features(label):
+    raise AssertionError("features cost a training and are not needed")
+
+
+def chi_square_of(made, labels, weights, progress, epochs=50):
+    """Of the classes drawn against those expected."""
+    drawn = torch.cat([labels[made.epoch(progress, generator(seed, "epoch"))] for seed in range(epochs)])
+    assert len(drawn) == epochs * len(labels)
+    expected = [len(drawn) * weight / sum(weights) for weight in weights]
+    times = torch.bincount(drawn, minlength=len(weights)).tolist()
+    return sum((a - b) ** 2 / b for a, b in zip(times, expected, strict=True))
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.25, 0.5, 1.0])
+def test_progressive_balance_goes_from_images_to_classes(progress):
+    made, labels = prepared(ProgressiveSampler)
+    weights = [(1 - progress) * n / sum(COUNTS) + progress / len(COUNTS) for n in COUNTS]
+    assert made.weights(progress).tolist() == pytest.approx(weights, rel=1e-12)
+    assert chi_square_of(made, labels, weights, progress) < 25  # as below
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.99, 0.9999])
+def test_the_effective_number_decides(beta):
+    made, labels = prepared(EffectiveNumberSampler, beta=beta)
+    weights = [n * (1 - beta) / (1 - beta**n) for n in COUNTS]
+    assert made.weights(0.5).tolist() == pytest.approx(weights, rel=1e-12)
+    assert chi_square_of(made, labels, weights, 0.5) < 25
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -68,17 +100,23 @@ def test_the_instance_sampler_sees_every_image_once_in_a_new_order_each_time():
     st.lists(st.integers(1, 30), min_size=2, max_size=6),
     st.integers(1, 40),
     st.integers(0, 1000),
-    st.sampled_from(["of_class", "representatives"]),
+    st.booleans(),
 )
 @settings(max_examples=80, deadline=None)
-def test_draws_of_a_class_do_not_repeat_and_take_all_of_a_small_class(sampler, counts, size, seed, method):
+def test_draws_of_a_class_do_not_repeat_and_take_all_of_a_small_class(sampler, counts, size, seed, stand_for_it):
     made, labels = prepared(sampler, counts)
     for label, count in enumerate(counts):
-        drawn = getattr(made, method)(label, size, generator(seed, "draw"))
+
+        def draw(label=label):
+            if stand_for_it:
+                return made.representatives(label, size, generator(seed, "draw"), no_features)
+            return made.of_class(label, size, generator(seed, "draw"))
+
+        drawn = draw()
         assert len(drawn) == min(size, count)
         assert len(set(drawn.tolist())) == len(drawn)
         assert (labels[drawn] == label).all()
-        assert torch.equal(drawn, getattr(made, method)(label, size, generator(seed, "draw")))
+        assert torch.equal(drawn, draw())
 
 
 def test_every_image_of_a_class_comes_up_in_small_draws():
@@ -95,14 +133,14 @@ def test_an_epoch_is_a_function_of_its_generator_and_leaves_the_global_one_alone
     before = torch.random.get_rng_state()
     first = made.epoch(0.3, generator(1, "epoch"))
     made.of_class(0, 5, generator(1, "draw"))
-    made.representatives(0, 5, generator(1, "draw"))
+    made.representatives(0, 5, generator(1, "draw"), no_features)
     torch.rand(3)  # somebody else's draw changes nothing
     assert torch.equal(first, made.epoch(0.3, generator(1, "epoch")))
     assert not torch.equal(first, made.epoch(0.3, generator(2, "epoch")))
     torch.random.set_rng_state(before)
     made.epoch(0.3, generator(1, "epoch"))
     made.of_class(0, 5, generator(1, "draw"))
-    made.representatives(0, 5, generator(1, "draw"))
+    made.representatives(0, 5, generator(1, "draw"), no_features)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -114,3 +152,89 @@ def test_classes_need_not_be_sorted(sampler):
     assert labels[made.of_class(1, 9, generator(0, "draw"))].tolist() == [1, 1, 1]
     drawn = torch.cat([made.epoch(0.0, generator(seed, "epoch")) for seed in range(100)])
     assert set(drawn.tolist()) == set(range(10))
+
+
+# ---- coresets ------------------------------------------------------------------------------------
+
+POINTS = st.integers(1, 9).flatmap(
+    lambda n: st.lists(st.lists(st.integers(-9, 9), min_size=3, max_size=3), min_size=n, max_size=n)
+)
+
+
+def norm(vector):
+    return sum(value * value for value in vector) ** 0.5
+
+
+def literal_herd(points, size):
+    """Algorithm 4 of iCaRL, word for word; the first of equals."""
+    unit = [[value / max(norm(point), 1e-12) for value in point] for point in points]
+    mean = [sum(column) / len(unit) for column in zip(*unit, strict=True)]
+    chosen = []
+    for k in range(1, min(size, len(unit)) + 1):
+        gaps = {}
+        for x in range(len(unit)):
+            if x in chosen:
+                continue
+            total = [sum(unit[j][d] for j in [*chosen, x]) for d in range(3)]
+            gaps[x] = norm([m - t / k for m, t in zip(mean, total, strict=True)])
+        least = min(gaps.values())
+        chosen.append(next(x for x, gap in gaps.items() if gap <= least + 1e-9))
+    return chosen
+
+
+def gap_of(points, chosen):
+    unit = [[value / max(norm(point), 1e-12) for value in point] for point in points]
+    mean = [sum(column) / len(unit) for column in zip(*unit, strict=True)]
+    total = [sum(unit[j][d] for j in chosen) / len(chosen) for d in range(3)]
+    return norm([m - t for m, t in zip(mean, total, strict=True)])
+
+
+@given(POINTS, st.integers(1, 12))
+@settings(max_examples=150, deadline=None)
+def test_herding_follows_its_algorithm(points, size):
+    """Where two images are equally good, either; so each choice is compared by how near it brings the mean."""
+    found = herd(torch.tensor(points, dtype=torch.float32), size).tolist()
+    assert len(found) == len(set(found)) == min(size, len(points))
+    for k in range(1, len(found) + 1):
+        before = found[: k - 1]
+        best = min(gap_of(points, [*before, x]) for x in range(len(points)) if x not in before)
+        assert gap_of(points, found[:k]) == pytest.approx(best, abs=1e-6)
+
+
+def test_herding_takes_the_images_of_the_literal_algorithm():
+    points = torch.randn(40, 3, generator=generator(0, "points"))
+    assert herd(points, 12).tolist() == literal_herd(points.tolist(), 12)
+
+
+@given(POINTS, st.integers(1, 12))
+@settings(max_examples=150, deadline=None)
+def test_each_centre_is_the_image_farthest_from_those_before(points, size):
+    found = centres(torch.tensor(points, dtype=torch.float32), size).tolist()
+    assert len(found) == len(set(found)) == min(size, len(points))
+    mean = [sum(column) / len(points) for column in zip(*points, strict=True)]
+
+    def distance(one, other):
+        return norm([a - b for a, b in zip(one, other, strict=True)])
+
+    assert distance(points[found[0]], mean) == pytest.approx(min(distance(point, mean) for point in points), abs=1e-9)
+    for k in range(1, len(found)):
+        nearest = [min(distance(point, points[c]) for c in found[:k]) for point in points]
+        assert nearest[found[k]] == pytest.approx(max(nearest), abs=1e-9)
+
+
+@pytest.mark.parametrize("sampler", [HerdingSampler, KCenterSampler])
+def test_a_coreset_is_of_its_class_and_asks_for_the_features_of_no_other(sampler):
+    made, labels = prepared(sampler)
+    asked = []
+
+    def features(label):
+        asked.append(label)
+        return torch.randn(COUNTS[label], 5, generator=generator(label, "features"))
+
+    for label, count in enumerate(COUNTS):
+        found = made.representatives(label, 10, generator(0, "draw"), features)
+        assert len(found.unique()) == len(found) == min(10, count)
+        assert (labels[found] == label).all()
+        assert torch.equal(found, made.representatives(label, 10, generator(9, "draw"), features))
+    assert asked == [label for label in range(len(COUNTS)) for _ in range(2)]
+    assert torch.equal(made.epoch(0.0, generator(0, "epoch")).sort().values, torch.arange(len(labels)))

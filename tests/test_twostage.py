@@ -10,17 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from ltdd_core import Augmentation, BaseOptions, InputError, LongTailedSet, PerChannel, TrainingSet, generator
+from ltdd_core import Augmentation, BaseOptions, InputError, LongTailedSet, PerChannel, Softmax, TrainingSet, generator
+from ltdd_core.catalog import Catalog
+from ltdd_core.config import component_maker
 from ltdd_core.networks import MLP
+from ltdd_core.plugins import load_plugins
 from ltdd_core.seeding import global_generator
 from ltdd_core.training import Trainer, TrainingOptions
 from ltdd_hierarchical.recipe import Hierarchical
 from ltdd_linear.linear import Direct, LinearHead
 from ltdd_samplers.power import ClassBalancedSampler, InstanceSampler
-from ltdd_twostage.head import TwoStage, TwoStageHead, _columns, _order_of, _relabelled, _restricted, _within_groups
+from ltdd_twostage.head import TwoStage, TwoStageHead, _columns, _relabelled, _restricted, _within_groups
 
 PLAIN = PerChannel((0.0,), (1.0,))
 COUNTS = (12, 5, 2, 1, 1)
+COMPONENT = component_maker(Catalog(load_plugins()))
 
 
 def network(outputs, seed, sharpness=1.0):
@@ -58,10 +62,16 @@ def trainer(seed=0, calls=None, epochs=2, **options):
         device=torch.device("cpu"),
         chunk=4,
         started=lambda purpose: None if calls is None else calls.append(purpose),
+        component=COMPONENT,
     )
 
 
 # ---- the classifier ------------------------------------------------------------------------------
+
+
+def joined(groups, by_group, within, *, hard):
+    """The classifier of networks."""
+    return TwoStage(groups, Softmax(by_group), [network and Softmax(network) for network in within], hard=hard)
 
 
 @st.composite
@@ -96,7 +106,7 @@ def literal(groups, by_group, within, image, hard):
 def test_probabilities_are_those_of_the_two_stages_image_by_image(groups, seed, hard, sharpness):
     by_group, within = stages(groups, seed, sharpness)
     batch = images(4, seed)
-    found = TwoStage(groups, by_group, within, hard=hard).log_probabilities(batch).double()
+    found = joined(groups, by_group, within, hard=hard).log_probabilities(batch).double()
     for image, row in zip(batch, found, strict=True):
         for value, probability in zip(row.tolist(), literal(groups, by_group, within, image, hard), strict=True):
             if probability == 0:
@@ -111,7 +121,7 @@ def test_probabilities_are_those_of_the_two_stages_image_by_image(groups, seed, 
 def test_hard_routing_takes_the_likeliest_group_and_then_its_likeliest_class(groups, seed):
     by_group, within = stages(groups, seed)
     batch = images(8, seed)
-    predicted = TwoStage(groups, by_group, within, hard=True).log_probabilities(batch).argmax(1)
+    predicted = joined(groups, by_group, within, hard=True).log_probabilities(batch).argmax(1)
     for image, label in zip(batch, predicted.tolist(), strict=True):
         group = int(by_group(image[None]).argmax())
         members = torch.nonzero(groups == group).flatten()
@@ -129,7 +139,7 @@ def test_soft_routing_can_find_a_class_whose_group_is_not_the_likeliest():
         return torch.zeros(len(batch), 2)
 
     for hard, label in ((True, 0), (False, 2)):
-        two_stage = TwoStage(groups, by_group, [undecided, None], hard=hard)
+        two_stage = joined(groups, by_group, [undecided, None], hard=hard)
         assert two_stage.log_probabilities(images(1)).argmax(1).tolist() == [label]
 
 
@@ -175,7 +185,8 @@ def test_the_order_of_a_part_is_that_of_the_whole_without_the_others(kept, draws
         return torch.tensor(draws, dtype=torch.int64)
 
     positions = {image: place for place, image in enumerate(i for i, keep in enumerate(kept) if keep)}
-    found = _order_of(order, torch.tensor(kept))(0.25, generator(0, "order"))
+    data = TrainingSet("original", images(len(kept)), torch.zeros(len(kept), dtype=torch.int64), PLAIN, 1, order)
+    found = data.only(torch.tensor(kept)).order(0.25, generator(0, "order"))
     assert found.tolist() == [positions[draw] for draw in draws if kept[draw]]
 
 
@@ -284,7 +295,7 @@ def test_the_plain_classifier_behind_the_partition_is_the_direct_line(linear_fir
             plain = fitted
     assert calls.count("classes on the original set") == 1
     assert len(calls) == len(set(calls))
-    assert plain.network is made.train(data, outputs=5)
+    assert plain.logits is made.train(data, outputs=5)
     alone = direct.fit([data], trainer())
     assert torch.equal(plain.log_probabilities(images(4)), alone.log_probabilities(images(4)))
     expected = made.train(data, outputs=5)(images(4)).log_softmax(1)
@@ -316,6 +327,31 @@ def test_soft_labels_under_which_a_class_has_no_image_get_one_line():
         TwoStageHead(TwoStageHead.Options()).fit([lost, toy("distilled")], trainer())
     with pytest.raises(InputError, match=r"classes \[4\].*head\.within=shared"):
         _restricted(lost, torch.tensor([4]))
+
+
+def test_each_stage_may_have_a_head_of_its_own():
+    calls = []
+    fitted = fit(calls=calls, stage1="balanced-softmax", stage2="cosine")
+    assert calls[:2] == ["classes on the original set", "groups: balanced softmax on the original set"]
+    sizes = torch.bincount(fitted.groups).tolist()
+    expected = [
+        f"classes of group {g + 1}: classes by cosine on the distilled set" for g, s in enumerate(sizes) if s > 1
+    ]
+    assert calls[2:] == expected
+    plain, batch = fit(), images(7)
+    assert torch.equal(fitted.groups, plain.groups)
+    assert not torch.equal(fitted.log_probabilities(batch), plain.log_probabilities(batch))
+
+
+def test_stages_that_do_not_go_together_get_one_line():
+    with pytest.raises(InputError, match=r"head\.stage2=twostage has stages of its own"):
+        fit(stage2="twostage")
+    with pytest.raises(InputError, match="within=shared is a network of its own"):
+        COMPONENT("head", {"name": "twostage", "within": "shared", "stage2": "cosine"})
+    with pytest.raises(
+        InputError, match=r"head\.stage1: unknown head 'balanced-softmx'. Did you mean 'balanced-softmax'"
+    ):
+        COMPONENT("head", {"name": "twostage", "stage1": "balanced-softmx"})
 
 
 # ---- recipes -------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ LINES = "lines"
 class Kept:
     """What a table needs to know of a classifier."""
 
-    predicted: Tensor
-    """int64 ``[N]``."""
+    log_probabilities: Tensor
+    """float32 ``[N, classes]``."""
     labels: Tensor
     counts: tuple[int, ...]
     groups: Tensor | None
@@ -38,7 +38,7 @@ class Kept:
 
     def row(self, name: str, groups: Tensor | None) -> Row:
         """Its scores, the group accuracy under a partition."""
-        return row(name, self.images, self.predicted, self.labels, self.counts, groups)
+        return row(name, self.images, self.log_probabilities, self.labels, self.counts, groups)
 
 
 class KeptLines:
@@ -94,7 +94,7 @@ class KeptLines:
         tensors, facts = load_tensors(path)
         try:
             return Kept(
-                tensors["log_probabilities"].argmax(1),
+                tensors["log_probabilities"],
                 tensors["labels"],
                 tuple(tensors["counts"].tolist()),
                 tensors.get("groups"),

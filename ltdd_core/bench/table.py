@@ -16,14 +16,16 @@ from typing import Any
 
 from ltdd_core.bench.grid import Cell, CellLine, Grid, GridRow
 from ltdd_core.bench.kept import Kept, KeptLines
-from ltdd_core.metrics import Row, average
+from ltdd_core.metrics import Row, average, parts_of
 from ltdd_core.storage import write_atomically
 
 PLACE = ("data", "imbalance", "ipc", "method", "plugins")
-METRICS = ("accuracy", "std", "many", "medium", "few", "worst", "harmonic_mean", "group_accuracy")
+METRICS = (
+    *("accuracy", "std", "many", "medium", "few", "head", "middle", "tail", "worst"),
+    *("harmonic_mean", "geometric_mean", "group_accuracy", "calibration_error"),
+)
 PUBLISHED = ("accuracy", "std", "group_accuracy")
 HEADINGS = {"imbalance": "IF", "ipc": "IPC", "line": "trained on", "group_accuracy": "group"}
-SHOWN = ("accuracy", "std", "many", "medium", "few", "worst", "group_accuracy")
 DIGITS = 4  # of a CSV
 Document = dict[str, Any]
 
@@ -131,14 +133,20 @@ def _caption(rows: Sequence[Document]) -> str:
 
 def _main_table(rows: Sequence[Document], sources: Sequence[str]) -> str:
     places = differing(rows)
-    heading = ["line", *places, "images", "seeds", *SHOWN]
+    columns = shown(rows)
+    heading = ["line", *places, "images", "seeds", *columns]
     published = [f"published {HEADINGS.get(key, key)}" for key in PUBLISHED] if sources else []
     lines = [[*(HEADINGS.get(key, key) for key in heading), *published]]
     for row in rows:
         cells = [_text(row[key]) for key in ("line", *places, "images")]
-        cells += [str(len(row["seeds"])), *(spread(row, key) for key in SHOWN)]
+        cells += [str(len(row["seeds"])), *(spread(row, key) for key in columns)]
         lines.append(cells + ([_published(row, key, sources) for key in PUBLISHED] if sources else []))
     return _table(lines)
+
+
+def shown(rows: Sequence[Document]) -> tuple[str, ...]:
+    """Metrics of the table: classes by count, or by rank where some count has none."""
+    return ("accuracy", "std", *parts_of(rows), "worst", "group_accuracy")
 
 
 def _class_lists(rows: Sequence[Document]) -> list[tuple[str, ...]]:

@@ -181,10 +181,11 @@ class _Work:
                 data.image_shape,
                 seed=line.config.run.seed,
                 learned={} if distilled is None else distilled.training,
+                catalog=self.catalog,
                 stop=self.stop,
                 display=self.display,
             )
-            trainer = SharingTrainer(own, line.config, self._networks)
+            trainer = SharingTrainer(own, line.config, line.line.head, self._networks)
             scores = scores_of(line.line, line.config, data, distilled, trainer, self.catalog)
             self.kept.keep(line, scores, data, _images(line, data, distilled), _facts(line))
 

@@ -120,8 +120,10 @@ def _print(results: Console, document: dict[str, Any]) -> None:
     from rich.table import Table
 
     from ltdd_core.bench.table import HEADINGS, spread, where
+    from ltdd_core.metrics import parts_of
 
-    rows, shown = document["rows"], ("accuracy", "std", "few", "group_accuracy")
+    rows = document["rows"]
+    shown = ("accuracy", "std", parts_of(rows)[-1], "worst", "group_accuracy")
     table = Table(title=document["title"], title_style="dim", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("trained on")
     for key in ("seeds", *shown, "published"):

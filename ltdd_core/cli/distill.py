@@ -24,14 +24,12 @@ from ltdd_core.layers import Layer
 if TYPE_CHECKING:
     from ltdd_core.distillation import Result
 
-RUNS = Path("runs")
-
 
 @click.command("distill")
 @click.option("--method", metavar="NAME", help="Distillation method (a matcher): see ltdd describe matcher.")
 @click.option("--ipc", metavar="N", help="Synthetic images per class.")
 @click.option("--iterations", metavar="N", help="Steps of the matcher.")
-@click.option("--init", metavar="real|noise", help="Initial images.")
+@click.option("--init", metavar="real|noise|NAME", help="Initial images: of the sampler, of another one, or noise.")
 @click.option("--network", metavar="NAME", help="Network to match with and to train.")
 @click.option("--sampler", metavar="NAME", help="How real images are drawn.")
 @click.option("--experts", metavar="DIR", help="Trained experts, for methods that match them; see ltdd experts.")
@@ -94,7 +92,7 @@ def _distil(
     from ltdd_core.distillation import distill
     from ltdd_core.plugins import load_plugins
     from ltdd_core.progress import Display
-    from ltdd_core.run import RunFolder
+    from ltdd_core.run import RunFolder, new_folder
 
     catalog = Catalog(load_plugins())
     for plugin in catalog.plugins.listed:
@@ -103,7 +101,7 @@ def _distil(
     if resume and out is not None and preset is None and not RunFolder(out).is_empty():
         settings.insert(0, Layer(str(out), RunFolder(out).stored_config()))
     config = resolve(catalog, settings, preset)
-    folder = out or (find_run(config) if resume else None) or new_run(config)
+    folder = out or (find_run(config) if resume else None) or new_folder(_stem(config))
     display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
     try:
         return distill(config, folder, resume=resume, display=display, catalog=catalog)
@@ -113,7 +111,7 @@ def _distil(
 
 def find_run(config: Any) -> Path | None:
     """The newest run under runs/ with this configuration."""
-    from ltdd_core.run import RunFolder
+    from ltdd_core.run import RUNS, RunFolder
 
     folders = [path for path in RUNS.glob(f"{_stem(config)}-*") if path.is_dir()]
     for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
@@ -123,14 +121,6 @@ def find_run(config: Any) -> Path | None:
             continue
         return path
     return None
-
-
-def new_run(config: Any) -> Path:
-    """A folder under runs/ that is not there yet."""
-    number = 1
-    while (path := RUNS / f"{_stem(config)}-{number}").exists():
-        number += 1
-    return path
 
 
 def _stem(config: Any) -> str:

@@ -11,11 +11,10 @@ from rich.table import Table
 from ltdd_core.data import LongTailedSet
 from ltdd_core.data.longtail import shot_groups
 from ltdd_core.evaluation import Repeated
-from ltdd_core.metrics import Row
+from ltdd_core.metrics import Row, parts_of
 
 BAR = 12
-COLUMNS = ("accuracy", "std", "many", "medium", "few", "worst", "harmonic_mean", "group_accuracy")
-HEADINGS = {"harmonic_mean": "harm.", "group_accuracy": "group", "accuracy": "acc.", "medium": "med."}
+HEADINGS = {"harmonic_mean": "harm.", "group_accuracy": "group", "accuracy": "acc.", "medium": "med.", "middle": "mid."}
 
 
 def number(value: float | None) -> str:
@@ -36,10 +35,11 @@ def print_rows(console: Console, rows: Sequence[Row], class_names: Sequence[str]
     table = Table(title=title, title_style="dim", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("trained on", min_width=15)  # two words a line in a terminal of 80 columns
     table.add_column("images", justify="right")
-    for column in COLUMNS:
+    columns = ("accuracy", "std", *parts_of(rows), "worst", "harmonic_mean", "group_accuracy")
+    for column in columns:
         table.add_column(HEADINGS.get(column, column), justify="right")
     for row in rows:
-        table.add_row(row.name, str(row.images), *(number(getattr(row, column)) for column in COLUMNS))
+        table.add_row(row.name, str(row.images), *(number(getattr(row, column)) for column in columns))
     console.print(table)
     _print_classes(console, rows, class_names, counts)
 
@@ -52,19 +52,23 @@ def print_groups(console: Console, groups: Sequence[Sequence[str]] | None) -> No
 
 def print_repeated(console: Console, lines: Sequence[Repeated]) -> None:
     """Mean and deviation over seeds, a line for each network."""
-    table = Table(title=f"per cent; mean ± deviation over {lines[0].repeats} seed(s)", title_style="dim")
+    repeats, mean = lines[0].repeats, lines[0].mean
+    over = "one seed" if repeats == 1 else f"{repeats} seeds, ± deviation over them"
+    title = f"{mean.name}, {mean.images} images; per cent, mean of {over}"
+    table = Table(title=title, title_style="dim", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("network")
-    table.add_column("trained on")
-    table.add_column("images", justify="right")
-    shown = ("accuracy", "std", "many", "medium", "few", "worst", "group_accuracy")
+    shown = ["accuracy", "std", *parts_of([line.mean for line in lines]), "worst"]
+    if mean.group_accuracy is not None:
+        shown.append("group_accuracy")
     for column in shown:
         table.add_column(HEADINGS.get(column, column), justify="right")
     for line in lines:
         cells = []
         for column in shown:
-            mean, deviation = getattr(line.mean, column), getattr(line.deviation, column)
-            cells.append("n/a" if mean is None else f"{mean:.1f}±{deviation:.1f}")
-        table.add_row(line.network, line.mean.name, str(line.mean.images), *cells)
+            value, deviation = getattr(line.mean, column), getattr(line.deviation, column)
+            spread = f"±{deviation:.1f}" if repeats > 1 and value is not None else ""
+            cells.append(f"{number(value)}{spread}")
+        table.add_row(line.network, *cells)
     console.print(table)
 
 

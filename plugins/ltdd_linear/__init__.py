@@ -1,4 +1,4 @@
-"""The plain classifier: a linear head trained on one set (``--head linear``, ``--recipe direct``)."""
+"""The plain classifier, trained on one set: ``--head linear``, ``--head cosine``, ``--recipe direct``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from ltdd_core import Register, hookimpl
 
 @hookimpl
 def ltdd_register_heads(register: Register) -> None:
-    """The head of every network."""
+    """The head of every network, and the one that looks at directions only."""
     register("linear", "ltdd_linear.linear:LinearHead")
+    register("cosine", "ltdd_linear.cosine:CosineHead")
 
 
 @hookimpl

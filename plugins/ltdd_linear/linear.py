@@ -5,21 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from torch import Tensor
-
-from ltdd_core import BaseOptions, Classifier, ClassifierHead, Network, Recipe, Trainer, TrainingSet, option
-
-
-class Softmax(Classifier):
-    """The softmax of a network's logits."""
-
-    def __init__(self, network: Network) -> None:
-        self.network = network
-
-    def log_probabilities(self, images: Tensor) -> Tensor:
-        """Log-softmax ``[n, classes]``."""
-        logits: Tensor = self.network(images)
-        return logits.float().log_softmax(1)
+from ltdd_core import BaseOptions, Classifier, ClassifierHead, Recipe, Softmax, Trainer, TrainingSet, option
 
 
 class LinearHead(ClassifierHead):

@@ -58,8 +58,8 @@ class ExpertOptions(BaseOptions):
     lr: float = option(0.1, "learning rate, constant; MTT's public code: 0.01", gt=0)
     batch: int = option(16, "images a step; MTT's public code: 256", ge=1)
     store: Literal["fp32", "fp16", "bf16"] = option("fp32", "numbers on disk; the others take half the room")
-    sampler: str = option("instance", "sampler that orders the epochs", source="MTT, public code")
-    head: str = option("linear", "classifier head whose loss trains them", source="MTT, public code")
+    sampler: str = option("instance", "sampler that orders the epochs", source="MTT, public code", component="sampler")
+    head: str = option("linear", "classifier head whose loss trains them", source="MTT, public code", component="head")
 
 
 class ExpertFolder:

@@ -17,7 +17,9 @@ from ltdd_core import (
     Distillation,
     InputError,
     Interrupted,
+    LastLayer,
     Loss,
+    LossSchedule,
     Network,
     RunFailed,
     Sampler,
@@ -166,12 +168,20 @@ class ExpertTrainer(Trainer):
         self.school, self.record, self.called = school, record, False
 
     def train(
-        self, data: TrainingSet, *, outputs: int, purpose: str = "classes", loss: Loss = cross_entropy
+        self,
+        data: TrainingSet,
+        *,
+        outputs: int,
+        purpose: str = "classes",
+        loss: Loss = cross_entropy,
+        loss_at: LossSchedule | None = None,
+        layer: LastLayer | None = None,
     ) -> Network:
         """Train the expert; the loss is the head's.
 
         Raises:
-            InputError: the head asks a second time, or for a network of other classes.
+            InputError: the head asks a second time, for a network of other classes or another last layer, or for a
+                loss that depends on how long the training is.
             RunFailed: training diverged.
         """
         head, record = self.school.options.head, self.record
@@ -179,6 +189,11 @@ class ExpertTrainer(Trainer):
             raise InputError(
                 f"experts.head={head} trains several networks, or not one logit a class; an expert is one network "
                 "with a logit for each class."
+            )
+        if layer is not None or loss_at is not None:
+            raise InputError(
+                f"experts.head={head} changes the last layer, or the loss during training; an expert is the network "
+                "as it is, and may be trained longer later."
             )
         self.called = True
         return train(
@@ -197,3 +212,21 @@ class ExpertTrainer(Trainer):
             precision=self.precision,
             compiled=self.compiled,
         )
+
+    def retrain(
+        self,
+        network: Network,
+        data: TrainingSet,
+        options: TrainingOptions,
+        *,
+        layer: LastLayer,
+        purpose: str,
+        loss: Loss = cross_entropy,
+    ) -> Network:
+        """Refuse.
+
+        Raises:
+            InputError: an expert is trained once.
+        """
+        head = self.school.options.head
+        raise InputError(f"experts.head={head} trains a last layer of its own; an expert is one network, trained once.")

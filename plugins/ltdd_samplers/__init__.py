@@ -1,4 +1,4 @@
-"""Samplers that draw class c with p_c ~ n_c^q (``--sampler instance|square-root|class-balanced``)."""
+"""How real images are drawn: classes more or less alike in an epoch, and which images stand for a class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from ltdd_core import Register, hookimpl
 
 @hookimpl
 def ltdd_register_samplers(register: Register) -> None:
-    """The q-power family."""
+    """The q-power family, two more ways to balance classes, and coresets."""
     register("instance", "ltdd_samplers.power:InstanceSampler")
     register("square-root", "ltdd_samplers.power:SquareRootSampler")
     register("class-balanced", "ltdd_samplers.power:ClassBalancedSampler")
+    register("progressive", "ltdd_samplers.progressive:ProgressiveSampler")
+    register("effective-number", "ltdd_samplers.effective:EffectiveNumberSampler")
+    register("random", "ltdd_samplers.power:InstanceSampler")
+    register("herding", "ltdd_samplers.coreset:HerdingSampler")
+    register("k-center", "ltdd_samplers.coreset:KCenterSampler")

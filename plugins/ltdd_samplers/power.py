@@ -12,45 +12,27 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ltdd_core import LongTailedSet, Sampler
+from ltdd_samplers.by_class import ByClassSampler
 
 
-class PowerSampler(Sampler):
+class PowerSampler(ByClassSampler):
     """Draws class c with p_c ~ n_c^q; a subclass says q."""
 
     q: ClassVar[float]
-    members: list[Tensor]
 
-    def prepare(self, data: LongTailedSet) -> None:
-        """Remember which images belong to which class."""
-        labels = data.train_labels.cpu()
-        self.members = [torch.nonzero(labels == label).flatten() for label in range(data.classes)]
-
-    def of_class(self, label: int, size: int, generator: torch.Generator) -> Tensor:
-        """Without repetition; all of the class where it has no more."""
-        own = self.members[label]
-        return own[torch.randperm(len(own), generator=generator)[:size]]
-
-    def epoch(self, progress: float, generator: torch.Generator) -> Tensor:
-        """As many draws as there are images."""
-        if self.q == 1:
-            return torch.randperm(sum(map(len, self.members)), generator=generator)
-        counts = torch.tensor([len(own) for own in self.members])
-        weights = counts.double() ** self.q
-        labels = torch.multinomial(weights, int(counts.sum()), replacement=True, generator=generator)
-        within = torch.rand(len(labels), dtype=torch.float64, generator=generator) * counts[labels]
-        first = counts.cumsum(0) - counts
-        return torch.cat(self.members)[first[labels] + within.long()]
-
-    def representatives(self, label: int, ipc: int, generator: torch.Generator) -> Tensor:
-        """Random images of the class."""
-        return self.of_class(label, ipc, generator)
+    def weights(self, progress: float) -> Tensor:
+        """n_c^q, float64 ``[classes]``."""
+        return self.counts**self.q
 
 
 class InstanceSampler(PowerSampler):
     """q = 1: every image once an epoch."""
 
     q = 1.0
+
+    def epoch(self, progress: float, generator: torch.Generator) -> Tensor:
+        """All images in a new order."""
+        return torch.randperm(len(self.labels), generator=generator)
 
 
 class SquareRootSampler(PowerSampler):

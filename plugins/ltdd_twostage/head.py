@@ -1,8 +1,8 @@
 """Two-stage classification (Zheng et al., ICMSSP 2024): the group first, then the class within the group.
 
-Stage 1 is a network that tells the groups of a partition apart, p(g | x).  Stage 2 tells the classes of a
-group apart, p(c | g, x): a network for each group, or one for all of them whose softmax runs within each
-group.  The paper routes *hard*, arg max_g p(g | x) and then arg max_c p(c | g, x), which loses every image
+Stage 1 tells the groups of a partition apart, p(g | x).  Stage 2 tells the classes of a group apart, p(c | g, x): a
+classifier for each group, or one network for all of them whose softmax runs within each group.  Which head trains a
+stage is an option.  The paper routes *hard*, arg max_g p(g | x) and then arg max_c p(c | g, x), which loses every image
 whose group is wrong; *soft* routing takes arg max_c p(g(c) | x) p(c | g(c), x).
 """
 
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,8 +21,9 @@ from ltdd_core import (
     BaseOptions,
     Classifier,
     ClassifierHead,
-    EpochOrder,
     InputError,
+    Network,
+    Softmax,
     Trainer,
     TrainingSet,
     cross_entropy,
@@ -29,20 +31,16 @@ from ltdd_core import (
 )
 from ltdd_twostage.partition import class_distances, max_cut
 
-Logits = Callable[[Tensor], Tensor]
-"""``images -> logits [n, outputs]``: a network, or some of its outputs."""
-
 OTHER_GROUP = -1e9  # a logit that no softmax notices, and finite: 0 x -inf would be NaN
 
 
 class TwoStage(Classifier):
-    """A group network and the networks within the groups.
+    """A classifier of the groups and those within the groups.
 
     Args:
         groups: int64 ``[classes]``.
-        group_network: logits ``[n, K]``.
-        class_networks: one for each group with a logit for each of its classes, in the order of the
-            classes; None for a group of one class.
+        by_group: of the K groups.
+        within: one for each group, of its classes in their order; None for a group of one class.
         hard: route hard.
     """
 
@@ -51,25 +49,25 @@ class TwoStage(Classifier):
     def __init__(
         self,
         groups: Tensor,
-        group_network: Logits,
-        class_networks: Sequence[Logits | None],
+        by_group: Classifier,
+        within: Sequence[Classifier | None],
         *,
         hard: bool,
     ) -> None:
         self.groups, self.hard = groups, hard
-        self._group_network, self._class_networks = group_network, class_networks
+        self._by_group, self._within = by_group, within
 
     def log_probabilities(self, images: Tensor) -> Tensor:
         """Log p(g) + log p(c | g) ``[n, classes]``; with hard routing -inf outside the likeliest group."""
-        group = self._group_network(images).float().log_softmax(1)  # [n, K]
+        group = self._by_group.log_probabilities(images)  # [n, K]
         if self.hard:
             chosen = F.one_hot(group.argmax(1), group.shape[1]).bool()
             group = torch.where(chosen, 0.0, -torch.inf)
         result = images.new_empty(len(images), len(self.groups), dtype=torch.float32)
-        for index, network in enumerate(self._class_networks):
+        for index, classifier in enumerate(self._within):
             members = (self.groups == index).to(images.device)
-            within = network(images).float().log_softmax(1) if network is not None else 0.0
-            result[:, members] = group[:, index, None] + within
+            own = classifier.log_probabilities(images) if classifier is not None else 0.0
+            result[:, members] = group[:, index, None] + own
         return result
 
 
@@ -90,18 +88,28 @@ class TwoStageHead(ClassifierHead):
             "stage 2: a network for each group, or one with a softmax in each",
             source="Zheng et al. 2024",
         )
+        stage1: str = option("linear", "head that tells the groups apart", source="Zheng et al. 2024", component="head")
+        stage2: str = option(
+            "linear", "head that tells the classes of a group apart", source="Zheng et al. 2024", component="head"
+        )
+
+        @model_validator(mode="after")
+        def _shared_is_linear(self) -> Self:
+            if self.within == "shared" and self.stage2 != "linear":
+                raise ValueError("within=shared is a network of its own and goes with stage2=linear only")
+            return self
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Find the partition on stage 1's set, then train both stages."""
         first, second = sets
+        heads = [self._head(stage, trainer) for stage in ("stage1", "stage2")]
         groups = self.partition(first, trainer)
-        count = int(groups.max()) + 1
-        by_group = trainer.train(_relabelled(first, groups, count), outputs=count, purpose="groups")
+        by_group = heads[0].fit([_relabelled(first, groups, int(groups.max()) + 1)], trainer.part("groups"))
         if self.options.within == "shared":
-            networks = self._shared(second, groups, trainer)
+            within = _shared(second, groups, trainer)
         else:
-            networks = self._separate(second, groups, trainer)
-        return TwoStage(groups, by_group, networks, hard=self.options.routing == "hard")
+            within = _separate(second, groups, heads[1], trainer)
+        return TwoStage(groups, by_group, within, hard=self.options.routing == "hard")
 
     def partition(self, data: TrainingSet, trainer: Trainer) -> Tensor:
         """Groups that lie far apart in the features of a plain classifier of the same set.
@@ -109,33 +117,42 @@ class TwoStageHead(ClassifierHead):
         Raises:
             InputError: soft labels leave a class without an image.
         """
-        missing = set(range(data.classes)) - set(_hard(data.labels).tolist())
+        missing = set(range(data.classes)) - set(data.hard_labels().tolist())
         if missing:
             raise InputError(
                 f"no image of the {data.name} set has class {min(missing)} as its likeliest label, so the classes "
                 "cannot be grouped on it: use --set recipe.name=hierarchical --set recipe.stage1=original."
             )
         plain = trainer.train(data, outputs=data.classes)
-        features, labels = trainer.features(plain, data), _hard(data.labels)
+        features, labels = trainer.features(plain, data), data.hard_labels()
         distances = class_distances(features, labels, data.classes, self.options.centres, trainer.seed)
         return max_cut(distances, self.options.groups, trainer.seed)
 
-    def _separate(self, data: TrainingSet, groups: Tensor, trainer: Trainer) -> list[Logits | None]:
-        networks: list[Logits | None] = []
-        for index in range(int(groups.max()) + 1):
-            members = torch.nonzero(groups == index).flatten()
-            if len(members) == 1:
-                networks.append(None)
-                continue
-            part = _restricted(data, members)
-            networks.append(trainer.train(part, outputs=len(members), purpose=f"classes of group {index + 1}"))
-        return networks
+    def _head(self, stage: str, trainer: Trainer) -> ClassifierHead:
+        name = getattr(self.options, stage)
+        head: ClassifierHead = trainer.component("head", {"name": name})
+        if head.stages != 1:
+            raise InputError(f"head.{stage}={name} has stages of its own, and a stage is one classifier.")
+        return head
 
-    def _shared(self, data: TrainingSet, groups: Tensor, trainer: Trainer) -> list[Logits | None]:
-        own = groups.to(trainer.device)
-        network = trainer.train(data, outputs=data.classes, purpose="classes within groups", loss=_within_groups(own))
-        members = [torch.nonzero(own == index).flatten() for index in range(int(own.max()) + 1)]
-        return [_columns(network, part) if len(part) > 1 else None for part in members]
+
+def _separate(data: TrainingSet, groups: Tensor, head: ClassifierHead, trainer: Trainer) -> list[Classifier | None]:
+    classifiers: list[Classifier | None] = []
+    for index in range(int(groups.max()) + 1):
+        members = torch.nonzero(groups == index).flatten()
+        if len(members) == 1:
+            classifiers.append(None)
+            continue
+        part = trainer.part(f"classes of group {index + 1}")
+        classifiers.append(head.fit([_restricted(data, members)], part))
+    return classifiers
+
+
+def _shared(data: TrainingSet, groups: Tensor, trainer: Trainer) -> list[Classifier | None]:
+    own = groups.to(trainer.device)
+    network = trainer.train(data, outputs=data.classes, purpose="classes within groups", loss=_within_groups(own))
+    members = [torch.nonzero(own == index).flatten() for index in range(int(own.max()) + 1)]
+    return [Softmax(_columns(network, part)) if len(part) > 1 else None for part in members]
 
 
 def _within_groups(groups: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -151,7 +168,7 @@ def _within_groups(groups: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
-def _columns(network: Logits, members: Tensor) -> Logits:
+def _columns(network: Network, members: Tensor) -> Callable[[Tensor], Tensor]:
     """Some of the logits of a network."""
     return lambda images: network(images)[:, members]
 
@@ -174,7 +191,7 @@ def _restricted(data: TrainingSet, members: Tensor) -> TrainingSet:
     Raises:
         InputError: soft labels leave the classes without an image.
     """
-    kept = torch.isin(_hard(data.labels), members)
+    kept = torch.isin(data.hard_labels(), members)
     if not kept.any():
         raise InputError(
             f"no image of the {data.name} set has one of the classes {members.tolist()} as its likeliest label: "
@@ -185,19 +202,4 @@ def _restricted(data: TrainingSet, members: Tensor) -> TrainingSet:
     else:
         labels = data.labels[kept][:, members]
         labels = labels / labels.sum(1, keepdim=True)
-    return replace(
-        data, images=data.images[kept], labels=labels, classes=len(members), order=_order_of(data.order, kept)
-    )
-
-
-def _order_of(order: EpochOrder | None, kept: Tensor) -> EpochOrder | None:
-    """The epochs of the whole set with the other images left out: the sampler's balance stays."""
-    if order is None:
-        return None
-    position = kept.cumsum(0) - 1
-
-    def restricted(progress: float, generator: torch.Generator) -> Tensor:
-        whole = order(progress, generator)
-        return position[whole[kept[whole]]]
-
-    return restricted
+    return replace(data.only(kept), labels=labels, classes=len(members))

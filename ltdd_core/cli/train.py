@@ -1,0 +1,100 @@
+"""``ltdd train``: classifiers on the long-tailed set itself, without distillation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ltdd_core.cli.settings import compute_options, consoles, data_options, layers, only_json, output_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ltdd_core.catalog import Catalog
+    from ltdd_core.config import Config
+    from ltdd_core.evaluation import Repeated
+
+
+@click.command("train")
+@click.option("--head", metavar="NAME", help="Classifier head: see ltdd describe head.")
+@click.option("--sampler", metavar="NAME", help="How epochs are drawn.")
+@click.option("--plugin", multiple=True, metavar="NAME", help="Plugin to activate; repeatable.")
+@click.option("--network", "networks", multiple=True, metavar="NAME", help="Network to train; repeatable.")
+@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Seeds.")
+@click.option("--precision", metavar="fp32|bf16", help="Of features.")
+@click.option("--compile", is_flag=True, help="Compile networks.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the result; else a new one under runs/.")
+@data_options
+@compute_options
+@output_options
+def command(
+    networks: tuple[str, ...],
+    repeats: int,
+    out: Path | None,
+    config_file: Path | None,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **given: Any,
+) -> None:
+    """Train on the long-tailed set without distilling it: what a distilled set has to be compared with.
+
+    How long and how fast is said with --set training.original.epochs=... and .lr=...
+    """
+    from ltdd_core.api import configure_original
+    from ltdd_core.catalog import Catalog
+    from ltdd_core.cli.tables import print_repeated
+    from ltdd_core.plugins import load_plugins
+
+    results, notes = consoles(as_json)
+    with only_json(as_json):
+        catalog = Catalog(load_plugins())
+        settings = layers(config_file, assignments, given)
+        names = networks or (None,)
+        tree = [{} if name is None else {"network": name} for name in names]
+        configs = [configure_original([*settings, *layers(None, (), one)], preset, catalog) for one in tree]
+        lines, folder = _train(configs, repeats, out, catalog, notes, quiet, verbose)
+    if as_json:
+        click.echo(json.dumps(json.loads((folder / "report.json").read_text(encoding="utf-8"))))
+    else:
+        print_repeated(results, lines)
+    if not quiet:
+        notes.print(f"the result is in {folder / 'report.json'}", soft_wrap=True)
+
+
+def _train(
+    configs: list[Config], repeats: int, out: Path | None, catalog: Catalog, notes: Console, quiet: bool, verbose: bool
+) -> tuple[list[Repeated], Path]:
+    """Train on every network, and keep the table in a folder."""
+    import time
+
+    from ltdd_core.api import train_original
+    from ltdd_core.cli.live import LiveDisplay
+    from ltdd_core.errors import Interrupted
+    from ltdd_core.progress import Display
+    from ltdd_core.run import RESULT, RunFolder, new_folder, versions
+
+    began, config = time.monotonic(), configs[0]
+    folder = RunFolder(out or new_folder(f"{config.data.name}-{config.head.name}-seed{config.run.seed}"))
+    folder.check(config, resume=False)
+    display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
+    lines = []
+    try:
+        for line in train_original(
+            config, networks=[each.network for each in configs], repeats=repeats, catalog=catalog, display=display
+        ):
+            lines.append(line)
+            if not quiet:
+                notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
+    except Interrupted as error:
+        raise Interrupted(f"{error}: stopped; such a training is not saved, run it again.") from error
+    with RunFolder.open(folder.path, config, resume=False):
+        rows = [line.to_json() for line in lines]
+        facts = {"run": str(folder.path), "seconds": round(time.monotonic() - began, 3), "versions": versions(config)}
+        folder.write_json(RESULT, {**facts, "rows": rows})
+    return lines, folder.path

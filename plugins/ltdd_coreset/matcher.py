@@ -1,0 +1,42 @@
+"""A coreset: the representatives of each class as they are.  The sampler chooses them; no step is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ltdd_core import Distillation, InputError, Matcher
+
+
+class Coreset(Matcher):
+    """IPC real images of each class, or all of a class that has fewer: nothing is repeated."""
+
+    iterative = False
+
+    def prepare(self, task: Distillation) -> None:
+        """Take the real ones among the initial images.
+
+        Raises:
+            InputError: the run starts from noise.
+        """
+        if not task.initial_real.any():
+            raise InputError("a coreset is made of real images: leave out --init noise.")
+        real = task.initial_real.to(task.device)
+        self.images, self.labels = task.initial_images[real], task.initial_labels[real]
+
+    def step(self, step: int) -> Mapping[str, Tensor | float]:
+        """Never called."""
+        return {"loss": 0.0}
+
+    def state(self) -> dict[str, Tensor]:
+        """The images."""
+        return {"images": self.images}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """The images."""
+        self.images = state["images"].to(self.images)
+
+    def distilled(self) -> tuple[Tensor, Tensor]:
+        """The images and their classes, ``[sum over classes of min(IPC, n_c)]``."""
+        return self.images, self.labels

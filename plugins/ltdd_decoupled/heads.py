@@ -1,0 +1,210 @@
+"""Decoupled training (Kang et al., "Decoupling Representation and Classifier", ICLR 2020, section 4).
+
+All four start from the plain classifier that the run trains anyway, and change its last layer: cRT trains a new one
+with classes drawn alike, LWS learns a scale for each class in the same way, tau-normalisation divides the weights of
+each class by a power of their norm, and NCM does without a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltdd_core import (
+    BaseOptions,
+    Classifier,
+    ClassifierHead,
+    Network,
+    Softmax,
+    Trainer,
+    TrainingOptions,
+    TrainingSet,
+    draw_by_class,
+    generator,
+    option,
+)
+
+TAUS = [tau / 10 for tau in range(21)]  # as the paper sweeps it
+COSINE_SCALE = 16.0  # OLTR's public code; only how sharp probabilities are depends on it
+
+
+class SecondStage(BaseOptions):
+    """How the last layer is trained: as in the paper but for its batches.
+
+    Those of the paper, 512, are for a hundred thousand images; on a few hundred they would leave the layer after ten
+    steps, hardly trained.
+    """
+
+    epochs: int = option(10, "passes over the images", source="Kang et al. 2020", ge=1)
+    lr: float = option(0.2, "initial learning rate, cosine to 0", source="Kang et al. 2020", gt=0)
+    batch: int = option(32, "images a step; Kang et al.: 512", ge=1)
+
+    def training(self) -> TrainingOptions:
+        """The rest as in the paper."""
+        return TrainingOptions(
+            epochs=self.epochs, lr=self.lr, batch=self.batch, momentum=0.9, weight_decay=5e-4, schedule="cosine"
+        )
+
+
+class RetrainedHead(ClassifierHead):
+    """cRT: a new last layer, trained with classes drawn alike on frozen features."""
+
+    title = "cRT"
+    Options = SecondStage
+
+    def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
+        """Train the plain classifier, then its new layer."""
+        data = sets[0]
+        plain = trainer.train(data, outputs=data.classes)
+        options = self.options.training()
+        return Softmax(trainer.retrain(plain, _balanced(data), options, layer=nn.Linear, purpose="cRT"))
+
+
+class ScaledHead(ClassifierHead):
+    """LWS: a scale for each class's logit, learned with classes drawn alike; the weights stay."""
+
+    title = "LWS"
+
+    class Options(SecondStage):
+        """How the scales are learned."""
+
+        epochs: int = option(5, "passes over the images", source="Kang et al. 2020", ge=1)
+
+    def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
+        """Train the plain classifier, then the scales."""
+        data = sets[0]
+        plain = trainer.train(data, outputs=data.classes)
+
+        def layer(features: int, outputs: int) -> nn.Linear:
+            return ScaledLinear(plain.linear)
+
+        return Softmax(trainer.retrain(plain, _balanced(data), self.options.training(), layer=layer, purpose="LWS"))
+
+
+class ScaledLinear(nn.Linear):
+    """A trained layer, frozen, its logits times a scale for each class that is learned from 1 on."""
+
+    def __init__(self, trained: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = trained.in_features, trained.out_features
+        self.weight, self.bias = _frozen(trained.weight), _frozen(trained.bias)
+        self.scale = nn.Parameter(torch.ones(trained.out_features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits ``[n, outputs]``."""
+        return self.scale * super().forward(features)
+
+
+class NormalisedHead(ClassifierHead):
+    """Tau-normalisation: weights w_c / |w_c|^tau without a bias; tau is chosen on training images kept aside."""
+
+    title = "tau-normalised"
+
+    class Options(BaseOptions):
+        """Which tau."""
+
+        tau: float | None = option(None, "unless given, the best on the images kept aside", ge=0)
+        kept_aside: float = option(0.2, "part of each class that chooses tau; one image always stays", gt=0, lt=1)
+
+    def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
+        """Train the plain classifier and normalise it."""
+        data = sets[0]
+        tau = self.options.tau
+        if tau is None:
+            tau = self._chosen(data, trainer)
+        plain = trainer.train(data, outputs=data.classes)
+        return Softmax(_normalised(plain, tau))
+
+    def _chosen(self, data: TrainingSet, trainer: Trainer) -> float:
+        """The tau with the best mean accuracy of the classes kept aside, the smallest of equals.
+
+        A network of its own learns without the images kept aside; its tau is then that of the plain classifier,
+        which learns with them.  1 where no class can spare an image.
+        """
+        aside = kept_aside(data.hard_labels(), self.options.kept_aside, generator(trainer.seed, "kept aside"))
+        if not aside.any():
+            return 1.0
+        part = trainer.train(data.only(~aside), outputs=data.classes, purpose="classes without those kept aside")
+        others = data.only(aside)
+        features, labels = trainer.features(part, others), others.hard_labels().cpu()
+        return max(TAUS, key=lambda tau: _mean_recall(features @ _weights(part, tau).cpu().T, labels))
+
+
+class NearestMeanHead(ClassifierHead):
+    """NCM: the class whose mean feature is nearest."""
+
+    title = "nearest class mean"
+
+    class Options(BaseOptions):
+        """Nearest in which sense."""
+
+        distance: Literal["cosine", "euclidean"] = option(
+            "cosine", "probabilities: softmax of 16 cosines, or of -d^2 / mean d^2", source="Kang et al. 2020"
+        )
+
+    def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
+        """Train the plain classifier and take the class means of its features."""
+        data = sets[0]
+        plain = trainer.train(data, outputs=data.classes)
+        features = trainer.features(plain, data)
+        means = class_means_of(features, data.labels.cpu(), data.classes).to(trainer.device)
+        if self.options.distance == "cosine":
+            return Softmax(lambda images: COSINE_SCALE * F.normalize(plain.embed(images)) @ F.normalize(means).T)
+        spread = (features.to(means) - means[data.hard_labels().to(means.device)]).square().sum(1).mean()
+
+        def logits(images: Tensor) -> Tensor:
+            return -torch.cdist(plain.embed(images), means).square() / spread.clamp(min=1e-12)
+
+        return Softmax(logits)
+
+
+def class_means_of(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Mean feature ``[classes, D]`` of each class; soft labels weigh the images.  0 for a class without any."""
+    weights = F.one_hot(labels, classes).to(features) if labels.dim() == 1 else labels.to(features)
+    return weights.T @ features / weights.sum(0).clamp(min=1e-12)[:, None]
+
+
+def kept_aside(labels: Tensor, share: float, draws: torch.Generator) -> Tensor:
+    """Bool ``[N]``: round(share n_c) images of each class, but never its last one."""
+    labels = labels.cpu()
+    aside = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():
+        own = torch.nonzero(labels == label).flatten()
+        count = min(round(share * len(own)), len(own) - 1)
+        aside[own[torch.randperm(len(own), generator=draws)[:count]]] = True
+    return aside
+
+
+def _weights(network: Network, tau: float) -> Tensor:
+    weight = network.linear.weight.detach()
+    return weight / weight.norm(dim=1, keepdim=True).clamp(min=1e-12) ** tau
+
+
+def _normalised(network: Network, tau: float) -> Callable[[Tensor], Tensor]:
+    weights = _weights(network, tau)
+    return lambda images: network.embed(images) @ weights.T
+
+
+def _mean_recall(logits: Tensor, labels: Tensor) -> float:
+    right = (logits.argmax(1) == labels).double()
+    return sum(float(right[labels == label].mean()) for label in labels.unique().tolist())
+
+
+def _balanced(data: TrainingSet) -> TrainingSet:
+    """The same images, every class drawn alike."""
+    labels = data.hard_labels().cpu()
+    weights = torch.ones(data.classes, dtype=torch.float64)
+
+    def order(progress: float, draws: torch.Generator) -> Tensor:
+        return draw_by_class(labels, weights, draws)
+
+    return replace(data, order=order)
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach().clone(), requires_grad=False)

@@ -1,0 +1,28 @@
+"""A last layer of cosines: no class can be preferred for the length of its weights (Liu et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ltdd_core import BaseOptions, Classifier, ClassifierHead, CosineLinear, Softmax, Trainer, TrainingSet, option
+
+
+class CosineHead(ClassifierHead):
+    """Softmax of scaled cosines between features and class weights, trained together with the network."""
+
+    title = "cosine"
+
+    class Options(BaseOptions):
+        """The scale."""
+
+        scale: float = option(16.0, "of the cosines", source="OLTR, public code", gt=0)
+
+    def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
+        """Train on the one set."""
+
+        def layer(features: int, outputs: int) -> nn.Linear:
+            return CosineLinear(features, outputs, self.options.scale)
+
+        return Softmax(trainer.train(sets[0], outputs=sets[0].classes, purpose="classes by cosine", layer=layer))

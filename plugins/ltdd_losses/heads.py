@@ -1,0 +1,140 @@
+"""One network with one loss each; class counts are those of the set that trains it.
+
+A sampler that balances the classes has done already what these losses do: together they favour the tail twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ltdd_core import (
+    BaseOptions,
+    Classifier,
+    ClassifierHead,
+    CosineLinear,
+    Loss,
+    Softmax,
+    Trainer,
+    TrainingSet,
+    option,
+)
+from ltdd_losses.losses import (
+    effective_number_weights,
+    focal,
+    log_prior,
+    margin_loss,
+    margins,
+    prior_adjusted,
+    weighted_cross_entropy,
+)
+
+
+class ClassBalancedHead(ClassifierHead):
+    """Cross-entropy, or focal loss, with classes weighted by their effective number of images."""
+
+    title = "class-balanced"
+
+    class Options(BaseOptions):
+        """The weights."""
+
+        beta: float = option(
+            0.9999, "0: all classes alike; towards 1: as 1 / n_c", source="Cui et al. 2019", ge=0, lt=1
+        )
+        gamma: float = option(0.0, "of the focal loss; 0 is cross-entropy", source="Cui et al. 2019", ge=0)
+
+    def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
+        """Train on the one set."""
+        weights = effective_number_weights(sets[0].counts(), self.options.beta)
+        loss = focal(self.options.gamma, weights) if self.options.gamma else weighted_cross_entropy(weights)
+        return Softmax(trainer.train(sets[0], outputs=sets[0].classes, purpose="class-balanced loss", loss=loss))
+
+
+class FocalHead(ClassifierHead):
+    """Focal loss: images that are right already count less."""
+
+    title = "focal"
+
+    class Options(BaseOptions):
+        """How much less."""
+
+        gamma: float = option(1.0, "0 is cross-entropy", source="LDAM-DRW, public code", ge=0)
+
+    def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
+        """Train on the one set."""
+        loss = focal(self.options.gamma)
+        return Softmax(trainer.train(sets[0], outputs=sets[0].classes, purpose="focal loss", loss=loss))
+
+
+class BalancedSoftmaxHead(ClassifierHead):
+    """Softmax cross-entropy of logits + log n_c in training, plain logits afterwards."""
+
+    title = "balanced softmax"
+
+    def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
+        """Train on the one set."""
+        loss = prior_adjusted(sets[0].counts(), 1.0)
+        return Softmax(trainer.train(sets[0], outputs=sets[0].classes, purpose="balanced softmax", loss=loss))
+
+
+class LogitAdjustmentHead(ClassifierHead):
+    """Logits moved by the log of the class frequencies, in training or afterwards (Menon et al., ICLR 2021)."""
+
+    title = "logit adjustment"
+
+    class Options(BaseOptions):
+        """How far, and when."""
+
+        tau: float = option(1.0, "of tau log pi_c; 1 is consistent for the balanced error", source="Menon et al. 2021")
+        when: Literal["training", "afterwards"] = option(
+            "training", "training: + tau log pi_c in the loss; afterwards: - tau log pi_c at a plain classifier"
+        )
+
+    def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
+        """Train on the one set, or move the logits of the plain classifier."""
+        data, tau = sets[0], self.options.tau
+        if self.options.when == "training":
+            loss = prior_adjusted(data.counts(), tau)
+            return Softmax(trainer.train(data, outputs=data.classes, purpose="logit adjustment", loss=loss))
+        plain, shift = trainer.train(data, outputs=data.classes), tau * log_prior(data.counts())
+
+        def logits(images: Tensor) -> Tensor:
+            found: Tensor = plain(images)
+            return found - shift.to(found)
+
+        return Softmax(logits)
+
+
+class MarginHead(ClassifierHead):
+    """LDAM with deferred re-weighting (Cao et al., NeurIPS 2019): cosines with a margin that is larger in the tail."""
+
+    title = "LDAM-DRW"
+
+    class Options(BaseOptions):
+        """Margins, and when classes begin to be weighted."""
+
+        margin: float = option(0.5, "of the rarest class", source="LDAM-DRW, public code", gt=0)
+        scale: float = option(30.0, "s, of the cosines", source="LDAM-DRW, public code", gt=0)
+        deferred: float = option(
+            0.8, "part of the epochs before weights; 1: none at all", source="LDAM-DRW, public code", ge=0, le=1
+        )
+        beta: float = option(0.9999, "of the weights then", source="LDAM-DRW, public code", ge=0, lt=1)
+
+    def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
+        """Train on the one set."""
+        data, options = sets[0], self.options
+        counts = data.counts()
+        margin = margins(counts, options.margin)
+
+        def loss_at(progress: float) -> Loss:
+            begun = options.deferred < 1 and progress >= options.deferred
+            weights = effective_number_weights(counts, options.beta if begun else 0.0)
+            return margin_loss(margin, options.scale, weights)
+
+        def layer(features: int, outputs: int) -> nn.Linear:
+            return CosineLinear(features, outputs, options.scale)
+
+        own = trainer.train(data, outputs=data.classes, purpose="LDAM", loss_at=loss_at, layer=layer)
+        return Softmax(own)

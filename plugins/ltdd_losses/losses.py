@@ -1,0 +1,93 @@
+"""Losses for long-tailed sets, of logits z ``[n, C]`` and labels: int64 ``[n]``, or y float ``[n, C]``.
+
+Each returns the mean over the images.  For soft labels, what a formula says of the true class is weighted with the
+label: it is the same for a label that is all on one class.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltdd_core import Loss, cross_entropy
+
+
+def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
+    """Weight of each class, (1 - beta) / (1 - beta^n_c), scaled to sum to C (Cui et al., CVPR 2019, equation 3).
+
+    Args:
+        counts: float64 ``[C]``; a class with less than one image counts as one.
+        beta: from 0, where all classes weigh alike, to below 1; towards 1 weights are as 1 / n_c.
+    """
+    weights = (1 - beta) / (1 - beta ** counts.clamp(min=1))
+    return weights * len(counts) / weights.sum()
+
+
+def weighted_cross_entropy(weights: Tensor) -> Loss:
+    """-w_y log p_y, with weights ``[C]``."""
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        own = weights.to(logits)
+        return -(_soft(labels, logits) * own * logits.log_softmax(1)).sum(1).mean()
+
+    return loss
+
+
+def focal(gamma: float, weights: Tensor | None = None) -> Loss:
+    """-w_y (1 - p_y)^gamma log p_y (Lin et al., ICCV 2017, equation 4; with the softmax, as LDAM's code has it)."""
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        log_p = logits.log_softmax(1)
+        each = -((1 - log_p.exp()).clamp(min=0) ** gamma) * log_p
+        if weights is not None:
+            each = each * weights.to(logits)
+        return (_soft(labels, logits) * each).sum(1).mean()
+
+    return loss
+
+
+def log_prior(counts: Tensor) -> Tensor:
+    """Log pi_c = log(n_c / N) ``[C]``; a class with less than one image counts as one."""
+    own = counts.clamp(min=1)
+    return (own / own.sum()).log()
+
+
+def prior_adjusted(counts: Tensor, tau: float) -> Loss:
+    """Cross-entropy of z + tau log pi (Menon et al., ICLR 2021, equation 10).
+
+    With tau = 1 it is balanced softmax (Ren et al., NeurIPS 2020, equation 4): log n_c differs from log pi_c by a
+    constant, which no softmax sees.
+    """
+    shift = tau * log_prior(counts)
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits + shift.to(logits), labels)
+
+    return loss
+
+
+def margins(counts: Tensor, largest: float) -> Tensor:
+    """Margin of each class, proportional to n_c^(-1/4), ``largest`` that of the rarest (LDAM, equation 13)."""
+    own = counts.clamp(min=1) ** -0.25
+    return largest * own / own.max()
+
+
+def margin_loss(margin: Tensor, scale: float, weights: Tensor) -> Loss:
+    """-w_y log softmax(z - s m_y e_y)_y (Cao et al., NeurIPS 2019, equation 12); z are s times cosines.
+
+    Args:
+        margin: m ``[C]``, in units of cosines.
+        scale: s.
+        weights: ``[C]``.
+    """
+    plain = weighted_cross_entropy(weights)
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return plain(logits - scale * margin.to(logits) * _soft(labels, logits), labels)
+
+    return loss
+
+
+def _soft(labels: Tensor, logits: Tensor) -> Tensor:
+    """Labels as probabilities ``[n, C]``."""
+    return F.one_hot(labels, logits.shape[1]).to(logits) if labels.dim() == 1 else labels.to(logits)

@@ -1,0 +1,24 @@
+"""Sampling by the effective number of images (Cui et al., CVPR 2019, equation 3; as in LDAM-DRW's code)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ltdd_core import BaseOptions, option
+from ltdd_samplers.by_class import ByClassSampler
+
+
+class EffectiveNumberSampler(ByClassSampler):
+    """An image of class c weighs (1 - beta) / (1 - beta^n_c), so p_c ~ n_c (1 - beta) / (1 - beta^n_c)."""
+
+    class Options(BaseOptions):
+        """Between images and classes."""
+
+        beta: float = option(
+            0.9999, "0: images alike; towards 1: classes alike", source="LDAM-DRW, public code", ge=0, lt=1
+        )
+
+    def weights(self, progress: float) -> Tensor:
+        """What the probabilities of the classes are proportional to, float64 ``[classes]``."""
+        beta: float = self.options.beta
+        return self.counts * (1 - beta) / (1 - beta**self.counts)

@@ -1,0 +1,134 @@
+"""Coresets end to end: the images are real ones, chosen by features of the run's own plain classifier."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from conftest import one_line_error
+
+from ltdd_core import configure, distill, evaluate, load_distilled
+from ltdd_core.catalog import Catalog
+from ltdd_core.data import load_long_tailed
+from ltdd_core.evaluation import make_trainer, training_sets
+from ltdd_core.plugins import load_plugins
+from ltdd_core.progress import Display
+from ltdd_core.run import StopRequest
+from ltdd_samplers.coreset import centres, herd
+
+IPC = 4
+SHORT = {"original": {"epochs": 2}, "distilled": {"epochs": 2}}
+CATALOG = Catalog(load_plugins())
+
+
+def config(method="coreset", **settings):
+    tree = {
+        "data": {"name": "digits-lt", "n_max": 40, "imbalance": 40},
+        "network": {"width": 4, "depth": 2},
+        "ipc": IPC,
+        "iterations": 3,
+        "training": SHORT,
+        "compute": {"threads": 1},
+    }
+    return configure(method=method, **{**tree, **settings})
+
+
+def literal_choice(wanted, choose):
+    """Positions in the training set, from features of a network trained for the purpose."""
+    data = load_long_tailed("digits-lt", wanted.data.make())
+    trainer = make_trainer(
+        wanted,
+        torch.device("cpu"),
+        data.image_shape,
+        seed=wanted.run.seed,
+        catalog=CATALOG,
+        stop=StopRequest(),
+        display=Display(),
+    )
+    original = training_sets(wanted, data, None, CATALOG)["original"]
+    network = trainer.train(original, outputs=data.classes)
+    found = []
+    for label in range(data.classes):
+        own = torch.nonzero(data.train_labels == label).flatten()
+        features = network.embed(data.normalisation.apply(data.train_images[own]))
+        found.append(own[choose(features, IPC)])
+    return data, torch.cat(found)
+
+
+@pytest.mark.parametrize(("sampler", "choose"), [("herding", herd), ("k-center", centres)])
+def test_a_coreset_is_chosen_by_the_features_of_the_plain_classifier(sampler, choose, tmp_path):
+    wanted = config(sampler=sampler)
+    found = distill(wanted, tmp_path / "run").distilled
+    data, chosen = literal_choice(wanted, choose)
+    assert torch.equal(found.images, data.normalisation.apply(data.train_images[chosen]))
+    assert torch.equal(found.labels, data.train_labels[chosen])
+    sizes = torch.bincount(found.labels, minlength=10).tolist()
+    assert sizes == [min(IPC, count) for count in data.counts]
+    assert min(data.counts) == 1
+
+
+def test_another_method_starts_from_a_coreset(tmp_path):
+    wanted = config("dm", init="herding", matcher={"lr_img": 1e-12})
+    found = distill(wanted, tmp_path / "run").distilled
+    data, chosen = literal_choice(wanted, herd)
+    real = data.normalisation.apply(data.train_images[chosen])
+    assert len(found.images) == 10 * IPC
+    labels = data.train_labels[chosen]
+    for label, count in enumerate(data.counts):
+        own = found.images[found.labels == label][: min(IPC, count)]
+        torch.testing.assert_close(own, real[labels == label])
+
+
+class Listening(Display):
+    def __init__(self):
+        self.trained = []
+
+    def training(self, what):
+        self.trained.append(what)
+
+
+def test_the_network_that_chooses_is_that_of_the_first_row(tmp_path):
+    display = Listening()
+    distill(config(sampler="herding", plugins=["twostage"]), tmp_path / "herding", display=display)
+    assert display.trained.count("classes on the original set") == 1
+    distill(config(sampler="random", plugins=["twostage"]), tmp_path / "random")
+    rows = [json.loads((tmp_path / name / "report.json").read_text())["rows"][0] for name in ("herding", "random")]
+    assert rows[0] == rows[1]
+
+
+def test_the_random_coreset_needs_no_network_and_is_what_every_method_starts_from(tmp_path):
+    found = load_distilled(distill(config(sampler="random"), tmp_path / "a").run)
+    other = distill(config("dm", matcher={"lr_img": 1e-12}), tmp_path / "b").distilled
+    for label in range(10):
+        own = found.images[found.labels == label]
+        torch.testing.assert_close(own, other.images[other.labels == label][: len(own)])
+
+
+def test_a_coreset_is_evaluated_pictured_and_taken_up_again_like_any_distilled_set(ltdd, tmp_path):
+    options = ["--iterations", 50, "--ipc", IPC, "--n-max", 40, "--imbalance", 40, "--threads", 1]
+    options += ["--set", "network.width=4", "--set", "network.depth=2"]
+    options += ["--set", "training.original.epochs=2", "--set", "training.distilled.epochs=2"]
+    command = ["distill", "--method", "coreset", "--sampler", "k-center", "--plugin", "twostage", *options]
+    result = ltdd(*command, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "two-stage, original + distilled" in result.stdout
+    assert "iteration" not in result.stderr  # none is taken
+    assert (tmp_path / "run" / "distilled.png").exists()
+    before = (tmp_path / "run" / "report.json").read_bytes()
+    assert ltdd("distill", "--out", tmp_path / "run", "--resume").exit_code == 0
+    assert (tmp_path / "run" / "report.json").read_bytes() == before
+    (line,) = evaluate(tmp_path / "run", networks=["mlp"])
+    assert line.mean.images == json.loads(before)["rows"][2]["images"]
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["sampler"]["name"] == "k-center"
+
+
+def test_a_coreset_of_noise_is_refused(ltdd, tmp_path):
+    error = one_line_error(ltdd("distill", "--method", "coreset", "--init", "noise", "--out", tmp_path / "run"))
+    assert "leave out --init noise" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_way_to_start_is_refused_at_once(ltdd, tmp_path):
+    error = one_line_error(ltdd("distill", "--method", "dm", "--init", "herdin", "--out", tmp_path / "run"))
+    assert "init: unknown way to start 'herdin'. Did you mean 'herding'?" in error
+    assert not (tmp_path / "run").exists()
