@@ -13,12 +13,13 @@ from ltdd_core.errors import InputError, Interrupted, RunFailed
 from ltdd_core.hookspecs import Register, hookimpl
 
 if TYPE_CHECKING:
-    from ltdd_core.api import configure, evaluate, load_data
+    from ltdd_core.api import configure, evaluate, load_data, quality
     from ltdd_core.augment import Augmentation
     from ltdd_core.config import Config
     from ltdd_core.data import ArrayTable, ImageTable, LongTailedSet, LongTailOptions
     from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
     from ltdd_core.distillation import Result, distill
+    from ltdd_core.formats import export
     from ltdd_core.interfaces import (
         BaseOptions,
         Batch,
@@ -55,12 +56,13 @@ if TYPE_CHECKING:
     )
 
 _LAZY = {
-    "ltdd_core.api": ("configure", "evaluate", "load_data"),
+    "ltdd_core.api": ("configure", "evaluate", "load_data", "quality"),
     "ltdd_core.augment": ("Augmentation",),
     "ltdd_core.config": ("Config",),
     "ltdd_core.data": ("ArrayTable", "ImageTable", "LongTailOptions", "LongTailedSet"),
     "ltdd_core.data.normalisation": ("Normalisation", "PerChannel", "ZCA"),
     "ltdd_core.distillation": ("Result", "distill"),
+    "ltdd_core.formats": ("export",),
     "ltdd_core.interfaces": (
         "Batch",
         "Classifier",
@@ -154,6 +156,7 @@ __all__ = [
     "draw_by_class",
     "embed_without_gradient",
     "evaluate",
+    "export",
     "generator",
     "hookimpl",
     "load_data",
@@ -161,6 +164,7 @@ __all__ = [
     "load_tensors",
     "option",
     "precision_context",
+    "quality",
     "save_distilled",
     "save_tensors",
     "train",

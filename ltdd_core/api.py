@@ -20,9 +20,11 @@ from ltdd_core.data import LongTailedSet, load_long_tailed
 from ltdd_core.devices import prepare_device
 from ltdd_core.errors import InputError
 from ltdd_core.evaluation import Repeated, repeated_rows
+from ltdd_core.interfaces import DistilledSet
 from ltdd_core.layers import Layer, merged, normalised
 from ltdd_core.plugins import load_plugins
 from ltdd_core.progress import Display
+from ltdd_core.ranking import Quality, quality_of
 from ltdd_core.run import CONFIG, RunFolder
 from ltdd_core.storage import load_distilled
 
@@ -74,6 +76,53 @@ def evaluate(
         InputError: the file, the settings or the data cannot be used.
     """
     catalog = catalog or Catalog(load_plugins())
+    config, data, loaded, chosen = _to_evaluate(distilled, networks, settings, catalog)
+    yield from repeated_rows(
+        config,
+        data,
+        loaded,
+        networks=chosen,
+        repeats=repeats,
+        device=prepare_device(config),
+        catalog=catalog,
+        display=display or Display(),
+    )
+
+
+def quality(
+    distilled: Path | str,
+    *,
+    networks: Sequence[str] = (),
+    repeats: int = 1,
+    settings: Sequence[Layer | Mapping[str, Any]] = (),
+    catalog: Catalog | None = None,
+    display: Display | None = None,
+) -> Iterator[Quality]:
+    """Compare a distilled set with the whole one and with random real images; see :mod:`ltdd_core.ranking`.
+
+    Arguments and errors are those of :func:`evaluate`; head and recipe play no part.
+    """
+    catalog = catalog or Catalog(load_plugins())
+    config, data, loaded, chosen = _to_evaluate(distilled, networks, settings, catalog)
+    yield from quality_of(
+        config,
+        data,
+        loaded,
+        networks=chosen,
+        repeats=repeats,
+        device=prepare_device(config),
+        catalog=catalog,
+        display=display or Display(),
+    )
+
+
+def _to_evaluate(
+    distilled: Path | str,
+    networks: Sequence[str],
+    settings: Sequence[Layer | Mapping[str, Any]],
+    catalog: Catalog,
+) -> tuple[Config, LongTailedSet, DistilledSet, list[Selection]]:
+    """The configuration, the data, the distilled set and the networks to train."""
     loaded = load_distilled(distilled)
     given = [normalised(one if isinstance(one, Layer) else Layer("evaluate()", dict(one))) for one in settings]
     stored = _stored_settings(Path(distilled), loaded.origin)
@@ -86,19 +135,9 @@ def evaluate(
     below = Layer(str(distilled), {**stored, "plugins": []})
     named = [[Layer("--network", {"network": {"name": name}})] for name in networks] or [[]]
     configs = [resolve(catalog, [below, *name, *given]) for name in named]
-    config = configs[0]
-    device = prepare_device(config)
-    data = load_long_tailed(config.data.name, config.data.make())
-    yield from repeated_rows(
-        config,
-        data,
-        loaded,
-        networks=[each.network for each in configs],
-        repeats=repeats,
-        device=device,
-        catalog=catalog,
-        display=display or Display(),
-    )
+    prepare_device(configs[0])
+    data = load_long_tailed(configs[0].data.name, configs[0].data.make())
+    return configs[0], data, loaded, [each.network for each in configs]
 
 
 def train_original(

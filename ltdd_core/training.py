@@ -219,6 +219,12 @@ class Trainer:
         other.options = options
         return other
 
+    def with_augmentation(self, augmentation: Augmentation) -> Trainer:
+        """A trainer that differs in this, and so knows nothing that is trained."""
+        other = copy.copy(self)
+        other.augmentation, other._trained = augmentation, {}
+        return other
+
     def part(self, name: str) -> Trainer:
         """The same trainer for a part of a classifier, such as one of its stages.
 

@@ -119,11 +119,20 @@ def test_what_a_method_says_is_not_for_originals(tmp_path):
     assert all(line.config.run.augment != "none" for _, line in grid.rows[0].members)
 
 
-@pytest.mark.parametrize("path", sorted((TOP / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_grids_of_the_repository_resolve(path):
-    grid = read_grid(path, Catalog(load_plugins()))
+@pytest.mark.parametrize("name", ["paper", "paper-small"])
+def test_the_grids_of_the_paper_resolve(name):
+    grid = read_grid(TOP / "benchmarks" / f"{name}.yaml", Catalog(load_plugins()))
     assert sum(row.published is not None for row in grid.rows) == 7
     assert {row.line for row in grid.rows} >= {"original, one stage", "original + dc, two stages"}
+
+
+def test_the_grid_of_baselines_has_every_head_and_coreset():
+    catalog = Catalog(load_plugins())
+    grid = read_grid(TOP / "benchmarks" / "baselines.yaml", catalog)
+    on_original = {line.line.head.name for row in grid.rows for _, line in row.members if line.run is None}
+    assert on_original == set(catalog.names("head")) - {"twostage"}
+    assert {cell.config.sampler.name for cell in grid.cells} == {"random", "herding", "k-center", "instance"}
+    assert {len(row.members) for row in grid.rows} == {2}
 
 
 def test_the_page_about_grids_is_true(ltdd):

@@ -23,6 +23,7 @@ from ltdd_core.cli.settings import (
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--network", "networks", multiple=True, metavar="NAME", help="Network to train; repeatable.")
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Seeds.")
+@click.option("--quality", is_flag=True, help="Compare with the whole set and with random images too.")
 @data_options
 @classifier_options
 @compute_options
@@ -31,6 +32,7 @@ def command(
     run: Path,
     networks: tuple[str, ...],
     repeats: int,
+    quality: bool,
     config_file: Path | None,
     preset: str | None,
     assignments: tuple[str, ...],
@@ -45,10 +47,10 @@ def command(
     """
     import time
 
-    from ltdd_core.api import evaluate
+    from ltdd_core import api
     from ltdd_core.catalog import Catalog
     from ltdd_core.cli.live import LiveDisplay
-    from ltdd_core.cli.tables import print_repeated
+    from ltdd_core.cli.tables import print_quality, print_repeated
     from ltdd_core.config import preset_layer
     from ltdd_core.errors import Interrupted
     from ltdd_core.plugins import load_plugins
@@ -62,18 +64,22 @@ def command(
         if preset is not None:
             settings.insert(0, preset_layer(catalog, preset))
         display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
+        options: dict[str, Any] = {"networks": networks, "repeats": repeats, "settings": settings}
+        options |= {"catalog": catalog, "display": display}
         lines = []
         try:
-            for line in evaluate(
-                run, networks=networks, repeats=repeats, settings=settings, catalog=catalog, display=display
-            ):
+            for line in api.evaluate(run, **options):
                 lines.append(line)
                 if not quiet:
                     notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
+            scores = list(api.quality(run, **options)) if quality else []
         except Interrupted as error:
             raise Interrupted(f"{error}: stopped; an evaluation is not saved, run it again.") from error
     if as_json:
         document = {"run": str(run), "seconds": round(time.monotonic() - began, 3)}
-        click.echo(json.dumps({**document, "rows": [line.to_json() for line in lines]}))
+        more = {"quality": [one.to_json() for one in scores]} if quality else {}
+        click.echo(json.dumps({**document, "rows": [line.to_json() for line in lines], **more}))
     else:
         print_repeated(results, lines)
+        if quality:
+            print_quality(results, scores)

@@ -12,6 +12,7 @@ from ltdd_core.data import LongTailedSet
 from ltdd_core.data.longtail import shot_groups
 from ltdd_core.evaluation import Repeated
 from ltdd_core.metrics import Row, parts_of
+from ltdd_core.ranking import Quality
 
 BAR = 12
 HEADINGS = {"harmonic_mean": "harm.", "group_accuracy": "group", "accuracy": "acc.", "medium": "med.", "middle": "mid."}
@@ -69,6 +70,34 @@ def print_repeated(console: Console, lines: Sequence[Repeated]) -> None:
             spread = f"±{deviation:.1f}" if repeats > 1 and value is not None else ""
             cells.append(f"{number(value)}{spread}")
         table.add_row(line.network, *cells)
+    console.print(table)
+
+
+QUALITY = {
+    "real": "the long-tailed set",
+    "distilled": "the distilled set",
+    "hard": "... under hard labels",
+    "random": "random real images",
+    "distilled_plain": "the distilled set, not augmented",
+    "random_plain": "random real images, not augmented",
+    "hard_label_recovery": "hard-label recovery (0 is best)",
+    "improvement_over_random": "improvement over random",
+    "label_robust_score": "label-robust score",
+    "augmentation_robust_score": "augmentation-robust score",
+}
+
+
+def print_quality(console: Console, scores: Sequence[Quality]) -> None:
+    """Accuracies that a distilled set is compared with, and what they come to; a column for each network."""
+    table = Table(
+        title="quality beside accuracy; per cent, plain linear head", title_style="dim", box=SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("trained on, score")
+    for one in scores:
+        table.add_column(one.network, justify="right")
+    for key, name in QUALITY.items():
+        cells = [f"{one.mean[key]:.1f}{f'±{one.deviation[key]:.1f}' * (one.repeats > 1)}" for one in scores]
+        table.add_row(name, *cells)
     console.print(table)
 
 

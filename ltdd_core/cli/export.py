@@ -1,0 +1,25 @@
+"""``ltdd export``: a distilled set for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ltdd_core.cli.settings import consoles
+
+
+@click.command("export")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--format", "kind", metavar="ddranking|folder|npz", required=True, help="What the other tool reads.")
+@click.option("--out", type=click.Path(path_type=Path), help="A folder, or the npz file; else beside the set.")
+def command(run: Path, kind: str, out: Path | None) -> None:
+    """Write the distilled set of RUN, a run folder or a distilled.safetensors, in another format.
+
+    `ddranking`: images.pt, labels.pt and lr.pt, as DD-Ranking's evaluators take them. `folder`: PNG files in a
+    folder for each class. `npz`: numpy arrays.
+    """
+    from ltdd_core.formats import export
+
+    target = export(run, kind, out)
+    consoles(False)[0].print(str(target), soft_wrap=True)

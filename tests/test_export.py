@@ -1,0 +1,179 @@
+"""Distilled sets in other tools' formats: the same images and labels come back, and nothing is half written."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import one_line_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ltdd_core import ZCA, DistilledSet, InputError, PerChannel, export, generator, load_data, save_distilled
+from ltdd_core.formats import to_logits
+
+NAMES = ("cat", "dog", "top/T-shirt")
+
+
+def distilled(labels, *, soft=False, channels=3, side=6, **more):
+    labels = torch.tensor(labels)
+    images = torch.randn(len(labels), channels, side, side, generator=generator(0, "images"))
+    normalisation = PerChannel((0.4,) * channels, (0.3,) * channels)
+    if soft:
+        labels = torch.rand(len(labels), 3, generator=generator(1, "soft")) + 3 * torch.nn.functional.one_hot(labels, 3)
+        labels = labels / labels.sum(1, keepdim=True)
+    return DistilledSet(images, labels, NAMES, normalisation, ipc=2, **more)
+
+
+def saved(folder, **options):
+    folder.mkdir(exist_ok=True)
+    own = distilled(**options)
+    save_distilled(folder / "distilled.safetensors", own)
+    return own
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_ddranking_gets_images_sorted_by_class_logits_and_a_learning_rate(soft, tmp_path):
+    own = saved(tmp_path / "run", labels=[2, 0, 1, 1, 0, 2], soft=soft, training={"lr": 0.125})
+    target = export(tmp_path / "run", "ddranking")
+    assert target == tmp_path / "run" / "export-ddranking"
+    found = {path.stem: torch.load(path, weights_only=True) for path in sorted(target.iterdir())}
+    assert set(found) == {"images", "labels", "lr"}
+    order = [1, 4, 2, 3, 0, 5]
+    assert torch.equal(found["images"], own.images[order])
+    assert found["lr"].item() == 0.125
+    assert found["lr"].dim() == 0
+    expected = own.labels[order] if soft else torch.nn.functional.one_hot(own.labels[order], 3).float()
+    torch.testing.assert_close(found["labels"].softmax(1), expected)
+    if not soft:
+        assert torch.equal(found["labels"].softmax(1), expected)  # to the last bit
+
+
+@given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4).filter(sum), min_size=1, max_size=5))
+@settings(max_examples=80, deadline=None)
+def test_logits_of_soft_labels_give_the_labels_back(rows):
+    soft = torch.tensor(rows, dtype=torch.float32)
+    soft = soft / soft.sum(1, keepdim=True)
+    logits = to_logits(soft, 4)
+    assert torch.isfinite(logits).all()
+    torch.testing.assert_close(logits.softmax(1), soft, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("training", "origin", "expected"),
+    [
+        ({"lr": 0.5}, {"configuration": {"training": {"distilled": {"lr": 0.1}}}}, 0.5),
+        ({}, {"configuration": {"training": {"distilled": {"lr": 0.1}}}}, 0.1),
+        ({}, {"configuration": {"training": {"distilled": {"lr": None}}}}, 0.01),
+        ({}, {}, 0.01),
+    ],
+)
+def test_the_learning_rate_is_the_learned_one_or_the_configured_one(training, origin, expected, tmp_path):
+    saved(tmp_path / "run", labels=[0, 1, 2], training=training, origin=origin)
+    assert torch.load(export(tmp_path / "run", "ddranking") / "lr.pt", weights_only=True).item() == pytest.approx(
+        expected
+    )
+
+
+def test_ddranking_refuses_classes_of_different_sizes(tmp_path):
+    saved(tmp_path / "run", labels=[0, 0, 1, 2])
+    with pytest.raises(InputError, match="same number of images of each class.*1 to 2"):
+        export(tmp_path / "run", "ddranking")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["distilled.safetensors"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_folder_holds_what_a_picture_shows(channels, tmp_path):
+    own = saved(tmp_path / "run", labels=[0, 0, 1, 2, 2, 2], channels=channels)
+    target = export(tmp_path / "run" / "distilled.safetensors", "folder", tmp_path / "images")
+    assert sorted(path.name for path in target.iterdir()) == ["cat", "dog", "top-T-shirt"]
+    assert [len(list((target / name).iterdir())) for name in ("cat", "dog", "top-T-shirt")] == [2, 1, 3]
+    shown = (own.normalisation.invert(own.images) * 255).round().to(torch.uint8)
+    found = np.asarray(Image.open(target / "dog" / "0000.png"))
+    expected = shown[2].permute(1, 2, 0).squeeze(2) if channels == 1 else shown[2].permute(1, 2, 0)
+    assert np.array_equal(found, expected.numpy())
+
+
+def test_a_folder_is_read_back_as_an_image_folder(tmp_path):
+    own = saved(tmp_path / "run", labels=[0, 0, 1, 1, 2, 2], side=8)
+    target = export(tmp_path / "run", "folder")
+    data = load_data("folder", root=str(target))
+    assert data.class_names == ("cat", "dog", "top-T-shirt")
+    everything = torch.cat([data.train_images, data.test_images])
+    shown = (own.normalisation.invert(own.images) * 255).round().to(torch.uint8)
+    assert {image.numpy().tobytes() for image in everything} == {image.numpy().tobytes() for image in shown}
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_npz_holds_everything(soft, tmp_path):
+    own = saved(tmp_path / "run", labels=[0, 1, 2, 2], soft=soft, training={"lr": 0.5})
+    target = export(tmp_path / "run", "npz")
+    with np.load(target, allow_pickle=False) as found:
+        order = own.labels.argmax(1).argsort(stable=True) if soft else own.labels.argsort(stable=True)
+        assert np.array_equal(found["images"], own.images[order].numpy())
+        assert np.array_equal(found["labels"], own.labels[order].numpy())
+        assert found["class_names"].tolist() == list(NAMES)
+        facts = json.loads(str(found["normalisation"]))
+    assert facts == {**own.normalisation.to_json(), "training": {"lr": 0.5}}
+
+
+def test_whitening_goes_with_an_npz(tmp_path):
+    pixels = torch.randint(0, 255, (20, 1, 4, 4), generator=generator(0, "pixels")).to(torch.uint8)
+    zca = ZCA.of(pixels, 0.1)
+    (tmp_path / "run").mkdir()
+    own = DistilledSet(zca.apply(pixels[:3]), torch.arange(3), NAMES, zca, ipc=1)
+    save_distilled(tmp_path / "run" / "distilled.safetensors", own)
+    with np.load(export(tmp_path / "run", "npz"), allow_pickle=False) as found:
+        assert np.array_equal(found["zca_matrix"], zca.matrix.numpy())
+        assert np.array_equal(found["zca_mean"], zca.mean.numpy())
+
+
+def test_what_is_there_already_stays(ltdd, tmp_path):
+    saved(tmp_path / "run", labels=[0, 1, 2])
+    for kind in ("ddranking", "folder", "npz"):
+        result = ltdd("export", tmp_path / "run", "--format", kind)
+        assert result.exit_code == 0, result.output
+        assert Path(result.stdout.strip()).exists()
+        assert "is there already" in one_line_error(ltdd("export", tmp_path / "run", "--format", kind))
+    left = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert left == ["distilled.safetensors", "export-ddranking", "export-folder", "export-npz.npz"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--format", "dd-ranking"), "unknown format 'dd-ranking'. Did you mean 'ddranking'?"),
+        ((), "--format"),
+        (("--format", "npz", "--out", "/proc/none/a.npz"), "cannot write /proc/none"),
+        (("--format", "folder", "--out", "/proc/none/a"), "cannot write /proc/none"),
+    ],
+)
+def test_a_wrong_export_gets_one_line(options, message, ltdd, tmp_path):
+    saved(tmp_path / "run", labels=[0, 1, 2])
+    assert message in one_line_error(ltdd("export", tmp_path / "run", *options))
+
+
+def test_an_export_of_nothing_gets_one_line(ltdd, tmp_path):
+    assert "there is no such file" in one_line_error(ltdd("export", tmp_path / "no", "--format", "npz"))
+
+
+def test_the_decoder_of_a_method_is_applied(tmp_path, monkeypatch):
+    class Doubled:
+        @staticmethod
+        def decoder(images, labels):
+            return images.repeat_interleave(2, 0), labels.repeat_interleave(2)
+
+    class Offered:
+        def get(self, kind, name):
+            assert (kind, name) == ("matcher", "doubled")
+            return self
+
+        def load(self):
+            return Doubled
+
+    own = saved(tmp_path / "run", labels=[2, 1, 0], decoder="doubled")
+    target = export(tmp_path / "run", "ddranking", catalog=Offered())
+    found = torch.load(target / "images.pt", weights_only=True)
+    assert torch.equal(found, own.images[[2, 2, 1, 1, 0, 0]])
