@@ -92,7 +92,9 @@ def test_the_plain_snippet_learns(tmp_path, monkeypatch):
     assert sum(right) / len(right) > 0.5
 
 
-@pytest.mark.parametrize("name", ["first-run.md", "configuration.md", "heads.md", "mtt.md", "samplers.md"])
+@pytest.mark.parametrize(
+    "name", ["first-run.md", "configuration.md", "heads.md", "metrics.md", "mtt.md", "samplers.md"]
+)
 def test_the_commands_of_a_page_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for commands in blocks(TOP / "docs" / name, "sh"):
