@@ -216,6 +216,21 @@ def test_a_class_with_one_image_and_fewer_than_ipc(tmp_path, init, sampler):
         assert len(own.unique(dim=0)) == 4
 
 
+@pytest.mark.parametrize("method", ["dc", "dsa", "dm", "mtt", "coreset"])
+def test_every_method_takes_a_class_with_one_image(method, ltdd, tmp_path):
+    options = [*TINY_OPTIONS[2:], "--method", method, "--iterations", 2, "--plugin", "twostage"]
+    if method == "mtt":
+        options += ["--set", "experts.count=1", "--set", "experts.epochs=4", "--set", "matcher.syn_steps=2"]
+    result = ltdd("distill", *options, "--out", tmp_path / "a", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert min(document["data"]["counts"]) == 1
+    assert [row["name"] for row in document["rows"]][-1] == "two-stage, original + distilled"
+    found = load_distilled(tmp_path / "a")
+    counts = [min(2, count) if method == "coreset" else 2 for count in document["data"]["counts"]]
+    assert torch.bincount(found.labels).tolist() == counts
+
+
 def test_results_do_not_depend_on_the_global_generator(tmp_path):
     torch.manual_seed(1)
     one = distill(tiny(), tmp_path / "a")
