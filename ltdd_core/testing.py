@@ -21,12 +21,13 @@ from torch import Tensor
 from ltdd_core.augment import Augmentation
 from ltdd_core.catalog import Catalog
 from ltdd_core.config import Training, select
-from ltdd_core.data import LongTailedSet
+from ltdd_core.data import LongTailedSet, LongTailOptions, load_long_tailed
 from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.errors import InputError
 from ltdd_core.interfaces import (
     BaseOptions,
     ClassifierHead,
+    DataSource,
     Distillation,
     Features,
     Matcher,
@@ -226,6 +227,28 @@ def check_network(component: type[Network], shape: tuple[int, int, int] = (3, 32
     other = made().state_dict()
     same = all(torch.equal(value, other[name]) for name, value in network.state_dict().items())
     _must(same, component, "the same global seed gives the same weights")
+
+
+def check_dataset(component: type[DataSource], **options: Any) -> None:
+    """The same images each time, of one size, every class in both parts; a cut to a long tail goes through."""
+    _check_options(component.Options)
+    _must(issubclass(component.Options, LongTailOptions), component, "Options extend LongTailOptions")
+    source = component(component.Options(**options))
+    with _no_global_randomness(component):
+        first, second = (source.load(generator(0, "check")) for _ in range(2))
+        for part in ("train", "test"):
+            table, again = getattr(first, part), getattr(second, part)
+            some = torch.arange(len(table.labels))[:: max(1, len(table.labels) // 20)]
+            images = table.read(some)
+            _must(table.labels.dtype == torch.int64, component, f"{part} labels are int64")
+            _must(images.dtype == torch.uint8 and images.dim() == 4, component, f"{part} images are uint8 [n, C, H, W]")
+            _must(len(images) == len(some), component, f"read gives an image for each index of {part}")
+            _must(torch.equal(table.labels, again.labels), component, f"{part} labels are the same each time")
+            _must(torch.equal(images, again.read(some)), component, f"{part} images are the same each time")
+            there = set(table.labels.tolist())
+            _must(there == set(range(len(first.class_names))), component, f"each class has an image in {part}")
+        data = load_long_tailed("checked", source)
+    _must(data.train_images.shape[1:] == data.test_images.shape[1:], component, "both parts have images of one size")
 
 
 class _PlainSampler(Sampler):

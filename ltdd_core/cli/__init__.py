@@ -56,7 +56,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A command by name."""
         if cmd_name in COMMANDS:
-            command: click.Command = importlib.import_module(f"ltdd_core.cli.{cmd_name}").command
+            command: click.Command = importlib.import_module(f"ltdd_core.cli.{cmd_name.replace('-', '_')}").command
             return command
         return self._of_plugins(ctx).get(cmd_name)
 

@@ -1,0 +1,29 @@
+"""``ltdd new-plugin``: the package of a method, sampler or head of one's own, working from the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ltdd_core.cli.settings import consoles
+
+
+@click.command("new-plugin")
+@click.argument("name")
+@click.option("--kind", required=True, metavar="matcher|sampler|head|recipe|dataset|network", help="What it offers.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where its folder goes; else here.")
+def command(name: str, kind: str, out: Path) -> None:
+    """Write a package ltdd-NAME that works: a module of some 15 lines, its entry point, a test of its contract.
+
+    Change the module; nothing else has to be written.
+    """
+    from ltdd_core.catalog import Catalog
+    from ltdd_core.plugins import load_plugins
+    from ltdd_core.scaffold import new_plugin
+
+    folder, shown = new_plugin(name, kind, out, Catalog(load_plugins()))
+    results = consoles(False)[0]
+    results.print(f"{folder} is written. Next:", soft_wrap=True)
+    results.print(f"  pip install -e {folder} && {shown}", soft_wrap=True)
+    results.print(f"  pytest {folder}", soft_wrap=True)
