@@ -3,10 +3,18 @@
 import pytest
 import torch
 
-from ltdd_core import BaseOptions, ClassMatcher
+from ltdd_core import ArrayTable, BaseOptions, ClassMatcher, DataSource, LongTailOptions, SourceImages
 from ltdd_core.catalog import Catalog
 from ltdd_core.plugins import load_plugins
-from ltdd_core.testing import ContractError, check_head, check_matcher, check_network, check_recipe, check_sampler
+from ltdd_core.testing import (
+    ContractError,
+    check_dataset,
+    check_head,
+    check_matcher,
+    check_network,
+    check_recipe,
+    check_sampler,
+)
 
 CHECKS = {
     "sampler": check_sampler,
@@ -104,3 +112,105 @@ def test_a_wrong_sampler_and_a_wrong_network_are_caught():
 
     with pytest.raises(ContractError, match="embed is"):
         check_network(Narrow)
+
+
+def test_the_embedded_data_keep_the_contract():
+    check_dataset(CATALOG.get("data", "digits-lt").load())
+
+
+class Levels(DataSource):
+    """A data source that is right."""
+
+    Options = LongTailOptions
+
+    def load(self, generator):
+        def images(number):
+            labels = torch.arange(3).repeat_interleave(number)
+            noise = torch.randint(0, 60, (len(labels), 1, 4, 4), generator=generator)
+            return ArrayTable((noise + 60 * labels[:, None, None, None]).to(torch.uint8), labels)
+
+        return SourceImages(train=images(9), test=images(3), class_names=("a", "b", "c"))
+
+
+class Floating(Levels):
+    def load(self, generator):
+        found = super().load(generator)
+        return SourceImages(ArrayTable(found.train.images.float(), found.train.labels), found.test, found.class_names)
+
+
+class Restless(Levels):
+    def load(self, generator):
+        with torch.random.fork_rng():
+            return super().load(torch.Generator().manual_seed(torch.seed() % 2**31))
+
+
+class Lacking(Levels):
+    def load(self, generator):
+        found = super().load(generator)
+        return SourceImages(found.train, found.test, (*found.class_names, "d"))
+
+
+class Unlimited(Levels):
+    Options = BaseOptions
+
+
+def test_a_right_data_source_passes_and_a_wrong_one_is_caught():
+    check_dataset(Levels)
+    for wrong, message in (
+        (Floating, "uint8"),
+        (Restless, "the same each time"),
+        (Lacking, "each class has an image"),
+        (Unlimited, "extend LongTailOptions"),
+    ):
+        with pytest.raises(ContractError, match=message):
+            check_dataset(wrong)
+
+
+def test_a_wrong_head_and_a_wrong_recipe_are_caught():
+    linear = CATALOG.get("head", "linear").load()
+
+    class Restless(linear):
+        def fit(self, sets, trainer):
+            torch.rand(1)
+            return super().fit(sets, trainer)
+
+    class Unsure(linear):
+        def fit(self, sets, trainer):
+            fitted = super().fit(sets, trainer)
+            plain = fitted.log_probabilities
+            fitted.log_probabilities = lambda images: plain(images) - 1
+            return fitted
+
+    class Narrow(linear):
+        def fit(self, sets, trainer):
+            fitted = super().fit(sets, trainer)
+            plain = fitted.log_probabilities
+            fitted.log_probabilities = lambda images: plain(images)[:, :2]
+            return fitted
+
+    for wrong, message in ((Restless, "global generator"), (Unsure, "sum to one"), (Narrow, r"\[n, classes\]")):
+        with pytest.raises(ContractError, match=message):
+            check_head(wrong)
+
+    direct = CATALOG.get("recipe", "direct").load()
+
+    class Unknown(direct):
+        def assign(self, stages):
+            return ("test",) * stages
+
+    with pytest.raises(ContractError, match="original or distilled for each stage"):
+        check_recipe(Unknown)
+
+
+def test_a_method_without_steps_must_not_change():
+    coreset = CATALOG.get("matcher", "coreset").load()
+    check_matcher(coreset)
+    count = iter(range(10))
+
+    class Changing(coreset):
+        def distilled(self):
+            images, labels = super().distilled()
+            return images + next(count), labels
+
+    with pytest.raises(ContractError, match="the same images each time"):
+        check_matcher(Changing)
