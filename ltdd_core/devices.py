@@ -26,7 +26,7 @@ def prepare_device(config: Config) -> torch.device:
     if config.compute.device == "cuda" and not available:
         raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto.")
     on_gpu = available and config.compute.device != "cpu"
-    if config.compute.compile and not any(map(shutil.which, _compilers(on_gpu))):
+    if config.compute.compile and not any(map(shutil.which, compilers(on_gpu))):
         raise InputError("--compile needs a compiler: install g++ (gcc for a GPU) or clang, or leave --compile out.")
     if on_gpu:
         torch.cuda.init()
@@ -42,6 +42,7 @@ def chunk_size(config: Config, device: torch.device, image_shape: tuple[int, int
     return max(1, (CPU_PIXELS if device.type == "cpu" else GPU_PIXELS) // (height * width))
 
 
-def _compilers(on_gpu: bool) -> list[str]:
+def compilers(on_gpu: bool) -> list[str]:
+    """Commands that torch.compile may use, the first that is there."""
     names = (os.environ.get("CC"), "cc", "gcc", "clang") if on_gpu else (os.environ.get("CXX"), "g++", "clang++")
     return [name for name in names if name]

@@ -8,6 +8,7 @@ which packages lie on the path does not matter.  A plugin that cannot be loaded 
 from __future__ import annotations
 
 import os
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from ltdd_core.errors import InputError, unknown
 GROUP = "ltdd"
 BLOCK_VARIABLE = "LTDD_BLOCK_PLUGINS"
 LOAD_VARIABLE = "LTDD_LOAD_PLUGINS"
+TRACE_VARIABLE = "LTDD_TRACE_PLUGINS"
 
 
 def one_line(error: BaseException) -> str:
@@ -63,10 +65,18 @@ class Plugins:
         return (plugin for plugin in self.listed if plugin.state in ("built-in", "installed"))
 
     def call(self, plugin: Plugin, hook: str, **arguments: Any) -> Any:
-        """Call ``hook`` of one plugin; its result, or None when it does not implement the hook."""
+        """Call ``hook`` of one plugin; its result, or None when it does not implement the hook.
+
+        With ``LTDD_TRACE_PLUGINS=1`` every call says so on stderr.
+        """
         mine = self.manager.get_plugin(plugin.name)
         others = [other for other in self.manager.get_plugins() if other is not mine]
+        traced = os.environ.get(TRACE_VARIABLE, "") not in ("", "0") and hasattr(mine, hook)
+        if traced:
+            print(f"{plugin.name} ({plugin}): {hook}({', '.join(arguments)})", file=sys.stderr, flush=True)  # noqa: T201
         results = self.manager.subset_hook_caller(hook, others)(**arguments)
+        if traced and results:
+            print(f"{plugin.name}: {hook} -> {textwrap.shorten(repr(results[0]), 200)}", file=sys.stderr)  # noqa: T201
         return results[0] if results else None
 
     def set_broken(self, plugin: Plugin, error: BaseException) -> None:

@@ -6,7 +6,7 @@ import click
 
 from ltdd_core.plugins import Plugin, Plugins
 
-COMMANDS = ("distill", "train", "evaluate", "export", "bench", "plugins", "describe", "data", "new-plugin")
+COMMANDS = ("distill", "train", "evaluate", "export", "bench", "plugins", "describe", "data", "new-plugin", "doctor")
 """Our own; no plugin can take their names."""
 
 

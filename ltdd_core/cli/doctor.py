@@ -1,0 +1,138 @@
+"""``ltdd doctor``: what this machine has and can do, to look at and to paste into a report of a bug."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ltdd_core.cli.settings import consoles
+
+if TYPE_CHECKING:
+    import torch
+
+REPEATS = 15
+WARM_UP = 3
+ENOUGH_ROOM = 2e9
+"""Bytes; a run takes a few megabytes, experts take gigabytes."""
+PACKAGES = ("torch", "torchvision", "pluggy", "click", "pydantic", "safetensors", "numpy", "scikit-learn", "matplotlib")
+
+Finding = tuple[str, str, str]
+"""What, how it is, and a remark: empty where all is well."""
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def command(as_json: bool) -> None:
+    """Check Python, torch, devices, precision, compiler, plugins and disk.
+
+    Nothing is changed. A remark says what will not work, and what to do about it.
+    """
+    found = [*_software(), *_devices(), *_compiler(), *_plugins(), *_disk()]
+    if as_json:
+        rows = [{"what": what, "is": value, "remark": remark} for what, value, remark in found]
+        click.echo(json.dumps(rows))
+        return
+    results, _ = consoles(as_json)
+    width = max(len(what) for what, _, _ in found)
+    for what, value, remark in found:
+        results.print(f"{what.ljust(width)}  {value}", soft_wrap=True)
+        if remark:
+            results.print(f"{' ' * width}  ! {remark}", style="yellow", soft_wrap=True)
+    remarks = sum(bool(remark) for _, _, remark in found)
+    results.print("all is well" if not remarks else f"{remarks} remark{'s' * (remarks > 1)}, marked with !")
+
+
+def _software() -> Iterator[Finding]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    yield "ltdd", version("ltdd"), ""
+    yield "Python", f"{platform.python_version()} on {platform.platform()}", ""
+    for name in PACKAGES:
+        try:
+            yield name, version(name), ""
+        except PackageNotFoundError:
+            yield name, "not installed", f"pip install {name}"
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    yield "CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads", ""
+    yield _bf16("bf16 on the CPU", torch.device("cpu"))
+    if not torch.cuda.is_available():
+        yield "GPU", "none that torch can use", ""
+        return
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        yield f"GPU {index}", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB", ""
+        yield _bf16(f"bf16 on GPU {index}", torch.device("cuda", index))
+
+
+def _bf16(what: str, device: torch.device) -> Finding:
+    """Whether ``--precision bf16`` pays: a convolution of ConvNet-D3, timed against fp32."""
+    import torch
+
+    fp32, bf16 = (_seconds(device, dtype) for dtype in (torch.float32, torch.bfloat16))
+    ratio = fp32 / bf16
+    remark = "" if ratio > 1.1 else "--precision bf16 would be no faster here"
+    return what, f"{ratio:.1f} times as fast as fp32 (a convolution, timed now)", remark
+
+
+def _seconds(device: torch.device, dtype: torch.dtype) -> float:
+    import torch
+
+    images = torch.zeros(32, 128, 16, 16, device=device, dtype=dtype)
+    weights = torch.zeros(128, 128, 3, 3, device=device, dtype=dtype)
+    taken = []
+    for _ in range(WARM_UP + REPEATS):
+        began = time.perf_counter()
+        torch.nn.functional.conv2d(images, weights, padding=1)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[WARM_UP:])
+
+
+def _compiler() -> Iterator[Finding]:
+    from ltdd_core.devices import compilers
+
+    found = next(filter(None, map(shutil.which, compilers(on_gpu=False))), None)
+    remark = "" if found else "--compile needs g++ or clang"
+    yield "C++ compiler", found or "none", remark
+
+
+def _plugins() -> Iterator[Finding]:
+    from ltdd_core.catalog import Catalog
+    from ltdd_core.cli.commands import plugin_commands
+    from ltdd_core.plugins import load_plugins
+
+    plugins = load_plugins()
+    Catalog(plugins)
+    plugin_commands(plugins)
+    ours = sum(plugin.state == "built-in" for plugin in plugins.listed)
+    yield "plugins", f"{ours} built-in", ""
+    for plugin in plugins.listed:
+        if plugin.state != "built-in":
+            remark = f"ltdd plugins {plugin.name} shows more" if plugin.state == "broken" else ""
+            yield f"plugin {plugin.name}", f"{plugin}, {plugin.state} {plugin.reason}".strip(), remark
+
+
+def _disk() -> Iterator[Finding]:
+    here = Path.cwd()
+    free = shutil.disk_usage(here).free
+    remark = "" if free > ENOUGH_ROOM else "experts of --method mtt may not fit"
+    yield "free disk", f"{free / 1e9:.1f} GB in {here}", remark
+    writable = os.access(here, os.W_OK)
+    yield "folder", "can be written" if writable else "cannot be written", "" if writable else "name one with --out"
+    terminal = "terminal" if sys.stdout.isatty() else "no terminal"
+    yield "output", f"{terminal}, {sys.stdout.encoding}", ""
