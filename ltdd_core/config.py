@@ -142,6 +142,8 @@ class Config:
     matcher: Selection
     head: Selection
     recipe: Selection
+    start: Selection | None
+    """The sampler that ``init`` names, if it names one other than the run's."""
     run: RunOptions
     training: Training
     compute: Compute
@@ -362,10 +364,13 @@ def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
     run = {key: value for key, value in tree.items() if key in RunOptions.model_fields}
     chosen = {kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS if kind != "matcher" or method}
     options: RunOptions = validate_options((), RunOptions, run)
-    if options.init not in (starts := [REAL, NOISE, *catalog.names("sampler")]):
+    own = options.init in (REAL, NOISE, chosen["sampler"].name)
+    if not own and options.init not in catalog.names("sampler"):
+        starts = [REAL, NOISE, *catalog.names("sampler")]
         raise OptionError({("init",): f"init: {unknown('way to start', options.init, starts)}"})
     return Config(
         **{"matcher": NO_METHOD, **chosen},
+        start=None if own else select(catalog, "sampler", {"name": options.init}),
         run=options,
         training=validate_options(("training",), Training, tree.get("training", {})),
         compute=validate_options(("compute",), Compute, tree.get("compute", {})),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,13 +112,14 @@ def distill(
     check_recipe(config)
     RunFolder(Path(out)).check(config, resume=resume)
     data = load_long_tailed(config.data.name, config.data.make())
-    with StopRequest().listening() as stop:
+    with StopRequest().listening() as stop, _memory_in_words():
         trainer = make_trainer(
             config, device, data.image_shape, seed=config.run.seed, catalog=catalog, stop=stop, display=display
         )
-        matcher, task = prepare_matcher(
-            config, data, device, catalog=catalog, display=display, stop=stop, trainer=trainer
-        )
+        task = prepare_task(config, data, device, catalog=catalog, display=display, stop=stop, trainer=trainer)
+        matcher: Matcher = config.matcher.make()
+        if not (Path(out) / DISTILLED).exists():
+            matcher.prepare(task)
         display.data(data, device)
         with RunFolder.open(Path(out), config, resume=resume) as folder:
             checkpoint = folder.load_checkpoint()
@@ -131,8 +133,6 @@ def distill(
                 rows, groups = score(job, distilled, catalog)
             except BaseException as error:
                 observers.tell("ltdd_run_failed", run=run, error=error)
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise RunFailed(f"out of memory: {OUT_OF_MEMORY}") from error
                 raise
             seconds = folder.seconds_taken() or time.monotonic() - began
             result = Result(folder.path, config, data, distilled, rows, groups, seconds)
@@ -141,6 +141,14 @@ def distill(
             if observers.detached:
                 write_report(folder, result, observers)
     return result
+
+
+@contextmanager
+def _memory_in_words() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunFailed(f"out of memory: {OUT_OF_MEMORY}") from error
 
 
 def write_report(folder: RunFolder, result: Result, observers: Observers) -> None:
@@ -293,13 +301,11 @@ def prepare_task(
     trainer = trainer or make_trainer(
         config, device, data.image_shape, seed=seed, catalog=catalog, stop=stop, display=display
     )
-    images, real = initial_images(
-        config,
-        data,
-        initial_sampler(config, data, sampler, catalog),
-        augmentation,
-        features_of_classes(config, data, trainer, catalog),
-    )
+
+    def draw_initial() -> tuple[Tensor, Tensor]:
+        features = features_of_classes(config, data, trainer, catalog)
+        images, real = initial_images(config, data, initial_sampler(config, data), augmentation, features)
+        return images.to(device), real.to(device)
 
     def calibration(step: int) -> Tensor:
         draws = generator(seed, "calibration", step)
@@ -319,9 +325,7 @@ def prepare_task(
     return Distillation(
         data=data.to(device),
         ipc=config.run.ipc,
-        initial_images=images.to(device),
-        initial_labels=torch.arange(data.classes).repeat_interleave(config.run.ipc).to(device),
-        initial_real=real,
+        draw_initial=draw_initial,
         sampler=sampler,
         networks=networks,
         augmentation=augmentation,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ltdd_core.augment import Augmentation
 from ltdd_core.catalog import Catalog
-from ltdd_core.config import NOISE, REAL, Config, select
+from ltdd_core.config import NOISE, Config
 from ltdd_core.data import LongTailedSet
 from ltdd_core.evaluation import training_sets
 from ltdd_core.interfaces import Features, Sampler
@@ -43,13 +43,11 @@ def initial_images(
     return torch.cat(parts), torch.tensor(real)
 
 
-def initial_sampler(config: Config, data: LongTailedSet, sampler: Sampler, catalog: Catalog) -> Sampler:
-    """Who chooses the initial images: the run's own sampler, or the one that ``init`` names."""
-    if config.run.init in (REAL, NOISE, config.sampler.name):
-        return sampler
-    other: Sampler = select(catalog, "sampler", {"name": config.run.init}).make()
-    other.prepare(data)
-    return other
+def initial_sampler(config: Config, data: LongTailedSet) -> Sampler:
+    """Who chooses the initial images: the sampler that ``init`` names, or else the run's own."""
+    sampler: Sampler = (config.start or config.sampler).make()
+    sampler.prepare(data)
+    return sampler
 
 
 def features_of_classes(config: Config, data: LongTailedSet, trainer: Trainer, catalog: Catalog) -> Features:

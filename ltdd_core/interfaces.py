@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -151,12 +152,8 @@ class Distillation:
 
     data: LongTailedSet
     ipc: int
-    initial_images: Tensor
-    """``[classes * ipc, C, H, W]``, sorted by class, on the device."""
-    initial_labels: Tensor
-    """int64 ``[classes * ipc]``, on the device."""
-    initial_real: Tensor
-    """bool ``[classes * ipc]`` on the CPU: which are real images as they are, and no repeats or noise."""
+    draw_initial: Callable[[], tuple[Tensor, Tensor]]
+    """Makes the initial images, which may train a network to choose them; see :attr:`initial_images`."""
     sampler: Sampler
     networks: NetworkPool
     augmentation: Augmentation
@@ -174,6 +171,25 @@ class Distillation:
     """Told what happens, for the eyes of a user: a ``prepare`` that takes long says so here."""
     keep_going: Callable[[], None] = lambda: None
     """To be called between units of work of a ``prepare`` that takes long; raises :class:`Interrupted`."""
+
+    @cached_property
+    def _initial(self) -> tuple[Tensor, Tensor]:
+        return self.draw_initial()
+
+    @property
+    def initial_images(self) -> Tensor:
+        """Float32 ``[classes * ipc, C, H, W]``, sorted by class, on the device; drawn when first asked for."""
+        return self._initial[0]
+
+    @property
+    def initial_real(self) -> Tensor:
+        """Bool ``[classes * ipc]``, on the device: which are real images as they are, and no repeats or noise."""
+        return self._initial[1]
+
+    @property
+    def initial_labels(self) -> Tensor:
+        """Int64 ``[classes * ipc]``, on the device."""
+        return torch.arange(self.data.classes, device=self.device).repeat_interleave(self.ipc)
 
 
 @dataclass(frozen=True)

@@ -290,4 +290,6 @@ def versions(config: Config) -> dict[str, str]:
     for kind in ("data", "sampler", "network", "matcher", "head", "recipe"):
         selection = getattr(config, kind)
         found[f"{kind} {selection.name}"] = selection.owner
+    if config.start is not None:
+        found[f"sampler {config.start.name}"] = config.start.owner
     return found

@@ -80,9 +80,7 @@ def tiny_task(data: LongTailedSet, sampler: Sampler, *, seed: int = 0) -> Distil
     return Distillation(
         data=data,
         ipc=IPC,
-        initial_images=images,
-        initial_labels=torch.arange(data.classes).repeat_interleave(IPC),
-        initial_real=torch.ones(data.classes * IPC, dtype=torch.bool),
+        draw_initial=lambda: (images, torch.ones(len(images), dtype=torch.bool)),
         sampler=sampler,
         networks=pool,
         augmentation=Augmentation("color_crop_cutout_flip_scale_rotate"),

@@ -210,7 +210,7 @@ class Trainer:
         self.seed, self.device, self.chunk = seed, device, chunk
         self.precision, self.compiled = precision, compiled
         self.keep_going, self._started, self.component = keep_going, started, component
-        self._trained: dict[tuple[str, str], Network] = {}
+        self._trained: dict[tuple[str, str, bool], Network] = {}
         self._part: str | None = None
 
     def with_options(self, options: dict[str, TrainingOptions]) -> Trainer:
@@ -249,7 +249,8 @@ class Trainer:
 
         Args:
             purpose: names what is trained; with the name of the set it is the key under which the network is
-                kept, so different losses, layers and targets need different purposes.
+                kept, so different losses, layers and targets need different purposes; a plain network is never
+                taken for one with a loss or a layer of its own.
             loss: of logits and labels.
             loss_at: instead of ``loss`` where it changes from epoch to epoch.
             layer: makes the last layer, where it is not the network's own.
@@ -258,7 +259,8 @@ class Trainer:
             RunFailed: training diverged.
         """
         purpose = self._full(purpose)
-        key = data.name, purpose
+        plain = loss is cross_entropy and loss_at is None and layer is None
+        key = data.name, purpose, plain
         if key not in self._trained:
             self._started(f"{purpose} on the {data.name} set")
             with global_generator(self.seed, f"weights for {purpose} on {data.name}"):
@@ -292,7 +294,7 @@ class Trainer:
             RunFailed: training diverged.
         """
         purpose = self._full(purpose)
-        key = data.name, purpose
+        key = data.name, purpose, False
         if key not in self._trained:
             self._started(f"{purpose} on the {data.name} set")
             with global_generator(self.seed, f"weights for {purpose} on {data.name}"):
@@ -336,7 +338,7 @@ class Trainer:
                 compiled=compiled,
             )
         except RunFailed as error:
-            advice = f"Set {option}; what is distilled is saved, and ltdd evaluate RUN takes --set {option}=... too."
+            advice = f"Use --set {option}=... (ltdd evaluate RUN takes it too, where a set is distilled already)."
             raise RunFailed(f"{error} {advice}") from error
         return Faster(trained, precision, compiled).eval() if compiled or precision != "fp32" else trained
 

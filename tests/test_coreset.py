@@ -1,6 +1,8 @@
 """Coresets end to end: the images are real ones, chosen by features of the run's own plain classifier."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -9,11 +11,15 @@ from conftest import one_line_error
 
 from ltdd_core import configure, distill, evaluate, load_distilled
 from ltdd_core.catalog import Catalog
+from ltdd_core.commands import stop_request, task_of
 from ltdd_core.data import load_long_tailed
 from ltdd_core.evaluation import make_trainer, training_sets
 from ltdd_core.plugins import load_plugins
 from ltdd_core.progress import Display
 from ltdd_core.run import StopRequest
+from ltdd_core.training import Trainer
+from ltdd_mtt.experts import ExpertFolder
+from ltdd_mtt.training import train_experts
 from ltdd_samplers.coreset import centres, herd
 
 IPC = 4
@@ -132,3 +138,45 @@ def test_an_unknown_way_to_start_is_refused_at_once(ltdd, tmp_path):
     error = one_line_error(ltdd("distill", "--method", "dm", "--init", "herdin", "--out", tmp_path / "run"))
     assert "init: unknown way to start 'herdin'. Did you mean 'herding'?" in error
     assert not (tmp_path / "run").exists()
+
+
+class Alarmed(Display):
+    """Ctrl-C while the network is trained by whose features images are chosen."""
+
+    def training(self, what):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interruption_before_the_first_step_says_so(ltdd, tmp_path, monkeypatch):
+    monkeypatch.setattr("ltdd_core.cli.live.LiveDisplay.training", Alarmed.training)
+    result = ltdd("distill", "--method", "coreset", "--sampler", "herding", "--out", tmp_path / "run")
+    assert result.exit_code == 130
+    assert "stopped before the first step; the same command begins again" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_chooses_nothing_again(tmp_path):
+    distill(config(sampler="herding"), tmp_path / "run")
+    display = Listening()
+    distill(config(sampler="herding"), tmp_path / "run", resume=True, display=display)
+    assert display.trained == []
+
+
+def test_who_starts_from_nothing_chooses_nothing(tmp_path, monkeypatch):
+    """Experts are trained without initial images, so the network that would choose them is not trained."""
+    monkeypatch.chdir(tmp_path)
+    wanted = config("mtt", init="herding", matcher={"experts": {"count": 1, "epochs": 1}})
+    with stop_request().listening() as stop:
+        task = task_of(wanted, stop)
+    trained = []
+    monkeypatch.setattr(Trainer, "train", lambda *given, **more: trained.append(more))
+    options = wanted.matcher.options.experts
+    train_experts(task, options, ExpertFolder(tmp_path / "experts"), lambda index, done: None)
+    assert trained == []
+    assert (tmp_path / "experts" / "expert-0000.safetensors").exists()
+
+
+def test_the_versions_of_a_run_name_who_chose_its_first_images(tmp_path):
+    distill(config("dm", init="k-center"), tmp_path / "run")
+    sessions = json.loads((tmp_path / "run" / "run.json").read_text())["sessions"]
+    assert {"sampler instance", "sampler k-center"} <= set(sessions[0]["versions"])

@@ -246,6 +246,15 @@ def test_a_loss_that_changes_is_asked_for_once_an_epoch_from_0_to_1():
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), plain.parameters(), strict=True))
 
 
+def test_a_plain_network_is_not_taken_for_one_with_a_loss_of_its_own():
+    """Whoever forgets to name a purpose gets a network of its own all the same."""
+    made, data = trainer(), toy()
+    plain = made.train(data, outputs=4)
+    other = made.train(data, outputs=4, loss=lambda logits, labels: 0.5 * F.cross_entropy(logits, labels))
+    assert other is not plain
+    assert made.train(data, outputs=4) is plain
+
+
 # ---- all of them ---------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The q-power family: what is drawn, how often, and from whose generator."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from ltdd_core import LongTailedSet, PerChannel, generator
 from ltdd_core.interfaces import BaseOptions
+from ltdd_losses.losses import effective_number_weights
 from ltdd_samplers.coreset import HerdingSampler, KCenterSampler, centres, herd
 from ltdd_samplers.effective import EffectiveNumberSampler
 from ltdd_samplers.power import ClassBalancedSampler, InstanceSampler, SquareRootSampler
@@ -50,6 +52,19 @@ def test_progressive_balance_goes_from_images_to_classes(progress):
     weights = [(1 - progress) * n / sum(COUNTS) + progress / len(COUNTS) for n in COUNTS]
     assert made.weights(progress).tolist() == pytest.approx(weights, rel=1e-12)
     assert chi_square_of(made, labels, weights, progress) < 25  # as below
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.99, 0.9999, 1 - 1e-9, 1 - 2**-53])
+def test_effective_numbers_are_those_of_the_formula_to_the_last_digits(beta):
+    """In exact fractions; powers of beta are taken one by one, as the sum 1 + beta + ... + beta^(n - 1)."""
+    counts, exact = (60, 13, 2, 1), Fraction(beta)
+    effective = [sum(exact**power for power in range(n)) for n in counts]
+    made, _ = prepared(EffectiveNumberSampler, counts, beta=beta)
+    literal = [float(n / own) for n, own in zip(counts, effective, strict=True)]
+    assert made.weights(0.5).tolist() == pytest.approx(literal, rel=1e-13)
+    found = effective_number_weights(torch.tensor(counts, dtype=torch.float64), beta)
+    total = sum(1 / own for own in effective)
+    assert found.tolist() == pytest.approx([float(len(counts) / own / total) for own in effective], rel=1e-13)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.99, 0.9999])

@@ -106,6 +106,8 @@ def _distil(
     try:
         return distill(config, folder, resume=resume, display=display, catalog=catalog)
     except Interrupted as error:
+        if RunFolder(folder).is_empty():
+            raise Interrupted(f"{error}: stopped before the first step; the same command begins again.") from error
         raise Interrupted(f"{error}: stopped and saved. Go on with: ltdd distill --out {folder} --resume") from error
 
 

@@ -22,8 +22,8 @@ class Coreset(Matcher):
         """
         if not task.initial_real.any():
             raise InputError("a coreset is made of real images: leave out --init noise.")
-        real = task.initial_real.to(task.device)
-        self.images, self.labels = task.initial_images[real], task.initial_labels[real]
+        self.images = task.initial_images[task.initial_real]
+        self.labels = task.initial_labels[task.initial_real]
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """Never called."""

@@ -6,6 +6,9 @@ label: it is the same for a label that is all on one class.
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +22,8 @@ def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
         counts: float64 ``[C]``; a class with less than one image counts as one.
         beta: from 0, where all classes weigh alike, to below 1; towards 1 weights are as 1 / n_c.
     """
-    weights = (1 - beta) / (1 - beta ** counts.clamp(min=1))
+    # 1 - beta^n would lose its digits where beta is almost 1.
+    weights = (1 - beta) / -torch.expm1(counts.clamp(min=1) * math.log(beta)) if beta else torch.ones_like(counts)
     return weights * len(counts) / weights.sum()
 
 

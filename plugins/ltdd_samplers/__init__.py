@@ -13,6 +13,6 @@ def ltdd_register_samplers(register: Register) -> None:
     register("class-balanced", "ltdd_samplers.power:ClassBalancedSampler")
     register("progressive", "ltdd_samplers.progressive:ProgressiveSampler")
     register("effective-number", "ltdd_samplers.effective:EffectiveNumberSampler")
-    register("random", "ltdd_samplers.power:InstanceSampler")
+    register("random", "ltdd_samplers.coreset:RandomSampler")
     register("herding", "ltdd_samplers.coreset:HerdingSampler")
     register("k-center", "ltdd_samplers.coreset:KCenterSampler")

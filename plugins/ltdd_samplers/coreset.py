@@ -13,6 +13,10 @@ from ltdd_core import Features
 from ltdd_samplers.power import InstanceSampler
 
 
+class RandomSampler(InstanceSampler):
+    """Random images stand for a class: the coreset that all others have to be better than."""
+
+
 class HerdingSampler(InstanceSampler):
     """Images whose mean feature is nearest to that of the class (Welling, ICML 2009; as iCaRL, CVPR 2017, herds)."""
 

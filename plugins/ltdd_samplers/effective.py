@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from ltdd_core import BaseOptions, option
@@ -21,4 +24,7 @@ class EffectiveNumberSampler(ByClassSampler):
     def weights(self, progress: float) -> Tensor:
         """What the probabilities of the classes are proportional to, float64 ``[classes]``."""
         beta: float = self.options.beta
-        return self.counts * (1 - beta) / (1 - beta**self.counts)
+        if beta == 0:
+            return self.counts
+        # 1 - beta^n would lose its digits where beta is almost 1.
+        return self.counts * (1 - beta) / -torch.expm1(self.counts * math.log(beta))
