@@ -451,3 +451,30 @@ def test_version_and_help(ltdd):
         assert nothing.exit_code == 2
         assert "Usage: ltdd" in nothing.output
         assert "Commands:" in nothing.output
+
+
+# ---- doctor --------------------------------------------------------------------------------------
+
+
+def test_doctor_says_what_there_is(ltdd):
+    result = ltdd("doctor")
+    assert result.exit_code == 0, result.output
+    for text in (version("torch"), version("ltdd"), "bf16 on the CPU", "C++ compiler", "built-in", "free disk"):
+        assert text in result.stdout
+    rows = {row["what"]: row for row in json.loads(ltdd("doctor", "--json").stdout)}
+    assert rows["torch"] == {"what": "torch", "is": version("torch"), "remark": ""}
+    assert {"Python", "CPU", "GPU" if "GPU" in rows else "GPU 0", "plugins", "folder"} <= set(rows)
+
+
+def test_doctor_remarks_on_what_will_not_work(ltdd, monkeypatch):
+    monkeypatch.setattr("ltdd_core.devices.shutil.which", lambda name: None)
+    result = ltdd("doctor")
+    assert "! --compile needs g++ or clang" in result.stdout
+    assert re.search(r"[1-9] remarks?, marked with !", result.stdout)
+
+
+def test_doctor_shows_a_broken_plugin(ltdd, site):
+    site.install("broken", "raise RuntimeError('no such luck')")
+    rows = {row["what"]: row for row in json.loads(ltdd("doctor", "--json").stdout)}
+    assert "broken RuntimeError: no such luck" in rows["plugin broken"]["is"]
+    assert rows["plugin broken"]["remark"] == "ltdd plugins broken shows more"

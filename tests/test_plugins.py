@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -354,3 +355,15 @@ def test_the_core_knows_no_method_by_name():
         for node in ast.walk(ast.parse(path.read_text())):
             words = {getattr(node, field, None) for field in ("id", "attr", "name", "arg", "module", "value")}
             assert not {word for word in words if isinstance(word, str)} & names, f"{path}:{node.lineno}"
+
+
+def test_hook_calls_are_traced_on_stderr(ltdd, monkeypatch):
+    monkeypatch.setenv("LTDD_TRACE_PLUGINS", "1")
+    result = ltdd("describe", "head", "twostage", "--json")
+    assert result.exit_code == 0
+    json.loads(result.stdout)
+    assert re.search(r"^twostage \(ltdd .*\): ltdd_register_heads\(register\)$", result.stderr, re.MULTILINE)
+    assert "dm (ltdd" in result.stderr
+    assert "samplers: ltdd_register_heads" not in result.stderr  # it has none
+    monkeypatch.setenv("LTDD_TRACE_PLUGINS", "0")
+    assert ltdd("describe", "head", "twostage", "--json").stderr == ""
