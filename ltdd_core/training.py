@@ -102,13 +102,14 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 backward_in_chunks(faster, images, labels, current, at_once)
                 optimizer.step()
-        if not all(torch.isfinite(parameter).all() for parameter in learning):
-            raise RunFailed(
-                f"training of {purpose} diverged in epoch {epoch + 1}: its weights are not finite. "
-                f"Use a smaller learning rate than {options.lr:g}."
-            )
+        _check_finite(learning, f"training of {purpose} diverged in epoch {epoch + 1}", options.lr)
         after_epoch(epoch + 1)
     return network.eval().requires_grad_(False)
+
+
+def _check_finite(parameters: Sequence[Tensor], what: str, lr: float) -> None:
+    if not all(torch.isfinite(parameter).all() for parameter in parameters):
+        raise RunFailed(f"{what}: its weights are not finite. Use a smaller learning rate than {lr:g}.")
 
 
 def backward_in_chunks(network: Network, images: Tensor, labels: Tensor, loss: Loss, chunk: int) -> None:
