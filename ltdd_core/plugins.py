@@ -12,10 +12,12 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
+from traceback import walk_tb
 from typing import Any
 
 import pluggy
+from packaging.requirements import Requirement
 
 from ltdd_core import hookspecs
 from ltdd_core.errors import InputError, unknown
@@ -84,6 +86,15 @@ class Plugins:
         if self.manager.has_plugin(plugin.name):
             self.manager.unregister(name=plugin.name)
         plugin.state, plugin.error = "broken", error
+
+    def at_fault(self, error: BaseException) -> Plugin | None:
+        """The stranger's plugin in whose code, or in what that code called, an error was raised; the innermost."""
+        strangers = {_package(plugin.target): plugin for plugin in self.usable if plugin.state == "installed"}
+        for frame, _ in reversed(list(walk_tb(error.__traceback__))):
+            plugin = strangers.get(_package(frame.f_globals.get("__name__", "")))
+            if plugin is not None:
+                return plugin
+        return None
 
     def named(self, names: Iterable[str]) -> list[Plugin]:
         """The plugins that a user names with ``--plugin``.
@@ -157,12 +168,28 @@ def _load(plugins: Plugins, plugin: Plugin, entry: EntryPoint) -> None:
         plugin.state, plugin.error = "broken", ValueError(f"another plugin is already called {plugin.name!r}")
         return
     try:
+        _check_version(entry)
         plugins.manager.register(entry.load(), name=plugin.name)
         plugins.manager.check_pending()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit too: a plugin may not end the command
         plugins.set_broken(plugin, error)
+
+
+def _check_version(entry: EntryPoint) -> None:
+    """Say it in words where a package was installed against another ltdd than it asks for (``pip --no-deps``)."""
+    ours = version("ltdd")
+    for line in (entry.dist.requires if entry.dist else None) or []:
+        wanted = Requirement(line)
+        applies = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+        if wanted.name == "ltdd" and applies and not wanted.specifier.contains(ours, prereleases=True):
+            raise ImportError(f"it needs {wanted}, and this is ltdd {ours}")
+
+
+def _package(module: str) -> str:
+    """The top-level package of a module, or of an entry point ``module:object``."""
+    return module.partition(":")[0].partition(".")[0]
 
 
 def _describe(entry: EntryPoint) -> Plugin:

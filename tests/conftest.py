@@ -37,7 +37,7 @@ class Site:
         self.folder = folder
         folder.mkdir()
 
-    def install(self, name, source, *, entry=None, distribution=None):
+    def install(self, name, source, *, entry=None, distribution=None, requires=()):
         distribution = distribution or f"stranger-{name}"
         module = f"stranger_{name.replace('-', '_')}"
         (self.folder / f"{module}.py").write_text(textwrap.dedent(source))
@@ -45,7 +45,8 @@ class Site:
             return module
         info = self.folder / f"{distribution.replace('-', '_')}-1.5.dist-info"
         info.mkdir(exist_ok=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.5\n")
+        needs = "".join(f"Requires-Dist: {line}\n" for line in requires)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.5\n{needs}")
         (info / "entry_points.txt").write_text(f"[ltdd]\n{entry or name} = {module}\n")
         importlib.invalidate_caches()
         return module

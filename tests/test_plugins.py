@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
@@ -230,6 +230,44 @@ def test_plugins_can_be_blocked_by_name(site, monkeypatch, ltdd):
     assert "plugin 'bad' (stranger-bad 1.5) is blocked." in one_line_error(ltdd("distill", "--plugin", "bad"))
     monkeypatch.delenv("LTDD_BLOCK_PLUGINS")
     assert states(load_plugins(["bad"]))["bad"] == "blocked"
+
+
+def test_block_is_for_one_command_and_adds_to_the_variable(site, monkeypatch, ltdd):
+    module = site.install("bad", "raise SystemExit")
+    monkeypatch.setenv("LTDD_BLOCK_PLUGINS", "dc")
+    shown = json.loads(ltdd("--block", "bad", "--block", "dm", "plugins", "--json").stdout)
+    assert {row["name"] for row in shown if row["state"] == "blocked"} == {"bad", "dm", "dc"}
+    assert module not in sys.modules
+    assert os.environ["LTDD_BLOCK_PLUGINS"] == "dc"
+    assert "--block NAME" in ltdd("--block", "bad", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("requires", "state"),
+    [
+        (["ltdd>=0.1", "torch"], "installed"),
+        (["ltdd>=99"], "broken"),
+        (["ltdd<0.0.1"], "broken"),
+        (["ltdd>=99; extra == 'future'"], "installed"),
+    ],
+)
+def test_a_plugin_for_another_ltdd_is_left_out_before_it_is_imported(requires, state, site, ltdd):
+    module = site.install("later", "", requires=requires)
+    plugin = next(plugin for plugin in load_plugins().listed if plugin.name == "later")
+    assert plugin.state == state
+    assert (module in sys.modules) == (state == "installed")
+    if state == "broken":
+        assert plugin.reason == f"ImportError: it needs {requires[0]}, and this is ltdd {version('ltdd')}"
+        assert ltdd("--help").exit_code == 0
+
+
+def test_a_component_that_fails_in_a_run_is_named_with_its_package_and_version(site, ltdd):
+    site.install("weak", MEAN_MATCHER.replace("return (network", "1 / 0; return (network"))
+    result = ltdd("distill", "--method", "mean", *TINY)
+    assert result.exit_code == 1
+    *traceback, last = result.stderr.strip().splitlines()
+    assert last == "Error: plugin 'weak' (stranger-weak 1.5) failed: ZeroDivisionError: division by zero"
+    assert any("stranger_weak.py" in line for line in traceback)
 
 
 @pytest.mark.parametrize(("allowed", "blocked"), [("", {"a", "b"}), ("a", {"b"}), ("a,b", set())])

@@ -6,8 +6,10 @@ Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 interrupted (and saved)
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +46,21 @@ def exit_codes() -> Iterator[None]:
         raise
     except click.UsageError as error:
         raise Ended(" ".join(error.format_message().split()), 2) from error
+    except (click.ClickException, click.exceptions.Exit):
+        raise
+    except Exception as error:
+        _name_the_plugin(error)
+        raise
+
+
+def _name_the_plugin(error: Exception) -> None:
+    """After the traceback, whose code it was: a stranger's plugin has to be reported to its own author."""
+    from ltdd_core.plugins import load_plugins, one_line
+
+    plugin = load_plugins().at_fault(error)
+    if plugin is not None:
+        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        raise Ended(f"plugin {plugin.name!r} ({plugin}) failed: {one_line(error)}", 1) from error
 
 
 class Commands(click.Group):
@@ -91,8 +108,33 @@ class Commands(click.Group):
         return commands
 
 
+def _block(ctx: click.Context, parameter: click.Parameter, names: Sequence[str]) -> None:
+    """Block plugins for this command and for the processes that it starts."""
+    from ltdd_core.plugins import BLOCK_VARIABLE
+
+    if names:
+        before = os.environ.get(BLOCK_VARIABLE)
+        os.environ[BLOCK_VARIABLE] = ",".join([*names, *([before] if before else [])])
+        ctx.call_on_close(lambda: _restore(BLOCK_VARIABLE, before))
+
+
+def _restore(variable: str, value: str | None) -> None:
+    os.environ.pop(variable, None)
+    if value is not None:
+        os.environ[variable] = value
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="ltdd")
+@click.option(
+    "--block",
+    multiple=True,
+    metavar="NAME",
+    is_eager=True,
+    expose_value=False,
+    callback=_block,
+    help="Do not load this plugin (as LTDD_BLOCK_PLUGINS=NAME); may be given again.",
+)
 def cli() -> None:
     """Condense a long-tailed image set into a few images a class, and train on them."""
 
