@@ -63,7 +63,10 @@ class Component:
 
 @dataclass(frozen=True)
 class SourceImages:
-    """All images of a source, before the cut to a long tail."""
+    """All images of a source, before the cut to a long tail.
+
+    Both tables give uint8 ``[n, C, H, W]`` of one size and int64 labels, and every class has an image in both.
+    """
 
     train: ImageTable
     test: ImageTable
@@ -81,7 +84,9 @@ class DataSource(Component, ABC):
 
     @abstractmethod
     def load(self, generator: torch.Generator) -> SourceImages:
-        """Find the images.  Decoding them can wait until the cut is made (:class:`ImageTable`).
+        """Find the images, the same each time; what is random comes from ``generator`` alone.
+
+        Decoding them can wait until the cut is made (:class:`ImageTable`).
 
         Raises:
             InputError: they are not where the options say, or cannot be used.
@@ -98,7 +103,10 @@ trains it, so what does not call it costs nothing."""
 
 
 class Sampler(Component, ABC):
-    """Draws real images, as indices into the training images.  Class counts of 1 are a normal case."""
+    """Draws real images, as int64 indices into the training images.  Class counts of 1 are a normal case.
+
+    What is drawn is a function of the arguments: everything random comes from ``generator``.
+    """
 
     @abstractmethod
     def prepare(self, data: LongTailedSet) -> None:
@@ -106,7 +114,7 @@ class Sampler(Component, ABC):
 
     @abstractmethod
     def of_class(self, label: int, size: int, generator: torch.Generator) -> Tensor:
-        """Indices ``[min(size, n_c)]`` of images of one class, for a matching step."""
+        """Indices ``[min(size, n_c)]`` of images of one class, none twice, for a matching step."""
 
     @abstractmethod
     def epoch(self, progress: float, generator: torch.Generator) -> Tensor:
@@ -117,7 +125,7 @@ class Sampler(Component, ABC):
 
     @abstractmethod
     def representatives(self, label: int, ipc: int, generator: torch.Generator, features: Features) -> Tensor:
-        """Indices ``[min(ipc, n_c)]`` of images that stand for a class: a coreset, or what distilling starts from."""
+        """Indices ``[min(ipc, n_c)]`` of images that stand for a class, none twice: a coreset, or initial images."""
 
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -127,7 +135,8 @@ class Network(nn.Module, ABC):
     """A feature extractor with a linear layer on top.
 
     A subclass is made as ``cls(image_shape, outputs, options)`` with ``image_shape = (C, H, W)`` and sets
-    ``self.linear``.  It draws initial weights as ``torch.nn`` does; the core seeds that.
+    ``self.linear``.  It draws initial weights as ``torch.nn`` does; the core seeds that.  In evaluation mode nothing
+    is random.
     """
 
     Options: ClassVar[type[BaseOptions]] = BaseOptions
@@ -135,7 +144,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """Features ``[n, D]`` of images."""
+        """Features ``[n, D]`` of n >= 1 images, with ``D = linear.in_features``; works under bf16 autocast too."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[n, outputs]``."""
@@ -220,14 +229,15 @@ class Matcher(Component, ABC):
 
     @abstractmethod
     def prepare(self, task: Distillation) -> None:
-        """Set up the synthetic images and optimisers, as for step 0."""
+        """Set up the synthetic images and optimisers, as for step 0: the same each time for the same task."""
 
     @abstractmethod
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """Move the synthetic images once.
 
         Everything random must be a function of ``(task.seed, purpose, step)``: use
-        :func:`ltdd_core.generator`.
+        :func:`ltdd_core.generator`, and draw nothing from a global generator.  The same steps come to the same
+        pixels in every run of a process.  A class with one real image, and networks in bf16, are normal cases.
 
         Returns:
             Scalars to record, ``loss`` among them.  A loss that is not finite stops the run.
@@ -235,15 +245,18 @@ class Matcher(Component, ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """All that the next step depends on, to be saved.  Not moved or copied by the core."""
+        """All that the next step depends on, as tensors, to be saved.  Not moved or copied by the core."""
 
     @abstractmethod
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go back to what :meth:`state` returned, after :meth:`prepare`."""
+        """Go back to what :meth:`state` returned, after :meth:`prepare`: the next step is the same, bit for bit."""
 
     @abstractmethod
     def distilled(self) -> tuple[Tensor, Tensor]:
-        """Stored images and their labels: int64 ``[n]``, or float ``[n, classes]`` for soft labels."""
+        """Stored images, float32 ``[n, C, H, W]``, and their labels, on the task's device or on the CPU.
+
+        Labels are int64 ``[n]``, or float ``[n, classes]`` for soft ones.  Every class has an image.
+        """
 
     def training(self) -> Mapping[str, float]:
         """Options for training on the images that the method learned with them: ``{"lr": 0.013}``."""
@@ -312,7 +325,7 @@ class Classifier(ABC):
 
     @abstractmethod
     def log_probabilities(self, images: Tensor) -> Tensor:
-        """Log-probabilities ``[n, classes]``; -inf where a class is ruled out."""
+        """Log-probabilities, float32 ``[n, classes]`` on the images' device; -inf where a class is ruled out."""
 
 
 class Softmax(Classifier):
@@ -340,6 +353,9 @@ class ClassifierHead(Component, ABC):
     @abstractmethod
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Train; ``sets[i]`` is what the recipe chose for stage i, ``len(sets) == self.stages``.
+
+        The same sets and ``trainer.seed`` give the same classifier: use :func:`ltdd_core.generator`, and draw
+        nothing from a global generator.
 
         Raises:
             InputError: the sets do not suit the head.

@@ -1,8 +1,14 @@
 """Every registered component keeps the contract of its kind, and a wrong one is caught."""
 
+import operator
+import random
+import re
+
+import numpy as np
 import pytest
 import torch
 
+import ltdd_core
 from ltdd_core import ArrayTable, BaseOptions, ClassMatcher, DataSource, LongTailOptions, SourceImages
 from ltdd_core.catalog import Catalog
 from ltdd_core.plugins import load_plugins
@@ -24,6 +30,18 @@ CHECKS = {
     "network": check_network,
 }
 CATALOG = Catalog(load_plugins())
+WRITTEN = re.compile(r"It is written at ltdd_core\.([\w.]+)\.")
+
+
+def caught(check, wrong, message):
+    """The check raises, and says where the contract is written; there is a docstring there."""
+    with pytest.raises(ContractError, match=message) as error:
+        check(wrong)
+    assert str(error.value).startswith(f"{wrong.__qualname__} breaks its contract: ")
+    (written,) = WRITTEN.findall(str(error.value))
+    assert operator.attrgetter(written)(ltdd_core).__doc__
+
+
 REGISTERED = [(kind, name) for kind in CHECKS for name in CATALOG.names(kind)]
 
 
@@ -71,6 +89,78 @@ class Undocumented(Mean):
         mystery: int = 3
 
 
+class Worn(Mean):
+    """Each instance in a process differs from the one before."""
+
+    made = 0
+
+    def __init__(self, options):
+        super().__init__(options)
+        Worn.made += 1
+
+    def class_loss(self, network, real, synthetic):
+        return super().class_loss(network, real, synthetic) * self.made
+
+
+class Halved(Mean):
+    def prepare(self, task):
+        super().prepare(task)
+        self.half = task.networks.precision == "bf16"
+
+    def distilled(self):
+        images, labels = super().distilled()
+        return images.bfloat16() if self.half else images, labels
+
+
+class Unmixed(Mean):
+    """Does not run in bf16."""
+
+    def prepare(self, task):
+        super().prepare(task)
+        self.kept = task.networks.precision
+
+    def step(self, step):
+        if self.kept == "bf16":
+            return {"loss": torch.ones(2, dtype=torch.bfloat16).numpy()}
+        return super().step(step)
+
+
+class Elsewhere(Mean):
+    def distilled(self):
+        images, labels = super().distilled()
+        return images.to("meta"), labels
+
+
+class HeadOnly(Mean):
+    """Forgets the class with one image."""
+
+    def distilled(self):
+        images, labels = super().distilled()
+        return images[labels < labels.max()], labels[labels < labels.max()]
+
+
+class Explosive(Mean):
+    def class_loss(self, network, real, synthetic):
+        return super().class_loss(network, real, synthetic) / (len(real) - 1)
+
+
+class Silent(Mean):
+    def step(self, step):
+        super().step(step)
+        return {}
+
+
+class Pickled(Mean):
+    def state(self):
+        return {**super().state(), "note": "a string"}
+
+
+class Unlabelled(Mean):
+    def distilled(self):
+        images, labels = super().distilled()
+        return images, labels.float()
+
+
 def test_the_easy_interface_keeps_the_contract():
     check_matcher(Mean)
 
@@ -82,36 +172,143 @@ def test_the_easy_interface_keeps_the_contract():
         (Forgetful, "bit for bit"),
         (Stuck, "steps move the images"),
         (Undocumented, "every option says what it does"),
+        (Worn, "a second run in the same process"),
+        (Halved, "images are float32"),
+        (Unmixed, "step 0 is taken on cpu in bf16. It is written .* It raised TypeError"),
+        (Elsewhere, "on the task's device or on the CPU"),
+        (HeadOnly, "the class with one real image too"),
+        (Explosive, "the loss is finite"),
+        (Silent, "step returns a loss"),
+        (Pickled, "state holds tensors only"),
+        (Unlabelled, r"labels are int64 \[n\] or float \[n, classes\]"),
     ],
 )
 def test_a_wrong_matcher_is_caught(wrong, message):
-    with pytest.raises(ContractError, match=message):
-        check_matcher(wrong)
+    caught(check_matcher, wrong, message)
 
 
-def test_a_wrong_sampler_and_a_wrong_network_are_caught():
-    right = CATALOG.get("sampler", "instance").load()
+# ---- samplers and networks -----------------------------------------------------------------------
 
-    class Other(right):
-        def of_class(self, label, size, generator):
-            return super().of_class(0, size, generator)
+Instance = CATALOG.get("sampler", "instance").load()
 
-    with pytest.raises(ContractError, match=r"min\(size, n_c\)|of its class"):
-        check_sampler(Other)
 
-    network = CATALOG.get("network", "mlp").load()
+class OtherClass(Instance):
+    def of_class(self, label, size, generator):
+        return super().of_class(label * 0, size, generator)
 
-    class Narrow(network):
-        Options = BaseOptions
 
-        def __init__(self, shape, outputs, options):
-            super().__init__(shape, outputs, network.Options())
+class Repeating(Instance):
+    def of_class(self, label, size, generator):
+        drawn = super().of_class(label, size, generator)
+        return drawn[:1].expand(len(drawn))
 
-        def embed(self, images):
-            return super().embed(images)[:, :5]
 
-    with pytest.raises(ContractError, match="embed is"):
-        check_network(Narrow)
+class Restless(Instance):
+    def of_class(self, label, size, generator):
+        return super().of_class(label, size, torch.Generator())[torch.randperm(min(size, self.counts[label]))]
+
+    def prepare(self, data):
+        super().prepare(data)
+        self.counts = data.counts
+
+
+class NumpyDraws(Instance):
+    def epoch(self, progress, generator):
+        return super().epoch(progress, generator) + int(np.random.random() * 0)  # noqa: NPY002 - what must not be done
+
+
+class PythonDraws(Instance):
+    def epoch(self, progress, generator):
+        return super().epoch(progress, generator) + random.randrange(1)
+
+
+class Short(Instance):
+    def epoch(self, progress, generator):
+        return super().epoch(progress, generator)[1:]
+
+
+class NotAlone(Instance):
+    """Cannot draw from a class with one image."""
+
+    def of_class(self, label, size, generator):
+        drawn = super().of_class(label, size, generator)
+        if len(drawn) == 1:
+            raise ZeroDivisionError
+        return drawn
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (OtherClass, "of its class|gives min"),
+        (Repeating, "of_class repeats no image"),
+        (Restless, "of_class is a function of its arguments"),
+        (NumpyDraws, "global generator of NumPy"),
+        (PythonDraws, "global generator of Python"),
+        (Short, "as many draws as there are images"),
+        (NotAlone, "of_class draws 1 images of a class .* It raised ZeroDivisionError"),
+    ],
+)
+def test_a_wrong_sampler_is_caught(wrong, message):
+    caught(check_sampler, wrong, message)
+
+
+MLP = CATALOG.get("network", "mlp").load()
+
+
+class Narrow(MLP):
+    def embed(self, images):
+        return super().embed(images)[:, :5]
+
+
+class Detached(MLP):
+    def embed(self, images):
+        return super().embed(images.detach())
+
+
+class Numbered(MLP):
+    made = 0
+
+    def __init__(self, shape, outputs, options):
+        super().__init__(shape, outputs, options)
+        Numbered.made += 1
+        torch.nn.init.constant_(self.linear.weight, Numbered.made)
+
+
+class Noisy(MLP):
+    def embed(self, images):
+        return super().embed(images + torch.rand_like(images))
+
+
+class Doubled(MLP):
+    """Writes features of whatever precision into memory of fp32."""
+
+    def embed(self, images):
+        features = super().embed(images)
+        return torch.zeros(features.shape).scatter_add(0, torch.zeros(features.shape, dtype=torch.int64), features)
+
+
+class Paired(MLP):
+    def embed(self, images):
+        return torch.nn.functional.batch_norm(super().embed(images), None, None, training=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Narrow, "embed is"),
+        (Detached, "gradients reach the images"),
+        (Numbered, "the same global seed gives the same weights"),
+        (Noisy, "global generator of torch"),
+        (Doubled, "embed works in bf16. It is written at .* It raised RuntimeError"),
+        (Paired, "embed gives features of images.* It raised ValueError"),
+    ],
+)
+def test_a_wrong_network_is_caught(wrong, message):
+    caught(check_network, wrong, message)
+
+
+# ---- data sources --------------------------------------------------------------------------------
 
 
 def test_the_embedded_data_keep_the_contract():
@@ -138,7 +335,7 @@ class Floating(Levels):
         return SourceImages(ArrayTable(found.train.images.float(), found.train.labels), found.test, found.class_names)
 
 
-class Restless(Levels):
+class Changeable(Levels):
     def load(self, generator):
         with torch.random.fork_rng():
             return super().load(torch.Generator().manual_seed(torch.seed() % 2**31))
@@ -158,48 +355,101 @@ def test_a_right_data_source_passes_and_a_wrong_one_is_caught():
     check_dataset(Levels)
     for wrong, message in (
         (Floating, "uint8"),
-        (Restless, "the same each time"),
+        (Changeable, "the same each time"),
         (Lacking, "each class has an image"),
         (Unlimited, "extend LongTailOptions"),
     ):
-        with pytest.raises(ContractError, match=message):
-            check_dataset(wrong)
+        caught(check_dataset, wrong, message)
 
 
-def test_a_wrong_head_and_a_wrong_recipe_are_caught():
-    linear = CATALOG.get("head", "linear").load()
+# ---- heads and recipes ---------------------------------------------------------------------------
 
-    class Restless(linear):
-        def fit(self, sets, trainer):
-            torch.rand(1)
-            return super().fit(sets, trainer)
+Linear = CATALOG.get("head", "linear").load()
 
-    class Unsure(linear):
-        def fit(self, sets, trainer):
-            fitted = super().fit(sets, trainer)
-            plain = fitted.log_probabilities
-            fitted.log_probabilities = lambda images: plain(images) - 1
-            return fitted
 
-    class Narrow(linear):
-        def fit(self, sets, trainer):
-            fitted = super().fit(sets, trainer)
-            plain = fitted.log_probabilities
-            fitted.log_probabilities = lambda images: plain(images)[:, :2]
-            return fitted
+class Changed(Linear):
+    """A linear head whose log-probabilities are changed."""
 
-    for wrong, message in ((Restless, "global generator"), (Unsure, "sum to one"), (Narrow, r"\[n, classes\]")):
-        with pytest.raises(ContractError, match=message):
-            check_head(wrong)
+    def changed(self, log_probabilities):
+        return log_probabilities
 
-    direct = CATALOG.get("recipe", "direct").load()
+    def fit(self, sets, trainer):
+        fitted = super().fit(sets, trainer)
+        plain = fitted.log_probabilities
+        fitted.log_probabilities = lambda images: self.changed(plain(images))
+        return fitted
 
-    class Unknown(direct):
-        def assign(self, stages):
-            return ("test",) * stages
 
-    with pytest.raises(ContractError, match="original or distilled for each stage"):
-        check_recipe(Unknown)
+class Unsure(Changed):
+    def changed(self, log_probabilities):
+        return log_probabilities - 1
+
+
+class Few(Changed):
+    def changed(self, log_probabilities):
+        return log_probabilities[:, :2]
+
+
+class Rounded(Changed):
+    def changed(self, log_probabilities):
+        return log_probabilities.half()
+
+
+class Undefined(Changed):
+    def changed(self, log_probabilities):
+        return log_probabilities * torch.nan
+
+
+class Drawing(Linear):
+    def fit(self, sets, trainer):
+        torch.rand(1)
+        return super().fit(sets, trainer)
+
+
+class Lively(Changed):
+    made = 0
+
+    def changed(self, log_probabilities):
+        Lively.made += 1
+        return (log_probabilities * Lively.made).log_softmax(1)
+
+
+class HardOnly(Linear):
+    def fit(self, sets, trainer):
+        torch.bincount(sets[0].labels)
+        return super().fit(sets, trainer)
+
+
+class Precise(Linear):
+    def fit(self, sets, trainer):
+        {"fp32": 0}[trainer.precision]
+        return super().fit(sets, trainer)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Drawing, "global generator of torch"),
+        (Unsure, "sum to one"),
+        (Few, r"\[n, classes\]"),
+        (Rounded, "log_probabilities are float32"),
+        (Undefined, "NaN"),
+        (Lively, "the same seed trains the same classifier"),
+        (HardOnly, "trained with soft labels on cpu in fp32.* It raised NotImplementedError"),
+        (Precise, "trained with hard labels on cpu in bf16.* It raised KeyError"),
+    ],
+)
+def test_a_wrong_head_is_caught(wrong, message):
+    caught(check_head, wrong, message)
+
+
+class Unknown(CATALOG.get("recipe", "direct").load()):
+    def assign(self, stages):
+        return ("test",) * stages
+
+
+def test_a_wrong_recipe_is_caught():
+    caught(check_recipe, Unknown, "original or distilled for each stage")
 
 
 def test_a_method_without_steps_must_not_change():
@@ -212,5 +462,4 @@ def test_a_method_without_steps_must_not_change():
             images, labels = super().distilled()
             return images + next(count), labels
 
-    with pytest.raises(ContractError, match="the same images each time"):
-        check_matcher(Changing)
+    caught(check_matcher, Changing, "the same images each time")

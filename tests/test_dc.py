@@ -20,7 +20,7 @@ from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.networks import ConvNet
 from ltdd_core.progress import Display
 from ltdd_core.seeding import global_generator
-from ltdd_core.testing import IPC, _PlainSampler, check_matcher, tiny_long_tailed, tiny_task
+from ltdd_core.testing import IPC, PlainSampler, check_matcher, tiny_long_tailed, tiny_task
 from ltdd_dc.distance import DISTANCES
 from ltdd_dc.gradients import SECOND_ORDER, mean_gradient
 from ltdd_dc.matcher import DatasetCondensation, SiameseCondensation, published_loops
@@ -64,7 +64,7 @@ def small_task(*, precision="fp32", compiled=False, norm="instance", chunk=4, au
         precision=precision,
         compiled=compiled,
     )
-    task = tiny_task(data, _PlainSampler(data))
+    task = tiny_task(data, PlainSampler(data))
     return replace(task, networks=pool, chunk=chunk, augmentation=Augmentation(augment))
 
 

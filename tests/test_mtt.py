@@ -269,10 +269,10 @@ def folder_of_experts(path, task, **options):
 
 def tiny(**options):
     data = tiny_long_tailed()
-    from ltdd_core.testing import _PlainSampler
+    from ltdd_core.testing import PlainSampler
 
     matcher = TrajectoryMatcher(TrajectoryMatcher.Options(expert_epochs=1, syn_steps=2, **options))
-    return matcher, tiny_task(data, _PlainSampler(data))
+    return matcher, tiny_task(data, PlainSampler(data))
 
 
 def test_experts_that_are_shorter_are_left_out_and_said(tmp_path):

@@ -1,0 +1,130 @@
+"""The contracts of what makes a classifier: networks, heads and recipes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltdd_core.errors import InputError
+from ltdd_core.interfaces import Classifier, ClassifierHead, Network, Recipe, TrainingSet
+from ltdd_core.networks import precision_context
+from ltdd_core.seeding import generator
+from ltdd_core.testing.contract import Contract
+from ltdd_core.testing.tiny import devices, tiny_long_tailed, tiny_trainer
+
+
+def check_head(component: type[ClassifierHead], **options: Any) -> None:
+    """Log-probabilities of every class, the same for the same seed, on hard and soft labels, in fp32 and bf16.
+
+    Args:
+        component: the class.
+        options: of the component, where other than the defaults are to be checked.
+
+    Raises:
+        ContractError: it does not keep the contract of :class:`ltdd_core.ClassifierHead`.
+    """
+    contract, data = Contract(component), tiny_long_tailed()
+    contract.options_are_described(component.Options)
+    soft = torch.nn.functional.one_hot(data.train_labels, data.classes).float() * 0.9 + 0.1 / data.classes
+    names = ["original", *["distilled"] * (component.stages - 1)]
+    for device in devices():
+        images = data.normalisation.apply(data.test_images).to(device)
+        for precision, labels in (("fp32", data.train_labels), ("fp32", soft), ("bf16", data.train_labels)):
+            kind = "hard" if labels.dim() == 1 else "soft"
+            case = f"{kind} labels on {device} in {precision}"
+            sets = [TrainingSet(name, data.train_images, labels, data.normalisation, data.classes) for name in names]
+            results = []
+            with contract.without_global_randomness(ClassifierHead.fit):
+                for _ in range(2):
+                    with contract.works(ClassifierHead.fit, f"it is trained with {case}"), torch.no_grad():
+                        with torch.enable_grad():
+                            fitted = component(component.Options(**options)).fit(
+                                sets, tiny_trainer(device=device, precision=precision)
+                            )
+                        results.append(fitted.log_probabilities(images))
+            _check_log_probabilities(contract, results[0], (len(images), data.classes), device)
+            same = torch.equal(*results)
+            contract.must(same, ClassifierHead.fit, "the same seed trains the same classifier a second time")
+
+
+def _check_log_probabilities(contract: Contract, result: Tensor, shape: tuple[int, int], device: torch.device) -> None:
+    where = Classifier.log_probabilities
+    contract.must(tuple(result.shape) == shape, where, f"log_probabilities are [n, classes] = {list(shape)}")
+    contract.must(result.dtype == torch.float32, where, "log_probabilities are float32")
+    contract.must(result.device.type == device.type, where, "log_probabilities are on the device of the images")
+    contract.must(not bool(result.isnan().any()), where, "no log-probability is NaN")
+    total = result.exp().sum(1)
+    contract.must(torch.allclose(total, torch.ones_like(total), atol=1e-4), where, "probabilities sum to one")
+
+
+def check_recipe(component: type[Recipe], **options: Any) -> None:
+    """One of the two sets for each stage, or an InputError.
+
+    Args:
+        component: the class.
+        options: of the component, where other than the defaults are to be checked.
+
+    Raises:
+        ContractError: it does not keep the contract of :class:`ltdd_core.Recipe`.
+    """
+    contract, where = Contract(component), Recipe.assign
+    contract.options_are_described(component.Options)
+    recipe = component(component.Options(**options))
+    for stages in (1, 2, 3):
+        with contract.works(where, f"assign names a set for each of {stages} stages, or raises InputError"):
+            try:
+                assigned = recipe.assign(stages)
+            except InputError:
+                continue
+        known = set(assigned) <= {"original", "distilled"} and len(assigned) == stages
+        contract.must(known, where, "assign names original or distilled for each stage")
+
+
+def check_network(component: type[Network], shape: tuple[int, int, int] = (3, 32, 32), **options: Any) -> None:
+    """``embed`` gives what ``linear`` takes, gradients flow, initial weights come from torch's generator.
+
+    Args:
+        component: the class.
+        shape: C, H and W of the images that it takes.
+        options: of the component, where other than the defaults are to be checked.
+
+    Raises:
+        ContractError: it does not keep the contract of :class:`ltdd_core.Network`.
+    """
+    contract = Contract(component)
+    contract.options_are_described(component.Options)
+    for device in devices():
+        network = _made(contract, component, shape, options).eval().to(device)
+        images = torch.randn(2, *shape, generator=generator(0, "check")).to(device).requires_grad_()
+        with contract.without_global_randomness(Network):
+            _check_features(contract, network, images)
+        _check_bf16(contract, network, images.detach())
+    first, other = (_made(contract, component, shape, options).state_dict() for _ in range(2))
+    same = all(torch.equal(value, other[name]) for name, value in first.items())
+    contract.must(same, Network, "the same global seed gives the same weights")
+
+
+def _made(contract: Contract, component: type[Network], shape: tuple[int, int, int], options: Any) -> Network:
+    with torch.random.fork_rng(), contract.works(Network, "it is made as cls(image_shape, outputs, options)"):
+        torch.manual_seed(0)
+        return component(shape, 7, component.Options(**options))
+
+
+def _check_features(contract: Contract, network: Network, images: Tensor) -> None:
+    with contract.works(Network.embed, "embed gives features of images"):
+        features, alone = network.embed(images), network.embed(images[:1])
+    expected = (2, network.linear.in_features)
+    contract.must(tuple(features.shape) == expected, Network.embed, "embed is [n, linear.in_features]")
+    contract.must(len(alone) == 1, Network.embed, "embed takes a single image")
+    contract.must(tuple(network(images).shape) == (2, 7), Network.forward, "forward is [n, outputs]")
+    network(images).square().sum().backward()
+    reached = images.grad is not None and bool(images.grad.any())
+    contract.must(reached, Network.embed, "gradients reach the images")
+
+
+def _check_bf16(contract: Contract, network: Network, images: Tensor) -> None:
+    with contract.works(Network.embed, "embed works in bf16"), precision_context("bf16", images.device):
+        features = network.embed(images)
+    contract.must(bool(torch.isfinite(features).all()), Network.embed, "features in bf16 are finite")

@@ -1,0 +1,69 @@
+"""What a check says when a component breaks its contract: what is asked, and where it is written."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from ltdd_core.interfaces import BaseOptions, option
+
+
+class ContractError(AssertionError):
+    """A component does not keep its contract."""
+
+
+class Contract:
+    """The contract of one component, as statements that must hold.
+
+    Args:
+        component: the class that is checked.
+    """
+
+    def __init__(self, component: type) -> None:
+        self.name = component.__qualname__
+
+    def must(self, holds: bool, where: Callable[..., Any], what: str) -> None:
+        """Raise :class:`ContractError` unless it holds; the docstring of ``where`` is where it is written."""
+        if not holds:
+            raise ContractError(self._broken(where, what))
+
+    @contextmanager
+    def works(self, where: Callable[..., Any], what: str) -> Iterator[None]:
+        """What raises in the block breaks the contract."""
+        try:
+            yield
+        except ContractError:
+            raise
+        except Exception as error:
+            raise ContractError(f"{self._broken(where, what)} It raised {type(error).__name__}: {error}") from error
+
+    @contextmanager
+    def without_global_randomness(self, where: Callable[..., Any]) -> Iterator[None]:
+        """The block leaves the global generators of torch, NumPy and Python as they were."""
+        before = _global_states()
+        yield
+        for name, state in _global_states().items():
+            self.must(state == before[name], where, f"nothing is drawn from the global generator of {name}")
+
+    def options_are_described(self, options: type[BaseOptions]) -> None:
+        """Each option says what it does."""
+        for name, field in options.model_fields.items():
+            self.must(bool(field.description), option, f"every option says what it does, and {name!r} does not")
+
+    def _broken(self, where: Callable[..., Any], what: str) -> str:
+        return f"{self.name} breaks its contract: {what}. It is written at ltdd_core.{where.__qualname__}."
+
+
+def _global_states() -> dict[str, Any]:
+    legacy: Any = np.random.get_state()  # noqa: NPY002 - the global generator is what is looked at
+    return {
+        "torch": torch.random.get_rng_state().tolist(),
+        "CUDA": torch.cuda.get_rng_state().tolist() if torch.cuda.is_available() else None,
+        "NumPy": (legacy[0], legacy[1].tolist(), *legacy[2:]),
+        "Python": random.getstate(),
+    }

@@ -1,0 +1,114 @@
+"""The contracts of what gives images: samplers and data sources."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltdd_core.data import LongTailedSet, LongTailOptions, load_long_tailed
+from ltdd_core.interfaces import DataSource, Sampler, SourceImages
+from ltdd_core.seeding import generator
+from ltdd_core.testing.contract import Contract
+from ltdd_core.testing.tiny import tiny_long_tailed
+
+
+def check_sampler(component: type[Sampler], **options: Any) -> None:
+    """Indices of the right class, without repetition, a function of the generator alone; epochs of all images.
+
+    Args:
+        component: the class.
+        options: of the component, where other than the defaults are to be checked.
+
+    Raises:
+        ContractError: it does not keep the contract of :class:`ltdd_core.Sampler`.
+    """
+    contract, data = Contract(component), tiny_long_tailed()
+    contract.options_are_described(component.Options)
+
+    def prepared() -> Sampler:
+        sampler = component(component.Options(**options))
+        sampler.prepare(data)
+        return sampler
+
+    with contract.without_global_randomness(Sampler):
+        sampler, other = prepared(), prepared()
+        for label in range(data.classes):
+            for size in (1, 3, 50):
+                _check_draw(contract, "of_class", data, label, size, sampler, other)
+                _check_draw(contract, "representatives", data, label, size, sampler, other)
+        for progress in (0.0, 0.5, 1.0):
+            _check_epoch(contract, len(data.train_labels), progress, sampler, other)
+
+
+def _check_draw(
+    contract: Contract, name: str, data: LongTailedSet, label: int, size: int, sampler: Sampler, other: Sampler
+) -> None:
+    def features(label: int) -> Tensor:
+        return data.train_images[data.train_labels == label].flatten(1).float()
+
+    where, more = getattr(Sampler, name), (features,) if name == "representatives" else ()
+    count = data.counts[label]
+    with contract.works(where, f"{name} draws {size} images of a class that has {count}"):
+        first, again, third = (
+            getattr(drawn, name)(label, size, generator(1, "check"), *more) for drawn in (sampler, sampler, other)
+        )
+    contract.must(first.dtype == torch.int64 and first.dim() == 1, where, f"{name} gives int64 indices")
+    contract.must(torch.equal(first, again), where, f"{name} is a function of its arguments")
+    contract.must(torch.equal(first, third), where, f"{name} of a second sampler in the same process is the same")
+    contract.must(len(first) == min(size, count), where, f"{name} gives min(size, n_c) indices")
+    contract.must(len(first.unique()) == len(first), where, f"{name} repeats no image")
+    contract.must(bool((data.train_labels[first] == label).all()), where, f"{name} is of its class")
+
+
+def _check_epoch(contract: Contract, images: int, progress: float, sampler: Sampler, other: Sampler) -> None:
+    with contract.works(Sampler.epoch, "epoch orders the images"):
+        order, again = (drawn.epoch(progress, generator(2, "check")) for drawn in (sampler, other))
+    contract.must(order.dtype == torch.int64, Sampler.epoch, "epoch gives int64 indices")
+    contract.must(len(order) == images, Sampler.epoch, "epoch gives as many draws as there are images")
+    valid = int(order.min()) >= 0 and int(order.max()) < images
+    contract.must(valid, Sampler.epoch, "epoch gives valid indices")
+    contract.must(torch.equal(order, again), Sampler.epoch, "epoch is a function of its arguments")
+
+
+def check_dataset(component: type[DataSource], **options: Any) -> None:
+    """The same images each time, of one size, every class in both parts; a cut to a long tail goes through.
+
+    Args:
+        component: the class.
+        options: of the component: where the images are, for example.
+
+    Raises:
+        ContractError: it does not keep the contract of :class:`ltdd_core.DataSource`.
+    """
+    contract, load = Contract(component), DataSource.load
+    contract.options_are_described(component.Options)
+    contract.must(issubclass(component.Options, LongTailOptions), DataSource, "Options extend LongTailOptions")
+    with contract.without_global_randomness(load):
+        with contract.works(load, "load finds the images"):
+            first, second = (component(component.Options(**options)).load(generator(0, "check")) for _ in range(2))
+        for part in ("train", "test"):
+            _check_part(contract, part, first, second)
+        with contract.works(load, "the images can be cut to a long tail"):
+            data = load_long_tailed("checked", component(component.Options(**options)))
+    same = data.train_images.shape[1:] == data.test_images.shape[1:]
+    contract.must(same, SourceImages, "both parts have images of one size")
+
+
+def _check_part(contract: Contract, part: str, first: SourceImages, second: SourceImages) -> None:
+    table, again = getattr(first, part), getattr(second, part)
+    some = torch.arange(len(table.labels))[:: max(1, len(table.labels) // 20)]
+    with contract.works(SourceImages, f"images of {part} can be read"):
+        images = table.read(some)
+    of_table = SourceImages
+    contract.must(table.labels.dtype == torch.int64, of_table, f"{part} labels are int64")
+    raw = images.dtype == torch.uint8 and images.dim() == 4
+    contract.must(raw, of_table, f"{part} images are uint8 [n, C, H, W]")
+    contract.must(len(images) == len(some), of_table, f"read gives an image for each index of {part}")
+    same_labels = torch.equal(table.labels, again.labels)
+    contract.must(same_labels, DataSource.load, f"{part} labels are the same each time")
+    same_images = torch.equal(images, again.read(some))
+    contract.must(same_images, DataSource.load, f"{part} images are the same each time")
+    every = set(table.labels.tolist()) == set(range(len(first.class_names)))
+    contract.must(every, of_table, f"each class has an image in {part}")

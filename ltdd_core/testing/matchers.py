@@ -1,0 +1,105 @@
+"""The contract of distillation methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltdd_core.interfaces import Matcher, Sampler
+from ltdd_core.testing.contract import Contract
+from ltdd_core.testing.tiny import PlainSampler, devices, tiny_long_tailed, tiny_task
+
+STEPS = 3
+
+
+def check_matcher(component: type[Matcher], *, sampler: Sampler | None = None, **options: Any) -> None:
+    """Steps are functions of (state, step), in bf16 too and on every device; a one-image class is a normal case.
+
+    Args:
+        component: the class.
+        sampler: draws the real images; uniformly, unless given.
+        options: of the component, where other than the defaults are to be checked.
+
+    Raises:
+        ContractError: it does not keep the contract of :class:`ltdd_core.Matcher`.
+    """
+    contract, data = Contract(component), tiny_long_tailed()
+    contract.options_are_described(component.Options)
+    for device in devices():
+        for precision in ("fp32", "bf16"):
+
+            def prepared(device: torch.device = device, precision: str = precision) -> Matcher:
+                task = tiny_task(data, sampler or PlainSampler(data), device=device, precision=precision)
+                matcher = component(component.Options(**options))
+                matcher.prepare(task)
+                return matcher
+
+            check = _check_steps if component.iterative else _check_as_prepared
+            with contract.without_global_randomness(Matcher.step):
+                with contract.works(Matcher.prepare, f"it is prepared on {device} in {precision}"):
+                    matcher = prepared()
+                _check_distilled(contract, matcher, data.classes, device)
+                check(contract, prepared, f"on {device} in {precision}")
+
+
+def _check_steps(contract: Contract, prepared: Callable[[], Matcher], where: str) -> None:
+    whole, states = prepared(), []
+    for step in range(STEPS):
+        states.append(_copied(contract, whole))
+        with contract.works(Matcher.step, f"step {step} is taken {where}"):
+            metrics = whole.step(step)
+        contract.must("loss" in metrics, Matcher.step, "step returns a loss")
+        finite = bool(torch.isfinite(torch.as_tensor(metrics["loss"])))
+        contract.must(finite, Matcher.step, f"the loss is finite {where}")
+    images, before = whole.distilled()[0], prepared().distilled()[0]
+    contract.must(bool(torch.isfinite(images).all()), Matcher.step, f"the images are finite {where}")
+    contract.must(not torch.equal(images, before), Matcher.step, f"steps move the images {where}")
+    second = _after(contract, prepared(), range(STEPS), where)
+    same = torch.equal(images, second.distilled()[0])
+    contract.must(same, Matcher.step, f"a second run in the same process comes to the same pixels {where}")
+    resumed = prepared()
+    with contract.works(Matcher.load_state, "load_state takes what state returned"):
+        resumed.load_state(states[1])
+    again = _after(contract, resumed, range(1, STEPS), where).distilled()[0]
+    resumes = torch.equal(images, again)
+    contract.must(resumes, Matcher.load_state, f"load_state goes on with the same pixels, bit for bit {where}")
+
+
+def _copied(contract: Contract, matcher: Matcher) -> dict[str, Tensor]:
+    with contract.works(Matcher.state, "state is asked before each step"):
+        state = matcher.state()
+    plain = all(isinstance(tensor, Tensor) for tensor in state.values())
+    contract.must(plain, Matcher.state, "state holds tensors only")
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def _after(contract: Contract, matcher: Matcher, steps: range, where: str) -> Matcher:
+    for step in steps:
+        with contract.works(Matcher.step, f"step {step} is taken {where}"):
+            matcher.step(step)
+    return matcher
+
+
+def _check_as_prepared(contract: Contract, prepared: Callable[[], Matcher], where: str) -> None:
+    """A method that takes no steps gives the same images whenever it is prepared."""
+    same = torch.equal(prepared().distilled()[0], prepared().distilled()[0])
+    contract.must(same, Matcher.prepare, f"prepare gives the same images each time {where}")
+
+
+def _check_distilled(contract: Contract, matcher: Matcher, classes: int, device: torch.device) -> None:
+    where = Matcher.distilled
+    with contract.works(where, "distilled gives the images and their labels"):
+        images, labels = matcher.distilled()
+    contract.must(images.dtype == torch.float32, where, "distilled images are float32")
+    contract.must(images.dim() == 4, where, "distilled images are [n, C, H, W]")
+    contract.must(len(labels) == len(images), where, "distilled gives a label for each image")
+    hard = labels.dim() == 1 and labels.dtype == torch.int64
+    soft = labels.dim() == 2 and labels.is_floating_point() and labels.shape[1] == classes
+    contract.must(hard or soft, where, "distilled labels are int64 [n] or float [n, classes]")
+    near = all(tensor.device.type in (device.type, "cpu") for tensor in (images, labels))
+    contract.must(near, where, "distilled images and labels are on the task's device or on the CPU")
+    every = set((labels if hard else labels.argmax(1)).tolist()) == set(range(classes))
+    contract.must(every, where, "each class has a distilled image, the class with one real image too")

@@ -1,0 +1,136 @@
+"""A tiny long-tailed set with a one-image class, and what matchers and heads work with on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltdd_core.augment import Augmentation
+from ltdd_core.catalog import Catalog
+from ltdd_core.config import Training, select
+from ltdd_core.data import LongTailedSet
+from ltdd_core.data.normalisation import PerChannel
+from ltdd_core.interfaces import BaseOptions, Distillation, Features, Network, Sampler
+from ltdd_core.networks import ConvNet, NetworkPool
+from ltdd_core.plugins import load_plugins
+from ltdd_core.seeding import generator
+from ltdd_core.training import Trainer
+
+COUNTS = (12, 5, 2, 1)
+IPC = 3
+CPU = torch.device("cpu")
+
+
+def devices() -> list[torch.device]:
+    """The CPU, and a GPU where there is one."""
+    return [CPU, *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+
+
+def tiny_long_tailed(counts: Sequence[int] = COUNTS, shape: tuple[int, int, int] = (3, 8, 8)) -> LongTailedSet:
+    """A few easy classes, the last one with a single image: each class has a brightness of its own."""
+
+    def images(numbers: Sequence[int], purpose: str) -> tuple[Tensor, Tensor]:
+        labels = torch.arange(len(numbers)).repeat_interleave(torch.tensor(numbers))
+        noise = torch.randint(0, 60, (len(labels), *shape), generator=generator(0, purpose))
+        level = labels * (190 // max(1, len(numbers) - 1))
+        return (noise + level[:, None, None, None]).to(torch.uint8), labels
+
+    train, train_labels = images(counts, "tiny train")
+    test, test_labels = images([5] * len(counts), "tiny test")
+    names = tuple(f"class {label}" for label in range(len(counts)))
+    normalisation = PerChannel.of(train)
+    return LongTailedSet("tiny", train, train_labels, test, test_labels, names, normalisation, tuple(counts))
+
+
+def tiny_task(
+    data: LongTailedSet,
+    sampler: Sampler,
+    *,
+    seed: int = 0,
+    device: torch.device = CPU,
+    precision: str = "fp32",
+) -> Distillation:
+    """What a matcher works with, on the tiny set: three images a class and a small ConvNet.
+
+    Args:
+        precision: of the networks' features: ``fp32`` or ``bf16``.
+    """
+    images = torch.randn(data.classes * IPC, *data.image_shape, generator=generator(seed, "tiny initial")).to(device)
+    pool = NetworkPool(
+        tiny_network,
+        data.image_shape,
+        data.classes,
+        seed=seed,
+        device=device,
+        calibration=lambda step: data.normalisation.apply(data.train_images.to(device)),
+        precision=precision,
+    )
+    return Distillation(
+        data=data,
+        ipc=IPC,
+        draw_initial=lambda: (images, torch.ones(len(images), dtype=torch.bool, device=device)),
+        sampler=sampler,
+        networks=pool,
+        augmentation=Augmentation("color_crop_cutout_flip_scale_rotate"),
+        seed=seed,
+        device=device,
+        chunk=4,
+        component=_component,
+    )
+
+
+def _component(kind: str, section: Mapping[str, Any]) -> Any:
+    """A component by name, from what is installed."""
+    return select(Catalog(load_plugins()), kind, section).make()
+
+
+def tiny_network(shape: tuple[int, int, int], outputs: int) -> Network:
+    """A ConvNet of depth 1 and width 4."""
+    return ConvNet(shape, outputs, ConvNet.Options(depth=1, width=4))
+
+
+class PlainSampler(Sampler):
+    """Uniform draws, so that checks need no plugin.
+
+    Args:
+        data: what it draws from; its labels are all that it looks at.
+    """
+
+    def __init__(self, data: LongTailedSet) -> None:
+        super().__init__(BaseOptions())
+        self.prepare(data)
+
+    def prepare(self, data: LongTailedSet) -> None:
+        """Keep the labels."""
+        self.labels = data.train_labels
+
+    def of_class(self, label: int, size: int, generator: torch.Generator) -> Tensor:
+        """Without repetition."""
+        own = torch.nonzero(self.labels == label).flatten()
+        return own[torch.randperm(len(own), generator=generator)[:size]]
+
+    def epoch(self, progress: float, generator: torch.Generator) -> Tensor:
+        """Every image once."""
+        return torch.randperm(len(self.labels), generator=generator)
+
+    def representatives(self, label: int, ipc: int, generator: torch.Generator, features: Features) -> Tensor:
+        """As :meth:`of_class`."""
+        return self.of_class(label, ipc, generator)
+
+
+def tiny_trainer(*, device: torch.device = CPU, precision: str = "fp32") -> Trainer:
+    """What a head trains with: a small ConvNet, two epochs on either set."""
+    training = Training.model_validate({"original": {"epochs": 2}, "distilled": {"epochs": 2}})
+    return Trainer(
+        tiny_network,
+        {"original": training.original, "distilled": training.distilled.with_learned({})},
+        Augmentation("none"),
+        seed=0,
+        device=device,
+        chunk=16,
+        precision=precision,
+        component=_component,
+    )
