@@ -226,14 +226,21 @@ class Trainer:
         other.augmentation, other._trained = augmentation, {}
         return other
 
-    def part(self, name: str) -> Trainer:
+    def part(self, name: str | None, decided_by: Mapping[str, Any] | None = None) -> Trainer:
         """The same trainer for a part of a classifier, such as one of its stages.
 
         What is trained for ``"classes"`` in it is trained for ``name``, so that a head can train that part as
         if it were all of a classifier.
+
+        Args:
+            name: of the part; within a classifier no two parts have the same.  None: what is trained keeps its names,
+                so that a stage that is a classifier of its own is the same network as that classifier alone.
+            decided_by: what decides losses and layers of the part, as JSON, where other options of the classifier's
+                head do not: a grid then trains the part once for all heads that differ in those only.
         """
         part = copy.copy(self)
-        part._part = name
+        if name is not None:
+            part._part = name if self._part is None else f"{self._part}, {name}"
         return part
 
     def train(

@@ -20,7 +20,10 @@ from ltdd_core.training import Trainer, TrainingOptions
 from ltdd_hierarchical.recipe import Hierarchical
 from ltdd_linear.linear import Direct, LinearHead
 from ltdd_samplers.power import ClassBalancedSampler, InstanceSampler
-from ltdd_twostage.head import TwoStage, TwoStageHead, _columns, _relabelled, _restricted, _within_groups
+from ltdd_twostage.head import TwoStageHead
+from ltdd_twostage.labels import of_groups, of_members, within_groups
+from ltdd_twostage.second import columns
+from ltdd_twostage.stages import OfGroups, TwoStage, WithinGroups
 
 PLAIN = PerChannel((0.0,), (1.0,))
 COUNTS = (12, 5, 2, 1, 1)
@@ -71,7 +74,8 @@ def trainer(seed=0, calls=None, epochs=2, **options):
 
 def joined(groups, by_group, within, *, hard):
     """The classifier of networks."""
-    return TwoStage(groups, Softmax(by_group), [network and Softmax(network) for network in within], hard=hard)
+    second = WithinGroups([network and Softmax(network) for network in within], groups)
+    return TwoStage(groups, OfGroups(Softmax(by_group)), second, a=1, b=0, hard=hard)
 
 
 @st.composite
@@ -149,7 +153,7 @@ def test_soft_routing_can_find_a_class_whose_group_is_not_the_likeliest():
 @pytest.mark.parametrize("soft", [False, True])
 def test_the_group_stage_learns_the_sums_over_groups(soft):
     groups, data = torch.tensor([0, 1, 0, 2, 1]), toy(soft=soft)
-    found = _relabelled(data, groups, 3)
+    found = of_groups(data, groups, 3)
     assert found.classes == 3
     for label, new in zip(data.labels, found.labels, strict=True):
         if soft:
@@ -162,7 +166,7 @@ def test_the_group_stage_learns_the_sums_over_groups(soft):
 @pytest.mark.parametrize("soft", [False, True])
 def test_the_classes_of_a_group_are_numbered_from_zero_and_keep_their_images(soft):
     data, members = toy(soft=soft), torch.tensor([1, 3, 4])
-    found = _restricted(data, members)
+    found = of_members(data, members)
     hard = data.labels.argmax(1) if soft else data.labels
     kept = [i for i in range(len(data)) if hard[i] in (1, 3, 4)]
     assert found.classes == 3
@@ -191,7 +195,7 @@ def test_the_order_of_a_part_is_that_of_the_whole_without_the_others(kept, draws
 
 
 def test_a_set_without_an_order_has_none_in_its_parts():
-    assert _restricted(toy(), torch.tensor([0, 1])).order is None
+    assert of_members(toy(), torch.tensor([0, 1])).order is None
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -205,7 +209,7 @@ def test_the_shared_loss_is_the_cross_entropy_within_each_images_group(soft):
         target = [label[c].item() if soft else float(c == label) for c in members]
         log_p = row[members].log_softmax(0).tolist()
         expected.append(-sum(t / sum(target) * p for t, p in zip(target, log_p, strict=True)))
-    found = _within_groups(groups)(logits, data.labels)
+    found = within_groups(groups)(logits, data.labels)
     assert found.item() == pytest.approx(sum(expected) / len(expected), rel=1e-4)
 
 
@@ -213,16 +217,16 @@ def test_the_shared_loss_is_the_cross_entropy_within_each_images_group(soft):
 def test_the_shared_loss_moves_no_logit_of_another_group(soft):
     groups, data = torch.tensor([0, 1, 0, 1, 1]), toy(soft=soft)
     logits = torch.zeros(len(data), 5, requires_grad=True)
-    _within_groups(groups)(logits, data.labels).backward()
+    within_groups(groups)(logits, data.labels).backward()
     hard = data.labels.argmax(1) if soft else data.labels
     same = groups[None, :] == groups[hard][:, None]
     assert (logits.grad[~same] == 0).all()
     assert (logits.grad[same] != 0).all()
 
 
-def test_a_group_reads_its_own_columns_of_the_shared_network():
+def test_a_group_reads_its_owncolumns_of_the_shared_network():
     made, batch = network(5, 0), images(3)
-    assert torch.equal(_columns(made, torch.tensor([1, 3, 4]))(batch), made(batch)[:, [1, 3, 4]])
+    assert torch.equal(columns(made, torch.tensor([1, 3, 4]))(batch), made(batch)[:, [1, 3, 4]])
 
 
 # ---- end to end ----------------------------------------------------------------------------------
@@ -326,7 +330,7 @@ def test_soft_labels_under_which_a_class_has_no_image_get_one_line():
     with pytest.raises(InputError, match=r"class 4 as its likeliest label.*stage1=original"):
         TwoStageHead(TwoStageHead.Options()).fit([lost, toy("distilled")], trainer())
     with pytest.raises(InputError, match=r"classes \[4\].*head\.within=shared"):
-        _restricted(lost, torch.tensor([4]))
+        of_members(lost, torch.tensor([4]))
 
 
 def test_each_stage_may_have_a_head_of_its_own():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -48,6 +49,13 @@ class SharingTrainer(Trainer):
                 data, outputs=outputs, purpose=purpose, loss=loss, loss_at=loss_at, layer=layer
             )
         return self._known[key]
+
+    def part(self, name: str | None, decided_by: Mapping[str, Any] | None = None) -> Trainer:
+        """As :meth:`Trainer.part`."""
+        part = super().part(name)
+        if decided_by is not None and isinstance(part, SharingTrainer):
+            part._head = dict(decided_by)
+        return part
 
     def _decided_by(self, data: TrainingSet, outputs: int, purpose: str, head: dict[str, Any] | None) -> str:
         options = self.options[data.name].model_dump(mode="json")

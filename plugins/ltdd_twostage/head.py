@@ -1,74 +1,39 @@
 """Two-stage classification (Zheng et al., ICMSSP 2024): the group first, then the class within the group.
 
-Stage 1 tells the groups of a partition apart, p(g | x).  Stage 2 tells the classes of a group apart, p(c | g, x): a
-classifier for each group, or one network for all of them whose softmax runs within each group.  Which head trains a
-stage is an option.  The paper routes *hard*, arg max_g p(g | x) and then arg max_c p(c | g, x), which loses every image
-whose group is wrong; *soft* routing takes arg max_c p(g(c) | x) p(c | g(c), x).
+Stage 1 learns from the long-tailed set and stage 2 from the distilled one, unless the recipe says otherwise.  As
+published (``preset=paper``) stage 1 tells the groups of a partition apart, stage 2 has a classifier for the classes of
+each group, and the answer is *hard*: arg max_g p(g | x) and then arg max_c p(c | g, x), which loses every image whose
+group is wrong.  Everything else here is an option beyond the paper: what the stages learn, which head trains them, how
+their opinions are pooled (``stages``), and a teacher for stage 2 (``labels``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
-import torch
 from pydantic import model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
-from ltdd_core import (
-    BaseOptions,
-    Classifier,
-    ClassifierHead,
-    InputError,
-    Network,
-    Softmax,
-    Trainer,
-    TrainingSet,
-    cross_entropy,
-    option,
-)
+from ltdd_core import BaseOptions, Classifier, ClassifierHead, InputError, Trainer, TrainingSet, option
+from ltdd_twostage import labels as learn
+from ltdd_twostage.calibration import Tempered, best_temperature, out_of_fold
+from ltdd_twostage.confusion import least_confused, shuffled
 from ltdd_twostage.partition import class_distances, max_cut
+from ltdd_twostage.second import second_stage
+from ltdd_twostage.stages import OfClasses, OfGroups, Stage, TwoStage
 
-OTHER_GROUP = -1e9  # a logit that no softmax notices, and finite: 0 x -inf would be NaN
-
-
-class TwoStage(Classifier):
-    """A classifier of the groups and those within the groups.
-
-    Args:
-        groups: int64 ``[classes]``.
-        by_group: of the K groups.
-        within: one for each group, of its classes in their order; None for a group of one class.
-        hard: route hard.
-    """
-
-    groups: Tensor
-
-    def __init__(
-        self,
-        groups: Tensor,
-        by_group: Classifier,
-        within: Sequence[Classifier | None],
-        *,
-        hard: bool,
-    ) -> None:
-        self.groups, self.hard = groups, hard
-        self._by_group, self._within = by_group, within
-
-    def log_probabilities(self, images: Tensor) -> Tensor:
-        """Log p(g) + log p(c | g) ``[n, classes]``; with hard routing -inf outside the likeliest group."""
-        group = self._by_group.log_probabilities(images)  # [n, K]
-        if self.hard:
-            chosen = F.one_hot(group.argmax(1), group.shape[1]).bool()
-            group = torch.where(chosen, 0.0, -torch.inf)
-        result = images.new_empty(len(images), len(self.groups), dtype=torch.float32)
-        for index, classifier in enumerate(self._within):
-            members = (self.groups == index).to(images.device)
-            own = classifier.log_probabilities(images) if classifier is not None else 0.0
-            result[:, members] = group[:, index, None] + own
-        return result
+PAPER: Mapping[str, Any] = {
+    "targets": "groups",
+    "stage1": "linear",
+    "stage2": "linear",
+    "within": "separate",
+    "routing": "hard",
+    "a": 1.0,
+    "b": 0.0,
+    "taught": 0.0,
+}
+"""What Zheng et al. published; the other options have the paper's value, or none of their own, by default."""
 
 
 class TwoStageHead(ClassifierHead):
@@ -78,41 +43,88 @@ class TwoStageHead(ClassifierHead):
     stages = 2
 
     class Options(BaseOptions):
-        """The partition and how the stages work together."""
+        """The partition, what each stage learns, and how the stages work together."""
 
+        preset: Literal["default", "paper"] = option("default", "paper: exactly as published; others may be set beside")
         groups: int = option(2, "K, the number of groups", source="Zheng et al. 2024", ge=2)
         centres: int = option(5, "M, k-means centres a class", source="Zheng et al. 2024", ge=1)
-        routing: Literal["soft", "hard"] = option("soft", "soft: p(group) p(class | group); hard: the paper's")
-        within: Literal["separate", "shared"] = option(
-            "separate",
-            "stage 2: a network for each group, or one with a softmax in each",
+        partition: Literal["max-cut", "confusion", "random"] = option(
+            "max-cut",
+            "the paper's; classes that stage 1 takes for each other together, out of fold; or, as a control, by chance",
             source="Zheng et al. 2024",
         )
-        stage1: str = option("linear", "head that tells the groups apart", source="Zheng et al. 2024", component="head")
-        stage2: str = option(
-            "linear", "head that tells the classes of a group apart", source="Zheng et al. 2024", component="head"
+        targets: Literal["groups", "classes"] = option("groups", "what stage 1 learns to tell apart")
+        stage1: str = option("linear", "head of stage 1", source="Zheng et al. 2024", component="head")
+        stage2: str = option("linear", "head of stage 2", source="Zheng et al. 2024", component="head")
+        within: Literal["separate", "others", "shared", "classes"] = option(
+            "separate",
+            "stage 2: a network for each group; one that knows the others as one class more; one network with a "
+            "softmax in each group; or one for all classes",
+            source="Zheng et al. 2024",
         )
+        routing: Literal["soft", "hard"] = option("soft", "hard: the likeliest group is certain, as in the paper")
+        a: float = option(1.0, "how much of the group is stage 1's opinion", source="Zheng et al. 2024", ge=0, le=1)
+        b: float = option(
+            0.0, "how much of the class within it is stage 1's opinion", source="Zheng et al. 2024", ge=0, le=1
+        )
+        taught: float = option(0.0, "stage 2 learns from stage 1 on its images: the teacher's weight", ge=0, le=1)
+        temperature: float = option(3.0, "T of teacher and pupil", gt=0)
+        backbone: Literal["own", "stage1"] = option(
+            "own", "stage1: stage 2 is a last layer on the features of stage 1, which stay as they are"
+        )
+        real: bool = option(False, "half of what stage 2 sees are images of stage 1's set, classes alike")
+        calibrate: bool = option(
+            False, "a temperature for each stage: of stage 1 out of fold, of stage 2 on the images of stage 1's set"
+        )
+        folds: int = option(3, "of what is predicted out of fold", ge=2)
+
+        @model_validator(mode="before")
+        @classmethod
+        def _with_preset(cls, values: Any) -> Any:
+            return {**PAPER, **values} if isinstance(values, dict) and values.get("preset") == "paper" else values
 
         @model_validator(mode="after")
-        def _shared_is_linear(self) -> Self:
-            if self.within == "shared" and self.stage2 != "linear":
-                raise ValueError("within=shared is a network of its own and goes with stage2=linear only")
+        def _goes_together(self) -> Self:
+            for wrong, text in (
+                (
+                    self.within == "shared" and self.stage2 != "linear",
+                    "within=shared is a network of its own and goes with stage2=linear only",
+                ),
+                (self.a < 1 and self.within != "classes", "a < 1 asks stage 2 for the group: within=classes"),
+                (self.b > 0 and self.targets == "groups", "b > 0 asks stage 1 for the class: targets=classes"),
+                (
+                    self.taught > 0 and (self.targets == "groups" or self.within in ("shared", "others")),
+                    "taught > 0 goes with targets=classes and with within=separate or within=classes",
+                ),
+                (self.taught > 0 and self.stage2 != "linear", "taught > 0 has a loss of its own: stage2=linear"),
+                (
+                    self.partition == "confusion" and self.targets == "groups",
+                    "partition=confusion asks stage 1 for the class: targets=classes",
+                ),
+                (
+                    self.backbone == "stage1"
+                    and (self.targets == "groups" or self.within != "classes" or self.taught > 0 or self.real),
+                    "backbone=stage1 goes with targets=classes, within=classes, and neither taught nor real",
+                ),
+            ):
+                if wrong:
+                    raise ValueError(text)
             return self
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Find the partition on stage 1's set, then train both stages."""
         first, second = sets
-        heads = [self._head(stage, trainer) for stage in ("stage1", "stage2")]
-        groups = self.partition(first, trainer)
-        by_group = heads[0].fit([_relabelled(first, groups, int(groups.max()) + 1)], trainer.part("groups"))
-        if self.options.within == "shared":
-            within = _shared(second, groups, trainer)
-        else:
-            within = _separate(second, groups, heads[1], trainer)
-        return TwoStage(groups, by_group, within, hard=self.options.routing == "hard")
+        heads = {stage: self._head(stage, trainer) for stage in ("stage1", "stage2")}
+        groups = self.partition(first, trainer, heads["stage1"])
+        one = self._first(first, groups, heads["stage1"], trainer)
+        options = self.options
+        two = second_stage(options, heads["stage2"], first, second, groups, one, trainer)
+        return TwoStage(groups, one, two, a=options.a, b=options.b, hard=options.routing == "hard")
 
-    def partition(self, data: TrainingSet, trainer: Trainer) -> Tensor:
-        """Groups that lie far apart in the features of a plain classifier of the same set.
+    # ---- the partition ---------------------------------------------------------------------------
+
+    def partition(self, data: TrainingSet, trainer: Trainer, head: ClassifierHead) -> Tensor:
+        """The group of each class, int64 ``[classes]``.
 
         Raises:
             InputError: soft labels leave a class without an image.
@@ -123,10 +135,30 @@ class TwoStageHead(ClassifierHead):
                 f"no image of the {data.name} set has class {min(missing)} as its likeliest label, so the classes "
                 "cannot be grouped on it: use --set recipe.name=hierarchical --set recipe.stage1=original."
             )
+        if self.options.partition == "confusion":
+            unseen = out_of_fold(head, data, self.options.folds, trainer, "classes", self._decided_by(head))
+            return least_confused(unseen, data.hard_labels(), self.options.groups, trainer.seed)
         plain = trainer.train(data, outputs=data.classes)
         features, labels = trainer.features(plain, data), data.hard_labels()
         distances = class_distances(features, labels, data.classes, self.options.centres, trainer.seed)
-        return max_cut(distances, self.options.groups, trainer.seed)
+        groups = max_cut(distances, self.options.groups, trainer.seed)
+        return shuffled(groups, trainer.seed) if self.options.partition == "random" else groups
+
+    # ---- stage 1 ---------------------------------------------------------------------------------
+
+    def _first(self, data: TrainingSet, groups: Tensor, head: ClassifierHead, trainer: Trainer) -> Stage:
+        by_group = self.options.targets == "groups"
+        own = learn.of_groups(data, groups, int(groups.max()) + 1) if by_group else data
+        decided_by = self._decided_by(head)
+        classifier = head.fit([own], trainer.part("groups" if by_group else None, decided_by))
+        if self.options.calibrate:
+            name = "groups" if by_group else "classes"
+            unseen = out_of_fold(head, own, self.options.folds, trainer, name, decided_by)
+            classifier = Tempered(classifier, best_temperature(unseen, own.hard_labels()))
+        return OfGroups(classifier) if by_group else OfClasses(classifier, groups)
+
+    def _decided_by(self, head: ClassifierHead) -> Mapping[str, Any]:
+        return {"name": self.options.stage1, **head.options.model_dump(mode="json")}
 
     def _head(self, stage: str, trainer: Trainer) -> ClassifierHead:
         name = getattr(self.options, stage)
@@ -134,72 +166,3 @@ class TwoStageHead(ClassifierHead):
         if head.stages != 1:
             raise InputError(f"head.{stage}={name} has stages of its own, and a stage is one classifier.")
         return head
-
-
-def _separate(data: TrainingSet, groups: Tensor, head: ClassifierHead, trainer: Trainer) -> list[Classifier | None]:
-    classifiers: list[Classifier | None] = []
-    for index in range(int(groups.max()) + 1):
-        members = torch.nonzero(groups == index).flatten()
-        if len(members) == 1:
-            classifiers.append(None)
-            continue
-        part = trainer.part(f"classes of group {index + 1}")
-        classifiers.append(head.fit([_restricted(data, members)], part))
-    return classifiers
-
-
-def _shared(data: TrainingSet, groups: Tensor, trainer: Trainer) -> list[Classifier | None]:
-    own = groups.to(trainer.device)
-    network = trainer.train(data, outputs=data.classes, purpose="classes within groups", loss=_within_groups(own))
-    members = [torch.nonzero(own == index).flatten() for index in range(int(own.max()) + 1)]
-    return [Softmax(_columns(network, part)) if len(part) > 1 else None for part in members]
-
-
-def _within_groups(groups: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Cross-entropy over the classes of each image's own group; soft labels are renormalised."""
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        other = groups[None, :] != groups[_hard(labels)][:, None]
-        if labels.dim() == 2:
-            labels = labels.masked_fill(other, 0)
-            labels = labels / labels.sum(1, keepdim=True)
-        return cross_entropy(logits.masked_fill(other, OTHER_GROUP), labels)
-
-    return loss
-
-
-def _columns(network: Network, members: Tensor) -> Callable[[Tensor], Tensor]:
-    """Some of the logits of a network."""
-    return lambda images: network(images)[:, members]
-
-
-def _hard(labels: Tensor) -> Tensor:
-    """The class of each image; the likeliest one of a soft label."""
-    return labels if labels.dim() == 1 else labels.argmax(1)
-
-
-def _relabelled(data: TrainingSet, groups: Tensor, count: int) -> TrainingSet:
-    """The same images with their groups as labels; soft labels are summed over a group."""
-    if data.labels.dim() == 1:
-        return replace(data, labels=groups[data.labels], classes=count)
-    return replace(data, labels=data.labels @ F.one_hot(groups, count).to(data.labels), classes=count)
-
-
-def _restricted(data: TrainingSet, members: Tensor) -> TrainingSet:
-    """The images of some classes, labelled 0 .. len(members) - 1; soft labels are renormalised.
-
-    Raises:
-        InputError: soft labels leave the classes without an image.
-    """
-    kept = torch.isin(data.hard_labels(), members)
-    if not kept.any():
-        raise InputError(
-            f"no image of the {data.name} set has one of the classes {members.tolist()} as its likeliest label: "
-            "use --set head.within=shared."
-        )
-    if data.labels.dim() == 1:
-        labels = torch.searchsorted(members, data.labels[kept])
-    else:
-        labels = data.labels[kept][:, members]
-        labels = labels / labels.sum(1, keepdim=True)
-    return replace(data.only(kept), labels=labels, classes=len(members))

@@ -1,0 +1,11 @@
+"""Several networks, one answer: ``--head ensemble``."""
+
+from __future__ import annotations
+
+from ltdd_core import Register, hookimpl
+
+
+@hookimpl
+def ltdd_register_heads(register: Register) -> None:
+    """The control of every classifier that has more than one network."""
+    register("ensemble", "ltdd_ensemble.head:EnsembleHead")

@@ -1,0 +1,132 @@
+"""What each stage says of an image, and how the two are pooled.
+
+A classifier of the classes, q(c | x), says two things under a partition: the group, log q(g) = log sum_{c in g} q(c),
+and the class within the group, log q(c | g) = log q(c) - log q(g(c)).  A classifier of the groups says the first only,
+one of the classes within each group the second only.
+
+With q from stage 1 and r from stage 2 the pooled classifier is
+
+    log P(c) = a log q(g) + (1 - a) log r(g) + b log q(c | g) + (1 - b) log r(c | g) - log Z,        g = g(c).
+
+(a, b) = (1, 0) is two-stage classification with soft routing, (0, 0) stage 2 alone, (1, 1) stage 1 alone, and a = b a
+product of experts (Hinton 2002; as BalPoE, Aimar et al., CVPR 2023, averages logits), where the partition has no say.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltdd_core import Classifier
+
+Parts = tuple[Tensor | None, Tensor | None]
+"""``(log p(g) [n, K], log p(c | g(c)) [n, classes])``; None where a stage has no opinion."""
+
+
+class Stage(ABC):
+    """What one stage says."""
+
+    @abstractmethod
+    def parts(self, images: Tensor) -> Parts:
+        """Of images ``[n, C, H, W]``, normalised."""
+
+
+class OfGroups(Stage):
+    """A classifier of the K groups."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+
+    def parts(self, images: Tensor) -> Parts:
+        """The group only."""
+        return self.classifier.log_probabilities(images), None
+
+
+class OfClasses(Stage):
+    """A classifier of all classes.
+
+    Args:
+        groups: int64 ``[classes]``.
+    """
+
+    def __init__(self, classifier: Classifier, groups: Tensor) -> None:
+        self.classifier, self.groups = classifier, groups
+
+    def parts(self, images: Tensor) -> Parts:
+        """The sums over groups, and what is left of each class within its group."""
+        log_p = self.classifier.log_probabilities(images)
+        sums = group_sums(log_p, self.groups)
+        # A group that is ruled out leaves -inf - -inf: within it nothing is known, and nothing counts.
+        return sums, (log_p - sums[:, self.groups]).nan_to_num(nan=0.0, neginf=-torch.inf)
+
+
+class WithinGroups(Stage):
+    """A classifier for each group; None for a group of one class.
+
+    Args:
+        classifiers: of the classes of a group in their order; a column after those is left out, not shared out.
+        groups: int64 ``[classes]``.
+    """
+
+    def __init__(self, classifiers: Sequence[Classifier | None], groups: Tensor) -> None:
+        self.classifiers, self.groups = classifiers, groups
+
+    def parts(self, images: Tensor) -> Parts:
+        """The class within the group only."""
+        result = images.new_zeros(len(images), len(self.groups), dtype=torch.float32)
+        for index, classifier in enumerate(self.classifiers):
+            if classifier is not None:
+                members = torch.nonzero(self.groups == index).flatten().to(images.device)
+                result[:, members] = classifier.log_probabilities(images)[:, : len(members)]
+        return None, result
+
+
+def group_sums(log_p: Tensor, groups: Tensor) -> Tensor:
+    """Log of the sums of probabilities over groups: ``[n, classes]`` to ``[n, K]``."""
+    return torch.stack([log_p[:, groups == index].logsumexp(1) for index in range(int(groups.max()) + 1)], 1)
+
+
+class TwoStage(Classifier):
+    """Both stages, pooled.
+
+    Args:
+        groups: int64 ``[classes]``.
+        first: stage 1, q.
+        second: stage 2, r.
+        a: how much of the group is stage 1's opinion, from 0 to 1.
+        b: how much of the class within the group is.
+        hard: route hard: the likeliest group is certain.
+    """
+
+    groups: Tensor
+
+    def __init__(self, groups: Tensor, first: Stage, second: Stage, *, a: float, b: float, hard: bool) -> None:
+        self.groups, self.first, self.second = groups, first, second
+        self.a, self.b, self.hard = a, b, hard
+
+    def log_probabilities(self, images: Tensor) -> Tensor:
+        """Log P(c), float32 ``[n, classes]``; with hard routing -inf outside the likeliest group."""
+        (q_group, q_within), (r_group, r_within) = self.first.parts(images), self.second.parts(images)
+        group = pooled(self.a, q_group, r_group)
+        if self.hard:
+            chosen = F.one_hot(group.argmax(1), group.shape[1]).bool()
+            group = torch.where(chosen, 0.0, -torch.inf)
+        return (group[:, self.groups] + pooled(self.b, q_within, r_within)).log_softmax(1)
+
+
+def pooled(weight: float, one: Tensor | None, other: Tensor | None) -> Tensor:
+    """Weight times one and 1 - weight times the other; an opinion with weight 0 need not be there."""
+    terms = [(weight, one), (1 - weight, other)]
+    total: Tensor | float = 0.0
+    for share, opinion in terms:
+        if share:
+            if opinion is None:
+                raise ValueError("a stage without an opinion has weight")
+            total = total + share * opinion
+    if not isinstance(total, Tensor):
+        raise ValueError("weights add up to 0")
+    return total
