@@ -241,6 +241,21 @@ def test_stages_of_the_same_head_are_trained_once_for_all_methods(ltdd):
     assert result.stderr.count("groups: balanced softmax on the original set") == 1
 
 
+def test_heads_that_differ_in_how_stages_are_pooled_share_the_stages(ltdd):
+    stages = {"targets": "classes", "stage1": "balanced-softmax", "within": "classes", "taught": 0.5}
+    lines = [
+        {"name": f"a {a}, b {b}", "plugins": "twostage", "head": {**stages, "a": a, "b": b}}
+        for a, b in ((0, 0), (0.5, 0.5), (1, 0.5))
+    ]
+    alone = {"name": "alone", "recipe": {"name": "direct", "data": "original"}, "head": "balanced-softmax"}
+    result = ltdd("bench", write("grid.yaml", methods=["dm"], lines=[*lines, alone], seeds=[0]), "--out", "out")
+    assert result.exit_code == 0, result.output
+    trained = re.findall(r"training a network: (.+)", result.stderr)
+    assert trained.count("balanced softmax on the original set") == 1
+    assert trained.count("classes, taught on the distilled set") == 1
+    assert len({row["accuracy"] for row in by_name("out").values()}) > 1
+
+
 def test_what_a_line_changes_does_not_distil_again(ltdd):
     write("grid.yaml", methods=["dm"], seeds=[0])
     assert ltdd("bench", "grid.yaml", "--out", "out").exit_code == 0

@@ -93,7 +93,7 @@ def test_the_plain_snippet_learns(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["first-run.md", "configuration.md", "heads.md", "metrics.md", "mtt.md", "samplers.md"]
+    "name", ["first-run.md", "configuration.md", "heads.md", "metrics.md", "mtt.md", "samplers.md", "two-stage.md"]
 )
 def test_the_commands_of_a_page_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
