@@ -37,12 +37,15 @@ imported only when somebody names it."""
 
 @hookspec
 def ltdd_register_datasets(register: Register) -> None:
-    """Offer sources of labelled images (:class:`ltdd_core.DataSource`) for ``--data``."""
+    """Offer sources of labelled images (:class:`ltdd_core.DataSource`), for ``--data``."""
 
 
 @hookspec
 def ltdd_register_samplers(register: Register) -> None:
-    """Offer ways to draw real images (:class:`ltdd_core.Sampler`) for ``--sampler``."""
+    """Offer ways to draw real images (:class:`ltdd_core.Sampler`), for ``--sampler`` and ``--init``.
+
+    One that chooses by features asks for them with ``features(label)``; the first call trains the network.
+    """
 
 
 @hookspec
@@ -52,12 +55,12 @@ def ltdd_register_networks(register: Register) -> None:
 
 @hookspec
 def ltdd_register_matchers(register: Register) -> None:
-    """Offer distillation methods (:class:`ltdd_core.Matcher`) for ``--method``."""
+    """Offer distillation methods (:class:`ltdd_core.ClassMatcher`, ``BatchMatcher``, ``Matcher``), for ``--method``."""
 
 
 @hookspec
 def ltdd_register_heads(register: Register) -> None:
-    """Offer classifier heads (:class:`ltdd_core.ClassifierHead`) for ``--head``."""
+    """Offer classifier heads (:class:`ltdd_core.ClassifierHead`), for ``--head``."""
 
 
 @hookspec
@@ -72,7 +75,11 @@ def ltdd_register_presets(register: Register) -> None:
 
 @hookspec
 def ltdd_register_commands(cli: click.Group) -> None:
-    """Add commands: ``cli.add_command(...)``."""
+    """Add commands: ``cli.add_command(...)``.
+
+    ``ltdd_core.commands`` has the options that all commands share (``data_options``, ``compute_options``), the
+    configuration they come to (``read_config``) and what a matcher would work with (``task_of``).
+    """
 
 
 # ---- Choosing: asked only of plugins named with --plugin ----------------------------------------
@@ -92,7 +99,10 @@ def ltdd_choose(config: Mapping[str, Any]) -> Mapping[str, str] | None:
 
 @hookspec
 def ltdd_run_started(run: Run) -> None:
-    """A run is about to take its first step, or to go on after ``run.start`` steps."""
+    """A run is about to take its first step, or to go on after ``run.start`` steps.
+
+    ``run`` has ``config``, ``path``, ``data`` and ``start``.
+    """
 
 
 @hookspec

@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -12,18 +14,25 @@ import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
+from test_new_plugin import installed
 
 import ltdd_core
 from ltdd_core import configure
+from ltdd_core.catalog import KINDS, Catalog
 from ltdd_core.cli import cli
 from ltdd_core.plugins import load_plugins
-from ltdd_core.testing import check_head, check_matcher
+from ltdd_core.testing import check_head, check_matcher, tiny_long_tailed, tiny_network
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))
+import generated
 
 TOP = Path(__file__).parent.parent
-PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
+DOCS = TOP / "docs"
+PAGES = [TOP / "README.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "results").glob("*.md"))]
 NARROW = ["--set", "network.width=4"]
 TRAINED = [*NARROW, "--set", "training.original.epochs=1", "--set", "training.distilled.epochs=1"]
 SHORT = {"distill": ["--iterations", "2", *TRAINED], "train": TRAINED, "experts": NARROW}
+SHORT["bench"] = ["--set", "iterations=2", *TRAINED]
 SHORT_PYTHON = "training={'original': {'epochs': 1}, 'distilled': {'epochs': 1}}, network={'width': 4}, iterations=2"
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -44,9 +53,10 @@ def image_folder(root, counts, side):
 
 def run_commands(text):
     for line in text.splitlines():
-        words = shlex.split(line)
+        words = [word for word in shlex.split(line) if not re.match("[A-Z_]+=", word)]
         if not words or words[0] != "ltdd":
-            assert words == ["pip", "install", "-e", "."], f"not a command of ours: {line}"
+            assert words[:2] == ["pip", "install"], f"not a command of ours: {line}"
+            assert words[-1] == ".", f"not a command of ours: {line}"
             continue
         short = [] if "--resume" in words else SHORT.get(words[1], [])
         result = CliRunner().invoke(cli, [*words[1:], *short])
@@ -93,12 +103,87 @@ def test_the_plain_snippet_learns(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["first-run.md", "configuration.md", "heads.md", "metrics.md", "mtt.md", "samplers.md", "two-stage.md"]
+    "name",
+    [
+        *(
+            "index.md",
+            "first-run.md",
+            "own-data.md",
+            "resume.md",
+            "gpu.md",
+            "configuration.md",
+            "heads.md",
+            "metrics.md",
+        ),
+        *("mtt.md", "samplers.md", "two-stage.md", "writing-a-plugin.md"),
+    ],
 )
 def test_the_commands_of_a_page_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for commands in blocks(TOP / "docs" / name, "sh"):
+    image_folder(tmp_path / "my_images", [12, 5, 1], side=20)
+    for seed in (0, 1):
+        (tmp_path / f"grid-seed-{seed}.yaml").write_text(f"data: [digits-lt]\nmethods: [dm]\nseeds: [{seed}]\n")
+    for commands in blocks(DOCS / name, "sh"):
         run_commands(commands)
+
+
+def test_the_tutorial_works_from_top_to_bottom(site, tmp_path, monkeypatch):
+    """Its commands and files, in order; only pip is stood in for, by what an editable installation leaves."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(site.folder))
+    module = Path("ltdd-spread/ltdd_spread/__init__.py")
+    for language, text in re.findall(
+        r"^```(sh|python|yml)\n(.*?)^```", (DOCS / "tutorial.md").read_text(), re.M | re.S
+    ):
+        if language == "python":
+            assert module.exists()
+            module.write_text(text)
+            sys.modules.pop("ltdd_spread", None)
+        elif language == "yml":
+            Path("grid.yaml").write_text(text)
+        else:
+            for line in text.splitlines():
+                follow(line, site.folder)
+    assert "spread, w = 1" in Path("runs/grid/table.md").read_text()
+
+
+def follow(line, site):
+    if line == "pip install -e './ltdd-spread[dev]'":
+        installed(Path("ltdd-spread").absolute(), site, "spread")
+    elif line.startswith("pytest "):
+        subprocess.run([sys.executable, "-m", *shlex.split(line), "-p", "no:cacheprovider"], check=True)
+    else:
+        run_commands(line)
+
+
+def test_the_plugins_of_the_guides_keep_the_contract():
+    testing, weighted = (executed(DOCS / name) for name in ("testing-a-plugin.md", "writing-a-plugin.md"))
+    testing.test_contract()
+    check_matcher(weighted.WeightedMatcher)
+
+
+def test_the_wrapped_script_keeps_the_contract_and_the_script_runs():
+    wrapped = executed(DOCS / "wrapping-a-script.md")
+    check_matcher(wrapped.ScriptMatcher)
+    data = tiny_long_tailed()
+    start, labels = torch.randn(8, 3, 8, 8), torch.arange(4).repeat_interleave(2)
+    found, _ = wrapped.script(
+        start,
+        labels,
+        lambda: tiny_network((3, 8, 8), 4),
+        lambda label: data.normalisation.apply(data.train_images[data.train_labels == label]),
+        iterations=3,
+    )
+    assert not torch.equal(found, start)
+    assert torch.isfinite(found).all()
+
+
+def executed(page):
+    """A module with the Python of a page, block after block."""
+    module = types.ModuleType("your_module")
+    for text in blocks(page, "python"):
+        exec(text, vars(module))
+    return module
 
 
 def test_the_head_of_the_guide_to_heads_keeps_the_contract():
@@ -123,12 +208,24 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_hook_has_a_heading_with_its_arguments():
-    text = (TOP / "docs" / "hooks.md").read_text()
+def test_every_hook_has_a_heading_with_its_arguments_and_says_what_it_is_for():
+    text = "\n".join(generated.hook_lines())
+    assert "{include} _generated/hooks.md" in (DOCS / "hooks.md").read_text()
     headings = re.findall(r"^### `(.+)`$", text, re.MULTILINE)
-    hooks = vars(load_plugins().manager.hook)
-    expected = [f"{name}({', '.join(hook.spec.argnames)})" for name, hook in hooks.items() if name.startswith("ltdd_")]
-    assert sorted(headings) == sorted(expected)
+    hooks = {name: hook.spec for name, hook in vars(load_plugins().manager.hook).items() if name.startswith("ltdd_")}
+    assert sorted(headings) == sorted(f"{name}({', '.join(spec.argnames)})" for name, spec in hooks.items())
+    for spec in hooks.values():
+        assert spec.function.__doc__.split()[0] in text
+
+
+def test_every_component_is_on_the_page_of_components_with_its_options():
+    text = "\n".join(generated.component_lines())
+    catalog = Catalog(load_plugins())
+    for kind in KINDS:
+        for name in catalog.names(kind):
+            assert f"`{name}`" in text
+    for option in ("matcher.lr_img", "head.taught", "sampler.beta", "network.width", "recipe.stage1", "data.root"):
+        assert f"`{option}`" in text
 
 
 def test_the_report_format_is_the_documented_one(tmp_path):

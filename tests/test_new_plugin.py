@@ -19,13 +19,13 @@ SHORT = {
 }
 
 
-def installed(folder: Path, site: Path) -> None:
+def installed(folder: Path, site: Path, name: str = "mine-too") -> None:
     """Installed as an editable package is: its folder on the path, its entry point among the metadata."""
     module = next(path.name for path in folder.iterdir() if path.name.startswith("ltdd_"))
     facts = site / f"{module}-0.1.0.dist-info"
     facts.mkdir(parents=True)
     (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {folder.name}\nVersion: 0.1.0\n")
-    (facts / "entry_points.txt").write_text(f"[ltdd]\nmine-too = {module}\n")
+    (facts / "entry_points.txt").write_text(f"[ltdd]\n{name} = {module}\n")
     (site / module).symlink_to(folder / module)
 
 
