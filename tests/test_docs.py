@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import types
@@ -115,7 +116,7 @@ def test_the_plain_snippet_learns(tmp_path, monkeypatch):
             "heads.md",
             "metrics.md",
         ),
-        *("mtt.md", "samplers.md", "two-stage.md", "writing-a-plugin.md"),
+        *("mtt.md", "samplers.md", "two-stage.md", "writing-a-plugin.md", "report.md"),
     ],
 )
 def test_the_commands_of_a_page_run(name, tmp_path, monkeypatch):
@@ -125,6 +126,13 @@ def test_the_commands_of_a_page_run(name, tmp_path, monkeypatch):
         (tmp_path / f"grid-seed-{seed}.yaml").write_text(f"data: [digits-lt]\nmethods: [dm]\nseeds: [{seed}]\n")
     for commands in blocks(DOCS / name, "sh"):
         run_commands(commands)
+
+
+def test_the_figure_of_the_guide_to_reports_is_saved(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, "runs/a")
+    executed(DOCS / "report.md")
+    assert Image.open("runs/classes.png").width > 400
 
 
 def test_the_tutorial_works_from_top_to_bottom(site, tmp_path, monkeypatch):

@@ -1,0 +1,86 @@
+"""``ltdd report`` and ``ltdd compare``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ltdd_core.commands import consoles
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ltdd_report.comparing import Comparison, Interval
+
+
+@click.command("report")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The file to write; else report.html in the run.")
+def report(run: Path, out: Path | None) -> None:
+    """Write a page about the finished run in the folder RUN.
+
+    One HTML file with everything in it: the table, classes and groups, what two stages gain and lose, the
+    distilled images beside what they began as, configuration and versions.
+    """
+    from ltdd_report.page import write_report
+    from ltdd_report.reading import read_run
+
+    target = out or run / "report.html"
+    write_report(read_run(run), target)
+    click.echo(f"the report is in {target}")
+
+
+@click.command("compare")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
+    """Compare the classifiers of finished runs on the same test images.
+
+    Runs that differ in the seed alone are taken together. Intervals are of the bootstrap over test images and seeds;
+    what is marked is not worse than the most accurate one by more than noise.
+    """
+    from ltdd_report.comparing import compare_runs
+    from ltdd_report.page import write_comparison
+    from ltdd_report.reading import read_run
+
+    comparison = compare_runs([read_run(run) for run in runs])
+    if html is not None:
+        write_comparison(comparison, html)
+    if as_json:
+        click.echo(json.dumps(comparison.to_json()))
+        return
+    console, _ = consoles(as_json)
+    console.print(_table(comparison))
+    if html is not None:
+        click.echo(f"the page is in {html}")
+
+
+def _table(comparison: Comparison) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from ltdd_report.comparing import DRAWS, LEVEL
+
+    title = f"{comparison.data}: per cent, with {LEVEL:.0f} % intervals of {DRAWS} draws; * not worse than the best"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for name in ("trained on", "seeds", "accuracy", "std", "worst", "behind the best"):
+        table.add_column(name, justify="left" if name == "trained on" else "right")
+    for entry in comparison.entries:
+        table.add_row(
+            "*" if entry.among_best else "",
+            Text(entry.name),
+            str(len(entry.seeds)),
+            *(_text(interval) for interval in (entry.accuracy, entry.std, entry.worst)),
+            "" if entry.behind is None else _text(entry.behind),
+        )
+    return table
+
+
+def _text(interval: Interval) -> str:
+    return f"{interval.value:.1f} ({interval.low:.1f} to {interval.high:.1f})"

@@ -1,0 +1,249 @@
+"""Compare classifiers of several runs on the same test images, with the noise of test images and of seeds.
+
+Runs whose configurations differ in nothing but the seed are one entry a line.  An interval comes from the bootstrap
+(Efron 1979): test images are drawn anew within each class, the same for all entries, so that differences are paired;
+seeds are drawn anew within each entry.  An entry is among the best where its difference from the most accurate one is
+not more than noise: the 95 per cent interval of the difference holds 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltdd_core import InputError
+from ltdd_report.reading import RunRecord, predictions, test_labels
+
+DRAWS = 2000
+LEVEL = 95.0  # per cent
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its bootstrap interval, in per cent (or points)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One classifier over its seeds."""
+
+    name: str
+    seeds: tuple[int, ...]
+    accuracy: Interval
+    std: Interval
+    worst: Interval
+    per_class: list[float]
+    behind: Interval | None
+    """Points of accuracy behind the most accurate entry; None for that one."""
+    among_best: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All classifiers of some runs."""
+
+    data: str
+    class_names: list[str]
+    counts: list[int]
+    test_images: int
+    entries: list[Entry]
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``ltdd compare --json`` prints."""
+
+        def of(interval: Interval | None) -> Any:
+            return None if interval is None else [interval.value, interval.low, interval.high]
+
+        rows = [
+            {
+                "name": entry.name,
+                "seeds": list(entry.seeds),
+                "accuracy": of(entry.accuracy),
+                "std": of(entry.std),
+                "worst": of(entry.worst),
+                "per_class": entry.per_class,
+                "behind": of(entry.behind),
+                "among_best": entry.among_best,
+            }
+            for entry in self.entries
+        ]
+        return {"data": self.data, "test_images": self.test_images, "draws": DRAWS, "level": LEVEL, "rows": rows}
+
+
+def compare_runs(runs: Sequence[RunRecord]) -> Comparison:
+    """Every line of every run, runs that differ in the seed alone together, the most accurate first.
+
+    Raises:
+        InputError: the runs have other test images, classes or counts, or one is given twice.
+    """
+    labels = _common_labels(runs)
+    tables, seeds = _tables(runs, labels)
+    drawn = dict(zip(tables, bootstrap(list(tables.values()), labels), strict=True))
+    known = {name: class_accuracy(own, labels) for name, own in tables.items()}
+    best = max(known, key=lambda name: float(known[name].mean()))
+    entries = [_entry(name, seeds[name], known[name], drawn[name], known[best], drawn[best]) for name in tables]
+    data = runs[0].data
+    ranked = sorted(entries, key=lambda entry: -entry.accuracy.value)
+    return Comparison(data["name"], list(data["classes"]), list(data["counts"]), len(labels), ranked)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An entry under the bootstrap."""
+
+    classes: np.ndarray
+    """Per cent right, ``[draws, seeds, classes]``."""
+    weights: np.ndarray
+    """How often each seed was drawn, as a share, ``[draws, seeds]``."""
+
+    def of(self, statistic: Statistic) -> np.ndarray:
+        """A statistic of the classes, the mean over the seeds of a draw, ``[draws]``."""
+        return np.asarray((statistic(self.classes) * self.weights).sum(1))
+
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""Of per cent right ``[..., classes]``, over the classes."""
+
+
+def accuracy(classes: np.ndarray) -> np.ndarray:
+    """The mean over classes."""
+    return np.asarray(classes.mean(-1))
+
+
+def deviation(classes: np.ndarray) -> np.ndarray:
+    """The deviation over classes (population)."""
+    return np.asarray(classes.std(-1))
+
+
+def worst(classes: np.ndarray) -> np.ndarray:
+    """The worst class."""
+    return np.asarray(classes.min(-1))
+
+
+def bootstrap(tables: Sequence[np.ndarray], labels: np.ndarray, draws: int = DRAWS, seed: int = 0) -> list[Drawn]:
+    """Draw test images anew within each class, alike for all entries, and the seeds of each entry.
+
+    Args:
+        tables: for each entry bool ``[seeds, N]``: which test images each of its seeds has right.
+        labels: int ``[N]``; every class occurs.
+        draws: how often.
+        seed: of the draws.
+    """
+    random, classes = np.random.default_rng(seed), int(labels.max()) + 1
+    found = [np.empty((draws, len(own), classes)) for own in tables]
+    for label in range(classes):
+        members = np.flatnonzero(labels == label)
+        often = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
+        for own, out in zip(tables, found, strict=True):
+            out[:, :, label] = 100 * (often @ own[:, members].T) / len(members)
+    weights = [random.multinomial(len(t), np.full(len(t), 1 / len(t)), size=draws) / len(t) for t in tables]
+    return [Drawn(*each) for each in zip(found, weights, strict=True)]
+
+
+def class_accuracy(own: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Per cent right of each class, ``[seeds, classes]``, of bool ``[seeds, N]``."""
+    return np.stack([100 * own[:, labels == label].mean(1) for label in range(int(labels.max()) + 1)], 1)
+
+
+def _entry(name: str, seeds: list[int], known: np.ndarray, drawn: Drawn, best: np.ndarray, best_drawn: Drawn) -> Entry:
+    def interval(statistic: Statistic) -> Interval:
+        return _interval(float(statistic(known).mean()), drawn.of(statistic))
+
+    behind = None
+    if drawn is not best_drawn:
+        gap = best_drawn.of(accuracy) - drawn.of(accuracy)
+        behind = _interval(float(accuracy(best).mean() - accuracy(known).mean()), gap)
+    return Entry(
+        name,
+        tuple(seeds),
+        interval(accuracy),
+        interval(deviation),
+        interval(worst),
+        known.mean(0).tolist(),
+        behind,
+        behind is None or behind.low <= 0,
+    )
+
+
+def _interval(value: float, drawn: np.ndarray) -> Interval:
+    """The percentile interval."""
+    low, high = np.percentile(drawn, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def _tables(runs: Sequence[RunRecord], labels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, list[int]]]:
+    """For each entry which test images each of its seeds has right, and the seeds."""
+    said: dict[str, dict[str, list[tuple[int, Tensor]]]] = {}
+    for run, method in zip(runs, _names(runs), strict=True):
+        for line, found in predictions(run).items():
+            said.setdefault(line, {}).setdefault(method, []).append((int(run.config["seed"]), found))
+    tables: dict[str, np.ndarray] = {}
+    seeds: dict[str, list[int]] = {}
+    for line, by_method in said.items():
+        shared = len(by_method) > 1 and _all_same(list(by_method.values()))
+        for method, own in list(by_method.items())[: 1 if shared else None]:
+            name = line if shared or not method else f"{method}: {line}"
+            tables[name] = np.stack([found.argmax(1).numpy() == labels for _, found in own])
+            seeds[name] = [seed for seed, _ in own]
+    return tables, seeds
+
+
+def _all_same(each: Sequence[Sequence[tuple[int, Tensor]]]) -> bool:
+    """Whether they are the same classifiers: those of the original images are, in the runs of all methods."""
+    return all(
+        len(own) == len(each[0])
+        and all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(own, each[0], strict=True))
+        for own in each[1:]
+    )
+
+
+def _common_labels(runs: Sequence[RunRecord]) -> np.ndarray:
+    first = runs[0]
+    for run in runs[1:]:
+        for key in ("classes", "test_images", "counts"):
+            if run.data[key] != first.data[key]:
+                what = key.replace("_", " ")
+                raise InputError(f"{run.path} and {first.path} cannot be compared: they differ in {what}.")
+    labels = test_labels(first)
+    for run in runs[1:]:
+        if not torch.equal(test_labels(run), labels):
+            raise InputError(f"{run.path} and {first.path} cannot be compared: they have other test images.")
+    return labels.numpy()
+
+
+def _names(runs: Sequence[RunRecord]) -> list[str]:
+    """What tells each run from those that differ from it in more than the seed: the method, and what else differs."""
+    flats = [_flat(_without_seed(run)) for run in runs]
+    if len({(tuple(own.items()), run.config["seed"]) for own, run in zip(flats, runs, strict=True)}) < len(runs):
+        raise InputError("a run is given twice, or two runs have the same configuration and seed.")
+    names = []
+    for own in flats:
+        alike = [other for other in flats if other["matcher.name"] == own["matcher.name"]]
+        different = [key for key in own if any(other.get(key) != own[key] for other in alike)]
+        settings = ", ".join(f"{key}={own[key]}" for key in different)
+        names.append(f"{own['matcher.name']}{f' ({settings})' if settings else ''}")
+    return names if len(set(names)) > 1 else [""] * len(runs)
+
+
+def _without_seed(run: RunRecord) -> dict[str, Any]:
+    """The configuration but for the seed and for where it ran."""
+    tree = {key: value for key, value in run.config.items() if key not in ("seed", "compute")}
+    tree["data"] = {key: value for key, value in tree["data"].items() if key != "root"}
+    return tree
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, str]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": "1"}``."""
+    if not isinstance(tree, dict):
+        return {path: str(tree)}
+    branches = (_flat(branch, f"{path}.{key}" if path else str(key)) for key, branch in tree.items())
+    return {key: value for branch in branches for key, value in branch.items()}

@@ -1,0 +1,193 @@
+"""The pages: one HTML file each, with everything in it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ltdd_core import write_atomically, writing
+from ltdd_report import figures
+from ltdd_report.comparing import Comparison
+from ltdd_report.reading import RunRecord, initial_images
+
+COLUMNS = {
+    "images": "images",
+    "accuracy": "accuracy",
+    "std": "std",
+    "many": "many",
+    "medium": "medium",
+    "few": "few",
+    "worst": "worst",
+    "harmonic_mean": "harmonic",
+    "group_accuracy": "group",
+    "calibration_error": "calibration",
+}
+"""Of the table: the key of a row, and its heading."""
+MOST_CLASSES = 20  # whose images are shown
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page has it."""
+
+    source: str
+    """A ``data:`` address."""
+    text: str
+    """What somebody who cannot see it is told."""
+    caption: str = ""
+
+
+def write_report(run: RunRecord, out: Path) -> None:
+    """Write the page of a run.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    names, counts, rows, began = run.data["classes"], run.data["counts"], run.rows, initial_images(run)
+    page = _template("report.html").render(
+        title=run.title,
+        run=run,
+        summary=_summary(run),
+        columns=COLUMNS,
+        cell=_cell,
+        best=_best(rows),
+        counts=_picture(figures.counts_figure(names, counts), _listed("Training images", names, counts)),
+        classes=_picture(figures.class_figure(names, counts, rows), _accuracies(rows, names)),
+        gains=list(_gains(run)),
+        confusions=[_confusion(run, row) for row in rows],
+        loss=_loss(run),
+        images=list(_images(run, began)),
+        began=began is not None,
+        hidden=max(0, len(names) - MOST_CLASSES),
+        config=yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
+    )
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page.encode())
+
+
+def write_comparison(comparison: Comparison, out: Path) -> None:
+    """Write the page of several runs.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    names, counts = comparison.class_names, comparison.counts
+    shown = [{"name": entry.name, "per_class": entry.per_class} for entry in comparison.entries]
+    page = _template("compare.html").render(
+        title=f"{len(comparison.entries)} classifiers on {comparison.data}",
+        comparison=comparison,
+        classes=_picture(figures.class_figure(names, counts, shown), _accuracies(shown, names)),
+    )
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page.encode())
+
+
+def _template(name: str) -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals["style"] = Markup((Path(__file__).parent / "templates" / "style.css").read_text())  # noqa: S704
+    return environment.get_template(f"{name}.j2")
+
+
+def _picture(figure: Figure, text: str, caption: str = "", *, kind: str = "svg") -> Picture:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    if kind == "svg":
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    else:
+        figure.savefig(buffer, format="png")
+    media = "image/svg+xml" if kind == "svg" else "image/png"
+    return Picture(f"data:{media};base64,{base64.b64encode(buffer.getvalue()).decode()}", text, caption)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "n/a"
+    return str(value) if isinstance(value, int) else f"{value:.1f}"
+
+
+def _best(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The line that is best in a column; several seeds are needed to say that it is better (``ltdd compare``)."""
+    low = {"std", "calibration_error"}
+    found = {}
+    for key in COLUMNS:
+        known = [row for row in rows if row[key] is not None]
+        if key != "images" and len(known) > 1:
+            chosen = (min if key in low else max)(known, key=lambda row: float(row[key]))
+            found[key] = str(chosen["name"])
+    return found
+
+
+def _summary(run: RunRecord) -> str:
+    best = max(run.rows, key=lambda row: float(row["accuracy"]))
+    even = min(run.rows, key=lambda row: float(row["std"]))
+    text = f"The most accurate line is “{best['name']}” with {best['accuracy']:.1f} per cent"
+    if even is best:
+        return f"{text}; it is the most even one too (deviation over classes {even['std']:.1f})."
+    return (
+        f"{text} (deviation over classes {best['std']:.1f}); the most even one is “{even['name']}” with a deviation of "
+        f"{even['std']:.1f} and {even['accuracy']:.1f} per cent."
+    )
+
+
+def _gains(run: RunRecord) -> Iterator[Picture]:
+    """Where the last line, which is the head that was asked for, gains and loses beside each other one."""
+    *others, asked = run.rows
+    for other in others:
+        figure = figures.gain_figure(run.data["classes"], run.data["counts"], asked, other)
+        gains = [a - b for a, b in zip(asked["per_class"], other["per_class"], strict=True)]
+        caption = f"{asked['name']}, beside {other['name']}"
+        yield _picture(figure, _listed(f"Points of {caption}", run.data["classes"], gains), caption)
+
+
+def _confusion(run: RunRecord, row: Mapping[str, Any]) -> Picture:
+    names = run.data["classes"]
+    figure = figures.confusion_figure(names, row["confusion"], run.groups)
+    text = f"Confusion matrix of {row['name']}; right in per cent: {_listed('', names, row['per_class'])}"
+    return _picture(figure, text, str(row["name"]))
+
+
+def _loss(run: RunRecord) -> Picture | None:
+    if len(run.steps) == 0:
+        return None
+    first, last = float(run.losses[0]), float(run.losses[-1])
+    text = f"The loss from step {int(run.steps[0])} ({first:.4g}) to step {int(run.steps[-1])} ({last:.4g})."
+    return _picture(figures.loss_figure(run.steps, run.losses), text)
+
+
+def _images(run: RunRecord, initial: Tensor | None) -> Iterator[Picture]:
+    distilled = run.distilled
+    hard = distilled.labels if distilled.labels.dim() == 1 else distilled.labels.argmax(1)
+    shown = distilled.normalisation.invert(distilled.images)
+    began: Tensor | None = None if initial is None else distilled.normalisation.invert(initial.cpu())
+    for label, name in list(enumerate(distilled.class_names))[:MOST_CLASSES]:
+        own = hard == label
+        figure = figures.images_figure(name, shown[own], None if began is None else began[own])
+        below = "" if began is None else ", and below each what it began as"
+        text = f"{int(own.sum())} distilled images of {name}{below}."
+        yield _picture(figure, text, f"{name} ({run.data['counts'][label]})", kind="png")
+
+
+def _listed(what: str, names: Sequence[str], values: Sequence[float]) -> str:
+    numbers = (f"{value:.0f}" if isinstance(value, int) else f"{value:.1f}" for value in values)
+    listed = ", ".join(f"{name} {value}" for name, value in zip(names, numbers, strict=True))
+    return f"{what}: {listed}." if what else f"{listed}."
+
+
+def _accuracies(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    return " ".join(_listed(f"Accuracy of {row['name']}", names, row["per_class"]) for row in rows)

@@ -1,0 +1,111 @@
+"""What the folder of a finished run holds; docs/file-formats.md describes the files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from ltdd_core import DistilledSet, InputError, configure, load_data, load_distilled, load_tensors
+from ltdd_core.commands import stop_request, task_of
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run, as its files tell it."""
+
+    path: Path
+    config: Mapping[str, Any]
+    data: Mapping[str, Any]
+    """``name``, ``classes``, ``counts``, ``images``, ``test_images``, ``imbalance``, ``image_shape``."""
+    sessions: tuple[Mapping[str, Any], ...]
+    report: Mapping[str, Any]
+    steps: Tensor
+    """int64 ``[n]``, and the loss after each, float64 ``[n]``."""
+    losses: Tensor
+    distilled: DistilledSet
+
+    @property
+    def title(self) -> str:
+        """Method, data and length."""
+        config = self.config
+        return f"{config['matcher']['name']} on {self.data['name']}, {config['ipc']} images a class"
+
+    @property
+    def rows(self) -> list[Mapping[str, Any]]:
+        """The lines of the table."""
+        return list(self.report["rows"])
+
+    @property
+    def groups(self) -> list[list[str]] | None:
+        """Class names by group, where a classifier had a partition."""
+        groups: list[list[str]] | None = self.report["groups"]
+        return groups
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read a finished run.
+
+    Raises:
+        InputError: it is not the folder of a finished run, or a file in it is damaged.
+    """
+    if not (path / "report.json").exists():
+        begun = (path / "config.yaml").exists()
+        what = f"is not finished: ltdd distill --out {path} --resume" if begun else "is not the folder of a run"
+        raise InputError(f"{path} {what}.")
+    try:
+        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        log = path / "metrics.jsonl"  # not there where a method takes no steps
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        entries = [json.loads(line) for line in lines]
+        steps = torch.tensor([entry["step"] for entry in entries], dtype=torch.int64)
+        losses = torch.tensor([entry["loss"] for entry in entries], dtype=torch.float64)
+        record = RunRecord(
+            path, config, facts["data"], tuple(facts["sessions"]), report, steps, losses, load_distilled(path)
+        )
+        if not record.rows or not record.title:
+            raise ValueError("it has no rows")
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} holds a run that cannot be read: {error}.") from error
+    return record
+
+
+def initial_images(run: RunRecord) -> Tensor | None:
+    """What the distilled images began as, float32 ``[classes * ipc, C, H, W]``, normalised; drawn again from the seed.
+
+    None where they cannot be had: the data are not here, the method starts from something else, or a network would
+    have to be trained to choose them.
+    """
+    if run.config["init"] not in ("real", "noise") or run.config["sampler"]["name"] in ("herding", "k-center"):
+        return None
+    settings = {key: value for key, value in run.config.items() if key != "compute"}
+    try:
+        with stop_request().listening() as stop:
+            images = task_of(configure(**settings, compute={"device": "cpu"}), stop).initial_images
+    except InputError:
+        return None
+    return images if images.shape == run.distilled.images.shape else None
+
+
+def predictions(run: RunRecord) -> dict[str, Tensor]:
+    """The log-probabilities of every test image, float32 ``[N, classes]``, for each line of the table."""
+    tensors, _ = load_tensors(run.path / "predictions.safetensors")
+    return {row["name"]: tensors[row["name"]] for row in run.rows}
+
+
+def test_labels(run: RunRecord) -> Tensor:
+    """The labels of the test images, int64 ``[N]``.
+
+    Raises:
+        InputError: the data are not where the run found them.
+    """
+    section = dict(run.config["data"])
+    return load_data(section.pop("name"), **section).test_labels

@@ -1,0 +1,282 @@
+"""``ltdd report`` and ``ltdd compare``: every number on the page is the run's, and the page is whole in a browser."""
+
+import base64
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, one_line_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ltdd_report import comparing, figures
+from ltdd_report.comparing import bootstrap, class_accuracy, compare_runs
+from ltdd_report.reading import initial_images, read_run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+SECTIONS = ["table", "classes", "gains", "groups", "images", "loss", "provenance"]
+
+
+@pytest.fixture(scope="module")
+def page(finished, tmp_path_factory):
+    """The report of a tiny two-stage run, made by the command."""
+    from click.testing import CliRunner
+
+    from ltdd_core.cli import cli
+
+    out = tmp_path_factory.mktemp("report") / "new" / "page.html"
+    result = CliRunner().invoke(cli, ["report", str(finished), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert str(out) in result.stdout
+    return out
+
+
+def table_of(text):
+    """The cells of the first table."""
+    body = text[text.index("<tbody>") : text.index("</tbody>")]
+    return [
+        [re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in body.split("<tr>")[1:]
+    ]
+
+
+def test_the_page_has_every_section_and_the_numbers_of_the_run(page, finished):
+    text = page.read_text()
+    assert re.findall(r'<section id="(\w+)"', text) == SECTIONS
+    rows = json.loads((finished / "report.json").read_text())["rows"]
+    for shown, row in zip(table_of(text), rows, strict=True):
+        assert shown[0] == row["name"]
+        assert shown[1:4] == [str(row["images"]), f"{row['accuracy']:.1f}", f"{row['std']:.1f}"]
+    assert html.escape((finished / "config.yaml").read_text().splitlines()[1].strip()) in text
+    for group in json.loads((finished / "report.json").read_text())["groups"]:
+        assert f"<li>{', '.join(group)}</li>" in text
+
+
+def test_the_page_holds_all_that_it_needs_and_every_picture_says_what_it_shows(page):
+    text = page.read_text()
+    sources = re.findall(r'(?:src|href)="(.*?)"', text)
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert "<script" not in text
+    pictures = re.findall(r'<img src="data:image/([\w+]+);base64,(.*?)" alt="(.*?)"', text)
+    assert len(pictures) == 2 + 2 + 3 + 10 + 1  # counts and classes, gains, confusions, images of ten classes, loss
+    for kind, data, about in pictures:
+        start = base64.b64decode(data)[:60]
+        assert start.startswith(b"\x89PNG" if kind == "png" else b"<?xml")
+        assert len(about) > 20
+
+
+def test_what_the_images_began_as_is_what_the_run_began_with(finished):
+    run = read_run(finished)
+    found = initial_images(run)
+    from ltdd_core import configure
+    from ltdd_core.commands import stop_request, task_of
+
+    with stop_request().listening() as stop:
+        task = task_of(configure(**run.config), stop)
+    assert torch.equal(found, task.initial_images)
+    assert not torch.equal(found, run.distilled.images)
+
+
+def test_names_are_shown_as_they_are(ltdd, tmp_path):
+    from PIL import Image
+
+    for part, size in (("train", 4), ("test", 2)):
+        for name in ("<b>&amp;", "$x^2$"):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            for index in range(size):
+                Image.new("RGB", (16, 16), (40 * index, 100, 200)).save(
+                    tmp_path / "data" / part / name / f"{index}.png"
+                )
+    command = ["distill", "--method", "dm", "--data", "folder", "--root", tmp_path / "data", *TINY, "--out", "run"]
+    assert ltdd(*command).exit_code == 0
+    assert ltdd("report", "run").exit_code == 0
+    text = (tmp_path / "here" / "run" / "report.html").read_text()
+    assert "<b>&" not in text
+    assert "&lt;b&gt;&amp;amp;" in text
+    assert 'id="gains"' in text  # the two direct lines, one beside the other
+    assert "No classifier of this run has groups." in text
+
+
+def test_a_run_without_steps_has_no_loss(ltdd, tmp_path):
+    assert ltdd("distill", "--method", "coreset", *TINY, "--out", "run").exit_code == 0
+    assert ltdd("report", "run").exit_code == 0
+    text = (tmp_path / "here" / "run" / "report.html").read_text()
+    assert re.findall(r'<section id="(\w+)"', text) == [name for name in SECTIONS if name != "loss"]
+
+
+def test_what_is_no_finished_run_gets_one_line(ltdd, finished, tmp_path):
+    assert "is not the folder of a run" in one_line_error(ltdd("report", tmp_path))
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").write_text("{}")
+    assert "is not finished: ltdd distill --out" in one_line_error(ltdd("report", tmp_path / "begun"))
+    shutil.copytree(finished, tmp_path / "damaged")
+    (tmp_path / "damaged" / "run.json").write_text("{}")
+    assert "cannot be read" in one_line_error(ltdd("report", tmp_path / "damaged"))
+
+
+# ---- in a browser --------------------------------------------------------------------------------
+
+LOOK = """<!doctype html><iframe id="page" style="width: {width}px; height: 900px" srcdoc="{page}"></iframe><script>
+document.getElementById("page").onload = () => {{
+  const page = document.getElementById("page").contentDocument, top = page.documentElement;
+  const pictures = [...page.images].map(image => image.complete && image.naturalWidth > 0);
+  document.title = JSON.stringify({{wide: top.scrollWidth, visible: top.clientWidth, pictures,
+    sections: [...page.querySelectorAll("section")].filter(one => one.offsetHeight > 40).map(one => one.id)}});
+}};
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_every_section_and_nothing_sticks_out(width, page, tmp_path):
+    look = tmp_path / "look.html"
+    look.write_text(LOOK.format(width=width, page=html.escape(page.read_text())))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    options += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run([CHROMIUM, *options, look.as_uri()], capture_output=True, text=True, timeout=120)
+    found = json.loads(html.unescape(re.search("<title>(.*?)</title>", done.stdout)[1]))
+    assert found["sections"] == SECTIONS
+    assert found["wide"] <= found["visible"]
+    assert all(found["pictures"])
+    assert ":CONSOLE" not in done.stderr
+
+
+# ---- figures -------------------------------------------------------------------------------------
+
+
+def test_the_bars_and_the_frames_of_figures_are_the_numbers():
+    rows = [{"name": "a", "per_class": [10.0, 20.0, 30.0]}, {"name": "b", "per_class": [50.0, 5.0, 31.0]}]
+    names, counts = ["x", "y", "z"], [9, 3, 1]
+    heights = [bar.get_height() for bar in figures.class_figure(names, counts, rows).axes[0].patches]
+    assert heights == [10.0, 20.0, 30.0, 50.0, 5.0, 31.0]
+    gains = [bar.get_height() for bar in figures.gain_figure(names, counts, rows[1], rows[0]).axes[0].patches]
+    assert gains == [40.0, -15.0, 1.0]
+    drawn = figures.confusion_figure(names, [[8, 2, 0], [1, 1, 2], [0, 0, 5]], [["x", "z"], ["y"]]).axes[0]
+    assert drawn.images[0].get_array().tolist() == [[80, 0, 20], [0, 100, 0], [25, 50, 25]]
+    assert [label.get_text() for label in drawn.get_yticklabels()] == ["x", "z", "y"]
+    assert [(frame.get_xy(), frame.get_width()) for frame in drawn.patches] == [((-0.5, -0.5), 2), ((1.5, 1.5), 1)]
+    pair = figures.images_figure("x", torch.zeros(12, 3, 8, 8), torch.ones(12, 3, 8, 8)).axes[0].images[0].get_array()
+    assert pair.shape == (17, 89, 3)
+    assert (pair[:8, :8] == 0).all()
+    assert (pair[9:] == 1).all()
+
+
+def test_a_hundred_classes_have_numbers_and_no_labels():
+    names, counts = [f"class {label}" for label in range(100)], list(range(100, 0, -1))
+    row = {"name": "a", "per_class": [float(label) for label in range(100)]}
+    for figure in (
+        figures.counts_figure(names, counts),
+        figures.class_figure(names, counts, [row]),
+        figures.gain_figure(names, counts, row, row),
+        figures.confusion_figure(names, torch.eye(100).tolist(), None),
+    ):
+        assert not any("class 7" in label.get_text() for label in figure.axes[0].get_xticklabels())
+
+
+# ---- comparing -----------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 100), st.integers(1, 3))
+@settings(max_examples=15, deadline=None)
+def test_the_bootstrap_is_the_literal_one(seed, seeds):
+    random = np.random.default_rng(seed)
+    labels = np.repeat([0, 1, 2], [5, 3, 4])
+    tables = [random.random((seeds, 12)) < 0.6, random.random((1, 12)) < 0.5]
+    found = bootstrap(tables, labels, draws=7, seed=seed)
+    draws = np.random.default_rng(seed)
+    images = [draws.multinomial(n, np.full(n, 1 / n), size=7) for n in (5, 3, 4)]
+    chosen = [draws.multinomial(len(t), np.full(len(t), 1 / len(t)), size=7) for t in tables]
+    for table, own, drawn in zip(tables, chosen, found, strict=True):
+        for draw in range(7):
+            total = 0.0
+            for index, row in enumerate(table):
+                by_class = []
+                for label in range(3):
+                    sample = [
+                        r for r, n in zip(row[labels == label], images[label][draw], strict=True) for _ in range(n)
+                    ]
+                    by_class.append(100 * sum(sample) / len(sample))
+                total += own[draw][index] * sum(by_class) / 3
+            assert drawn.of(comparing.accuracy)[draw] == pytest.approx(total / len(table))
+
+
+def test_intervals_hold_what_they_should_and_equal_classifiers_do_not_differ():
+    random, labels = np.random.default_rng(0), np.repeat(np.arange(10), 100)
+    held = 0
+    for trial in range(60):
+        table = random.random((1, 1000)) < 0.7
+        (drawn,) = bootstrap([table], labels, draws=400, seed=trial)
+        low, high = np.percentile(drawn.of(comparing.accuracy), [2.5, 97.5])
+        held += low <= 70 <= high
+    assert held >= 51  # 57 of 60 expected; fewer than 51 has a probability below 0.1 %
+    same = bootstrap([table, table], labels, draws=50)
+    assert (same[0].of(comparing.accuracy) == same[1].of(comparing.accuracy)).all()
+
+
+def test_the_statistics_of_classes():
+    own = np.array([[1, 1, 0, 0, 1, 1], [1, 0, 0, 0, 1, 1]], dtype=bool)
+    classes = class_accuracy(own, np.array([0, 0, 1, 1, 2, 2]))
+    assert classes.tolist() == [[100, 0, 100], [50, 0, 100]]
+    assert comparing.accuracy(classes).tolist() == pytest.approx([200 / 3, 50])
+    assert comparing.deviation(classes)[1] == pytest.approx(np.std([50, 0, 100]))
+    assert comparing.worst(classes).tolist() == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two seeds of one method, and another method."""
+    from click.testing import CliRunner
+
+    from ltdd_core.cli import cli
+
+    folder = tmp_path_factory.mktemp("runs")
+    for name, options in (("a0", ["dm", "--seed", "0"]), ("a1", ["dm", "--seed", "1"]), ("b", ["coreset"])):
+        command = ["distill", "--method", *options, *TINY, "--out", str(folder / name)]
+        assert CliRunner().invoke(cli, command).exit_code == 0
+    return folder
+
+
+def test_runs_that_differ_in_the_seed_are_one_entry_and_originals_are_there_once(runs):
+    alone = compare_runs([read_run(runs / name) for name in ("a0", "a1")])
+    assert {entry.name: entry.seeds for entry in alone.entries} == {
+        "original, direct": (0, 1),
+        "distilled, direct": (0, 1),
+    }
+    reports = [json.loads((runs / name / "report.json").read_text()) for name in ("a0", "a1")]
+    expected = np.mean([report["rows"][1]["accuracy"] for report in reports])
+    (distilled,) = (entry for entry in alone.entries if entry.name == "distilled, direct")
+    assert distilled.accuracy.value == pytest.approx(expected)
+    assert distilled.accuracy.low <= distilled.accuracy.value <= distilled.accuracy.high
+    together = compare_runs([read_run(runs / name) for name in ("a0", "b")])
+    assert sorted(entry.name for entry in together.entries) == [
+        "coreset: distilled, direct",
+        "dm: distilled, direct",
+        "original, direct",
+    ]
+    values = [entry.accuracy.value for entry in together.entries]
+    assert values == sorted(values, reverse=True)
+    assert together.entries[0].behind is None
+    for entry in together.entries:
+        assert entry.among_best == (entry.behind is None or entry.behind.low <= 0)
+
+
+def test_compare_at_the_command_line(ltdd, runs, tmp_path):
+    result = ltdd("compare", runs / "a0", runs / "a1", runs / "b", "--html", tmp_path / "all.html")
+    assert result.exit_code == 0, result.output
+    assert "dm: distilled, direct" in result.stdout
+    text = (tmp_path / "all.html").read_text()
+    document = json.loads(ltdd("compare", runs / "a0", runs / "a1", runs / "b", "--json").stdout)
+    assert [row[0] for row in table_of(text)] == [row["name"] for row in document["rows"]]
+    assert document["rows"][0]["behind"] is None
+    assert "twice" in one_line_error(ltdd("compare", runs / "a0", runs / "a0"))
+
+
+def test_runs_on_other_images_are_refused(ltdd, runs, tmp_path):
+    command = ["distill", "--method", "dm", *TINY, "--imbalance", "10", "--out", "other"]
+    assert ltdd(*command).exit_code == 0
+    assert "they differ in counts" in one_line_error(ltdd("compare", runs / "a0", "other"))
