@@ -132,7 +132,8 @@ def test_the_figure_of_the_guide_to_reports_is_saved(finished, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, "runs/a")
     executed(DOCS / "report.md")
-    assert Image.open("runs/classes.png").width > 400
+    with Image.open("runs/classes.png") as picture:
+        assert picture.width > 400
 
 
 def test_the_tutorial_works_from_top_to_bottom(site, tmp_path, monkeypatch):
