@@ -10,6 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import TINY, one_line_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,6 +117,16 @@ def test_what_is_no_finished_run_gets_one_line(ltdd, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "damaged")
     (tmp_path / "damaged" / "run.json").write_text("{}")
     assert "cannot be read" in one_line_error(ltdd("report", tmp_path / "damaged"))
+
+
+def test_a_partition_without_influence_is_named(ltdd, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    for a, b, said in ((0.5, 0.5, True), (1.0, 0.5, False)):
+        config["head"] |= {"a": a, "b": b}
+        (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+        assert ltdd("report", tmp_path / "run").exit_code == 0
+        assert ("has no\ninfluence" in (tmp_path / "run" / "report.html").read_text()) == said
 
 
 # ---- in a browser --------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ def write_report(run: RunRecord, out: Path) -> None:
         title=run.title,
         run=run,
         summary=_summary(run),
+        unmoved=run.partition_has_no_say,
         columns=COLUMNS,
         cell=_cell,
         best=_best(rows),

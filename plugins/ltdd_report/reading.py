@@ -48,6 +48,12 @@ class RunRecord:
         groups: list[list[str]] | None = self.report["groups"]
         return groups
 
+    @property
+    def partition_has_no_say(self) -> bool:
+        """Whether the head pools its stages with one exponent for group and class, so that groups cancel out."""
+        head = self.config["head"]
+        return "a" in head and head["a"] == head.get("b") and head.get("routing") != "hard"
+
 
 def read_run(path: Path) -> RunRecord:
     """Read a finished run.
