@@ -23,10 +23,22 @@ from ltdd_core.layers import Layer
 
 if TYPE_CHECKING:
     from ltdd_core.config import Config
-    from ltdd_core.interfaces import Distillation
+    from ltdd_core.data import LongTailedSet
+    from ltdd_core.interfaces import Distillation, TrainingSet
+    from ltdd_core.progress import Display
     from ltdd_core.run import StopRequest
+    from ltdd_core.training import Trainer
 
-__all__ = ["compute_options", "consoles", "data_options", "only_json", "read_config", "stop_request", "task_of"]
+__all__ = [
+    "compute_options",
+    "consoles",
+    "data_options",
+    "only_json",
+    "read_config",
+    "stop_request",
+    "task_of",
+    "trainer_of",
+]
 
 
 def read_config(
@@ -37,6 +49,7 @@ def read_config(
     preset: str | None = None,
     below: Mapping[str, Any] | None = None,
     above: Mapping[str, Mapping[str, Any]] | None = None,
+    distils: bool = True,
 ) -> Config:
     """The configuration that the options of a command come to.
 
@@ -47,6 +60,7 @@ def read_config(
         preset: the name after ``--preset``.
         below: what holds unless something else is said, shaped like a configuration file.
         above: what the command's own options stand for, by their flags: ``{"--count": {"experts": {"count": 3}}}``.
+        distils: whether a method has to be named.
 
     Raises:
         InputError: an unknown name or option, a value out of range, a malformed file.
@@ -57,7 +71,7 @@ def read_config(
 
     settings = [Layer("default", dict(below or {})), *layers(config_file, assignments, given)]
     settings += [Layer(flag, dict(tree)) for flag, tree in (above or {}).items()]
-    return resolve(Catalog(load_plugins()), settings, preset)
+    return resolve(Catalog(load_plugins()), settings, preset, distils=distils)
 
 
 def stop_request() -> StopRequest:
@@ -86,3 +100,21 @@ def task_of(config: Config, stop: StopRequest) -> Distillation:
 
     device = prepare_device(config)
     return prepare_task(config, load_long_tailed(config.data.name, config.data.make()), device, stop=stop)
+
+
+def trainer_of(config: Config, stop: StopRequest, display: Display) -> tuple[LongTailedSet, TrainingSet, Trainer]:
+    """The data, the original images ready to train on, and a trainer of classifiers, for a configuration.
+
+    Raises:
+        InputError: the data cannot be loaded, or the device is not there.
+    """
+    from ltdd_core.catalog import Catalog
+    from ltdd_core.data import load_long_tailed
+    from ltdd_core.devices import prepare_device
+    from ltdd_core.evaluation import make_trainer, training_sets
+    from ltdd_core.plugins import load_plugins
+
+    device, catalog = prepare_device(config), Catalog(load_plugins())
+    data, seed = load_long_tailed(config.data.name, config.data.make()), config.run.seed
+    trainer = make_trainer(config, device, data.image_shape, seed=seed, catalog=catalog, stop=stop, display=display)
+    return data, training_sets(config, data, None, catalog)["original"], trainer

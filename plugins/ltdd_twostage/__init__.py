@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import click
+
 from ltdd_core import Register, hookimpl
+from ltdd_twostage.command import command
 
 
 @hookimpl
@@ -17,3 +20,9 @@ def ltdd_register_heads(register: Register) -> None:
 def ltdd_choose() -> Mapping[str, str]:
     """The head, and the recipe it was made for."""
     return {"head": "twostage", "recipe": "hierarchical"}
+
+
+@hookimpl
+def ltdd_register_commands(cli: click.Group) -> None:
+    """``ltdd analyze grouping``."""
+    cli.add_command(command)

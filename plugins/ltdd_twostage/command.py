@@ -1,0 +1,186 @@
+"""``ltdd analyze grouping``: do networks see groups of classes, and always the same?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ltdd_core.commands import compute_options, consoles, data_options, only_json, read_config
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ltdd_core import Config
+    from ltdd_twostage.agreement import Agreement
+    from ltdd_twostage.grouping import Partition, View
+
+
+@click.group("analyze")
+def command() -> None:
+    """Look at what networks see."""
+
+
+@command.command("grouping")
+@click.option("--source", "sources", multiple=True, metavar="test|original|RUN",
+              help="Whose images are looked at: the balanced test images, the long-tailed set, or the distilled set of "
+              "a run; repeatable. Test and original unless given.")  # fmt: skip
+@click.option("--network", "networks", multiple=True, metavar="NAME", help="Repeatable; convnet-d3 unless given.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Networks of each kind.")
+@click.option("--groups", "counts", multiple=True, type=click.IntRange(min=2), help="K; repeatable. 2 and 3 if not.")
+@click.option("--precision", metavar="fp32|bf16", help="Of features.")
+@click.option("--compile", is_flag=True, help="Compile the networks.")
+@data_options
+@compute_options
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for figures and grouping.json.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def grouping(
+    sources: tuple[str, ...],
+    networks: tuple[str, ...],
+    seeds: int,
+    counts: tuple[int, ...],
+    config_file: Path | None,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Put the classes into groups that lie far apart in feature space, again and again, and see how they agree.
+
+    Each network learns the long-tailed set as a plain classifier; its features of the images of a source give the
+    groups. Agreement is the adjusted Rand index: 1 for the same groups, 0 for groups by chance.
+    """
+    results, notes = consoles(as_json)
+    with only_json(as_json):
+
+        def read(**own: Any) -> Config:
+            above = {f"--{key}": tree for key, tree in own.items()}
+            return read_config(
+                given, assignments=assignments, config_file=config_file, preset=preset, above=above, distils=False
+            )
+
+        plain = read()
+        first = plain.run.seed
+        configs = [
+            read(network={"network": {"name": network}}, seeds={"seed": seed})
+            for network in dict.fromkeys(networks or (plain.network.name,))
+            for seed in range(first, first + seeds)
+        ]
+        names, views = _looked_at(configs, sources or ("test", "original"), None if quiet else notes)
+        document, tables = _told(names, views, counts or (2, 3), plain.data.name)
+        if out is not None:
+            _write(out, document, names, views, counts or (2, 3))
+    if as_json:
+        click.echo(json.dumps(document))
+        return
+    for table in tables:
+        results.print(table)
+    if out is not None:
+        results.print(f"figures and numbers are in {out}", soft_wrap=True)
+
+
+def _looked_at(
+    configs: Sequence[Config], sources: Sequence[str], notes: Console | None
+) -> tuple[Sequence[str], list[View]]:
+    from ltdd_core import Display
+    from ltdd_twostage.grouping import views_of
+
+    class Told(Display):
+        """Says what is trained."""
+
+        def training(self, what: str) -> None:
+            if notes is not None:
+                notes.print(f"training a network: {what}", soft_wrap=True)
+
+    found = list(views_of(configs, list(dict.fromkeys(sources)), Told()))
+    return found[0][0], [view for _, view in found]
+
+
+def _told(
+    names: Sequence[str], views: Sequence[View], counts: Sequence[int], data: str
+) -> tuple[dict[str, Any], list[Any]]:
+    """The JSON document and the tables."""
+    from dataclasses import asdict
+
+    from ltdd_twostage.grouping import partition_of, stability
+
+    document: dict[str, Any] = {"data": data, "classes": list(names), "partitions": [], "stability": []}
+    tables: list[Any] = []
+    for groups in dict.fromkeys(counts):
+        partitions = [partition_of(view, groups) for view in views]
+        agreements = stability(partitions)
+        document["partitions"] += [{"k": groups, **each.to_json(names)} for each in partitions]
+        document["stability"] += [{"k": groups, "between": name, **asdict(each)} for name, each in agreements]
+        tables += [_partition_table(groups, names, partitions), _stability_table(groups, agreements)]
+    return document, tables
+
+
+def _partition_table(groups: int, names: Sequence[str], partitions: Sequence[Partition]) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{groups} groups", box=box.SIMPLE_HEAD)
+    for name in ("source", "network", "seed", "groups", "margin %", "of the bound %"):
+        table.add_column(name, justify="left" if name in ("source", "network", "groups") else "right")
+    for each in partitions:
+        shown = " | ".join(", ".join(group) for group in each.to_json(names)["groups"]) if len(names) <= 40 else ""
+        table.add_row(
+            each.view.source,
+            each.view.network,
+            str(each.view.seed),
+            Text(shown),
+            f"{each.margin:.2f}",
+            f"{100 * each.value / each.bound:.1f}",
+        )
+    return table
+
+
+def _stability_table(groups: int, agreements: Sequence[tuple[str, Agreement]]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=f"{groups} groups: agreement (adjusted Rand index)", box=box.SIMPLE_HEAD)
+    for name in ("between", "pairs", "mean", "lowest", "same %", "p"):
+        table.add_column(name, justify="left" if name == "between" else "right")
+    for name, each in agreements:
+        cells = (str(each.pairs), f"{each.mean:.2f}", f"{each.lowest:.2f}", f"{100 * each.same:.0f}")
+        table.add_row(name, *cells, f"{each.p_value:.3f}")
+    return table
+
+
+def _write(
+    out: Path, document: dict[str, Any], names: Sequence[str], views: Sequence[View], counts: Sequence[int]
+) -> None:
+    """Figures of the first seed of every source and network, and the document."""
+    import io
+    import re
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from ltdd_core import write_atomically, writing
+    from ltdd_twostage.figure import distance_figure, embedding_figure
+    from ltdd_twostage.grouping import partition_of
+
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "grouping.json", json.dumps(document, indent=1).encode())
+    for view in views:
+        if view.seed != views[0].seed:
+            continue
+        stem = re.sub(r"[^\w.-]+", "-", f"{view.source}-{view.network}".strip("/"))
+        member = partition_of(view, counts[0]).member
+        for name, figure in (
+            ("tsne", embedding_figure(view.features, view.labels, names, member, seed=view.seed)),
+            ("distances", distance_figure(view.distances, names, member)),
+        ):
+            buffer = io.BytesIO()
+            FigureCanvasAgg(figure)
+            figure.savefig(buffer, format="png", dpi=130)
+            write_atomically(out / f"{stem}-{name}.png", buffer.getvalue())

@@ -1,0 +1,150 @@
+"""The grouping hypothesis, measured: in which groups do the features of a network put the classes, and is it always so?
+
+A network learns the long-tailed set as a plain classifier, which is what the two-stage head does; its features of the
+images of a *source* give class distances and a partition.  Sources are the balanced test images, the long-tailed
+training images themselves, and distilled sets.  The two-stage head uses the second.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ltdd_core import Config, DistilledSet, InputError, LongTailedSet, Trainer, TrainingSet, load_distilled
+from ltdd_core.commands import stop_request, trainer_of
+from ltdd_core.progress import Display
+from ltdd_twostage.agreement import Agreement, agreement, agreement_between, second_best, spectral_bound
+from ltdd_twostage.partition import class_distances, cut_value, max_cut
+
+TEST, ORIGINAL = "test", "original"
+CENTRES = 5
+"""M of the paper."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How one network sees the classes of one source."""
+
+    source: str
+    network: str
+    seed: int
+    features: Tensor
+    """float32 ``[N, D]``."""
+    labels: Tensor
+    """int64 ``[N]``."""
+    distances: Tensor
+    """float64 ``[classes, classes]``."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The groups of a view."""
+
+    view: View
+    groups: int
+    member: Tensor
+    """int64 ``[classes]``."""
+    value: float
+    """Of the cut: the distance between classes of different groups, summed."""
+    second: float
+    """Of the best other partition."""
+    bound: float
+    """Which no cut exceeds."""
+
+    @property
+    def margin(self) -> float:
+        """By how many per cent the best partition is above the next."""
+        return 100 * (self.value - self.second) / self.value
+
+    def to_json(self, names: Sequence[str]) -> dict[str, Any]:
+        """What ``--json`` prints of it."""
+        by_group = [
+            [name for name, own in zip(names, self.member.tolist(), strict=True) if own == group]
+            for group in range(int(self.member.max()) + 1)
+        ]
+        facts = {"source": self.view.source, "network": self.view.network, "seed": self.view.seed}
+        cut = {"value": self.value, "second": self.second, "margin_percent": self.margin, "bound": self.bound}
+        return {**facts, "groups": by_group, **cut}
+
+
+def views_of(
+    configs: Sequence[Config], sources: Sequence[str], display: Display
+) -> Iterator[tuple[tuple[str, ...], View]]:
+    """Train the network of each configuration and look at every source with it; the names of the classes with it.
+
+    Args:
+        configs: they differ in the network and the seed.
+        sources: ``test``, ``original``, or the folder of a run.
+        display: told what is trained.
+
+    Raises:
+        InputError: a source, a network or the data cannot be used.
+    """
+    distilled = {name: load_distilled(name) for name in sources if name not in (TEST, ORIGINAL)}
+    for config in configs:
+        with stop_request().listening() as stop:
+            data, original, trainer = trainer_of(config, stop, display)
+            sets = {TEST: replace(original, images=data.test_images, labels=data.test_labels), ORIGINAL: original}
+            for name, found in distilled.items():
+                _check_fits(name, found, data)
+                sets[name] = replace(original, images=found.images, labels=found.labels)
+            plain = trainer.train(original, outputs=data.classes)
+            for source in sources:
+                yield data.class_names, _view(source, sets[source], config.network.name, plain, trainer)
+
+
+def _check_fits(name: str, found: DistilledSet, data: LongTailedSet) -> None:
+    if found.class_names != data.class_names:
+        raise InputError(f"{name} was distilled from other classes than those of {data.name}.")
+    if tuple(found.images.shape[1:]) != data.image_shape or found.decoder is not None:
+        raise InputError(f"the images of {name} are not of the size that networks see in {data.name}.")
+
+
+def _view(source: str, images: TrainingSet, network: str, plain: Any, trainer: Trainer) -> View:
+    features, labels = trainer.features(plain, images), images.hard_labels()
+    distances = class_distances(features, labels, images.classes, CENTRES, trainer.seed)
+    return View(source, network, trainer.seed, features, labels, distances)
+
+
+def partition_of(view: View, groups: int) -> Partition:
+    """The largest cut of a view into K groups, and how it compares."""
+    member = max_cut(view.distances, groups, view.seed)
+    value = cut_value(view.distances.numpy(), member.numpy())
+    return Partition(
+        view,
+        groups,
+        member,
+        value,
+        second_best(view.distances, member, groups),
+        spectral_bound(view.distances, groups),
+    )
+
+
+def stability(partitions: Sequence[Partition]) -> list[tuple[str, Agreement]]:
+    """How much the partitions of one K agree: between seeds, between sources, between networks.
+
+    Between seeds: the same source and network.  Between sources: the same network and seed.  Between networks: the same
+    source and seed.
+    """
+    by_place = {(p.view.source, p.view.network, p.view.seed): p.member for p in partitions}
+    sources = list(dict.fromkeys(source for source, _, _ in by_place))
+    networks = list(dict.fromkeys(network for _, network, _ in by_place))
+    seeds = list(dict.fromkeys(seed for _, _, seed in by_place))
+    found = [
+        (f"seeds: {source}, {network}", agreement([by_place[source, network, seed] for seed in seeds]))
+        for source in sources
+        for network in networks
+    ]
+    for one, other in itertools.combinations(sources, 2):
+        places = [(network, seed) for network in networks for seed in seeds]
+        mine, theirs = ([by_place[source, net, seed] for net, seed in places] for source in (one, other))
+        found.append((f"sources: {one} and {other}", agreement_between(mine, theirs)))
+    for one, other in itertools.combinations(networks, 2):
+        seen = [(source, seed) for source in sources for seed in seeds]
+        mine, theirs = ([by_place[source, network, seed] for source, seed in seen] for network in (one, other))
+        found.append((f"networks: {one} and {other}", agreement_between(mine, theirs)))
+    return [(name, each) for name, each in found if each is not None]
