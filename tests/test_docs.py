@@ -33,6 +33,7 @@ PAGES = [TOP / "README.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "results
 NARROW = ["--set", "network.width=4"]
 TRAINED = [*NARROW, "--set", "training.original.epochs=1", "--set", "training.distilled.epochs=1"]
 SHORT = {"distill": ["--iterations", "2", *TRAINED], "train": TRAINED, "experts": NARROW}
+SHORT["analyze"] = TRAINED[:4]
 SHORT["bench"] = ["--set", "iterations=2", *TRAINED]
 SHORT_PYTHON = "training={'original': {'epochs': 1}, 'distilled': {'epochs': 1}}, network={'width': 4}, iterations=2"
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -116,7 +117,7 @@ def test_the_plain_snippet_learns(tmp_path, monkeypatch):
             "heads.md",
             "metrics.md",
         ),
-        *("mtt.md", "samplers.md", "two-stage.md", "writing-a-plugin.md", "report.md"),
+        *("mtt.md", "samplers.md", "two-stage.md", "writing-a-plugin.md", "report.md", "grouping.md"),
     ],
 )
 def test_the_commands_of_a_page_run(name, tmp_path, monkeypatch):

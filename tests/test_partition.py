@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from ltdd_core import generator
-from ltdd_twostage.partition import _centres, _local_search, class_distances, cut_value, max_cut
+from ltdd_twostage.partition import _local_search, class_distances, cut_value, max_cut
 
 CENTRES = 5
 
@@ -96,12 +96,13 @@ def test_images_that_are_equal_or_almost_so_bring_no_warning(apart):
     assert torch.isfinite(class_distances(features, labels, 2, CENTRES, seed=0)).all()
 
 
-def test_centres_do_not_depend_on_the_number_of_threads():
+def test_distances_do_not_depend_on_the_number_of_threads():
     """k-means of scikit-learn adds up in the order in which its threads finish."""
-    features, before = torch.randn(3000, 128, generator=generator(0, "features")).double(), torch.get_rng_state()
-    first = _centres(features, CENTRES, seed=1)
+    features, before = torch.randn(6000, 128, generator=generator(0, "features")), torch.get_rng_state()
+    labels = torch.arange(2).repeat_interleave(3000)
+    first = class_distances(features, labels, 2, CENTRES, seed=1)
     with threadpool_limits(5, user_api="openmp"):
-        again = [_centres(features, CENTRES, seed=1) for _ in range(3)]
+        again = [class_distances(features, labels, 2, CENTRES, seed=1) for _ in range(3)]
     assert all(torch.equal(first, other) for other in again)
     assert torch.equal(before, torch.get_rng_state())
 

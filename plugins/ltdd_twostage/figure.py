@@ -16,7 +16,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from ltdd_core import generator
-from ltdd_twostage.partition import _centres
+from ltdd_twostage.partition import class_centres
 
 SHOWN = 60  # images a class in the picture; t-SNE takes long, and more dots hide each other
 NAMED = 40  # classes; more have no labels
@@ -71,7 +71,7 @@ def _points(
     draws, points, own, first = generator(seed, "images of a figure"), [], [], []
     for label in range(classes):
         mine = features[labels == label].double()
-        means = _centres(mine, centres, seed)
+        means = class_centres(mine, centres, seed)
         some = mine[torch.randperm(len(mine), generator=draws)[:SHOWN]]
         points += [means, some]
         own += [label] * (len(means) + len(some))

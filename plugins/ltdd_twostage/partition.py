@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor
 from ltdd_core import generator
 
 EXACT_CLASSES = 20
-SEARCHED_CLASSES = 5000  # over all searches: 50 searches of 100 classes, 5 of 1000
+SEARCHED_CLASSES = 3000  # over all searches: 30 searches of 100 classes, 3 of 1000
 
 
 def class_distances(features: Tensor, labels: Tensor, classes: int, centres: int, seed: int) -> Tensor:
@@ -34,7 +35,9 @@ def class_distances(features: Tensor, labels: Tensor, classes: int, centres: int
         centres: M; a class with fewer different images has one centre for each of them.
         seed: of k-means.
     """
-    found = [_centres(features[labels == label].double(), centres, seed) for label in range(classes)]
+    # One thread, since several add up their shares in the order in which they finish.
+    with threadpool_limits(1):
+        found = [class_centres(features[labels == label].double(), centres, seed) for label in range(classes)]
     means = torch.stack([own.mean(0) for own in found])
     spread = torch.stack([(own - own.mean(0)).square().sum(1).mean() for own in found])
     # The mean over pairs of squared distances, without the pairs: between the means, plus both spreads.
@@ -42,13 +45,13 @@ def class_distances(features: Tensor, labels: Tensor, classes: int, centres: int
     return (between + (spread[:, None] + spread[None, :])).sqrt().fill_diagonal_(0)
 
 
-def _centres(features: Tensor, centres: int, seed: int) -> Tensor:
+def class_centres(features: Tensor, centres: int, seed: int) -> Tensor:
+    """Centres ``[M or fewer, D]`` of one class by k-means; the images themselves where they are no more than M."""
     different = torch.unique(features, dim=0)
     if len(different) <= centres:
         return different
     draw = int(torch.randint(2**31, (), generator=generator(seed, "k-means")))
-    # One thread, since several add up their shares in the order in which they finish.
-    with threadpool_limits(1), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # images so alike that they share a centre
         means = KMeans(centres, n_init=4, random_state=draw).fit(features.numpy()).cluster_centers_
     return torch.from_numpy(means)
@@ -69,7 +72,8 @@ def max_cut(distances: Tensor, groups: int, seed: int = 0) -> Tensor:
     draws = generator(seed, "max-cut")
     searches = max(3, min(50, SEARCHED_CLASSES // classes))
     starts = [torch.randperm(classes, generator=draws).numpy() % groups for _ in range(searches)]
-    found = [_local_search(weights, start, groups) for start in starts]
+    with threadpool_limits(1):  # products of a matrix and a vector are small, and threads wait for each other
+        found = [_local_search(weights, start, groups) for start in starts]
     return _numbered(max(found, key=lambda member: cut_value(weights, member)))
 
 
@@ -112,7 +116,8 @@ def _local_search(weights: np.ndarray, start: np.ndarray, groups: int) -> np.nda
 
 def _to_group(weights: np.ndarray, member: np.ndarray, groups: int) -> np.ndarray:
     """The distances of each class to the classes of each group, summed ``[classes, groups]``."""
-    return weights @ np.eye(groups)[member]
+    # One product a group: a matrix of two or three columns takes BLAS several times as long.
+    return np.stack([weights @ (member == group).astype(float) for group in range(groups)], 1)
 
 
 def _own(to_group: np.ndarray, member: np.ndarray) -> np.ndarray:
@@ -131,12 +136,16 @@ def _best_move(weights: np.ndarray, member: np.ndarray, to_group: np.ndarray) ->
 
 def _best_exchange(weights: np.ndarray, member: np.ndarray, to_group: np.ndarray) -> np.ndarray:
     """Two classes of different groups in each other's place."""
-    one_way = (_own(to_group, member) - to_group)[:, member]  # of moving a class to the group of another
-    gains = one_way + one_way.T + 2 * weights  # either way counted the distance of the two as lost
-    gains[member[:, None] == member[None, :]] = -np.inf
-    pair = list(np.unravel_index(gains.argmax(), gains.shape))
+    loss = _own(to_group, member) - to_group  # of moving a class to a group; either way counts w_ij of the two as lost
+    best, first, second = -np.inf, 0, 0
+    for one, other in itertools.combinations(range(to_group.shape[1]), 2):
+        left, right = np.flatnonzero(member == one), np.flatnonzero(member == other)
+        gains = loss[left, other, None] + loss[None, right, one] + 2 * weights[np.ix_(left, right)]
+        if gains.size and gains.max() > best:
+            i, j = np.unravel_index(gains.argmax(), gains.shape)
+            best, first, second = gains[i, j], int(left[i]), int(right[j])
     changed = member.copy()
-    changed[pair] = member[pair[::-1]]
+    changed[[first, second]] = member[[second, first]]
     return changed
 
 
