@@ -291,3 +291,21 @@ def test_runs_on_other_images_are_refused(ltdd, runs, tmp_path):
     command = ["distill", "--method", "dm", *TINY, "--imbalance", "10", "--out", "other"]
     assert ltdd(*command).exit_code == 0
     assert "they differ in counts" in one_line_error(ltdd("compare", runs / "a0", "other"))
+
+
+def test_other_test_images_with_the_same_labels_are_refused(ltdd, tmp_path):
+    from PIL import Image
+
+    for root, test_colour in (("a", 0), ("same", 0), ("other", 90)):
+        for part, size in (("train", 4), ("test", 2)):
+            for name in ("x", "y"):
+                (tmp_path / root / part / name).mkdir(parents=True)
+                for index in range(size):
+                    # Other training images have another normalisation; the test images stay the same.
+                    colour = (40 * index, 100 if root == "a" else 30, 200) if part == "train" else (9, 9, test_colour)
+                    Image.new("RGB", (16, 16), colour).save(tmp_path / root / part / name / f"{index}.png")
+    for seed, root in enumerate(("a", "same", "other")):
+        command = ["distill", "--method", "dm", "--data", "folder", "--root", tmp_path / root, *TINY]
+        assert ltdd(*command, "--seed", seed, "--out", f"run-{root}").exit_code == 0
+    assert ltdd("compare", "run-a", "run-same").exit_code == 0
+    assert "they have other test images" in one_line_error(ltdd("compare", "run-a", "run-other"))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ltdd_core import InputError
-from ltdd_report.reading import RunRecord, predictions, test_labels
+from ltdd_report.reading import RunRecord, predictions, test_set
 
 DRAWS = 2000
 LEVEL = 95.0  # per cent
@@ -213,9 +213,12 @@ def _common_labels(runs: Sequence[RunRecord]) -> np.ndarray:
             if run.data[key] != first.data[key]:
                 what = key.replace("_", " ")
                 raise InputError(f"{run.path} and {first.path} cannot be compared: they differ in {what}.")
-    labels = test_labels(first)
+    images, labels = test_set(first)
     for run in runs[1:]:
-        if not torch.equal(test_labels(run), labels):
+        if run.config["data"] == first.config["data"]:
+            continue
+        own_images, own_labels = test_set(run)
+        if not torch.equal(own_labels, labels) or not torch.equal(own_images, images):
             raise InputError(f"{run.path} and {first.path} cannot be compared: they have other test images.")
     return labels.numpy()
 

@@ -107,11 +107,12 @@ def predictions(run: RunRecord) -> dict[str, Tensor]:
     return {row["name"]: tensors[row["name"]] for row in run.rows}
 
 
-def test_labels(run: RunRecord) -> Tensor:
-    """The labels of the test images, int64 ``[N]``.
+def test_set(run: RunRecord) -> tuple[Tensor, Tensor]:
+    """The test images as the source has them, uint8 ``[N, C, H, W]``, and their labels, int64 ``[N]``.
 
     Raises:
         InputError: the data are not where the run found them.
     """
     section = dict(run.config["data"])
-    return load_data(section.pop("name"), **section).test_labels
+    data = load_data(section.pop("name"), **section)
+    return data.test_images, data.test_labels
