@@ -119,6 +119,16 @@ def test_what_is_no_finished_run_gets_one_line(ltdd, finished, tmp_path):
     assert "cannot be read" in one_line_error(ltdd("report", tmp_path / "damaged"))
 
 
+def test_a_line_without_predictions_and_a_folder_of_training_alone_get_one_line(ltdd, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    report = json.loads((finished / "report.json").read_text())
+    report["rows"].append({**report["rows"][0], "name": "another"})
+    (tmp_path / "run" / "report.json").write_text(json.dumps(report))
+    assert "has nothing of the line 'another'" in one_line_error(ltdd("compare", tmp_path / "run"))
+    (tmp_path / "run" / "run.json").unlink()
+    assert "that distilled something" in one_line_error(ltdd("report", tmp_path / "run"))
+
+
 def test_a_partition_without_influence_is_named(ltdd, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     config = yaml.safe_load((finished / "config.yaml").read_text())

@@ -61,6 +61,8 @@ def read_run(path: Path) -> RunRecord:
     Raises:
         InputError: it is not the folder of a finished run, or a file in it is damaged.
     """
+    if (path / "report.json").exists() and not (path / "run.json").exists():
+        raise InputError(f"{path} is not the folder of a run that distilled something: ltdd distill makes those.")
     if not (path / "report.json").exists():
         begun = (path / "config.yaml").exists()
         what = f"is not finished: ltdd distill --out {path} --resume" if begun else "is not the folder of a run"
@@ -104,6 +106,9 @@ def initial_images(run: RunRecord) -> Tensor | None:
 def predictions(run: RunRecord) -> dict[str, Tensor]:
     """The log-probabilities of every test image, float32 ``[N, classes]``, for each line of the table."""
     tensors, _ = load_tensors(run.path / "predictions.safetensors")
+    missing = [row["name"] for row in run.rows if row["name"] not in tensors]
+    if missing:
+        raise InputError(f"{run.path / 'predictions.safetensors'} has nothing of the line {missing[0]!r}.")
     return {row["name"]: tensors[row["name"]] for row in run.rows}
 
 
