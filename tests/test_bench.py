@@ -42,12 +42,14 @@ TINY = {
     "methods": ["dm", NOISE],
     "seeds": [0, 1],
 }
+SOFT = {"preset": "paper", "routing": "soft"}
+SOFT_OPTIONS = ["--set", "head.preset=paper", "--set", "head.routing=soft"]
 LINES = [
     {"name": "original, one stage", "recipe": {"name": "direct", "data": "original"}},
     {"name": "{method}, one stage"},
-    {"name": "original + original", "plugins": "twostage", "recipe": {"stage2": "original"}},
-    {"name": "original + {method}", "plugins": "twostage"},
-    {"name": "original + {method}, hard", "plugins": "twostage", "head": {"routing": "hard"}},
+    {"name": "original + original", "plugins": "twostage", "recipe": {"stage2": "original"}, "head": SOFT},
+    {"name": "original + {method}", "plugins": "twostage", "head": SOFT},
+    {"name": "original + {method}, hard", "plugins": "twostage", "head": {"preset": "paper"}},
 ]
 
 
@@ -158,7 +160,9 @@ def test_a_line_is_the_one_that_distill_gives(whole, ltdd, tmp_path):
     options = ["--iterations", 3, "--ipc", 2, "--n-max", 30, "--imbalance", 20, "--threads", 1, "--seed", 1]
     options += ["--set", "network.width=8", "--set", "network.depth=2"]
     options += ["--set", "training.original.epochs=2", "--set", "training.distilled.epochs=2"]
-    result = ltdd("distill", "--method", "dm", "--plugin", "twostage", *options, "--out", tmp_path / "a", "--json")
+    result = ltdd(
+        "distill", "--method", "dm", "--plugin", "twostage", *SOFT_OPTIONS, *options, "--out", tmp_path / "a", "--json"
+    )
     assert result.exit_code == 0, result.output
     direct, distilled, twostage = json.loads(result.stdout)["rows"]
     rows = by_name(folder)
@@ -235,7 +239,7 @@ def test_losses_with_other_options_do_not_share_what_differs(ltdd):
 
 
 def test_stages_of_the_same_head_are_trained_once_for_all_methods(ltdd):
-    line = {"name": "original + {method}", "plugins": "twostage", "head": {"stage1": "balanced-softmax"}}
+    line = {"name": "original + {method}", "plugins": "twostage", "head": {**SOFT, "stage1": "balanced-softmax"}}
     result = ltdd("bench", write("grid.yaml", lines=[line], seeds=[0]))
     assert result.exit_code == 0, result.output
     assert result.stderr.count("groups: balanced softmax on the original set") == 1

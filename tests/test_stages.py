@@ -230,8 +230,9 @@ def fitted(made=None, **options):
         {**CLASSES, "within": "classes", "real": True, "taught": 1, "a": 0, "b": 0},
         {**CLASSES, "within": "classes", "calibrate": True, "a": 0.3, "b": 0.7},
         {**CLASSES, "within": "classes", "backbone": "stage1", "calibrate": True},
-        {"within": "others", "partition": "random"},
-        {"within": "classes", "a": 0.5, "calibrate": True, "real": True},
+        {},
+        {"targets": "groups", "within": "others", "partition": "random"},
+        {"targets": "groups", "stage1": "linear", "a": 0.5, "calibrate": True, "real": True},
         {"preset": "paper"},
     ],
 )
@@ -248,7 +249,7 @@ def test_a_stage_alone_is_the_classifier_of_that_set():
     first = COMPONENT("head", {"name": "balanced-softmax"}).fit(sets[:1], made).log_probabilities(batch)
     second = LinearHead(LinearHead.Options()).fit(sets[1:], made).log_probabilities(batch)
     for corner, expected in ((1, first), (0, second)):
-        found = fitted(made, **CLASSES, within="classes", a=corner, b=corner).log_probabilities(batch)
+        found = fitted(made, **CLASSES, within="classes", a=corner, b=corner, taught=0).log_probabilities(batch)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -260,6 +261,25 @@ def test_the_preset_of_the_paper_is_what_was_published():
     )  # fmt: skip
     assert options == published
     assert TwoStageHead.Options(preset="paper", routing="soft").routing == "soft"
+    written = published.model_dump(mode="json")
+    assert TwoStageHead.Options(**written) == published
+
+
+@pytest.mark.parametrize(
+    ("chosen", "filled_in"),
+    [
+        ({}, {"targets": "classes", "within": "classes", "b": 0.5, "taught": 0.5}),
+        ({"targets": "groups"}, {"a": 1, "b": 0, "taught": 0}),
+        ({"within": "separate"}, {"a": 1, "b": 0.5, "taught": 0.5}),
+        ({"within": "shared"}, {"a": 1, "b": 0.5, "taught": 0}),
+        ({"stage2": "cosine"}, {"taught": 0}),
+        ({"backbone": "stage1"}, {"taught": 0}),
+    ],
+)
+def test_defaults_suit_what_is_chosen(chosen, filled_in):
+    options = TwoStageHead.Options(**chosen)
+    assert {key: getattr(options, key) for key in filled_in} == filled_in
+    assert TwoStageHead.Options(**options.model_dump(mode="json")) == options
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ def test_a_group_reads_its_owncolumns_of_the_shared_network():
 
 def fit(first="original", second="distilled", seed=0, calls=None, soft=False, order=None, **options):
     sets = {"original": replace(toy(soft=soft), order=order), "distilled": toy("distilled", (3,) * 5, soft)}
-    head = TwoStageHead(TwoStageHead.Options(**options))
+    head = TwoStageHead(TwoStageHead.Options(**{"preset": "paper", "routing": "soft", **options}))
     return head.fit([sets[first], sets[second]], trainer(seed, calls))
 
 
@@ -258,7 +258,7 @@ def test_every_choice_fits_a_set_whose_tail_has_one_image(routing, within, group
 def test_the_classes_are_told_apart_after_enough_epochs():
     data = [toy(counts=(20,) * 5), toy("distilled", (20,) * 5)]
     for within, routing in itertools.product(("separate", "shared"), ("soft", "hard")):
-        head = TwoStageHead(TwoStageHead.Options(within=within, routing=routing))
+        head = TwoStageHead(TwoStageHead.Options(preset="paper", within=within, routing=routing))
         fitted = head.fit(data, trainer(epochs=60, lr=0.1))
         predicted = fitted.log_probabilities(data[0].images).argmax(1)
         assert (predicted == data[0].labels).float().mean() > 0.9
@@ -292,7 +292,7 @@ def test_samplers_order_both_stages():
 def test_the_plain_classifier_behind_the_partition_is_the_direct_line(linear_first):
     calls = []
     made, data = trainer(calls=calls), toy()
-    direct, two_stage = LinearHead(BaseOptions()), TwoStageHead(TwoStageHead.Options())
+    direct, two_stage = LinearHead(BaseOptions()), TwoStageHead(TwoStageHead.Options(preset="paper"))
     for head in (direct, two_stage) if linear_first else (two_stage, direct):
         fitted = head.fit([data, toy("distilled", (3,) * 5)][: head.stages], made)
         if head is direct:
@@ -328,7 +328,7 @@ def test_soft_labels_under_which_a_class_has_no_image_get_one_line():
     labels[:, 4] = 0.001
     lost = replace(data, labels=labels / labels.sum(1, keepdim=True))
     with pytest.raises(InputError, match=r"class 4 as its likeliest label.*stage1=original"):
-        TwoStageHead(TwoStageHead.Options()).fit([lost, toy("distilled")], trainer())
+        TwoStageHead(TwoStageHead.Options(preset="paper")).fit([lost, toy("distilled")], trainer())
     with pytest.raises(InputError, match=r"classes \[4\].*head\.within=shared"):
         of_members(lost, torch.tensor([4]))
 

@@ -3,8 +3,8 @@
 Stage 1 learns from the long-tailed set and stage 2 from the distilled one, unless the recipe says otherwise.  As
 published (``preset=paper``) stage 1 tells the groups of a partition apart, stage 2 has a classifier for the classes of
 each group, and the answer is *hard*: arg max_g p(g | x) and then arg max_c p(c | g, x), which loses every image whose
-group is wrong.  Everything else here is an option beyond the paper: what the stages learn, which head trains them, how
-their opinions are pooled (``stages``), and a teacher for stage 2 (``labels``).
+group is wrong.  By default both stages know all classes, stage 1 with a balanced softmax, stage 2 taught by stage 1
+(``labels``); the group is stage 1's opinion, and the class within it that of both (``stages``).
 """
 
 from __future__ import annotations
@@ -36,6 +36,19 @@ PAPER: Mapping[str, Any] = {
 """What Zheng et al. published; the other options have the paper's value, or none of their own, by default."""
 
 
+def _suited(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults that go with what was chosen."""
+    suited: dict[str, Any] = {}
+    if chosen.get("targets") == "groups":
+        suited |= {"b": 0.0, "taught": 0.0}
+    if chosen.get("within", "classes") != "classes":
+        suited["a"] = 1.0
+    alone = chosen.get("within") in ("shared", "others") or chosen.get("backbone") == "stage1"
+    if alone or chosen.get("stage2", "linear") != "linear":
+        suited["taught"] = 0.0
+    return suited
+
+
 class TwoStageHead(ClassifierHead):
     """Group first, then class within the group."""
 
@@ -53,21 +66,37 @@ class TwoStageHead(ClassifierHead):
             "the paper's; classes that stage 1 takes for each other together, out of fold; or, as a control, by chance",
             source="Zheng et al. 2024",
         )
-        targets: Literal["groups", "classes"] = option("groups", "what stage 1 learns to tell apart")
-        stage1: str = option("linear", "head of stage 1", source="Zheng et al. 2024", component="head")
+        targets: Literal["groups", "classes"] = option(
+            "classes", "what stage 1 learns to tell apart", source="docs/results/two-stage.md"
+        )
+        stage1: str = option(
+            "balanced-softmax", "head of stage 1", source="docs/results/two-stage.md", component="head"
+        )
         stage2: str = option("linear", "head of stage 2", source="Zheng et al. 2024", component="head")
         within: Literal["separate", "others", "shared", "classes"] = option(
-            "separate",
+            "classes",
             "stage 2: a network for each group; one that knows the others as one class more; one network with a "
             "softmax in each group; or one for all classes",
-            source="Zheng et al. 2024",
+            source="docs/results/two-stage.md",
         )
         routing: Literal["soft", "hard"] = option("soft", "hard: the likeliest group is certain, as in the paper")
-        a: float = option(1.0, "how much of the group is stage 1's opinion", source="Zheng et al. 2024", ge=0, le=1)
-        b: float = option(
-            0.0, "how much of the class within it is stage 1's opinion", source="Zheng et al. 2024", ge=0, le=1
+        a: float = option(
+            1.0, "how much of the group is stage 1's opinion", source="docs/results/two-stage.md", ge=0, le=1
         )
-        taught: float = option(0.0, "stage 2 learns from stage 1 on its images: the teacher's weight", ge=0, le=1)
+        b: float = option(
+            0.5,
+            "how much of the class within it is stage 1's opinion; 0 where that knows groups only",
+            source="docs/results/two-stage.md",
+            ge=0,
+            le=1,
+        )
+        taught: float = option(
+            0.5,
+            "stage 2 learns from stage 1 on its images: the teacher's weight; 0 where it cannot",
+            source="docs/results/two-stage.md",
+            ge=0,
+            le=1,
+        )
         temperature: float = option(3.0, "T of teacher and pupil", gt=0)
         backbone: Literal["own", "stage1"] = option(
             "own", "stage1: stage 2 is a last layer on the features of stage 1, which stay as they are"
@@ -80,8 +109,10 @@ class TwoStageHead(ClassifierHead):
 
         @model_validator(mode="before")
         @classmethod
-        def _with_preset(cls, values: Any) -> Any:
-            return {**PAPER, **values} if isinstance(values, dict) and values.get("preset") == "paper" else values
+        def _filled_in(cls, values: Any) -> Any:
+            if not isinstance(values, dict):
+                return values
+            return {**(PAPER if values.get("preset") == "paper" else _suited(values)), **values}
 
         @model_validator(mode="after")
         def _goes_together(self) -> Self:
