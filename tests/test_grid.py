@@ -152,3 +152,13 @@ def test_the_page_about_grids_is_true(ltdd):
     result = ltdd("bench", "lines.yaml", "--quiet", "--json")
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)["rows"]) == 4
+
+
+def test_the_grid_of_two_stages_has_its_own_stages_and_controls():
+    grid = read_grid(TOP / "benchmarks" / "two-stage.yaml", Catalog(load_plugins()))
+    heads = {line.name: line.line.head for row in grid.rows for _, line in row.members}
+    assert heads["original, two balanced softmax"].name == "ensemble"
+    pooled = {name: head.options for name, head in heads.items() if head.name == "twostage"}
+    assert sum(options.preset == "paper" for options in pooled.values()) == 2
+    assert any(options.partition == "random" for options in pooled.values())
+    assert any((options.a, options.b) == (0, 0) for options in pooled.values())
