@@ -1,6 +1,6 @@
 """Which exponents (a, b) the two-stage head should pool with, chosen on training images alone.
 
-    python benchmarks/two_stage_selection.py RUN [--taught 0.5] [--folds 3] [--step 0.25]
+    python benchmarks/two_stage_selection.py RUN [--taught 0.5] [--folds 3] [--step 0.25] [--epochs 20]
 
 RUN is a finished run. Stage 1, q, is a balanced-softmax network of the long-tailed set, and what it says of a
 training image comes out of fold: from a network that was not trained on it. Stage 2, r, is a network of the distilled
@@ -42,10 +42,13 @@ def main() -> None:
     parser.add_argument("--taught", type=float, default=0.5)
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--step", type=float, default=0.25)
+    parser.add_argument("--epochs", type=int, help="on the original set; else as the run has it")
     given = parser.parse_args()
 
     stored = RunFolder(given.run).stored_config()
     stored.pop("recipe"), stored.pop("head")
+    if given.epochs:
+        stored["training"]["original"]["epochs"] = given.epochs
     config, catalog = configure(**stored), Catalog(load_plugins())
     data, distilled = load_long_tailed(config.data.name, config.data.make()), load_distilled(given.run)
     trainer = make_trainer(
