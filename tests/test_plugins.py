@@ -27,10 +27,12 @@ BUILT_IN = [
     "dc",
     "decoupled",
     "dm",
+    "ensemble",
     "hierarchical",
     "linear",
     "losses",
     "mtt",
+    "report",
     "samplers",
     "twostage",
 ]
