@@ -30,12 +30,13 @@ from ltdd_core.networks import NetworkPool
 from ltdd_core.pictures import save_picture
 from ltdd_core.plugins import Observers, load_plugins
 from ltdd_core.progress import Display
-from ltdd_core.run import RESULT, RunFolder, StopRequest, session_facts, versions
+from ltdd_core.run import METRICS, RESULT, TIMES, RunFolder, StopRequest, session_facts, versions
 from ltdd_core.seeding import generator
 from ltdd_core.storage import DISTILLED, load_distilled, save_distilled
 from ltdd_core.training import Trainer
 
 PICTURE = "distilled.png"
+SECONDS_BETWEEN_PICTURES = 20.0  # while a run goes on; one takes some tenths of a second
 OUT_OF_MEMORY = "try --set compute.chunk=N with a small N, a smaller matcher.batch_real, --ipc or --image-size."
 CALIBRATION_IMAGES = 16  # a class, for batch normalisation; DC's public code
 
@@ -190,22 +191,30 @@ def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
     if checkpoint is not None:
         matcher.load_state(checkpoint[1])
     start, total = job.run.start, config.run.iterations
-    log = folder.metrics_from(start)
+    log, times = folder.log_from(METRICS, start), folder.log_from(TIMES, start)
+    pictured = time.monotonic()
     job.display.steps(start, total)
     try:
         for step in range(start, total):
             if job.stop.signal is not None:
                 save(matcher, folder, step)
                 job.stop.check()
+            began = time.monotonic()
             metrics = {name: float(value) for name, value in matcher.step(step).items()}
+            seconds = time.monotonic() - began  # float() has waited for the device
             check_finite(metrics, step, folder)
             log.add(step, metrics)
+            times.add(step, {"seconds": round(seconds, 6)})
             job.observers.tell("ltdd_step_finished", run=job.run, step=step, metrics=metrics)
             job.display.step(step, metrics)
             if (step + 1) % config.compute.checkpoint_every == 0 or step + 1 == total:
                 save(matcher, folder, step + 1)
+                if time.monotonic() - pictured > SECONDS_BETWEEN_PICTURES:
+                    save_picture(folder.path / PICTURE, collect(matcher, config, job.run.data))
+                    pictured = time.monotonic()
     finally:
         log.close()
+        times.close()
         job.display.steps_done()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import torch
@@ -16,6 +17,10 @@ MOST_ROWS = 50
 
 def save_picture(path: Path, distilled: DistilledSet) -> None:
     """Write a PNG with a row for each class, at most 20 images and 50 classes.
+
+    Its text entry ``sheet`` says where the images are: a JSON object with the ``box`` [left, top, right, bottom] of all
+    of them in pixels, the numbers of ``rows`` and ``columns``, and the ``size`` [width, height] of an image and the
+    ``gap`` between two in pixels of the images.
 
     Raises:
         InputError: it cannot be written.
@@ -49,6 +54,10 @@ def save_picture(path: Path, distilled: DistilledSet) -> None:
     axes.tick_params(left=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
+    wide, high = canvas.get_width_height()
+    left, bottom, right, top = axes.get_position().extents
+    box = [round(left * wide), round((1 - top) * high), round(right * wide), round((1 - bottom) * high)]
     buffer = io.BytesIO()
-    canvas.print_png(buffer)
+    place = {"box": box, "rows": classes, "columns": columns, "size": [width, height], "gap": gap}
+    canvas.print_png(buffer, metadata={"sheet": json.dumps(place)})
     write_atomically(path, buffer.getvalue())

@@ -81,6 +81,12 @@ class Plugins:
             print(f"{plugin.name}: {hook} -> {textwrap.shorten(repr(results[0]), 200)}", file=sys.stderr)  # noqa: T201
         return results[0] if results else None
 
+    def watches(self, plugin: Plugin) -> bool:
+        """Whether ``--plugin NAME`` lets it watch runs."""
+        mine = self.manager.get_plugin(plugin.name)
+        hooks = [caller.name for caller in self.manager.get_hookcallers(mine) or []] if mine is not None else []
+        return any(not name.startswith("ltdd_register_") and name != "ltdd_choose" for name in hooks)
+
     def set_broken(self, plugin: Plugin, error: BaseException) -> None:
         """Take a plugin out of service and keep the reason."""
         if self.manager.has_plugin(plugin.name):

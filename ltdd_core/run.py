@@ -27,6 +27,8 @@ RUNS = Path("runs")
 CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
+TIMES = "times.jsonl"
+"""Seconds a step; a file of its own, since metrics are the same, bit for bit, each time that a run is made."""
 FACTS = "run.json"
 RESULT = "report.json"
 LOCK = ".lock"
@@ -170,9 +172,9 @@ class RunFolder:
             raise InputError(f"{self.path / CHECKPOINT} is no checkpoint of this version of ltdd.")
         return facts["step"], state
 
-    def metrics_from(self, step: int) -> MetricsLog:
-        """The log of step metrics, with what is younger than ``step`` taken out."""
-        path = self.path / METRICS
+    def log_from(self, name: str, step: int) -> StepLog:
+        """The log of that name, with what is younger than ``step`` taken out."""
+        path = self.path / name
         kept = []
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -182,8 +184,8 @@ class RunFolder:
                     break  # the line that was being written when the process died
                 if entry["step"] < step:
                     kept.append(line + "\n")
-        self.write_text(METRICS, "".join(kept))
-        return MetricsLog(path)
+        self.write_text(name, "".join(kept))
+        return StepLog(path)
 
     def _stored(self, name: str, *keys: str) -> list[Any]:
         """Values of a JSON document in the folder."""
@@ -194,7 +196,7 @@ class RunFolder:
             raise InputError(f"{self.path / name} is damaged, or from another version of ltdd.") from error
 
 
-class MetricsLog:
+class StepLog:
     """One JSON line a step."""
 
     def __init__(self, path: Path) -> None:

@@ -205,11 +205,12 @@ class Repeating(Instance):
 
 class Restless(Instance):
     def of_class(self, label, size, generator):
-        return super().of_class(label, size, torch.Generator())[torch.randperm(min(size, self.counts[label]))]
+        self.calls += 1
+        return super().of_class(label, size, generator).roll(self.calls)
 
     def prepare(self, data):
         super().prepare(data)
-        self.counts = data.counts
+        self.calls = 0
 
 
 class NumpyDraws(Instance):

@@ -34,6 +34,8 @@ BUILT_IN = [
     "mtt",
     "report",
     "samplers",
+    "tensorboard",
+    "trackio",
     "twostage",
 ]
 

@@ -63,7 +63,7 @@ def test_the_page_holds_all_that_it_needs_and_every_picture_says_what_it_shows(p
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert "<script" not in text
     pictures = re.findall(r'<img src="data:image/([\w+]+);base64,(.*?)" alt="(.*?)"', text)
-    assert len(pictures) == 2 + 2 + 3 + 10 + 1  # counts and classes, gains, confusions, images of ten classes, loss
+    assert len(pictures) == 2 + 2 + 3 + 10 + 2  # counts and classes, gains, confusions, images of ten classes, curves
     for kind, data, about in pictures:
         start = base64.b64decode(data)[:60]
         assert start.startswith(b"\x89PNG" if kind == "png" else b"<?xml")
@@ -151,9 +151,8 @@ document.getElementById("page").onload = () => {{
 </script>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_every_section_and_nothing_sticks_out(width, page, tmp_path):
+def looked_at(page, width, tmp_path):
+    """What a browser makes of a page, once it is sure that its console is silent and that nothing sticks out."""
     look = tmp_path / "look.html"
     look.write_text(LOOK.format(width=width, page=html.escape(page.read_text())))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -161,10 +160,24 @@ def test_a_browser_shows_every_section_and_nothing_sticks_out(width, page, tmp_p
     options += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"]
     done = subprocess.run([CHROMIUM, *options, look.as_uri()], capture_output=True, text=True, timeout=120)
     found = json.loads(html.unescape(re.search("<title>(.*?)</title>", done.stdout)[1]))
-    assert found["sections"] == SECTIONS
     assert found["wide"] <= found["visible"]
+    assert found["pictures"]
     assert all(found["pictures"])
     assert ":CONSOLE" not in done.stderr
+    return found
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_every_section_and_nothing_sticks_out(width, page, tmp_path):
+    assert looked_at(page, width, tmp_path)["sections"] == SECTIONS
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_the_comparison(width, ltdd, finished, tmp_path):
+    assert ltdd("compare", finished, "--html", tmp_path / "compared.html").exit_code == 0
+    assert looked_at(tmp_path / "compared.html", width, tmp_path)["sections"] == ["table", "classes"]
 
 
 # ---- figures -------------------------------------------------------------------------------------

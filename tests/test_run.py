@@ -63,10 +63,14 @@ def test_the_folder_of_a_run_holds_everything(tmp_path):
         "predictions.safetensors",
         "report.json",
         "run.json",
+        "times.jsonl",
     }
     assert configure(**yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())) == tiny(plugins=["twostage"])
     steps = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in steps] == list(range(12))
+    times = [json.loads(line) for line in (tmp_path / "a" / "times.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in times] == list(range(12))
+    assert all(0 < entry["seconds"] < result.seconds for entry in times)
     facts = json.loads((tmp_path / "a" / "run.json").read_text())
     assert facts["data"]["counts"] == list(result.data.counts)
     (session,) = facts["sessions"]

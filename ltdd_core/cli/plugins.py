@@ -35,6 +35,7 @@ def command(name: str | None, as_json: bool) -> None:
         for entry in catalog.offered_by(plugin):
             offers[entry.kind].append(entry.name)
         offers["command"] = [name for name, (_, owner) in commands.items() if owner is plugin]
+        offers["observer"] = [plugin.name] if plugins.watches(plugin) else []
         rows.append(
             {
                 "name": plugin.name,

@@ -1,4 +1,4 @@
-"""``ltdd report`` and ``ltdd compare``."""
+"""``ltdd report``, ``ltdd compare`` and ``ltdd watch``."""
 
 from __future__ import annotations
 
@@ -31,6 +31,20 @@ def report(run: Path, out: Path | None) -> None:
     target = out or run / "report.html"
     write_report(read_run(run), target)
     click.echo(f"the report is in {target}")
+
+
+@click.command("watch")
+@click.argument("run", type=click.Path(path_type=Path))
+def watch(run: Path) -> None:
+    """Follow the run in the folder RUN until it is finished.
+
+    Steps, loss, speed, the table, and some of the images where the terminal has colours. Ctrl-C ends the watching
+    and not the run. Written into a file or a pipe, it says once how far the run is.
+    """
+    from ltdd_report.watching import follow
+
+    console, _ = consoles(False)
+    follow(run, console)
 
 
 @click.command("compare")

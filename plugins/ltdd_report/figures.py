@@ -60,6 +60,18 @@ def loss_figure(steps: Tensor, losses: Tensor) -> Figure:
     return figure
 
 
+def speed_figure(seconds: Tensor) -> Figure:
+    """The seconds of every step; a step that takes three times as long as most (a compilation) is cut off."""
+    figure = Figure(figsize=(WIDTH, 2.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(seconds.numpy(), color=COLOURS[0], linewidth=1)
+    axes.set_ylim(0, 3 * float(seconds.median()))
+    axes.set_xlabel("step")
+    axes.set_ylabel("seconds")
+    _plain(axes)
+    return figure
+
+
 def class_figure(names: Sequence[str], counts: Sequence[int], rows: Sequence[Row]) -> Figure:
     """Accuracy of each class for each line of the table; the training images of a class are under its name."""
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")

@@ -68,6 +68,7 @@ def write_report(run: RunRecord, out: Path) -> None:
         gains=list(_gains(run)),
         confusions=[_confusion(run, row) for row in rows],
         loss=_loss(run),
+        speed=_speed(run),
         images=list(_images(run, began)),
         began=began is not None,
         hidden=max(0, len(names) - MOST_CLASSES),
@@ -122,15 +123,14 @@ def _cell(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.1f}"
 
 
-def _best(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The line that is best in a column; several seeds are needed to say that it is better (``ltdd compare``)."""
+def _best(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The best value of a column; several seeds are needed to say that its line is better (``ltdd compare``)."""
     low = {"std", "calibration_error"}
     found = {}
     for key in COLUMNS:
-        known = [row for row in rows if row[key] is not None]
+        known = [float(row[key]) for row in rows if row[key] is not None]
         if key != "images" and len(known) > 1:
-            chosen = (min if key in low else max)(known, key=lambda row: float(row[key]))
-            found[key] = str(chosen["name"])
+            found[key] = (min if key in low else max)(known)
     return found
 
 
@@ -169,6 +169,14 @@ def _loss(run: RunRecord) -> Picture | None:
     first, last = float(run.losses[0]), float(run.losses[-1])
     text = f"The loss from step {int(run.steps[0])} ({first:.4g}) to step {int(run.steps[-1])} ({last:.4g})."
     return _picture(figures.loss_figure(run.steps, run.losses), text)
+
+
+def _speed(run: RunRecord) -> Picture | None:
+    if len(run.seconds) == 0:
+        return None
+    usual, slowest = float(run.seconds.median()), float(run.seconds.max())
+    text = f"Half of the steps took {usual:.3g} seconds or less, and the slowest {slowest:.3g}."
+    return _picture(figures.speed_figure(run.seconds), text, text)
 
 
 def _images(run: RunRecord, initial: Tensor | None) -> Iterator[Picture]:

@@ -15,6 +15,12 @@ from torch import Tensor
 from ltdd_core import DistilledSet, InputError, configure, load_data, load_distilled, load_tensors
 from ltdd_core.commands import stop_request, task_of
 
+ROW = {
+    *("name", "images", "accuracy", "std", "many", "medium", "few", "worst", "harmonic_mean", "group_accuracy"),
+    *("calibration_error", "per_class", "confusion"),
+}
+"""What a line of the table must have."""
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -29,6 +35,8 @@ class RunRecord:
     steps: Tensor
     """int64 ``[n]``, and the loss after each, float64 ``[n]``."""
     losses: Tensor
+    seconds: Tensor
+    """Of each step, float64 ``[n]``; empty for a run of an earlier version."""
     distilled: DistilledSet
 
     @property
@@ -71,19 +79,41 @@ def read_run(path: Path) -> RunRecord:
         config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
         report = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        log = path / "metrics.jsonl"  # not there where a method takes no steps
-        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        entries = [json.loads(line) for line in lines]
-        steps = torch.tensor([entry["step"] for entry in entries], dtype=torch.int64)
-        losses = torch.tensor([entry["loss"] for entry in entries], dtype=torch.float64)
+        steps, losses = read_log(path / "metrics.jsonl", "loss")
+        _, seconds = read_log(path / "times.jsonl", "seconds")
         record = RunRecord(
-            path, config, facts["data"], tuple(facts["sessions"]), report, steps, losses, load_distilled(path)
+            path,
+            config,
+            facts["data"],
+            tuple(facts["sessions"]),
+            report,
+            torch.tensor(steps, dtype=torch.int64),
+            torch.tensor(losses, dtype=torch.float64),
+            torch.tensor(seconds, dtype=torch.float64),
+            load_distilled(path),
         )
         if not record.rows or not record.title:
             raise ValueError("it has no rows")
+        for row in record.rows:
+            lost = ROW - row.keys()
+            if lost:
+                raise ValueError(f"a line has no {min(lost)!r}")
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise InputError(f"{path} holds a run that cannot be read: {error}.") from error
     return record
+
+
+def read_log(path: Path, key: str) -> tuple[list[int], list[float]]:
+    """The steps of a log and a value of each; nothing where a method takes no steps and there is no log.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: the log cannot be read, or has no such value.
+    """
+    if not path.exists():
+        return [], []
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")  # after the last line feed: what is being written
+    entries = [json.loads(line) for line in lines]
+    return [int(entry["step"]) for entry in entries], [float(entry[key]) for entry in entries]
 
 
 def initial_images(run: RunRecord) -> Tensor | None:
