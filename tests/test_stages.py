@@ -12,7 +12,15 @@ from torch.nn import functional as F
 from ltdd_core import InputError, Softmax, generator
 from ltdd_ensemble.head import EnsembleHead
 from ltdd_linear.linear import LinearHead
-from ltdd_twostage.calibration import Tempered, _folds, balanced_nll, best_temperature, out_of_fold
+from ltdd_twostage.calibration import (
+    Corrected,
+    _folds,
+    balanced_nll,
+    best_correction,
+    best_temperature,
+    corrected,
+    out_of_fold,
+)
 from ltdd_twostage.confusion import least_confused, shuffled, soft_confusion
 from ltdd_twostage.head import TwoStageHead
 from ltdd_twostage.labels import both, of_members, of_members_and_others, taught, taught_loss, taught_members
@@ -181,10 +189,28 @@ def test_the_best_temperature_is_that_of_a_grid(seed, scale):
     assert literal(best) <= min(literal(math.exp(step / 10)) for step in range(-22, 23)) + 1e-4
 
 
-def test_a_temperature_divides_log_probabilities():
-    net, batch = network(5, 0), images(3)
-    found = Tempered(Softmax(net), 2.0).log_probabilities(batch)
-    torch.testing.assert_close(found, (net(batch) / 2).log_softmax(1))
+@given(st.integers(0, 200), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.0, 0.5, 1.0]))
+@settings(max_examples=20, deadline=None)
+def test_the_best_correction_is_that_of_a_grid(seed, scale, bias):
+    counts = torch.tensor([40, 20, 8, 4])
+    labels, frequencies = torch.arange(4).repeat_interleave(counts), counts / counts.sum()
+    logits = F.one_hot(labels, 4).float() + torch.randn(72, 4, generator=generator(seed, "z"))
+    log_p = (scale * logits + bias * frequencies.log()).log_softmax(1)
+    temperature, debias = best_correction(log_p, labels, frequencies)
+    best = balanced_nll(corrected(log_p, frequencies, temperature, debias), labels)
+    for t in range(-22, 23, 2):
+        for d in range(-10, 31):
+            assert best <= balanced_nll(corrected(log_p, frequencies, math.exp(t / 10), d / 10), labels) + 1e-4
+
+
+def test_a_correction_divides_log_probabilities_and_takes_away_frequencies():
+    net, batch, counts = network(5, 0), images(3), [30, 10, 5, 4, 1]
+    frequencies = torch.tensor(counts) / 50
+    found = Corrected(Softmax(net), frequencies, temperature=2.0, debias=0.3).log_probabilities(batch)
+    for image, row in zip(batch, found.exp(), strict=True):
+        p = net(image[None])[0].double().softmax(0).tolist()
+        scores = [p[c] ** (1 / 2.0) / (counts[c] / 50) ** 0.3 for c in range(5)]
+        assert row.tolist() == pytest.approx([score / sum(scores) for score in scores], abs=1e-5)
 
 
 # ---- other partitions ----------------------------------------------------------------------------
@@ -249,7 +275,9 @@ def test_a_stage_alone_is_the_classifier_of_that_set():
     first = COMPONENT("head", {"name": "balanced-softmax"}).fit(sets[:1], made).log_probabilities(batch)
     second = LinearHead(LinearHead.Options()).fit(sets[1:], made).log_probabilities(batch)
     for corner, expected in ((1, first), (0, second)):
-        found = fitted(made, **CLASSES, within="classes", a=corner, b=corner, taught=0).log_probabilities(batch)
+        found = fitted(made, **CLASSES, within="classes", a=corner, b=corner, debias=0, taught=0).log_probabilities(
+            batch
+        )
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -257,7 +285,7 @@ def test_the_preset_of_the_paper_is_what_was_published():
     options = TwoStageHead.Options(preset="paper")
     published = TwoStageHead.Options(
         preset="paper", groups=2, centres=5, partition="max-cut", targets="groups", stage1="linear", stage2="linear",
-        within="separate", routing="hard", a=1, b=0, taught=0, backbone="own", real=False, calibrate=False,
+        within="separate", routing="hard", a=1, b=0, debias=0, taught=0, backbone="own", real=False, calibrate=False,
     )  # fmt: skip
     assert options == published
     assert TwoStageHead.Options(preset="paper", routing="soft").routing == "soft"
@@ -269,7 +297,8 @@ def test_the_preset_of_the_paper_is_what_was_published():
     ("chosen", "filled_in"),
     [
         ({}, {"targets": "classes", "within": "classes", "b": 0.5, "taught": 0.5}),
-        ({"targets": "groups"}, {"a": 1, "b": 0, "taught": 0}),
+        ({"targets": "groups"}, {"a": 1, "b": 0, "debias": 0, "taught": 0}),
+        ({"stage1": "cosine"}, {"debias": 0}),
         ({"within": "separate"}, {"a": 1, "b": 0.5, "taught": 0.5}),
         ({"within": "shared"}, {"a": 1, "b": 0.5, "taught": 0}),
         ({"stage2": "cosine"}, {"taught": 0}),

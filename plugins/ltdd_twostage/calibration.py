@@ -1,4 +1,4 @@
-"""What can be known of a stage without test images: its predictions out of fold, and its temperature.
+"""What can be known of a stage without test images: its predictions out of fold, its temperature and its bias.
 
 A few tail images would drown among those of the head, so every likelihood here is class-balanced: the mean over classes
 of the mean over the images of a class.
@@ -11,23 +11,44 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 
 from ltdd_core import Classifier, ClassifierHead, Trainer, TrainingSet, generator
 
 COLDEST, HOTTEST = 0.1, 10.0
+LEAST, MOST = -1.0, 3.0  # of bias
 
 
-class Tempered(Classifier):
-    """Softmax of log-probabilities over T: above 1 less sure of itself, below 1 surer."""
+class Corrected(Classifier):
+    """Softmax of log p(c) / T - debias log pi_c.
 
-    def __init__(self, classifier: Classifier, temperature: float) -> None:
-        self.classifier, self.temperature = classifier, temperature
+    A temperature above 1 makes it less sure of itself.  ``debias`` takes away what is left of the class frequencies pi
+    after a loss that was to be free of them (post-hoc logit adjustment, Menon et al., ICLR 2021, on top of it): a
+    network learns a few tail images by heart, so the tail of unseen images still gets too little.
+
+    Args:
+        classifier: what is corrected.
+        frequencies: of the classes, float ``[classes]``.
+        temperature: T.
+        debias: 0 for none.
+    """
+
+    def __init__(
+        self, classifier: Classifier, frequencies: Tensor, *, temperature: float = 1.0, debias: float = 0.0
+    ) -> None:
+        self.classifier, self.frequencies = classifier, frequencies
+        self.temperature, self.debias = temperature, debias
 
     def log_probabilities(self, images: Tensor) -> Tensor:
-        """As the classifier's, at the temperature."""
-        return (self.classifier.log_probabilities(images) / self.temperature).log_softmax(1)
+        """As the classifier's, corrected."""
+        log_p = self.classifier.log_probabilities(images)
+        return corrected(log_p, self.frequencies.to(log_p), self.temperature, self.debias)
+
+
+def corrected(log_p: Tensor, frequencies: Tensor, temperature: float, debias: float) -> Tensor:
+    """Log-softmax of log p(c) / T - debias log pi_c, ``[N, classes]``."""
+    return (log_p / temperature - debias * frequencies.log()).log_softmax(1)
 
 
 def predictions(classifier: Classifier, data: TrainingSet, trainer: Trainer) -> Tensor:
@@ -81,3 +102,14 @@ def best_temperature(log_p: Tensor, labels: Tensor) -> float:
 
     bounds = (math.log(COLDEST), math.log(HOTTEST))
     return math.exp(float(minimize_scalar(nll, bounds=bounds, method="bounded").x))
+
+
+def best_correction(log_p: Tensor, labels: Tensor, frequencies: Tensor) -> tuple[float, float]:
+    """T and debias of :class:`Corrected` that together make the class-balanced likelihood of the labels largest."""
+
+    def nll(x: Any) -> float:
+        return balanced_nll(corrected(log_p.double(), frequencies.double(), math.exp(x[0]), x[1]), labels)
+
+    bounds = [(math.log(COLDEST), math.log(HOTTEST)), (LEAST, MOST)]
+    found = minimize(nll, [0.0, 0.0], bounds=bounds, method="L-BFGS-B").x
+    return math.exp(float(found[0])), float(found[1])

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
+import torch
 from pydantic import model_validator
 from torch import Tensor
 
 from ltdd_core import BaseOptions, Classifier, ClassifierHead, InputError, Trainer, TrainingSet, option
 from ltdd_twostage import labels as learn
-from ltdd_twostage.calibration import Tempered, best_temperature, out_of_fold
+from ltdd_twostage.calibration import Corrected, best_correction, out_of_fold
 from ltdd_twostage.confusion import least_confused, shuffled
 from ltdd_twostage.partition import class_distances, max_cut
 from ltdd_twostage.second import second_stage
@@ -31,16 +32,22 @@ PAPER: Mapping[str, Any] = {
     "routing": "hard",
     "a": 1.0,
     "b": 0.0,
+    "debias": 0.0,
     "taught": 0.0,
 }
 """What Zheng et al. published; the other options have the paper's value, or none of their own, by default."""
+
+BALANCED = ("balanced-softmax", "logit-adjustment")
+"""Losses that are to be free of class frequencies, and leave some."""
 
 
 def _suited(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults that go with what was chosen."""
     suited: dict[str, Any] = {}
     if chosen.get("targets") == "groups":
-        suited |= {"b": 0.0, "taught": 0.0}
+        suited |= {"b": 0.0, "debias": 0.0, "taught": 0.0}
+    if chosen.get("stage1", BALANCED[0]) not in BALANCED:
+        suited["debias"] = 0.0
     if chosen.get("within", "classes") != "classes":
         suited["a"] = 1.0
     alone = chosen.get("within") in ("shared", "others") or chosen.get("backbone") == "stage1"
@@ -90,6 +97,12 @@ class TwoStageHead(ClassifierHead):
             ge=0,
             le=1,
         )
+        debias: float = option(
+            0.2,
+            "what more is taken from stage 1 for a class's frequency: log q(c) - debias log pi_c",
+            source="docs/results/two-stage.md",
+            ge=0,
+        )
         taught: float = option(
             0.5,
             "stage 2 learns from stage 1 on its images: the teacher's weight; 0 where it cannot",
@@ -103,7 +116,7 @@ class TwoStageHead(ClassifierHead):
         )
         real: bool = option(False, "half of what stage 2 sees are images of stage 1's set, classes alike")
         calibrate: bool = option(
-            False, "a temperature for each stage: of stage 1 out of fold, of stage 2 on the images of stage 1's set"
+            False, "temperatures: of stage 1, with debias, out of fold; of stage 2 on the images of stage 1's set"
         )
         folds: int = option(3, "of what is predicted out of fold", ge=2)
 
@@ -182,10 +195,13 @@ class TwoStageHead(ClassifierHead):
         own = learn.of_groups(data, groups, int(groups.max()) + 1) if by_group else data
         decided_by = self._decided_by(head)
         classifier = head.fit([own], trainer.part("groups" if by_group else None, decided_by))
+        frequencies = torch.bincount(own.hard_labels(), minlength=own.classes) / len(own)
+        temperature, debias = 1.0, self.options.debias
         if self.options.calibrate:
             name = "groups" if by_group else "classes"
             unseen = out_of_fold(head, own, self.options.folds, trainer, name, decided_by)
-            classifier = Tempered(classifier, best_temperature(unseen, own.hard_labels()))
+            temperature, debias = best_correction(unseen, own.hard_labels(), frequencies)
+        classifier = Corrected(classifier, frequencies, temperature=temperature, debias=debias)
         return OfGroups(classifier) if by_group else OfClasses(classifier, groups)
 
     def _decided_by(self, head: ClassifierHead) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ltdd_core import Classifier, ClassifierHead, InputError, Network, Softmax, Trainer, TrainingSet
 from ltdd_twostage import labels as learn
-from ltdd_twostage.calibration import Tempered, best_temperature, predictions
+from ltdd_twostage.calibration import Corrected, best_temperature, predictions
 from ltdd_twostage.stages import OfClasses, Stage, WithinGroups
 
 
@@ -48,7 +48,8 @@ def second_stage(
             classifier = head.fit([own], trainer.part(f"classes{where}" if where else None, decided_by))
         if options.calibrate:
             seen = predictions(classifier, first, trainer)
-            classifier = Tempered(classifier, best_temperature(seen, first.hard_labels()))
+            uniform = torch.full((first.classes,), 1 / first.classes)
+            classifier = Corrected(classifier, uniform, temperature=best_temperature(seen, first.hard_labels()))
         return OfClasses(classifier, groups)
     if options.within == "shared":
         part = trainer.part(f"classes within groups{where}", {"groups": groups.tolist()})
@@ -86,7 +87,7 @@ def columns(network: Network, members: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _last_layer(classifier: Classifier, data: TrainingSet, trainer: Trainer) -> Classifier:
     """A last layer on the features of a trained network, which stay as they are (as cRT, Kang et al., ICLR 2020)."""
-    own = classifier.classifier if isinstance(classifier, Tempered) else classifier
+    own = classifier.classifier if isinstance(classifier, Corrected) else classifier
     network = own.logits if isinstance(own, Softmax) else None
     if not isinstance(network, Network):
         raise InputError("head.backbone=stage1 needs a network as stage 1, and head.stage1 makes more of it.")
