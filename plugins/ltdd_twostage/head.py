@@ -104,7 +104,7 @@ class TwoStageHead(ClassifierHead):
             ge=0,
         )
         taught: float = option(
-            0.5,
+            0.25,
             "stage 2 learns from stage 1 on its images: the teacher's weight; 0 where it cannot",
             source="docs/results/two-stage.md",
             ge=0,
