@@ -89,7 +89,7 @@ class Stages(NamedTuple):
 
 def stages(known: list[Line], seed: int) -> Stages:
     both = ["original", "distilled"]
-    second = one(known, seed, both, name="twostage", a=0.0, b=0.0, taught=0.25, real=False)
+    second = one(known, seed, both, name="twostage", a=0.0, b=0.0, debias=DEBIAS, taught=0.25, real=False)
     default = one(known, seed, both, name="twostage", a=1.0, b=0.5, debias=DEBIAS, taught=0.25, partition="max-cut")
     if default.groups is None:
         raise SystemExit("the line of the default has no groups")
