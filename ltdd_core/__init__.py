@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from ltdd_core.matching import BatchMatcher, ClassMatcher, class_means, embed_without_gradient
     from ltdd_core.networks import CosineLinear, Faster, NetworkPool, precision_context
+    from ltdd_core.partition import class_centres, class_distances, cut_value, max_cut
     from ltdd_core.progress import Display
     from ltdd_core.sampling import draw_by_class
     from ltdd_core.seeding import generator
@@ -84,6 +85,7 @@ _LAZY = {
     ),
     "ltdd_core.matching": ("BatchMatcher", "ClassMatcher", "class_means", "embed_without_gradient"),
     "ltdd_core.networks": ("CosineLinear", "Faster", "NetworkPool", "precision_context"),
+    "ltdd_core.partition": ("class_centres", "class_distances", "cut_value", "max_cut"),
     "ltdd_core.progress": ("Display",),
     "ltdd_core.sampling": ("draw_by_class",),
     "ltdd_core.seeding": ("generator",),
@@ -149,9 +151,12 @@ __all__ = [
     "Trainer",
     "TrainingOptions",
     "TrainingSet",
+    "class_centres",
+    "class_distances",
     "class_means",
     "configure",
     "cross_entropy",
+    "cut_value",
     "distill",
     "draw_by_class",
     "embed_without_gradient",
@@ -162,6 +167,7 @@ __all__ = [
     "load_data",
     "load_distilled",
     "load_tensors",
+    "max_cut",
     "option",
     "precision_context",
     "quality",

@@ -311,8 +311,9 @@ def prepare_task(
         config, device, data.image_shape, seed=seed, catalog=catalog, stop=stop, display=display
     )
 
+    features = features_of_classes(config, data, trainer, catalog)
+
     def draw_initial() -> tuple[Tensor, Tensor]:
-        features = features_of_classes(config, data, trainer, catalog)
         images, real = initial_images(config, data, initial_sampler(config, data), augmentation, features)
         return images.to(device), real.to(device)
 
@@ -341,6 +342,7 @@ def prepare_task(
         seed=seed,
         device=device,
         chunk=chunk_size(config, device, data.image_shape),
+        features=features,
         component=component_maker(catalog),
         display=display,
         keep_going=stop.check,

@@ -170,6 +170,8 @@ class Distillation:
     device: torch.device
     chunk: int
     """How many real images to push through a network at once."""
+    features: Features
+    """Of the training images of a class, by a plain classifier of the long-tailed set; see :data:`Features`."""
     component: Callable[[str, Mapping[str, Any]], Any]
     """``component("sampler", {"name": "class-balanced"})``: an instance of another component, by name.
 
@@ -203,16 +205,26 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and their labels on the device, sorted by class; ``counts``, int64 ``[classes]``, on the CPU."""
+    """Images and their labels on the device, sorted by class; ``counts``, int64 ``[classes]``, on the CPU.
+
+    Where a matcher knows groups, a batch may be sorted by group, and ``counts`` is ``[groups]``.
+    """
 
     images: Tensor
     labels: Tensor
     counts: Tensor
 
-    def of_class(self, label: int) -> Tensor:
-        """The images of one class, ``[counts[label], C, H, W]``."""
-        start = int(self.counts[:label].sum())
-        return self.images[start : start + int(self.counts[label])]
+    def of_class(self, place: int) -> Tensor:
+        """The images of one class, or group, ``[counts[place], C, H, W]``."""
+        return self.images[self._slice(place)]
+
+    def labels_of(self, place: int) -> Tensor:
+        """Their labels, int64 ``[counts[place]]``."""
+        return self.labels[self._slice(place)]
+
+    def _slice(self, place: int) -> slice:
+        start = int(self.counts[:place].sum())
+        return slice(start, start + int(self.counts[place]))
 
 
 Decoder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -284,7 +284,7 @@ def test_batch_statistics_stay_those_of_the_fresh_network():
 def test_matchings_and_iterations_draw_different_images():
     matcher = prepared("dc", small_task())
     seen, inner = [], matcher._batches
-    matcher._batches = lambda number: seen.append(inner(number)) or seen[-1]
+    matcher._batches = lambda parts, of, number: seen.append(inner(parts, of, number)) or seen[-1]
     for step in range(3):
         matcher.step(step)
     assert len({tuple(real.images.flatten().tolist()) for real, _ in seen}) == len(seen) == 6

@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from ltdd_core import generator
-from ltdd_twostage.partition import _local_search, class_distances, cut_value, max_cut
+from ltdd_core.partition import _local_search, class_distances, cut_value, max_cut
 
 CENTRES = 5
 

@@ -53,7 +53,7 @@ def tiny_task(
     device: torch.device = CPU,
     precision: str = "fp32",
 ) -> Distillation:
-    """What a matcher works with, on the tiny set: three images a class and a small ConvNet.
+    """What a matcher works with, on the tiny set: three images a class and a small ConvNet; features are pixels.
 
     Args:
         precision: of the networks' features: ``fp32`` or ``bf16``.
@@ -78,6 +78,7 @@ def tiny_task(
         seed=seed,
         device=device,
         chunk=4,
+        features=lambda label: data.normalisation.apply(data.train_images[data.train_labels == label]).flatten(1),
         component=_component,
     )
 

@@ -59,49 +59,49 @@ class GradientMatching:
         self._pixel_gradient = torch.compile(pixel_gradient) if compiled else pixel_gradient
 
     def __call__(self, real: Batch, synthetic: Batch) -> tuple[Tensor, Tensor]:
-        """Distances ``[classes]`` and the gradient of their sum in the synthetic images ``[classes * ipc, C, H, W]``.
+        """Distances ``[classes]`` and the gradient of their sum in the synthetic images ``[n, C, H, W]``.
 
-        ``synthetic`` holds ``ipc`` images of every class.
+        A batch of groups is compared group by group, a gradient being that of all images of the group.
         """
-        images = synthetic.images.detach().unflatten(0, (-1, self.ipc))
         distances, gradients = [], []
-        for labels in torch.arange(len(images)).split(self.classes_at_once):
-            targets = self._real_gradients(real, labels.tolist())
-            own = images[labels[0] : labels[-1] + 1]
-            gradient, distance = self._pixel_gradient(own, labels.to(own.device), targets, *self._weights())
-            gradients.append(gradient)
+        alike = len(synthetic.counts.unique()) == 1
+        for places in torch.arange(len(synthetic.counts)).split(self.classes_at_once if alike else 1):
+            targets = self._real_gradients(real, places.tolist())
+            images = torch.stack([synthetic.of_class(place).detach() for place in places.tolist()])
+            labels = torch.stack([synthetic.labels_of(place) for place in places.tolist()])
+            gradient, distance = self._pixel_gradient(images, labels, targets, *self._weights())
+            gradients.append(gradient.flatten(0, 1))
             distances.append(distance)
-        return torch.cat(distances), torch.cat(gradients).flatten(0, 1)
+        return torch.cat(distances), torch.cat(gradients)
 
     def _weights(self) -> tuple[Gradient, Gradient]:
         """The parameters that are compared, and the others."""
         weights = {name: value.detach() for name, value in self._parameters.items()}
         return {name: weights.pop(name) for name in self._compared}, weights
 
-    def _real_gradients(self, real: Batch, labels: list[int]) -> Gradient:
-        """Gradients on the real images of some classes ``[len(labels), ...]``, by parameter."""
+    def _real_gradients(self, real: Batch, places: list[int]) -> Gradient:
+        """Gradients on the real images of some classes ``[len(places), ...]``, by parameter."""
         parameters, found = [self._parameters[name] for name in self._compared], []
-        for label in labels:
-            images = real.of_class(label)
-            targets = torch.full((len(images),), label, device=images.device)
-            found.append(mean_gradient(self.network, parameters, images, targets, self.chunk))
+        for place in places:
+            images, labels = real.of_class(place), real.labels_of(place)
+            found.append(mean_gradient(self.network, parameters, images, labels, self.chunk))
         return {name: torch.stack(own) for name, own in zip(self._compared, zip(*found, strict=True), strict=True)}
 
 
 PixelGradient = Callable[[Tensor, Tensor, Gradient, Gradient, Gradient], tuple[Tensor, Tensor]]
-"""``(images [ipc, C, H, W], label, real gradient, compared parameters, others) -> (gradient, distance)``."""
+"""``(images [ipc, C, H, W], labels [ipc], real gradient, compared parameters, others) -> (gradient, distance)``."""
 
 
 def _pixel_gradient(network: Network, distance: Distance) -> PixelGradient:
     """The gradient, in the pixels, of the distance between the gradients on synthetic and on real images."""
 
-    def loss(compared: Gradient, others: Gradient, images: Tensor, label: Tensor) -> Tensor:
+    def loss(compared: Gradient, others: Gradient, images: Tensor, labels: Tensor) -> Tensor:
         # Faster holds its linear layer under two names; tied, the second would be swapped in for good.
         logits = functional_call(network, {**compared, **others}, (images,), tie_weights=False)
-        return cross_entropy(logits, label.expand(len(images)))
+        return cross_entropy(logits, labels)
 
-    def distance_of(images: Tensor, label: Tensor, target: Gradient, compared: Gradient, others: Gradient) -> Tensor:
-        return distance(grad(loss)(compared, others, images, label), target)
+    def distance_of(images: Tensor, labels: Tensor, target: Gradient, compared: Gradient, others: Gradient) -> Tensor:
+        return distance(grad(loss)(compared, others, images, labels), target)
 
     return grad_and_value(distance_of)
 

@@ -15,8 +15,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from ltdd_core import generator
-from ltdd_twostage.partition import cut_value
+from ltdd_core import cut_value, generator
 
 PERMUTATIONS = 999
 ENUMERATED = 200_000  # partitions that are looked at one by one

@@ -15,8 +15,7 @@ from scipy.spatial.distance import squareform
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from ltdd_core import generator
-from ltdd_twostage.partition import class_centres
+from ltdd_core import class_centres, generator
 
 SHOWN = 60  # images a class in the picture; t-SNE takes long, and more dots hide each other
 NAMED = 40  # classes; more have no labels

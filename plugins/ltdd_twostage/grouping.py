@@ -14,10 +14,21 @@ from typing import Any
 
 from torch import Tensor
 
-from ltdd_core import Config, Display, DistilledSet, InputError, LongTailedSet, Trainer, TrainingSet, load_distilled
+from ltdd_core import (
+    Config,
+    Display,
+    DistilledSet,
+    InputError,
+    LongTailedSet,
+    Trainer,
+    TrainingSet,
+    class_distances,
+    cut_value,
+    load_distilled,
+    max_cut,
+)
 from ltdd_core.commands import stop_request, trainer_of
 from ltdd_twostage.agreement import Agreement, agreement, agreement_between, second_best, spectral_bound
-from ltdd_twostage.partition import class_distances, cut_value, max_cut
 
 TEST, ORIGINAL = "test", "original"
 CENTRES = 5

@@ -16,11 +16,20 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from ltdd_core import BaseOptions, Classifier, ClassifierHead, InputError, Trainer, TrainingSet, option
+from ltdd_core import (
+    BaseOptions,
+    Classifier,
+    ClassifierHead,
+    InputError,
+    Trainer,
+    TrainingSet,
+    class_distances,
+    max_cut,
+    option,
+)
 from ltdd_twostage import labels as learn
 from ltdd_twostage.calibration import Corrected, best_correction, out_of_fold
 from ltdd_twostage.confusion import least_confused, shuffled
-from ltdd_twostage.partition import class_distances, max_cut
 from ltdd_twostage.second import second_stage
 from ltdd_twostage.stages import OfClasses, OfGroups, Stage, TwoStage
 

@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from ltdd_core import generator
+from ltdd_core.seeding import generator
 
 EXACT_CLASSES = 20
 SEARCHED_CLASSES = 3000  # over all searches: 30 searches of 100 classes, 3 of 1000
