@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ltdd_core.augment import Augmentation
 from ltdd_core.errors import RunFailed
 from ltdd_core.interfaces import BaseOptions, Network, TrainingSet, option
+from ltdd_core.mixup import mixed
 from ltdd_core.networks import Faster, MakeNetwork
 from ltdd_core.seeding import generator, global_generator
 
@@ -40,6 +41,12 @@ class TrainingOptions(BaseOptions):
         "step",
         "learning rate: x0.1 from epoch epochs // 2 + 1 on, cosine to 0, or constant",
         source="DC, public code",
+    )
+    mixup: float = option(
+        0.0,
+        "alpha of mixup: a step sees pairs of its images mixed, in parts drawn from Beta(alpha, alpha); 0 for none",
+        source="Zhang et al., ICLR 2018",
+        ge=0,
     )
 
 
@@ -98,9 +105,11 @@ def train(
                     continue
                 _train_mode(network, batch_norm, len(indices))
                 images, labels = data.batch(indices, device)
-                images = augmentation.draw(shape, draws, len(images))(images)
+                images, own_loss = augmentation.draw(shape, draws, len(images))(images), current
+                if options.mixup:
+                    images, labels, own_loss = mixed(images, labels, current, options.mixup, draws)
                 optimizer.zero_grad(set_to_none=True)
-                backward_in_chunks(faster, images, labels, current, at_once)
+                backward_in_chunks(faster, images, labels, own_loss, at_once)
                 optimizer.step()
         _check_finite(learning, f"training of {purpose} diverged in epoch {epoch + 1}", options.lr)
         after_epoch(epoch + 1)

@@ -4,12 +4,14 @@ import math
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ltdd_core import Augmentation, PerChannel, RunFailed, Trainer, TrainingSet, cross_entropy, generator
+from ltdd_core.mixup import mixed
 from ltdd_core.networks import MLP, ConvNet, ResNet18
 from ltdd_core.seeding import global_generator
 from ltdd_core.training import TrainingOptions, _factor, train
@@ -76,6 +78,30 @@ def test_a_whole_training_against_sgd_written_out(schedule):
                     p.sub_(0.1 * rate[schedule] * v)
     for found, expected in zip(network.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_mixup_against_its_equation(soft):
+    images, labels = torch.randn(7, 1, 2, 2, generator=generator(0, "x")), torch.arange(7) % 3
+    one_hot = F.one_hot(labels, 3).float()
+    draws, again = generator(0, "mixup"), generator(0, "mixup")
+    part = np.random.default_rng(int(torch.randint(2**31, (), generator=again))).beta(0.4, 0.4)
+    other = torch.randperm(7, generator=again)
+    found, pairs, loss = mixed(images, one_hot if soft else labels, cross_entropy, 0.4, draws)
+    logits = torch.randn(7, 3, generator=generator(0, "logits"))
+    expected_loss = 0
+    for i, j in enumerate(other.tolist()):
+        torch.testing.assert_close(found[i], part * images[i] + (1 - part) * images[j])
+        own = part * one_hot[i] + (1 - part) * one_hot[j]
+        expected_loss = expected_loss - (own * logits[i].log_softmax(0)).sum() / 7
+    torch.testing.assert_close(loss(logits, pairs), expected_loss.float())
+
+
+def test_mixup_trains_and_none_is_none():
+    plain = weights(trained(soft := toy(soft=True)))
+    assert torch.equal(weights(trained(soft, mixup=0.0)), plain)
+    assert not torch.equal(weights(trained(soft, mixup=0.4)), plain)
+    torch.testing.assert_close(weights(trained(mixup=1.0, chunk=3)), weights(trained(mixup=1.0)), rtol=1e-3, atol=1e-5)
 
 
 def test_the_same_seed_and_purpose_give_the_same_network_and_others_another():
