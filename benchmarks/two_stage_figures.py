@@ -123,11 +123,12 @@ def plane(found: list[Stages]) -> Figure:
     default = [per_class(each.pool(1, 0.5, DEBIAS), each.first.labels) for each in found]
     axes.plot(np.mean([s.std() for s in default]), np.mean([s.mean() for s in default]), "*", color=COLOURS[2],
               markersize=14, label="default")  # fmt: skip
-    for name, line in (("balanced softmax", "first"), ("distilled, direct", "direct")):
+    for name, line, side in (("balanced softmax", "first", "right"), ("distilled, direct", "direct", "left")):
         scores = [per_class(getattr(each, line).log_p, each.first.labels) for each in found]
         point = np.mean([s.std() for s in scores]), np.mean([s.mean() for s in scores])
         axes.plot(*point, "s", color="#333333", markersize=5)
-        axes.annotate(name, point, fontsize=8, xytext=(6, 3), textcoords="offset points")
+        axes.annotate(name, point, fontsize=8, xytext=(6 if side == "left" else -6, -12), ha=side,
+                      textcoords="offset points")  # fmt: skip
     axes.plot(12, GOAL, "x", color=COLOURS[1], markersize=8, label="goal")
     axes.margins(x=0.12)
     axes.set_xlabel("std over classes")
