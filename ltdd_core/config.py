@@ -19,6 +19,7 @@ from ltdd_core.interfaces import (
     ClassifierHead,
     DataSource,
     Matcher,
+    Named,
     Network,
     Recipe,
     Sampler,
@@ -281,16 +282,25 @@ def _check_named(catalog: Catalog, place: tuple[str, ...], options: BaseOptions)
             _check_named(catalog, (*place, name), value)
         elif isinstance(extra, Mapping) and extra.get("component"):
             try:
-                catalog.get(str(extra["component"]), value)
+                _check_one(catalog, str(extra["component"]), value)
             except InputError as error:
                 raise OptionError({(*place, name): f"{'.'.join((*place, name))}: {error}"}) from error
 
 
-def component_maker(catalog: Catalog) -> Callable[[str, Mapping[str, Any]], Any]:
-    """``component("head", {"name": "cosine"})``: an instance of a component, by name."""
+def _check_one(catalog: Catalog, kind: str, named: Named) -> None:
+    if isinstance(named, str):
+        catalog.get(kind, named)
+    elif not isinstance(named.get("name"), str):
+        raise InputError(f"which {kind}? Its options need its name beside them.")
+    else:
+        select(catalog, kind, named)
 
-    def component(kind: str, section: Mapping[str, Any]) -> Any:
-        return select(catalog, kind, section).make()
+
+def component_maker(catalog: Catalog) -> Callable[[str, str | Mapping[str, Any]], Any]:
+    """``component("head", "cosine")``, or with options, ``{"name": "cosine", "scale": 10}``: a component."""
+
+    def component(kind: str, named: str | Mapping[str, Any]) -> Any:
+        return select(catalog, kind, {"name": named} if isinstance(named, str) else named).make()
 
     return component
 

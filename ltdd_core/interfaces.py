@@ -38,11 +38,20 @@ class BaseOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Named = str | dict[str, Any]
+"""Another component as the value of an option: its name, or its name and options, ``{"name": "ldam", "scale": 10}``."""
+
+
+def name_of(named: Named) -> str:
+    """The name of a component that an option names, alone or with options."""
+    return named if isinstance(named, str) else str(named.get("name"))
+
+
 def option(default: Value, text: str, *, source: str = "", component: str = "", **limits: Any) -> Value:
     """Declare one option: its default, what it does, where the default comes from, and its limits.
 
-    ``component`` is the kind of component that the value names (``"head"``): an unknown name is refused as soon as
-    it is read.  ``limits`` are pydantic's: ``gt``, ``ge``, ``lt``, ``le``.
+    ``component`` is the kind of component that the value names (``"head"``), alone or with options (:data:`Named`): an
+    unknown name or option is refused as soon as it is read.  ``limits`` are pydantic's: ``gt``, ``ge``, ``lt``, ``le``.
     """
     extra: dict[str, Any] = {"source": source, "component": component}
     field_info: Value = Field(default, description=text, json_schema_extra=extra, **limits)
@@ -172,8 +181,9 @@ class Distillation:
     """How many real images to push through a network at once."""
     features: Features
     """Of the training images of a class, by a plain classifier of the long-tailed set; see :data:`Features`."""
-    component: Callable[[str, Mapping[str, Any]], Any]
-    """``component("sampler", {"name": "class-balanced"})``: an instance of another component, by name.
+    component: Callable[[str, str | Mapping[str, Any]], Any]
+    """``component("sampler", "class-balanced")``, or with options, ``{"name": "effective-number", "beta": 0.99}``: an
+    instance of another component.
 
     Raises:
         InputError: an unknown name or option.

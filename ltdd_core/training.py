@@ -183,7 +183,7 @@ def _epoch_order(data: TrainingSet, progress: float, draws: torch.Generator) -> 
     return data.order(progress, draws)
 
 
-def _no_components(kind: str, section: Mapping[str, Any]) -> Any:
+def _no_components(kind: str, named: str | Mapping[str, Any]) -> Any:
     raise ValueError(f"this trainer was made without a way to find a {kind}")
 
 
@@ -194,8 +194,8 @@ class Trainer:
     plain classifier to find its groups shares it with the table's first row.
     """
 
-    component: Callable[[str, Mapping[str, Any]], Any]
-    """``component("head", {"name": "cosine"})``: an instance of another component, by name.
+    component: Callable[[str, str | Mapping[str, Any]], Any]
+    """``component("head", "cosine")``, or with options, ``{"name": "cosine", "scale": 10}``: another component.
 
     Raises:
         InputError: an unknown name or option.
@@ -214,7 +214,7 @@ class Trainer:
         compiled: bool = False,
         keep_going: Callable[[], None] = lambda: None,
         started: Callable[[str], None] = lambda purpose: None,
-        component: Callable[[str, Mapping[str, Any]], Any] = _no_components,
+        component: Callable[[str, str | Mapping[str, Any]], Any] = _no_components,
     ) -> None:
         self.make, self.options, self.augmentation = make, options, augmentation
         self.seed, self.device, self.chunk = seed, device, chunk

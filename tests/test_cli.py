@@ -201,6 +201,8 @@ def test_train_json_is_the_report(ltdd, tmp_path):
         (("--head", "balanced-softmx"), "unknown head 'balanced-softmx'. Did you mean 'balanced-softmax'?"),
         (("--set", "head.tau=1"), "unknown head option 'tau'"),
         (("--set", "head.stage1=nome", "--head", "twostage"), "head.stage1: unknown head 'nome'"),
+        (("--set", "head.stage1.tau=1", "--head", "twostage"), "head.stage1: which head? Its options need its name"),
+        (("--set", "head.stage1={name: ldam, scal: 3}", "--head", "twostage"), "Did you mean 'scale'?"),
         (("--set", "recipe.data=distilled"), None),
     ],
 )

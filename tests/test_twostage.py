@@ -358,6 +358,18 @@ def test_stages_that_do_not_go_together_get_one_line():
         COMPONENT("head", {"name": "twostage", "stage1": "balanced-softmx"})
 
 
+def test_the_head_of_a_stage_has_its_own_options():
+    def said(named):
+        options = {"targets": "classes", "within": "classes", "a": 1.0, "b": 1.0}
+        return fit(stage1=named, **options).log_probabilities(images(7))
+
+    plain = said("logit-adjustment")
+    assert torch.equal(plain, said({"name": "logit-adjustment", "tau": 1.0}))
+    assert not torch.equal(plain, said({"name": "logit-adjustment", "tau": 2.0}))
+    with pytest.raises(InputError, match=r"head\.stage1: .*unknown .*'taux'. Did you mean 'tau'"):
+        COMPONENT("head", {"name": "twostage", "stage1": {"name": "logit-adjustment", "taux": 2.0}})
+
+
 # ---- recipes -------------------------------------------------------------------------------------
 
 

@@ -118,7 +118,7 @@ def _rows(options: Any, prefix: str) -> Any:
         yield {
             "option": prefix + name,
             "default": field.default,
-            "type": _type_name(field.annotation),
+            "type": extra.get("component") or _type_name(field.annotation),
             "help": field.description or "",
             "source": extra.get("source", ""),
         }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ltdd_core.augment import Augmentation
 from ltdd_core.catalog import Catalog
-from ltdd_core.config import Training, select
+from ltdd_core.config import Training, component_maker
 from ltdd_core.data import LongTailedSet
 from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.interfaces import BaseOptions, Distillation, Features, Network, Sampler
@@ -83,9 +83,9 @@ def tiny_task(
     )
 
 
-def _component(kind: str, section: Mapping[str, Any]) -> Any:
+def _component(kind: str, named: str | Mapping[str, Any]) -> Any:
     """A component by name, from what is installed."""
-    return select(Catalog(load_plugins()), kind, section).make()
+    return component_maker(Catalog(load_plugins()))(kind, named)
 
 
 def tiny_network(shape: tuple[int, int, int], outputs: int) -> Network:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ltdd_core import BaseOptions, Classifier, ClassifierHead, InputError, Trainer, TrainingSet, option
+from ltdd_core import BaseOptions, Classifier, ClassifierHead, InputError, Named, Trainer, TrainingSet, name_of, option
 
 
 class Averaged(Classifier):
@@ -35,7 +35,7 @@ class EnsembleHead(ClassifierHead):
     class Options(BaseOptions):
         """Of what, and how many."""
 
-        of: str = option("linear", "head of each member", component="head")
+        of: Named = option("linear", "head of each member", component="head")
         members: int = option(2, "how many", ge=2)
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
@@ -44,9 +44,11 @@ class EnsembleHead(ClassifierHead):
         Raises:
             InputError: the members have stages of their own.
         """
-        head: ClassifierHead = trainer.component("head", {"name": self.options.of})
+        head: ClassifierHead = trainer.component("head", self.options.of)
         if head.stages != 1:
-            raise InputError(f"head.of={self.options.of} has stages of its own, and a member is one classifier.")
-        decided_by = {"name": self.options.of, **head.options.model_dump(mode="json")}
+            raise InputError(
+                f"head.of={name_of(self.options.of)} has stages of its own, and a member is one classifier."
+            )
+        decided_by = {"name": name_of(self.options.of), **head.options.model_dump(mode="json")}
         names = [None, *(f"member {index}" for index in range(2, self.options.members + 1))]
         return Averaged([head.fit(sets, trainer.part(name, decided_by)) for name in names])

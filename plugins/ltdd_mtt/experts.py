@@ -25,6 +25,7 @@ from ltdd_core import (
     BaseOptions,
     Distillation,
     InputError,
+    Named,
     load_tensors,
     option,
     save_tensors,
@@ -58,8 +59,12 @@ class ExpertOptions(BaseOptions):
     lr: float = option(0.1, "learning rate, constant; MTT's public code: 0.01", gt=0)
     batch: int = option(16, "images a step; MTT's public code: 256", ge=1)
     store: Literal["fp32", "fp16", "bf16"] = option("fp32", "numbers on disk; the others take half the room")
-    sampler: str = option("instance", "sampler that orders the epochs", source="MTT, public code", component="sampler")
-    head: str = option("linear", "classifier head whose loss trains them", source="MTT, public code", component="head")
+    sampler: Named = option(
+        "instance", "sampler that orders the epochs", source="MTT, public code", component="sampler"
+    )
+    head: Named = option(
+        "linear", "classifier head whose loss trains them", source="MTT, public code", component="head"
+    )
 
 
 class ExpertFolder:
@@ -238,7 +243,7 @@ def _structure(network: nn.Module) -> list[str]:
 
 def _minds_progress(task: Distillation, options: ExpertOptions) -> bool:
     """Whether the sampler orders an early epoch otherwise than a late one."""
-    sampler = task.component("sampler", {"name": options.sampler})
+    sampler = task.component("sampler", options.sampler)
     sampler.prepare(task.data)
     first, *others = (sampler.epoch(progress, torch.Generator().manual_seed(0)) for progress in (0.0, 0.5, 1.0))
     return not all(torch.equal(first, other) for other in others)

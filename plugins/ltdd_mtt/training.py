@@ -27,6 +27,7 @@ from ltdd_core import (
     TrainingOptions,
     TrainingSet,
     cross_entropy,
+    name_of,
     train,
 )
 from ltdd_mtt.experts import STORES, ExpertFolder, ExpertOptions, Key, expert_key
@@ -73,10 +74,10 @@ class School:
         self, task: Distillation, options: ExpertOptions, folder: ExpertFolder, key: Key, report: Report
     ) -> None:
         self.task, self.options, self.folder, self.key, self.report = task, options, folder, key, report
-        self.head: ClassifierHead = task.component("head", {"name": options.head})
+        self.head: ClassifierHead = task.component("head", options.head)
         if self.head.stages != 1:
-            raise InputError(f"experts.head={options.head} trains several networks, and an expert is one.")
-        sampler: Sampler = task.component("sampler", {"name": options.sampler})
+            raise InputError(f"experts.head={name_of(options.head)} trains several networks, and an expert is one.")
+        sampler: Sampler = task.component("sampler", options.sampler)
         sampler.prepare(task.data)
         data = task.data
         images = data.normalisation.apply(data.train_images) if data.normalisation.once else data.train_images
@@ -98,7 +99,7 @@ class School:
         except RunFailed as error:
             raise RunFailed(f"{error} That is --set experts.lr=...; the experts before it are kept.") from error
         if not trainer.called:
-            raise InputError(f"experts.head={self.options.head} trains no network, so it makes no expert.")
+            raise InputError(f"experts.head={name_of(self.options.head)} trains no network, so it makes no expert.")
 
 
 class Record:
@@ -184,7 +185,7 @@ class ExpertTrainer(Trainer):
                 loss that depends on how long the training is.
             RunFailed: training diverged.
         """
-        head, record = self.school.options.head, self.record
+        head, record = name_of(self.school.options.head), self.record
         if self.called or outputs != self.school.data.classes:
             raise InputError(
                 f"experts.head={head} trains several networks, or not one logit a class; an expert is one network "
@@ -228,5 +229,5 @@ class ExpertTrainer(Trainer):
         Raises:
             InputError: an expert is trained once.
         """
-        head = self.school.options.head
+        head = name_of(self.school.options.head)
         raise InputError(f"experts.head={head} trains a last layer of its own; an expert is one network, trained once.")

@@ -21,10 +21,12 @@ from ltdd_core import (
     Classifier,
     ClassifierHead,
     InputError,
+    Named,
     Trainer,
     TrainingSet,
     class_distances,
     max_cut,
+    name_of,
     option,
 )
 from ltdd_twostage import labels as learn
@@ -55,12 +57,12 @@ def _suited(chosen: Mapping[str, Any]) -> dict[str, Any]:
     suited: dict[str, Any] = {}
     if chosen.get("targets") == "groups":
         suited |= {"b": 0.0, "debias": 0.0, "taught": 0.0}
-    if chosen.get("stage1", BALANCED[0]) not in BALANCED:
+    if name_of(chosen.get("stage1", BALANCED[0])) not in BALANCED:
         suited["debias"] = 0.0
     if chosen.get("within", "classes") != "classes":
         suited["a"] = 1.0
     alone = chosen.get("within") in ("shared", "others") or chosen.get("backbone") == "stage1"
-    if alone or chosen.get("stage2", "linear") != "linear":
+    if alone or name_of(chosen.get("stage2", "linear")) != "linear":
         suited["taught"] = 0.0
     return suited
 
@@ -85,10 +87,10 @@ class TwoStageHead(ClassifierHead):
         targets: Literal["groups", "classes"] = option(
             "classes", "what stage 1 learns to tell apart", source="docs/results/two-stage.md"
         )
-        stage1: str = option(
+        stage1: Named = option(
             "balanced-softmax", "head of stage 1", source="docs/results/two-stage.md", component="head"
         )
-        stage2: str = option("linear", "head of stage 2", source="Zheng et al. 2024", component="head")
+        stage2: Named = option("linear", "head of stage 2", source="Zheng et al. 2024", component="head")
         within: Literal["separate", "others", "shared", "classes"] = option(
             "classes",
             "stage 2: a network for each group; one that knows the others as one class more; one network with a "
@@ -140,7 +142,7 @@ class TwoStageHead(ClassifierHead):
         def _goes_together(self) -> Self:
             for wrong, text in (
                 (
-                    self.within == "shared" and self.stage2 != "linear",
+                    self.within == "shared" and name_of(self.stage2) != "linear",
                     "within=shared is a network of its own and goes with stage2=linear only",
                 ),
                 (self.a < 1 and self.within != "classes", "a < 1 asks stage 2 for the group: within=classes"),
@@ -149,7 +151,10 @@ class TwoStageHead(ClassifierHead):
                     self.taught > 0 and (self.targets == "groups" or self.within in ("shared", "others")),
                     "taught > 0 goes with targets=classes and with within=separate or within=classes",
                 ),
-                (self.taught > 0 and self.stage2 != "linear", "taught > 0 has a loss of its own: stage2=linear"),
+                (
+                    self.taught > 0 and name_of(self.stage2) != "linear",
+                    "taught > 0 has a loss of its own: stage2=linear",
+                ),
                 (
                     self.partition == "confusion" and self.targets == "groups",
                     "partition=confusion asks stage 1 for the class: targets=classes",
@@ -214,11 +219,11 @@ class TwoStageHead(ClassifierHead):
         return OfGroups(classifier) if by_group else OfClasses(classifier, groups)
 
     def _decided_by(self, head: ClassifierHead) -> Mapping[str, Any]:
-        return {"name": self.options.stage1, **head.options.model_dump(mode="json")}
+        return {"name": name_of(self.options.stage1), **head.options.model_dump(mode="json")}
 
     def _head(self, stage: str, trainer: Trainer) -> ClassifierHead:
-        name = getattr(self.options, stage)
-        head: ClassifierHead = trainer.component("head", {"name": name})
+        named = getattr(self.options, stage)
+        head: ClassifierHead = trainer.component("head", named)
         if head.stages != 1:
-            raise InputError(f"head.{stage}={name} has stages of its own, and a stage is one classifier.")
+            raise InputError(f"head.{stage}={name_of(named)} has stages of its own, and a stage is one classifier.")
         return head

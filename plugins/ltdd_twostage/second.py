@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdd_core import Classifier, ClassifierHead, InputError, Network, Softmax, Trainer, TrainingSet
+from ltdd_core import Classifier, ClassifierHead, InputError, Network, Softmax, Trainer, TrainingSet, name_of
 from ltdd_twostage import labels as learn
 from ltdd_twostage.calibration import Corrected, best_temperature, predictions
 from ltdd_twostage.stages import OfClasses, Stage, WithinGroups
@@ -35,7 +35,7 @@ def second_stage(
         trainer: of the whole.
     """
     data, where = (learn.both(first, second), " of both sets") if options.real else (second, "")
-    teacher, name = None, options.stage2
+    teacher, name = None, name_of(options.stage2)
     if options.taught and isinstance(one, OfClasses):
         teacher, name = predictions(one.classifier, data, trainer), "taught"
         head = learn.TaughtHead(learn.TaughtHead.Options(weight=options.taught, temperature=options.temperature))
