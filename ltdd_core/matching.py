@@ -110,10 +110,8 @@ class BatchMatcher(Matcher, ABC):
         """A real draw and the synthetic images of every class or group, both under that part's augmentation."""
         task, real, synthetic, real_labels, own_labels = self.task, [], [], [], []
         data = task.data
-        draws, augmenting = (
-            generator(task.seed, f"real batch{of}", number),
-            generator(task.seed, f"augment{of}", number),
-        )
+        draws = generator(task.seed, f"real batch{of}", number)
+        augmenting = generator(task.seed, f"augment{of}", number)
         for classes in parts:
             indices = torch.cat([self._draw(label, len(classes), draws) for label in classes])
             transform = task.augmentation.draw(data.image_shape, augmenting)
@@ -140,7 +138,10 @@ class ClassMatcher(BatchMatcher, ABC):
 
     @abstractmethod
     def class_loss(self, network: Network, real: Tensor, synthetic: Tensor) -> Tensor:
-        """A scalar for one class; images ``[n, C, H, W]`` and ``[ipc, C, H, W]``."""
+        """A scalar for one class; images ``[n, C, H, W]`` and ``[ipc, C, H, W]``.
+
+        With the option ``groups`` also for the images of all classes of a group, each class with its ``ipc``.
+        """
 
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
         """The sum of the classes' losses."""
