@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ from ltdd_core.storage import DISTILLED, load_distilled, save_distilled
 from ltdd_core.training import Trainer
 
 PICTURE = "distilled.png"
+RISEN = 1.2  # of a loss, times what it began as; runs that worked ended at 1.02 or less
 SECONDS_BETWEEN_PICTURES = 20.0  # while a run goes on; one takes some tenths of a second
 OUT_OF_MEMORY = "try --set compute.chunk=N with a small N, a smaller matcher.batch_real, --ipc or --image-size."
 CALIBRATION_IMAGES = 16  # a class, for batch normalisation; DC's public code
@@ -192,7 +193,7 @@ def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
         matcher.load_state(checkpoint[1])
     start, total = job.run.start, config.run.iterations
     log, times = folder.log_from(METRICS, start), folder.log_from(TIMES, start)
-    pictured = time.monotonic()
+    pictured, losses = time.monotonic(), []
     job.display.steps(start, total)
     try:
         for step in range(start, total):
@@ -203,6 +204,7 @@ def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
             metrics = {name: float(value) for name, value in matcher.step(step).items()}
             seconds = time.monotonic() - began  # float() has waited for the device
             check_finite(metrics, step, folder)
+            losses.append(metrics["loss"])
             log.add(step, metrics)
             times.add(step, {"seconds": round(seconds, 6)})
             job.observers.tell("ltdd_step_finished", run=job.run, step=step, metrics=metrics)
@@ -216,6 +218,19 @@ def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
         log.close()
         times.close()
         job.display.steps_done()
+    if text := rise(losses):
+        job.display.warn(f"{text}: the images may be worse than those they began as. Try a smaller matcher.lr_img.")
+
+
+def rise(losses: Sequence[float]) -> str | None:
+    """What to say of a positive loss that goes up; of fewer than ten steps nothing can be said."""
+    part = len(losses) // 10
+    if not part:
+        return None
+    first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
+    if first <= 0 or last <= RISEN * first:
+        return None
+    return f"the loss went up from {first:.4g} (mean of the first tenth of the steps) to {last:.4g} (last tenth)"
 
 
 def score(job: Job, distilled: DistilledSet, catalog: Catalog) -> tuple[list[Row], Tensor | None]:

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from ltdd_core import InputError, Interrupted, RunFailed, configure, distill, load_distilled
+from ltdd_core.distillation import rise
 from ltdd_core.progress import Display
 from ltdd_core.run import CHECKPOINT, RunFolder
 from ltdd_core.storage import load_tensors
@@ -195,6 +196,17 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
     ):
         distill(tiny(), tmp_path / "a", resume=True)
     distill(tiny(), tmp_path / "a", resume=True)
+
+
+def test_a_loss_that_goes_up_is_said_once_at_the_end(tmp_path):
+    with pytest.warns(UserWarning, match=r"the loss went up from .* the images may be worse"):
+        distill(tiny(matcher={"lr_img": 500.0}), tmp_path / "up")
+    assert rise([1.0] * 9) is None
+    assert rise([*[2.0] * 10, *[9.0] * 80, *[2.4] * 10]) is None
+    assert rise([*[2.0] * 10, *[1.0] * 80, *[2.5] * 10]) == (
+        "the loss went up from 2 (mean of the first tenth of the steps) to 2.5 (last tenth)"
+    )
+    assert rise([*[-2.0] * 10, *[-1.0] * 10]) is None
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
