@@ -36,7 +36,7 @@ from ltdd_core.storage import DISTILLED, load_distilled, save_distilled
 from ltdd_core.training import Trainer
 
 PICTURE = "distilled.png"
-RISEN = 1.2  # of a loss, times what it began as; runs that worked ended at 1.02 or less
+RISEN = 1.3  # of a loss, times what it began as; runs that worked ended at 1.02 or less
 SECONDS_BETWEEN_PICTURES = 20.0  # while a run goes on; one takes some tenths of a second
 OUT_OF_MEMORY = "try --set compute.chunk=N with a small N, a smaller matcher.batch_real, --ipc or --image-size."
 CALIBRATION_IMAGES = 16  # a class, for batch normalisation; DC's public code
@@ -223,10 +223,10 @@ def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
 
 
 def rise(losses: Sequence[float]) -> str | None:
-    """What to say of a positive loss that goes up; of fewer than ten steps nothing can be said."""
-    part = len(losses) // 10
-    if not part:
+    """What to say of a positive loss that goes up; of fewer than 20 steps nothing can be said."""
+    if len(losses) < 20:
         return None
+    part = len(losses) // 10
     first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
     if first <= 0 or last <= RISEN * first:
         return None

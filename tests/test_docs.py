@@ -38,6 +38,8 @@ SHORT["bench"] = ["--set", "iterations=2", *TRAINED]
 SHORT_PYTHON = "training={'original': {'epochs': 1}, 'distilled': {'epochs': 1}}, network={'width': 4}, iterations=2"
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
+CIFAR10_COUNTS = [1000, 599, 359, 215, 129, 77, 46, 27, 16, 10]
+
 
 def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
@@ -68,7 +70,7 @@ def run_commands(text):
 def test_the_readme_works_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     image_folder(tmp_path / "my_images", [12, 5, 1], side=20)
-    image_folder(tmp_path / "cifar10", [1000, 599, 359, 215, 129, 77, 46, 27, 16, 10], side=8)
+    image_folder(tmp_path / "cifar10", CIFAR10_COUNTS, side=8)
     plain, own_method, from_python = blocks(TOP / "README.md", "python")
     for commands in blocks(TOP / "README.md", "sh"):
         run_commands(commands)
@@ -125,6 +127,8 @@ def test_the_commands_of_a_page_run(name, tmp_path, monkeypatch):
     image_folder(tmp_path / "my_images", [12, 5, 1], side=20)
     for seed in (0, 1):
         (tmp_path / f"grid-seed-{seed}.yaml").write_text(f"data: [digits-lt]\nmethods: [dm]\nseeds: [{seed}]\n")
+    if "--root cifar10" in (DOCS / name).read_text():
+        image_folder(tmp_path / "cifar10", CIFAR10_COUNTS, side=8)
     for commands in blocks(DOCS / name, "sh"):
         run_commands(commands)
 
