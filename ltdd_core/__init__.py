@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ltdd_core.distillation import Result, distill
     from ltdd_core.formats import export
     from ltdd_core.interfaces import (
-        BaseOptions,
         Batch,
         Classifier,
         ClassifierHead,
@@ -31,18 +30,16 @@ if TYPE_CHECKING:
         EpochOrder,
         Features,
         Matcher,
-        Named,
         Network,
         Recipe,
         Sampler,
         Softmax,
         SourceImages,
         TrainingSet,
-        name_of,
-        option,
     )
     from ltdd_core.matching import BatchMatcher, ClassMatcher, class_means, embed_without_gradient
     from ltdd_core.networks import CosineLinear, Faster, NetworkPool, precision_context
+    from ltdd_core.options import BaseOptions, Named, name_of, option
     from ltdd_core.partition import class_centres, class_distances, cut_value, max_cut
     from ltdd_core.progress import Display
     from ltdd_core.sampling import draw_by_class
@@ -76,19 +73,16 @@ _LAZY = {
         "EpochOrder",
         "Features",
         "Matcher",
-        "Named",
         "Network",
-        "BaseOptions",
         "Recipe",
         "Sampler",
         "Softmax",
         "SourceImages",
         "TrainingSet",
-        "name_of",
-        "option",
     ),
     "ltdd_core.matching": ("BatchMatcher", "ClassMatcher", "class_means", "embed_without_gradient"),
     "ltdd_core.networks": ("CosineLinear", "Faster", "NetworkPool", "precision_context"),
+    "ltdd_core.options": ("BaseOptions", "Named", "name_of", "option"),
     "ltdd_core.partition": ("class_centres", "class_distances", "cut_value", "max_cut"),
     "ltdd_core.progress": ("Display",),
     "ltdd_core.sampling": ("draw_by_class",),

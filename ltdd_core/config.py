@@ -14,18 +14,9 @@ from typing import Any, Literal
 
 from ltdd_core.catalog import Catalog
 from ltdd_core.errors import InputError, OptionError, unknown
-from ltdd_core.interfaces import (
-    BaseOptions,
-    ClassifierHead,
-    DataSource,
-    Matcher,
-    Named,
-    Network,
-    Recipe,
-    Sampler,
-    option,
-)
+from ltdd_core.interfaces import ClassifierHead, DataSource, Matcher, Network, Recipe, Sampler
 from ltdd_core.layers import COMPONENTS, Layer, Tree, located, merged, normalised
+from ltdd_core.options import BaseOptions, Named, option
 from ltdd_core.training import TrainingOptions
 from ltdd_core.validation import brief, validate_options
 

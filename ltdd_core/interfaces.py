@@ -14,12 +14,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from ltdd_core.options import BaseOptions
 from ltdd_core.progress import Display
 
 if TYPE_CHECKING:
@@ -28,34 +28,6 @@ if TYPE_CHECKING:
     from ltdd_core.data.normalisation import Normalisation
     from ltdd_core.networks import NetworkPool
     from ltdd_core.training import Trainer
-
-Value = TypeVar("Value")
-
-
-class BaseOptions(BaseModel):
-    """Base of every component's ``Options``; unknown names are refused and values are validated."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Named = str | dict[str, Any]
-"""Another component as the value of an option: its name, or its name and options, ``{"name": "ldam", "scale": 10}``."""
-
-
-def name_of(named: Named) -> str:
-    """The name of a component that an option names, alone or with options."""
-    return named if isinstance(named, str) else str(named.get("name"))
-
-
-def option(default: Value, text: str, *, source: str = "", component: str = "", **limits: Any) -> Value:
-    """Declare one option: its default, what it does, where the default comes from, and its limits.
-
-    ``component`` is the kind of component that the value names (``"head"``), alone or with options (:data:`Named`): an
-    unknown name or option is refused as soon as it is read.  ``limits`` are pydantic's: ``gt``, ``ge``, ``lt``, ``le``.
-    """
-    extra: dict[str, Any] = {"source": source, "component": component}
-    field_info: Value = Field(default, description=text, json_schema_extra=extra, **limits)
-    return field_info
 
 
 class Component:

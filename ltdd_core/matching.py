@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ltdd_core.interfaces import BaseOptions, Batch, Distillation, Matcher, Network, option
+from ltdd_core.interfaces import Batch, Distillation, Matcher, Network
+from ltdd_core.options import BaseOptions, option
 from ltdd_core.partition import class_centres, class_distances, max_cut
 from ltdd_core.seeding import generator
 

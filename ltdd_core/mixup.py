@@ -26,12 +26,14 @@ def mixed(
     Args:
         images: float ``[n, C, H, W]``.
         labels: ``[n]`` or ``[n, outputs]``.
-        alpha: of Beta(alpha, alpha), from which the part of the first image of all pairs is drawn; above 0.
+        alpha: of Beta(alpha, alpha), from which the part of the first image of all pairs is drawn; 0 mixes nothing.
 
     Returns:
         Images, the labels of each pair ``[n, 2]`` or ``[n, 2, outputs]``, and their loss, which is the mean over images
-        if ``loss`` is.
+        if ``loss`` is; with alpha 0 what was given.
     """
+    if alpha == 0:
+        return images, labels, loss
     seed = int(torch.randint(2**31, (), generator=draws))  # torch draws no Beta from a generator of one's own
     part = float(np.random.default_rng(seed).beta(alpha, alpha))
     other = torch.randperm(len(images), generator=draws).to(images.device)

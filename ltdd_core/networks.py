@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltdd_core.errors import InputError
-from ltdd_core.interfaces import BaseOptions, Network, option
+from ltdd_core.interfaces import Network
+from ltdd_core.options import BaseOptions, option
 from ltdd_core.seeding import global_generator
 
 Shape = tuple[int, int, int]

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from ltdd_core.augment import Augmentation
 from ltdd_core.errors import RunFailed
-from ltdd_core.interfaces import BaseOptions, Network, TrainingSet, option
+from ltdd_core.interfaces import Network, TrainingSet
 from ltdd_core.mixup import mixed
 from ltdd_core.networks import Faster, MakeNetwork
+from ltdd_core.options import BaseOptions, option
 from ltdd_core.seeding import generator, global_generator
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -99,15 +100,13 @@ def train(
         draws, progress = generator(seed, f"{purpose}: epoch", epoch), epoch / max(1, options.epochs - 1)
         current = loss if loss_at is None else loss_at(progress)
         with global_generator(seed, f"{purpose}: dropout", epoch):
-            for indices in _epoch_order(data, progress, draws).split(options.batch):
+            # A sampler may have drawn none of the few images of a stage.
+            for indices in filter(len, _epoch_order(data, progress, draws).split(options.batch)):
                 keep_going()
-                if len(indices) == 0:  # a sampler that drew none of the few images of this stage
-                    continue
                 _train_mode(network, batch_norm, len(indices))
                 images, labels = data.batch(indices, device)
-                images, own_loss = augmentation.draw(shape, draws, len(images))(images), current
-                if options.mixup:
-                    images, labels, own_loss = mixed(images, labels, current, options.mixup, draws)
+                images = augmentation.draw(shape, draws, len(images))(images)
+                images, labels, own_loss = mixed(images, labels, current, options.mixup, draws)
                 optimizer.zero_grad(set_to_none=True)
                 backward_in_chunks(faster, images, labels, own_loss, at_once)
                 optimizer.step()

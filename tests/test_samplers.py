@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltdd_core import LongTailedSet, PerChannel, generator
-from ltdd_core.interfaces import BaseOptions
+from ltdd_core.options import BaseOptions
 from ltdd_losses.losses import effective_number_weights
 from ltdd_samplers.coreset import HerdingSampler, KCenterSampler, centres, herd
 from ltdd_samplers.effective import EffectiveNumberSampler

@@ -24,8 +24,8 @@ from ltdd_core.catalog import Catalog
 from ltdd_core.config import DEFAULT_NAMES, Config, resolve, select
 from ltdd_core.errors import InputError, unknown
 from ltdd_core.evaluation import Line, line_of, lines_of
-from ltdd_core.interfaces import BaseOptions, option
 from ltdd_core.layers import Layer, Tree, from_file, normalised
+from ltdd_core.options import BaseOptions, option
 from ltdd_core.validation import brief, validate_options
 
 KEYS = ("title", "common", *AXES, "lines", "published")

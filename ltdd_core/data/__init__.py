@@ -14,7 +14,8 @@ from torch import Tensor
 from ltdd_core.data.longtail import Order, cut
 from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
 from ltdd_core.errors import InputError
-from ltdd_core.interfaces import BaseOptions, DataSource, option
+from ltdd_core.interfaces import DataSource
+from ltdd_core.options import BaseOptions, option
 from ltdd_core.seeding import generator
 
 

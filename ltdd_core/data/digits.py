@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from ltdd_core.data import ArrayTable, LongTailOptions
-from ltdd_core.interfaces import DataSource, SourceImages, option
+from ltdd_core.interfaces import DataSource, SourceImages
+from ltdd_core.options import option
 
 
 class Digits(DataSource):

@@ -16,7 +16,8 @@ from ltdd_core.data import ImageTable, LongTailOptions
 from ltdd_core.data.imagefile import GREY_MODES, decode, look_at
 from ltdd_core.data.longtail import Order
 from ltdd_core.errors import InputError
-from ltdd_core.interfaces import DataSource, SourceImages, option
+from ltdd_core.interfaces import DataSource, SourceImages
+from ltdd_core.options import option
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 PARTS = {"train", "test", "val", "valid", "validation"}

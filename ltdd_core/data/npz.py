@@ -16,7 +16,8 @@ import torch
 from ltdd_core.data import ArrayTable, LongTailOptions
 from ltdd_core.data.imagefile import SMALLEST_SIDE
 from ltdd_core.errors import InputError
-from ltdd_core.interfaces import DataSource, SourceImages, option
+from ltdd_core.interfaces import DataSource, SourceImages
+from ltdd_core.options import option
 
 
 class Npz(DataSource):

@@ -20,7 +20,8 @@ import torchvision
 from ltdd_core.data import ArrayTable, LongTailOptions
 from ltdd_core.data.folder import has_split, load_folder
 from ltdd_core.errors import InputError
-from ltdd_core.interfaces import DataSource, SourceImages, option
+from ltdd_core.interfaces import DataSource, SourceImages
+from ltdd_core.options import option
 
 SILENCE = 30.0
 """Seconds without an answer after which a download is given up."""

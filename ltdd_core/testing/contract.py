@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ltdd_core.interfaces import BaseOptions, option
+from ltdd_core.options import BaseOptions, option
 
 
 class ContractError(AssertionError):

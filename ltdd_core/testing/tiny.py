@@ -13,8 +13,9 @@ from ltdd_core.catalog import Catalog
 from ltdd_core.config import Training, component_maker
 from ltdd_core.data import LongTailedSet
 from ltdd_core.data.normalisation import PerChannel
-from ltdd_core.interfaces import BaseOptions, Distillation, Features, Network, Sampler
+from ltdd_core.interfaces import Distillation, Features, Network, Sampler
 from ltdd_core.networks import ConvNet, NetworkPool
+from ltdd_core.options import BaseOptions
 from ltdd_core.plugins import load_plugins
 from ltdd_core.seeding import generator
 from ltdd_core.training import Trainer
