@@ -69,9 +69,7 @@ def train(
     precision: str = "fp32",
     compiled: bool = False,
 ) -> Network:
-    """Train ``network`` in place on ``data`` and return it in eval mode, its parameters frozen.
-
-    Parameters that need no gradient stay as they are.
+    """Train what is not frozen of ``network`` in place on ``data`` and return it in eval mode, frozen.
 
     Args:
         loss: of logits and the labels of ``data``.
