@@ -38,15 +38,13 @@ class GradientMatching:
     Args:
         network: the network, whose weights may change between calls.
         distance: a name in :data:`ltdd_dc.distance.DISTANCES`.
-        ipc: synthetic images a class.
         chunk: images at once through the network.
         batched: differentiate several classes at once (``torch.func.vmap``) instead of one after another.
         compiled: compile the gradient of the distance in the pixels.
     """
 
-    def __init__(self, network: Faster, distance: str, *, ipc: int, chunk: int, batched: bool, compiled: bool) -> None:
-        self.network, self.ipc, self.chunk = network, ipc, chunk
-        self.classes_at_once = max(1, chunk // (SECOND_ORDER * ipc)) if batched else 1
+    def __init__(self, network: Faster, distance: str, *, chunk: int, batched: bool, compiled: bool) -> None:
+        self.network, self.chunk, self.batched = network, chunk, batched
         # A compiled network cannot be differentiated twice, but the whole of both gradients can be compiled.
         eager = network.eager
         self._parameters = dict(eager.named_parameters())
@@ -64,8 +62,7 @@ class GradientMatching:
         A batch of groups is compared group by group, a gradient being that of all images of the group.
         """
         distances, gradients = [], []
-        alike = len(synthetic.counts.unique()) == 1
-        for places in torch.arange(len(synthetic.counts)).split(self.classes_at_once if alike else 1):
+        for places in torch.arange(len(synthetic.counts)).split(self._at_once(synthetic.counts)):
             targets = self._real_gradients(real, places.tolist())
             images = torch.stack([synthetic.of_class(place).detach() for place in places.tolist()])
             labels = torch.stack([synthetic.labels_of(place) for place in places.tolist()])
@@ -73,6 +70,11 @@ class GradientMatching:
             gradients.append(gradient.flatten(0, 1))
             distances.append(distance)
         return torch.cat(distances), torch.cat(gradients)
+
+    def _at_once(self, counts: Tensor) -> int:
+        """How many classes, or groups, go through the network together: several only if they have as many images."""
+        alike = self.batched and len(counts.unique()) == 1
+        return max(1, self.chunk // (SECOND_ORDER * int(counts[0]))) if alike else 1
 
     def _weights(self) -> tuple[Gradient, Gradient]:
         """The parameters that are compared, and the others."""

@@ -122,7 +122,6 @@ class GradientMatcher(BatchMatcher):
         return GradientMatching(
             network,
             self.options.distance,
-            ipc=self.task.ipc,
             chunk=self.task.chunk,
             batched=self._batched,
             compiled=self.task.networks.compiled,

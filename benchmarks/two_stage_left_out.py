@@ -1,0 +1,102 @@
+"""The pool of two stages on images that the cut to the long tail left out: what its weight and training are chosen by.
+
+    python benchmarks/two_stage_left_out.py RUN [--epochs 150] [--mixup 0.4] [--schedule cosine] [--taught 0.25]
+
+RUN is a finished run of a long-tailed cut of a larger training set. Stage 1 is a balanced softmax of the long-tailed
+set, stage 2 a network of the distilled one; neither has seen the left-out images, and no test image is read. It prints
+class-balanced accuracy, deviation over classes, and class-balanced negative log-likelihood for debias 0 and 0.2 and
+for weights a = b, for which the partition has no say.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ltdd_core import Classifier, configure, load_distilled
+from ltdd_core.catalog import Catalog
+from ltdd_core.config import Config
+from ltdd_core.data import LongTailedSet, load_long_tailed
+from ltdd_core.data.longtail import cut
+from ltdd_core.devices import prepare_device
+from ltdd_core.evaluation import make_trainer, training_sets
+from ltdd_core.plugins import load_plugins
+from ltdd_core.progress import Display
+from ltdd_core.run import RunFolder, StopRequest
+from ltdd_core.seeding import generator
+from ltdd_twostage.calibration import Corrected, balanced_nll, corrected, predictions
+from ltdd_twostage.labels import TaughtHead, taught
+
+
+def left_out(config: Config, data: LongTailedSet, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Up to ``most`` images of each class that the cut left out, normalised, and their labels."""
+    source = config.data.make()
+    o, images = source.options, source.load(generator(source.options.seed, "hold out"))
+    labels = images.train.labels
+    kept = cut(labels, images.class_names, imbalance=o.imbalance, n_max=o.n_max, order=o.order,
+               generator=generator(o.seed, "long tail"))  # fmt: skip
+    left = torch.ones(len(labels), dtype=torch.bool)
+    left[kept] = False
+    chosen = []
+    for label in range(data.classes):
+        own = torch.nonzero(left & (labels == label)).flatten()
+        chosen.append(own[torch.randperm(len(own), generator=torch.Generator().manual_seed(7))[:most]])
+    indices = torch.cat(chosen).sort().values
+    return data.normalisation.apply(images.train.read(indices)), labels[indices]
+
+
+def said(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([classifier.log_probabilities(part) for part in images.split(256)])
+
+
+def score(log_p: torch.Tensor, labels: torch.Tensor) -> str:
+    right = log_p.argmax(1) == labels
+    recall = 100 * torch.stack([right[labels == label].double().mean() for label in labels.unique()])
+    nll = balanced_nll(log_p.log_softmax(1), labels)
+    return f"{recall.mean():.1f}, {recall.std(correction=0):.1f}, {nll:.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--epochs", type=int, help="on the original set; else as the run has it")
+    parser.add_argument("--mixup", type=float)
+    parser.add_argument("--schedule")
+    parser.add_argument("--taught", type=float, default=0.0)
+    parser.add_argument("--images", type=int, default=1000, help="of a class, at most")
+    given = parser.parse_args()
+
+    stored = RunFolder(given.run).stored_config()
+    stored.pop("recipe"), stored.pop("head")
+    changed = {"epochs": given.epochs, "mixup": given.mixup, "schedule": given.schedule}
+    stored["training"]["original"].update({key: value for key, value in changed.items() if value is not None})
+    config, catalog = configure(**stored), Catalog(load_plugins())
+    data, distilled = load_long_tailed(config.data.name, config.data.make()), load_distilled(given.run)
+    trainer = make_trainer(
+        config, prepare_device(config), data.image_shape,
+        seed=config.run.seed, catalog=catalog, stop=StopRequest(), display=Display(), learned=distilled.training,
+    )  # fmt: skip
+    sets = training_sets(config, data, distilled, catalog)
+    original, own = sets["original"], sets["distilled"]
+    images, labels = left_out(config, data, given.images)
+    frequencies = torch.tensor(data.counts) / sum(data.counts)
+
+    first = trainer.component("head", "balanced-softmax").fit([original], trainer)
+    if given.taught:
+        teacher = predictions(Corrected(first, frequencies, debias=0.2), own, trainer)
+        second = TaughtHead(TaughtHead.Options(weight=given.taught)).fit([taught(own, teacher)], trainer)
+    else:
+        second = trainer.component("head", "linear").fit([own], trainer)
+    q, r = said(first, images), said(second, images)
+    print(f"{given.run.name}: {len(labels)} left-out images; accuracy, deviation, negative log-likelihood")
+    print(f"stage 1, debias 0    {score(q, labels)}")
+    q = corrected(q, frequencies, 1.0, 0.2)
+    for weight in (1, 0.875, 0.75, 0.5, 0.25, 0):
+        print(f"a = b = {weight:<5g} debias 0.2  {score(weight * q + (1 - weight) * r, labels)}")
+
+
+if __name__ == "__main__":
+    main()
