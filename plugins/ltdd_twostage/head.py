@@ -3,8 +3,9 @@
 Stage 1 learns from the long-tailed set and stage 2 from the distilled one, unless the recipe says otherwise.  As
 published (``preset=paper``) stage 1 tells the groups of a partition apart, stage 2 has a classifier for the classes of
 each group, and the answer is *hard*: arg max_g p(g | x) and then arg max_c p(c | g, x), which loses every image whose
-group is wrong.  By default both stages know all classes, stage 1 with a balanced softmax, stage 2 taught by stage 1
-(``labels``); the group is stage 1's opinion, and the class within it that of both (``stages``).
+group is wrong.  By default both stages know all classes, stage 1 with a balanced softmax; the group is stage 1's
+opinion, and the class within it that of both (``stages``), stage 1's the more the more images it has learnt from.
+Stage 1 may teach stage 2 (``labels``).
 """
 
 from __future__ import annotations
@@ -56,15 +57,26 @@ def _suited(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults that go with what was chosen."""
     suited: dict[str, Any] = {}
     if chosen.get("targets") == "groups":
-        suited |= {"b": 0.0, "debias": 0.0, "taught": 0.0}
+        suited |= {"b": 0.0, "debias": 0.0}
     if name_of(chosen.get("stage1", BALANCED[0])) not in BALANCED:
         suited["debias"] = 0.0
     if chosen.get("within", "classes") != "classes":
         suited["a"] = 1.0
-    alone = chosen.get("within") in ("shared", "others") or chosen.get("backbone") == "stage1"
-    if alone or name_of(chosen.get("stage2", "linear")) != "linear":
-        suited["taught"] = 0.0
     return suited
+
+
+def say_of_the_first(first: TrainingSet, second: TrainingSet, worth: float) -> float:
+    """Stage 1's part in the answer, from 0 to 1: h / (h + worth), h the harmonic mean of its class counts.
+
+    What a class is known by grows with its images, and the errors of a balanced classifier with the mean over classes
+    of 1 / n_c, so it is the harmonic mean that says how much stage 1 has seen.  Stage 2 counts for ``worth`` images a
+    class, however many it has; two stages of the same set count alike.
+    """
+    if first.name == second.name:
+        return 0.5
+    counts = torch.bincount(first.hard_labels(), minlength=first.classes).double()
+    h = len(counts) / float((1 / counts).sum())
+    return h / (h + worth)
 
 
 class TwoStageHead(ClassifierHead):
@@ -101,12 +113,19 @@ class TwoStageHead(ClassifierHead):
         a: float = option(
             1.0, "how much of the group is stage 1's opinion", source="docs/results/two-stage.md", ge=0, le=1
         )
-        b: float = option(
-            0.5,
-            "how much of the class within it is stage 1's opinion; 0 where that knows groups only",
+        b: float | None = option(
+            None,
+            "how much of the class within it is stage 1's opinion; unless given, h / (h + worth) with the harmonic "
+            "mean h of the class counts of its set, 0.5 where stage 2 has the same set, 0 where stage 1 knows groups only",
             source="docs/results/two-stage.md",
             ge=0,
             le=1,
+        )
+        worth: float = option(
+            7.0,
+            "how many images a class stage 2 counts for against stage 1's",
+            source="docs/results/two-stage.md",
+            gt=0,
         )
         debias: float = option(
             0.2,
@@ -115,8 +134,8 @@ class TwoStageHead(ClassifierHead):
             ge=0,
         )
         taught: float = option(
-            0.25,
-            "stage 2 learns from stage 1 on its images: the teacher's weight; 0 where it cannot",
+            0.0,
+            "stage 2 learns from stage 1 on its images: the teacher's weight",
             source="docs/results/two-stage.md",
             ge=0,
             le=1,
@@ -146,7 +165,7 @@ class TwoStageHead(ClassifierHead):
                     "within=shared is a network of its own and goes with stage2=linear only",
                 ),
                 (self.a < 1 and self.within != "classes", "a < 1 asks stage 2 for the group: within=classes"),
-                (self.b > 0 and self.targets == "groups", "b > 0 asks stage 1 for the class: targets=classes"),
+                (self.b != 0 and self.targets == "groups", "b > 0 asks stage 1 for the class: targets=classes"),
                 (
                     self.taught > 0 and (self.targets == "groups" or self.within in ("shared", "others")),
                     "taught > 0 goes with targets=classes and with within=separate or within=classes",
@@ -177,7 +196,8 @@ class TwoStageHead(ClassifierHead):
         one = self._first(first, groups, heads["stage1"], trainer)
         options = self.options
         two = second_stage(options, heads["stage2"], first, second, groups, one, trainer)
-        return TwoStage(groups, one, two, a=options.a, b=options.b, hard=options.routing == "hard")
+        b = say_of_the_first(first, second, options.worth) if options.b is None else options.b
+        return TwoStage(groups, one, two, a=options.a, b=b, hard=options.routing == "hard")
 
     # ---- the partition ---------------------------------------------------------------------------
 
