@@ -90,18 +90,18 @@ class Stages(NamedTuple):
 def stages(known: list[Line], seed: int) -> Stages:
     both = ["original", "distilled"]
     second = one(known, seed, both, name="twostage", a=0.0, b=0.0, debias=DEBIAS, taught=0.25, real=False)
-    default = one(known, seed, both, name="twostage", a=1.0, b=0.5, debias=DEBIAS, taught=0.25, partition="max-cut")
-    if default.groups is None:
-        raise SystemExit("the line of the default has no groups")
+    ours = one(known, seed, both, name="twostage", a=1.0, b=0.5, debias=DEBIAS, taught=0.25, partition="max-cut")
+    if ours.groups is None:
+        raise SystemExit("the two-stage line has no groups")
     found = Stages(
         one(known, seed, ["original"], name="linear"),
         one(known, seed, ["original"], name="balanced-softmax"),
         one(known, seed, ["distilled"], name="linear"),
         second,
-        default.groups,
+        ours.groups,
     )
     # The head does nothing else than this page: its own answers are those of the pool.
-    torch.testing.assert_close(found.pool(1, 0.5, DEBIAS).log_softmax(1), default.log_p, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.pool(1, 0.5, DEBIAS).log_softmax(1), ours.log_p, atol=1e-3, rtol=1e-3)
     return found
 
 
@@ -120,9 +120,9 @@ def plane(found: list[Stages]) -> Figure:
             axes.plot(x, y, color=COLOURS[index], alpha=0.3 + 0.7 * a, marker="o", markersize=3, label=label)
             if index == 1 and a in (0, 1):
                 axes.annotate(f"a = {a:g}, b = 0", (x[0], y[0]), fontsize=8, xytext=(4, -9), textcoords="offset points")
-    default = [per_class(each.pool(1, 0.5, DEBIAS), each.first.labels) for each in found]
-    axes.plot(np.mean([s.std() for s in default]), np.mean([s.mean() for s in default]), "*", color=COLOURS[2],
-              markersize=14, label="default")  # fmt: skip
+    ours = [per_class(each.pool(1, 0.5, DEBIAS), each.first.labels) for each in found]
+    axes.plot(np.mean([s.std() for s in ours]), np.mean([s.mean() for s in ours]), "*", color=COLOURS[2],
+              markersize=14, label="a 1, b .5, taught")  # fmt: skip
     for name, line, side in (("balanced softmax", "first", "right"), ("distilled, direct", "direct", "left")):
         scores = [per_class(getattr(each, line).log_p, each.first.labels) for each in found]
         point = np.mean([s.std() for s in scores]), np.mean([s.mean() for s in scores])
@@ -152,7 +152,7 @@ def gains(found: list[Stages]) -> Figure:
     axes.set_xticks(counts, [str(count) for count in counts], fontsize=8)
     axes.minorticks_off()
     axes.set_xlabel("training images of the class")
-    axes.set_ylabel("points of the default")
+    axes.set_ylabel("points of the two-stage head")
     axes.legend(frameon=False, fontsize=8)
     return figure
 

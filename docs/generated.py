@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from ltdd_core import hookspecs
 from ltdd_core.catalog import KINDS
 from ltdd_core.cli import cli
+from ltdd_core.layers import flat
 
 SECTION = re.compile(r"^# ---- (.+?) -+$")
 HOOK = re.compile(r"^def (ltdd_\w+)\(")
@@ -57,6 +58,9 @@ def component_lines() -> Iterator[str]:
                 continue
             shown = _described(kind, row["name"])
             yield from (f"### {kind} `{row['name']}`", "", _as_markdown(shown["about"]), "")
+            if "suggested" in shown:
+                values = (f"`{path}={value}`" for path, value in flat(shown["suggested"]).items())
+                yield from (f"A run on it has {', '.join(values)} unless you say otherwise.", "")
             yield from _options(shown["options"])
         yield ""
 

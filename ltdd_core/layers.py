@@ -137,6 +137,17 @@ def located(layers: Sequence[Layer], error: OptionError) -> OptionError:
     return OptionError(faults)
 
 
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    return {
+        path: value
+        for key, branch in tree.items()
+        for path, value in flat(branch, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
 def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Tree:
     both = dict(lower)
     for key, value in upper.items():

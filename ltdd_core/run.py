@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ltdd_core.config import Config
 from ltdd_core.errors import InputError, Interrupted
+from ltdd_core.layers import flat
 from ltdd_core.storage import load_tensors, save_tensors, write_atomically, writing
 
 RUNS = Path("runs")
@@ -256,17 +257,6 @@ def new_folder(stem: str) -> Path:
     while (path := RUNS / f"{stem}-{number}").exists():
         number += 1
     return path
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        path: value
-        for key, branch in tree.items()
-        for path, value in flat(branch, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
 
 
 def session_facts(config: Config, device: torch.device, plugins: Sequence[str]) -> dict[str, Any]:

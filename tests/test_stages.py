@@ -22,7 +22,7 @@ from ltdd_twostage.calibration import (
     out_of_fold,
 )
 from ltdd_twostage.confusion import least_confused, shuffled, soft_confusion
-from ltdd_twostage.head import TwoStageHead
+from ltdd_twostage.head import TwoStageHead, say_of_the_first
 from ltdd_twostage.labels import both, of_members, of_members_and_others, taught, taught_loss, taught_members
 from ltdd_twostage.stages import OfClasses, OfGroups, TwoStage, WithinGroups
 
@@ -279,6 +279,29 @@ def test_a_stage_alone_is_the_classifier_of_that_set():
             batch
         )
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_first_stage_has_its_say_by_the_images_of_its_classes():
+    sets = [toy(counts=(12, 6, 4, 2, 1)), toy("distilled", (3,) * 5)]
+    h = 5 / (1 / 12 + 1 / 6 + 1 / 4 + 1 / 2 + 1)
+    for options, expected in (
+        ({}, h / (h + 7)),
+        ({"worth": 2.0}, h / (h + 2)),
+        ({"b": 0.9}, 0.9),
+        ({"b": 0.0}, 0),
+        ({"targets": "groups", "within": "separate"}, 0),
+    ):
+        assert TwoStageHead(TwoStageHead.Options(**options)).fit(sets, trainer()).b == pytest.approx(expected)
+    twice = TwoStageHead(TwoStageHead.Options()).fit([sets[0], sets[0]], trainer())
+    assert twice.b == 0.5, "neither stage has seen more than the other"
+
+
+@given(st.lists(st.integers(1, 500), min_size=2, max_size=6), st.floats(0.1, 100))
+@settings(max_examples=40, deadline=None)
+def test_more_images_are_more_of_a_say(counts, worth):
+    data = [toy(counts=tuple(own)) for own in (counts, [count + 1 for count in counts])]
+    less, more = (say_of_the_first(own, toy("distilled", (1,) * len(counts)), worth) for own in data)
+    assert 0 < less < more < 1
 
 
 def test_the_preset_of_the_paper_is_what_was_published():

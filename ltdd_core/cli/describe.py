@@ -48,7 +48,8 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     title = f"{kind} {name}, from {entry.owner}"
     module = inspect.getdoc(sys.modules[component.__module__]) or ""
     about = f"{inspect.getdoc(component) or ''}\n\n{module}".strip()
-    _show(console, as_json, title, about, component.Options, prefix=f"{kind}.")
+    suggested = getattr(component, "suggested", {})
+    _show(console, as_json, title, about, component.Options, prefix=f"{kind}.", suggested=suggested)
 
 
 def _yaml_lines(tree: Mapping[str, Any], sources: Mapping[str, str], path: tuple[str, ...] = ()) -> Iterator[str]:
@@ -88,16 +89,33 @@ def _list(console: Any, as_json: bool, entries: Sequence[Entry]) -> None:
         console.print("  ".join(part for part in shown if part), soft_wrap=True)
 
 
-def _show(console: Any, as_json: bool, title: str, about: str, options: Any, *, prefix: str) -> None:
+def _show(
+    console: Any,
+    as_json: bool,
+    title: str,
+    about: str,
+    options: Any,
+    *,
+    prefix: str,
+    suggested: Mapping[str, Any] | None = None,
+) -> None:
     from rich.table import Table
+
+    from ltdd_core.layers import flat
 
     rows = list(_rows(options, prefix))
     if as_json:
-        click.echo(json.dumps({"name": title, "about": about, "options": rows}, default=str))
+        document: dict[str, Any] = {"name": title, "about": about, "options": rows}
+        if suggested:
+            document["suggested"] = suggested
+        click.echo(json.dumps(document, default=str))
         return
     console.print(title, style="bold")
     if about:
         console.print(about)
+    if suggested:
+        values = (f"--set {path}={value}" for path, value in flat(suggested).items())
+        console.print(f"\nA run on it has {' '.join(values)} unless you say otherwise.")
     if not rows:
         console.print("no options")
         return

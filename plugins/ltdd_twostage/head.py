@@ -115,8 +115,8 @@ class TwoStageHead(ClassifierHead):
         )
         b: float | None = option(
             None,
-            "how much of the class within it is stage 1's opinion; unless given, h / (h + worth) with the harmonic "
-            "mean h of the class counts of its set, 0.5 where stage 2 has the same set, 0 where stage 1 knows groups only",
+            "how much of the class within it is; unless given, h / (h + worth) with the harmonic mean h of the class "
+            "counts of stage 1's set, 0.5 where stage 2 has the same set, 0 where stage 1 knows groups only",
             source="docs/results/two-stage.md",
             ge=0,
             le=1,
