@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ltdd_core.matching import BatchMatcher, ClassMatcher, class_means, embed_without_gradient
     from ltdd_core.networks import CosineLinear, Faster, NetworkPool, precision_context
     from ltdd_core.options import BaseOptions, Named, name_of, option
-    from ltdd_core.partition import class_centres, class_distances, cut_value, max_cut
+    from ltdd_core.partition import class_centres, class_distances, cut_value, max_cut, numbered
     from ltdd_core.progress import Display
     from ltdd_core.sampling import draw_by_class
     from ltdd_core.seeding import generator
@@ -83,7 +83,7 @@ _LAZY = {
     "ltdd_core.matching": ("BatchMatcher", "ClassMatcher", "class_means", "embed_without_gradient"),
     "ltdd_core.networks": ("CosineLinear", "Faster", "NetworkPool", "precision_context"),
     "ltdd_core.options": ("BaseOptions", "Named", "name_of", "option"),
-    "ltdd_core.partition": ("class_centres", "class_distances", "cut_value", "max_cut"),
+    "ltdd_core.partition": ("class_centres", "class_distances", "cut_value", "max_cut", "numbered"),
     "ltdd_core.progress": ("Display",),
     "ltdd_core.sampling": ("draw_by_class",),
     "ltdd_core.seeding": ("generator",),
@@ -168,6 +168,7 @@ __all__ = [
     "load_tensors",
     "max_cut",
     "name_of",
+    "numbered",
     "option",
     "precision_context",
     "quality",

@@ -14,8 +14,6 @@ from ltdd_core.options import BaseOptions, option
 from ltdd_core.partition import class_centres, class_distances, max_cut
 from ltdd_core.seeding import generator
 
-CENTRES = 5  # k-means centres a class for the groups; Zheng et al., ICMSSP 2024
-
 
 class BatchMatcher(Matcher, ABC):
     """One loss for all classes a step, on a fresh random network, and one step of SGD on the pixels.
@@ -192,7 +190,7 @@ def groups_of(task: Distillation, groups: int) -> list[list[int]]:
     """The classes of each group: the partition of two-stage classification (Zheng et al., ICMSSP 2024)."""
     features = [task.features(label) for label in range(task.data.classes)]
     labels = torch.repeat_interleave(torch.arange(len(features)), torch.tensor([len(own) for own in features]))
-    distances = class_distances(torch.cat(features), labels, len(features), CENTRES, task.seed)
+    distances = class_distances(torch.cat(features), labels, len(features), seed=task.seed)
     member = max_cut(distances, groups, task.seed)
     return [torch.nonzero(member == group).flatten().tolist() for group in range(int(member.max()) + 1)]
 

@@ -22,11 +22,13 @@ from torch import Tensor
 
 from ltdd_core.seeding import generator
 
+CENTRES = 5
+"""M of the paper."""
 EXACT_CLASSES = 20
 SEARCHED_CLASSES = 3000  # over all searches: 30 searches of 100 classes, 3 of 1000
 
 
-def class_distances(features: Tensor, labels: Tensor, classes: int, centres: int, seed: int) -> Tensor:
+def class_distances(features: Tensor, labels: Tensor, classes: int, centres: int = CENTRES, seed: int = 0) -> Tensor:
     """Distances ``[classes, classes]`` (float64, symmetric, zero diagonal).
 
     Args:
@@ -68,13 +70,19 @@ def max_cut(distances: Tensor, groups: int, seed: int = 0) -> Tensor:
     if groups >= classes:
         return torch.arange(classes)
     if groups == 2 and classes <= EXACT_CLASSES:
-        return _numbered(_exact_cut(weights))
+        return numbered(torch.from_numpy(_exact_cut(weights)))
     draws = generator(seed, "max-cut")
     searches = max(3, min(50, SEARCHED_CLASSES // classes))
     starts = [torch.randperm(classes, generator=draws).numpy() % groups for _ in range(searches)]
     with threadpool_limits(1):  # products of a matrix and a vector are small, and threads wait for each other
         found = [_local_search(weights, start, groups) for start in starts]
-    return _numbered(max(found, key=lambda member: cut_value(weights, member)))
+    return numbered(torch.from_numpy(max(found, key=lambda member: cut_value(weights, member))))
+
+
+def numbered(member: Tensor) -> Tensor:
+    """The same groups, int64 ``[classes]``, numbered in the order of their first classes."""
+    rank = {group: index for index, group in enumerate(dict.fromkeys(member.tolist()))}
+    return torch.tensor([rank[group] for group in member.tolist()])
 
 
 def cut_value(weights: np.ndarray, member: np.ndarray) -> float:
@@ -147,10 +155,3 @@ def _best_exchange(weights: np.ndarray, member: np.ndarray, to_group: np.ndarray
     changed = member.copy()
     changed[[first, second]] = member[[second, first]]
     return changed
-
-
-def _numbered(member: np.ndarray) -> Tensor:
-    _, first, inverse = np.unique(member, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return torch.from_numpy(rank[inverse])

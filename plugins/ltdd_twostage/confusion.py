@@ -7,7 +7,7 @@ from sklearn.cluster import SpectralClustering
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltdd_core import generator
+from ltdd_core import generator, numbered
 
 
 def soft_confusion(log_p: Tensor, labels: Tensor) -> Tensor:
@@ -40,9 +40,3 @@ def least_confused(log_p: Tensor, labels: Tensor, groups: int, seed: int) -> Ten
 def shuffled(groups: Tensor, seed: int) -> Tensor:
     """Groups of the same sizes by chance: the control of any partition."""
     return numbered(groups[torch.randperm(len(groups), generator=generator(seed, "random groups"))])
-
-
-def numbered(member: Tensor) -> Tensor:
-    """The same groups, numbered in the order of their first classes."""
-    rank = {group: index for index, group in enumerate(dict.fromkeys(member.tolist()))}
-    return torch.tensor([rank[group] for group in member.tolist()])

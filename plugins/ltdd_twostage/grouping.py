@@ -31,8 +31,6 @@ from ltdd_core.commands import stop_request, trainer_of
 from ltdd_twostage.agreement import Agreement, agreement, agreement_between, second_best, spectral_bound
 
 TEST, ORIGINAL = "test", "original"
-CENTRES = 5
-"""M of the paper."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def _check_fits(name: str, found: DistilledSet, data: LongTailedSet) -> None:
 
 def _view(source: str, images: TrainingSet, network: str, plain: Any, trainer: Trainer) -> View:
     features, labels = trainer.features(plain, images), images.hard_labels()
-    distances = class_distances(features, labels, images.classes, CENTRES, trainer.seed)
+    distances = class_distances(features, labels, images.classes, seed=trainer.seed)
     return View(source, network, trainer.seed, features, labels, distances)
 
 
