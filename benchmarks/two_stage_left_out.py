@@ -4,8 +4,8 @@
 
 RUN is a finished run of a long-tailed cut of a larger training set. Stage 1 is a balanced softmax of the long-tailed
 set, stage 2 a network of the distilled one; neither has seen the left-out images, and no test image is read. It prints
-class-balanced accuracy, deviation over classes, and class-balanced negative log-likelihood for debias 0 and 0.2 and
-for weights a = b, for which the partition has no say.
+class-balanced accuracy, deviation over classes, and class-balanced negative log-likelihood for debias 0 and 0.2, and
+for weights b with a = b, for which the partition has no say, and with a = 1.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from ltdd_core.progress import Display
 from ltdd_core.run import RunFolder, StopRequest
 from ltdd_core.seeding import generator
 from ltdd_twostage.calibration import Corrected, balanced_nll, corrected, predictions
+from ltdd_twostage.head import TwoStageHead, say_of_the_first
 from ltdd_twostage.labels import TaughtHead, taught
+from ltdd_twostage.stages import group_sums, pooled
 
 
 def left_out(config: Config, data: LongTailedSet, most: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,6 +59,17 @@ def score(log_p: torch.Tensor, labels: torch.Tensor) -> str:
     recall = 100 * torch.stack([right[labels == label].double().mean() for label in labels.unique()])
     nll = balanced_nll(log_p.log_softmax(1), labels)
     return f"{recall.mean():.1f}, {recall.std(correction=0):.1f}, {nll:.3f}"
+
+
+def pool(q: torch.Tensor, r: torch.Tensor, groups: torch.Tensor, a: float, b: float) -> torch.Tensor:
+    (q_group, q_within), (r_group, r_within) = (parts(each, groups) for each in (q, r))
+    return (pooled(a, q_group, r_group) + pooled(b, q_within, r_within)).log_softmax(1)
+
+
+def parts(log_p: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the group of each class, and of the class within it."""
+    sums = group_sums(log_p, groups)[:, groups]
+    return sums, log_p - sums
 
 
 def main() -> None:
@@ -90,12 +103,16 @@ def main() -> None:
         second = TaughtHead(TaughtHead.Options(weight=given.taught)).fit([taught(own, teacher)], trainer)
     else:
         second = trainer.component("head", "linear").fit([own], trainer)
+    paper = TwoStageHead(TwoStageHead.Options(preset="paper"))
+    groups = paper.partition(original, trainer, trainer.component("head", "linear"))
     q, r = said(first, images), said(second, images)
     print(f"{given.run.name}: {len(labels)} left-out images; accuracy, deviation, negative log-likelihood")
     print(f"stage 1, debias 0    {score(q, labels)}")
     q = corrected(q, frequencies, 1.0, 0.2)
-    for weight in (1, 0.875, 0.75, 0.5, 0.25, 0):
-        print(f"a = b = {weight:<5g} debias 0.2  {score(weight * q + (1 - weight) * r, labels)}")
+    print(f"the head's b: {say_of_the_first(original, own, TwoStageHead.Options().worth):.3f}")
+    for b in (1, 0.875, 0.75, 0.625, 0.5, 0.25, 0):
+        for a in sorted({b, 1}):
+            print(f"debias 0.2, a = {a:<5g}  b = {b:<5g}  {score(pool(q, r, groups, a, b), labels)}")
 
 
 if __name__ == "__main__":
