@@ -70,7 +70,13 @@ def say_of_the_first(first: TrainingSet, second: TrainingSet, worth: float) -> f
 
     What a class is known by grows with its images, and the errors of a balanced classifier with the mean over classes
     of 1 / n_c, so it is the harmonic mean that says how much stage 1 has seen.  Stage 2 counts for ``worth`` images a
-    class, however many it has; two stages of the same set count alike.
+    class, however many it has; two stages of the same set count alike.  Ours; docs/results/two-stage.md has how the
+    default of ``worth`` was chosen.
+
+    Args:
+        first: stage 1's set; every class occurs.
+        second: stage 2's set.
+        worth: images a class, above 0.
     """
     if first.name == second.name:
         return 0.5
@@ -115,8 +121,8 @@ class TwoStageHead(ClassifierHead):
         )
         b: float | None = option(
             None,
-            "how much of the class within it is; unless given, h / (h + worth) with the harmonic mean h of the class "
-            "counts of stage 1's set, 0.5 where stage 2 has the same set, 0 where stage 1 knows groups only",
+            "how much of the class within the group is; unless given, h / (h + worth) with the harmonic mean h of the "
+            "class counts of stage 1's set, 0.5 where stage 2 has the same set, 0 where stage 1 knows groups only",
             source="docs/results/two-stage.md",
             ge=0,
             le=1,
