@@ -1,7 +1,7 @@
 """Figures of the two-stage head on cifar10-lt-1k, from what a grid kept of its classifiers; nothing is trained.
 
-    ltdd bench benchmarks/two-stage.yaml --set data.root=DIR --out OUT
-    python benchmarks/two_stage_figures.py OUT docs/images
+    ltdd bench benchmarks/two-stage-long.yaml --set data.root=DIR --out OUT
+    python benchmarks/two_stage_figures.py OUT docs/images [--method dm]
 
 They describe test images and choose nothing: accuracy against std over the (a, b) plane of two pooled stages, points of
 each class over its training images, and group accuracy against accuracy within the right group.
@@ -10,7 +10,6 @@ each class over its training images, and group accuracy against accuracy within 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +20,23 @@ from matplotlib.figure import Figure
 
 from ltdd_core import load_tensors
 from ltdd_report.figures import COLOURS
-from ltdd_twostage.calibration import corrected
+from ltdd_twostage.calibration import corrected, offsets
+from ltdd_twostage.head import TwoStageHead, say_of_the_first
 from ltdd_twostage.stages import group_sums, pooled
 
 GOAL = 52.7
-DEBIAS = 0.2
+STEPS = [0, 0.25, 0.5, 0.75, 1]
+
+
+class Scored(NamedTuple):
+    """What a classifier said of the test images."""
+
+    log_p: torch.Tensor
+    labels: torch.Tensor
+
+    def per_class(self) -> np.ndarray:
+        right = (self.log_p.argmax(1) == self.labels).double()
+        return np.array([100 * float(right[self.labels == label].mean()) for label in self.labels.unique()])
 
 
 class Line(NamedTuple):
@@ -39,48 +50,49 @@ class Line(NamedTuple):
     counts: torch.Tensor
     groups: torch.Tensor | None
 
+    def scored(self) -> Scored:
+        return Scored(self.log_p, self.labels)
 
-def lines(out: Path) -> list[Line]:
+
+def lines(out: Path, method: str) -> list[Line]:
+    """The classifiers of original images, and those of a method."""
     found = []
     for path in sorted((out / "lines").glob("*.safetensors")):
         tensors, facts = load_tensors(path)
         config = facts["configuration"]
-        found.append(
-            Line(config["seed"], facts["sets"], config["head"], tensors["log_probabilities"], tensors["labels"],
-                 tensors["counts"], tensors.get("groups"))
-        )  # fmt: skip
+        if facts["run"] is None or config["matcher"]["name"] == method:
+            found.append(
+                Line(config["seed"], facts["sets"], config["head"], tensors["log_probabilities"], tensors["labels"],
+                     tensors["counts"], tensors.get("groups"))
+            )  # fmt: skip
     return found
 
 
-def one(known: list[Line], seed: int, sets: list[str], **head: Any) -> Line:
-    matching = [
-        line for line in known
-        if line.seed == seed and line.sets == sets and all(line.head.get(key) == value for key, value in head.items())
-    ]  # fmt: skip
+def one(known: list[Line], seed: int, sets: list[str], head: str) -> Line:
+    matching = [line for line in known if line.seed == seed and line.sets == sets and line.head["name"] == head]
     if not matching:
-        raise SystemExit(f"the grid has no line of seed {seed} on {sets} with {json.dumps(head)}")
+        raise SystemExit(f"the grid has no line of seed {seed} on {sets} with the head {head}")
     return matching[0]
 
 
-def per_class(log_p: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
-    right = (log_p.argmax(1) == labels).double()
-    return np.array([100 * float(right[labels == label].mean()) for label in range(log_p.shape[1])])
-
-
 class Stages(NamedTuple):
-    """The stages of one seed, each alone on all classes."""
+    """What is known of one seed: each stage alone on all classes, and the groups."""
 
     plain: Line
     first: Line
     direct: Line
-    second: Line
     groups: torch.Tensor
 
-    def pool(self, a: float, b: float, debias: float) -> torch.Tensor:
-        frequencies = self.first.counts / self.first.counts.sum()
-        q, r = corrected(self.first.log_p, frequencies, 1.0, debias), self.second.log_p
+    def pool(self, a: float | None = None, b: float | None = None, **offset: float) -> Scored:
+        """The pool of both; the head's own ``a``, ``b`` and ``margin`` unless given."""
+        options = TwoStageHead.Options()
+        a = options.a if a is None else a
+        b = say_of_the_first(self.first.counts, options.worth) if b is None else b
+        offset = offset or {"margin": options.margin}
+        q, r = corrected(self.first.log_p, offsets(self.first.counts, **offset)), self.direct.log_p
         (q_group, q_within), (r_group, r_within) = (self._parts(log_p) for log_p in (q, r))
-        return pooled(a, q_group, r_group)[:, self.groups] + pooled(b, q_within, r_within)
+        log_p = pooled(a, q_group, r_group)[:, self.groups] + pooled(b, q_within, r_within)
+        return Scored(log_p.log_softmax(1), self.first.labels)
 
     def _parts(self, log_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         sums = group_sums(log_p, self.groups)
@@ -88,44 +100,39 @@ class Stages(NamedTuple):
 
 
 def stages(known: list[Line], seed: int) -> Stages:
-    both = ["original", "distilled"]
-    second = one(known, seed, both, name="twostage", a=0.0, b=0.0, debias=DEBIAS, taught=0.25, real=False)
-    ours = one(known, seed, both, name="twostage", a=1.0, b=0.5, debias=DEBIAS, taught=0.25, partition="max-cut")
-    if ours.groups is None:
-        raise SystemExit("the two-stage line has no groups")
+    untaught = [
+        line for line in known
+        if line.seed == seed and line.head["name"] == "twostage" and line.head["partition"] == "max-cut"
+        and line.head["within"] == "classes" and not line.head["taught"]
+    ]  # fmt: skip
+    if not untaught or untaught[0].groups is None:
+        raise SystemExit(f"the grid has no two-stage line of seed {seed} with an untaught stage 2")
     found = Stages(
-        one(known, seed, ["original"], name="linear"),
-        one(known, seed, ["original"], name="balanced-softmax"),
-        one(known, seed, ["distilled"], name="linear"),
-        second,
-        ours.groups,
+        one(known, seed, ["original"], "linear"),
+        one(known, seed, ["original"], "balanced-softmax"),
+        one(known, seed, ["distilled"], "linear"),
+        untaught[0].groups,
     )
     # The head does nothing else than this page: its own answers are those of the pool.
-    torch.testing.assert_close(found.pool(1, 0.5, DEBIAS).log_softmax(1), ours.log_p, atol=1e-3, rtol=1e-3)
+    for line in untaught:
+        own = found.pool(line.head["a"], line.head["b"], margin=line.head["margin"], debias=line.head["debias"])
+        torch.testing.assert_close(own.log_p, line.log_p, atol=1e-3, rtol=1e-3)
     return found
 
 
 def plane(found: list[Stages]) -> Figure:
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
-    steps = [0, 0.25, 0.5, 0.75, 1]
-    for index, debias in enumerate((0.0, DEBIAS)):
-        for a in steps:
-            points = []
-            for b in steps:
-                scores = [per_class(each.pool(a, b, debias), each.first.labels) for each in found]
-                points.append((np.mean([s.std() for s in scores]), np.mean([s.mean() for s in scores])))
-            x, y = zip(*points, strict=True)
-            label = f"debias {debias:g}" if a == 0 else None
+    for index, margin in enumerate((0.0, TwoStageHead.Options().margin)):
+        for a in STEPS:
+            x, y = zip(*(place([each.pool(a, b, margin=margin) for each in found]) for b in STEPS), strict=True)
+            label = f"margin {margin:g}" if a == 0 else None
             axes.plot(x, y, color=COLOURS[index], alpha=0.3 + 0.7 * a, marker="o", markersize=3, label=label)
             if index == 1 and a in (0, 1):
                 axes.annotate(f"a = {a:g}, b = 0", (x[0], y[0]), fontsize=8, xytext=(4, -9), textcoords="offset points")
-    ours = [per_class(each.pool(1, 0.5, DEBIAS), each.first.labels) for each in found]
-    axes.plot(np.mean([s.std() for s in ours]), np.mean([s.mean() for s in ours]), "*", color=COLOURS[2],
-              markersize=14, label="a 1, b .5, taught")  # fmt: skip
+    axes.plot(*place([each.pool() for each in found]), "*", color=COLOURS[2], markersize=14, label="default")
     for name, line, side in (("balanced softmax", "first", "right"), ("distilled, direct", "direct", "left")):
-        scores = [per_class(getattr(each, line).log_p, each.first.labels) for each in found]
-        point = np.mean([s.std() for s in scores]), np.mean([s.mean() for s in scores])
+        point = place([getattr(each, line).scored() for each in found])
         axes.plot(*point, "s", color="#333333", markersize=5)
         axes.annotate(name, point, fontsize=8, xytext=(6 if side == "left" else -6, -12), ha=side,
                       textcoords="offset points")  # fmt: skip
@@ -137,14 +144,20 @@ def plane(found: list[Stages]) -> Figure:
     return figure
 
 
+def place(seeds: list[Scored]) -> tuple[float, float]:
+    """Deviation over classes and accuracy, each the mean over seeds."""
+    scores = [each.per_class() for each in seeds]
+    return float(np.mean([own.std() for own in scores])), float(np.mean([own.mean() for own in scores]))
+
+
 def gains(found: list[Stages]) -> Figure:
     figure = Figure(figsize=(7.2, 3), layout="constrained")
     axes = figure.subplots()
     counts = found[0].first.counts.numpy()
-    ours = np.mean([per_class(each.pool(1, 0.5, DEBIAS), each.first.labels) for each in found], 0)
+    ours = np.mean([each.pool().per_class() for each in found], 0)
     names = (("plain", "original, plain"), ("first", "original, balanced softmax"), ("direct", "distilled, direct"))
     for index, (line, name) in enumerate(names):
-        other = np.mean([per_class(getattr(each, line).log_p, each.first.labels) for each in found], 0)
+        other = np.mean([getattr(each, line).scored().per_class() for each in found], 0)
         axes.plot(counts, ours - other, marker="o", markersize=4, color=COLOURS[index], label=f"over {name}")
     axes.axhline(0, color="#333333", linewidth=0.8)
     axes.set_xscale("log")
@@ -152,7 +165,7 @@ def gains(found: list[Stages]) -> Figure:
     axes.set_xticks(counts, [str(count) for count in counts], fontsize=8)
     axes.minorticks_off()
     axes.set_xlabel("training images of the class")
-    axes.set_ylabel("points of the two-stage head")
+    axes.set_ylabel("points of the default")
     axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -188,8 +201,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="of the grid")
     parser.add_argument("images", type=Path, help="the folder for the figures")
+    parser.add_argument("--method", default="dm")
     given = parser.parse_args()
-    known = lines(given.out)
+    known = lines(given.out, given.method)
     found = [stages(known, seed) for seed in sorted({line.seed for line in known})]
     for name, figure in (
         ("plane", plane(found)),

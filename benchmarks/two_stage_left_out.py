@@ -1,11 +1,13 @@
 """The pool of two stages on images that the cut to the long tail left out: what its weight and training are chosen by.
 
     python benchmarks/two_stage_left_out.py RUN [--epochs 150] [--mixup 0.4] [--schedule cosine] [--taught 0.25]
+        [--margin 2]
 
 RUN is a finished run of a long-tailed cut of a larger training set. Stage 1 is a balanced softmax of the long-tailed
 set, stage 2 a network of the distilled one; neither has seen the left-out images, and no test image is read. It prints
-class-balanced accuracy, deviation over classes, and class-balanced negative log-likelihood for debias 0 and 0.2, and
-for weights b with a = b, for which the partition has no say, and with a = 1.
+class-balanced accuracy, deviation over classes, and class-balanced negative log-likelihood of stage 1 and of the head's
+pool for margins from 0 to 3, and, with one margin, for weights b with a = b, for which the partition has no say, and
+with a = 1.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from ltdd_core.plugins import load_plugins
 from ltdd_core.progress import Display
 from ltdd_core.run import RunFolder, StopRequest
 from ltdd_core.seeding import generator
-from ltdd_twostage.calibration import Corrected, balanced_nll, corrected, predictions
+from ltdd_twostage.calibration import Corrected, balanced_nll, corrected, offsets, predictions
 from ltdd_twostage.head import TwoStageHead, say_of_the_first
 from ltdd_twostage.labels import TaughtHead, taught
 from ltdd_twostage.stages import group_sums, pooled
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--mixup", type=float)
     parser.add_argument("--schedule")
     parser.add_argument("--taught", type=float, default=0.0)
+    parser.add_argument("--margin", type=float, default=TwoStageHead.Options().margin, help="of the weights")
     parser.add_argument("--images", type=int, default=1000, help="of a class, at most")
     given = parser.parse_args()
 
@@ -95,24 +98,28 @@ def main() -> None:
     sets = training_sets(config, data, distilled, catalog)
     original, own = sets["original"], sets["distilled"]
     images, labels = left_out(config, data, given.images)
-    frequencies = torch.tensor(data.counts) / sum(data.counts)
+    counts = torch.tensor(data.counts)
 
     first = trainer.component("head", "balanced-softmax").fit([original], trainer)
     if given.taught:
-        teacher = predictions(Corrected(first, frequencies, debias=0.2), own, trainer)
+        teacher = predictions(Corrected(first, offsets(counts, given.margin)), own, trainer)
         second = TaughtHead(TaughtHead.Options(weight=given.taught)).fit([taught(own, teacher)], trainer)
     else:
         second = trainer.component("head", "linear").fit([own], trainer)
     paper = TwoStageHead(TwoStageHead.Options(preset="paper"))
     groups = paper.partition(original, trainer, trainer.component("head", "linear"))
     q, r = said(first, images), said(second, images)
+    b = say_of_the_first(counts, TwoStageHead.Options().worth)
     print(f"{given.run.name}: {len(labels)} left-out images; accuracy, deviation, negative log-likelihood")
-    print(f"stage 1, debias 0    {score(q, labels)}")
-    q = corrected(q, frequencies, 1.0, 0.2)
-    print(f"the head's b: {say_of_the_first(original, own, TwoStageHead.Options().worth):.3f}")
+    print(f"the head's b: {b:.3f}")
+    for margin in (0, 0.5, 1, 1.5, 2, 2.5, 3):
+        one = corrected(q, offsets(counts, margin))
+        both = pool(one, r, groups, 1, b)
+        print(f"margin {margin:<5g} stage 1: {score(one, labels)}; a = 1, the head's b: {score(both, labels)}")
+    q = corrected(q, offsets(counts, given.margin))
     for b in (1, 0.875, 0.75, 0.625, 0.5, 0.25, 0):
         for a in sorted({b, 1}):
-            print(f"debias 0.2, a = {a:<5g}  b = {b:<5g}  {score(pool(q, r, groups, a, b), labels)}")
+            print(f"margin {given.margin:g}, a = {a:<5g}  b = {b:<5g}  {score(pool(q, r, groups, a, b), labels)}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ltdd_twostage.calibration import (
     best_correction,
     best_temperature,
     corrected,
+    offsets,
     out_of_fold,
 )
 from ltdd_twostage.confusion import least_confused, shuffled, soft_confusion
@@ -189,28 +190,41 @@ def test_the_best_temperature_is_that_of_a_grid(seed, scale):
     assert literal(best) <= min(literal(math.exp(step / 10)) for step in range(-22, 23)) + 1e-4
 
 
-@given(st.integers(0, 200), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.0, 0.5, 1.0]))
+@given(st.integers(0, 200), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.0, 4.0]), st.sampled_from([0.0, 0.4]))
 @settings(max_examples=20, deadline=None)
-def test_the_best_correction_is_that_of_a_grid(seed, scale, bias):
+def test_the_best_correction_is_that_of_a_grid(seed, scale, missing, debias):
     counts = torch.tensor([40, 20, 8, 4])
-    labels, frequencies = torch.arange(4).repeat_interleave(counts), counts / counts.sum()
+    labels = torch.arange(4).repeat_interleave(counts)
     logits = F.one_hot(labels, 4).float() + torch.randn(72, 4, generator=generator(seed, "z"))
-    log_p = (scale * logits + bias * frequencies.log()).log_softmax(1)
-    temperature, debias = best_correction(log_p, labels, frequencies)
-    best = balanced_nll(corrected(log_p, frequencies, temperature, debias), labels)
+    log_p = (scale * logits - missing * counts**-0.25).log_softmax(1)
+    temperature, margin = best_correction(log_p, labels, counts, debias)
+    best = balanced_nll(corrected(log_p, offsets(counts, margin, debias), temperature), labels)
     for t in range(-22, 23, 2):
-        for d in range(-10, 31):
-            assert best <= balanced_nll(corrected(log_p, frequencies, math.exp(t / 10), d / 10), labels) + 1e-4
+        for m in range(-10, 31):
+            other = corrected(log_p, offsets(counts, m, debias), math.exp(t / 10))
+            assert best <= balanced_nll(other, labels) + 1e-4
 
 
-def test_a_correction_divides_log_probabilities_and_takes_away_frequencies():
+def test_a_correction_divides_log_probabilities_and_favours_rare_classes():
     net, batch, counts = network(5, 0), images(3), [30, 10, 5, 4, 1]
-    frequencies = torch.tensor(counts) / 50
-    found = Corrected(Softmax(net), frequencies, temperature=2.0, debias=0.3).log_probabilities(batch)
+    offset = offsets(torch.tensor(counts), margin=1.5, debias=0.3)
+    found = Corrected(Softmax(net), offset, temperature=2.0).log_probabilities(batch)
     for image, row in zip(batch, found.exp(), strict=True):
         p = net(image[None])[0].double().softmax(0).tolist()
-        scores = [p[c] ** (1 / 2.0) / (counts[c] / 50) ** 0.3 for c in range(5)]
+        scores = [p[c] ** (1 / 2.0) * math.exp(1.5 / counts[c] ** (1 / 4)) / (counts[c] / 50) ** 0.3 for c in range(5)]
         assert row.tolist() == pytest.approx([score / sum(scores) for score in scores], abs=1e-5)
+    plain = Corrected(Softmax(net), temperature=2.0).log_probabilities(batch)
+    torch.testing.assert_close(plain, (net(batch) / 2).log_softmax(1))
+
+
+@given(st.lists(st.integers(1, 500), min_size=2, max_size=6), st.integers(2, 20))
+@settings(max_examples=40, deadline=None)
+def test_margins_favour_rare_classes_and_fade_with_more_images(counts, times):
+    few = offsets(torch.tensor(counts), 2)
+    many = offsets(torch.tensor(counts) * times, 2)
+    assert [counts[c] for c in few.argsort()] == sorted(counts, reverse=True)
+    assert (few.max() - few.min()) / times**0.25 == pytest.approx(float(many.max() - many.min()))
+    torch.testing.assert_close(offsets(torch.tensor(counts), 0, 1), -(few.new_tensor(counts) / sum(counts)).log())
 
 
 # ---- other partitions ----------------------------------------------------------------------------
@@ -275,7 +289,7 @@ def test_a_stage_alone_is_the_classifier_of_that_set():
     first = COMPONENT("head", {"name": "balanced-softmax"}).fit(sets[:1], made).log_probabilities(batch)
     second = LinearHead(LinearHead.Options()).fit(sets[1:], made).log_probabilities(batch)
     for corner, expected in ((1, first), (0, second)):
-        found = fitted(made, **CLASSES, within="classes", a=corner, b=corner, debias=0, taught=0).log_probabilities(
+        found = fitted(made, **CLASSES, within="classes", a=corner, b=corner, margin=0, taught=0).log_probabilities(
             batch
         )
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -299,8 +313,7 @@ def test_the_first_stage_has_its_say_by_the_images_of_its_classes():
 @given(st.lists(st.integers(1, 500), min_size=2, max_size=6), st.floats(0.1, 100))
 @settings(max_examples=40, deadline=None)
 def test_more_images_are_more_of_a_say(counts, worth):
-    data = [toy(counts=tuple(own)) for own in (counts, [count + 1 for count in counts])]
-    less, more = (say_of_the_first(own, toy("distilled", (1,) * len(counts)), worth) for own in data)
+    less, more = (say_of_the_first(torch.tensor(own), worth) for own in (counts, [count + 1 for count in counts]))
     assert 0 < less < more < 1
 
 
@@ -308,7 +321,7 @@ def test_the_preset_of_the_paper_is_what_was_published():
     options = TwoStageHead.Options(preset="paper")
     published = TwoStageHead.Options(
         preset="paper", groups=2, centres=5, partition="max-cut", targets="groups", stage1="linear", stage2="linear",
-        within="separate", routing="hard", a=1, b=0, debias=0, taught=0, backbone="own", real=False, calibrate=False,
+        within="separate", routing="hard", a=1, b=0, margin=0, taught=0, backbone="own", real=False, calibrate=False,
     )  # fmt: skip
     assert options == published
     assert TwoStageHead.Options(preset="paper", routing="soft").routing == "soft"
@@ -319,10 +332,10 @@ def test_the_preset_of_the_paper_is_what_was_published():
 @pytest.mark.parametrize(
     ("chosen", "filled_in"),
     [
-        ({}, {"targets": "classes", "within": "classes", "b": None, "debias": 0.2, "taught": 0}),
-        ({"targets": "groups"}, {"a": 1, "b": 0, "debias": 0, "taught": 0}),
-        ({"stage1": "cosine"}, {"debias": 0}),
-        ({"within": "separate"}, {"a": 1, "b": None, "debias": 0.2}),
+        ({}, {"targets": "classes", "within": "classes", "b": None, "margin": 2, "debias": 0, "taught": 0}),
+        ({"targets": "groups"}, {"a": 1, "b": 0, "margin": 0, "taught": 0}),
+        ({"stage1": "cosine"}, {"margin": 0}),
+        ({"within": "separate"}, {"a": 1, "b": None, "margin": 2}),
         ({"within": "shared"}, {"a": 1, "b": None}),
     ],
 )

@@ -17,38 +17,50 @@ from torch import Tensor
 from ltdd_core import Classifier, ClassifierHead, Trainer, TrainingSet, generator
 
 COLDEST, HOTTEST = 0.1, 10.0
-LEAST, MOST = -1.0, 3.0  # of bias
+LEAST, MOST = -10.0, 30.0  # of the margin
 
 
 class Corrected(Classifier):
-    """Softmax of log p(c) / T - debias log pi_c.
+    """Softmax of log p(c) / T + o_c.
 
-    A temperature above 1 makes it less sure of itself.  ``debias`` takes away what is left of the class frequencies pi
-    after a loss that was to be free of them (post-hoc logit adjustment, Menon et al., ICLR 2021, on top of it): a
-    network learns a few tail images by heart, so the tail of unseen images still gets too little.
+    A temperature above 1 makes it less sure of itself; the offsets are those of :func:`offsets`, or none.
 
     Args:
         classifier: what is corrected.
-        frequencies: of the classes, float ``[classes]``.
+        offset: of each class, float ``[classes]``.
         temperature: T.
-        debias: 0 for none.
     """
 
-    def __init__(
-        self, classifier: Classifier, frequencies: Tensor, *, temperature: float = 1.0, debias: float = 0.0
-    ) -> None:
-        self.classifier, self.frequencies = classifier, frequencies
-        self.temperature, self.debias = temperature, debias
+    def __init__(self, classifier: Classifier, offset: Tensor | None = None, *, temperature: float = 1.0) -> None:
+        self.classifier, self.offset, self.temperature = classifier, offset, temperature
 
     def log_probabilities(self, images: Tensor) -> Tensor:
         """As the classifier's, corrected."""
         log_p = self.classifier.log_probabilities(images)
-        return corrected(log_p, self.frequencies.to(log_p), self.temperature, self.debias)
+        return corrected(log_p, 0.0 if self.offset is None else self.offset.to(log_p), self.temperature)
 
 
-def corrected(log_p: Tensor, frequencies: Tensor, temperature: float, debias: float) -> Tensor:
-    """Log-softmax of log p(c) / T - debias log pi_c, ``[N, classes]``."""
-    return (log_p / temperature - debias * frequencies.log()).log_softmax(1)
+def corrected(log_p: Tensor, offset: Tensor | float, temperature: float = 1.0) -> Tensor:
+    """Log-softmax of log p(c) / T + o_c, ``[N, classes]``."""
+    return (log_p / temperature + offset).log_softmax(1)
+
+
+def offsets(counts: Tensor, margin: float, debias: float = 0.0) -> Tensor:
+    """What a class gets for being rare: margin n_c^(-1/4) - debias log pi_c, float64 ``[classes]``.
+
+    A network learns a few images by heart, so a loss that is to be free of class frequencies still leaves unseen images
+    of rare classes too little.  The margin by which classes of n_c images are to be favoured so that the bound of their
+    error is smallest goes with n_c^(-1/4) (Cao et al., NeurIPS 2019, LDAM, Theorem 2): it fades where even the rarest
+    class has many images.  The other term is post-hoc logit adjustment (Menon et al., ICLR 2021), which knows ratios of
+    counts only.
+
+    Args:
+        counts: images of each class, above 0.
+        margin: 0 for none.
+        debias: 0 for none.
+    """
+    n = counts.double()
+    return margin * n**-0.25 - debias * (n / n.sum()).log()
 
 
 def predictions(classifier: Classifier, data: TrainingSet, trainer: Trainer) -> Tensor:
@@ -104,11 +116,18 @@ def best_temperature(log_p: Tensor, labels: Tensor) -> float:
     return math.exp(float(minimize_scalar(nll, bounds=bounds, method="bounded").x))
 
 
-def best_correction(log_p: Tensor, labels: Tensor, frequencies: Tensor) -> tuple[float, float]:
-    """T and debias of :class:`Corrected` that together make the class-balanced likelihood of the labels largest."""
+def best_correction(log_p: Tensor, labels: Tensor, counts: Tensor, debias: float = 0.0) -> tuple[float, float]:
+    """T and margin that together make the class-balanced likelihood of the labels largest.
+
+    Args:
+        log_p: ``[N, classes]``, of images that the classifier was not trained on.
+        labels: int64 ``[N]``.
+        counts: images of each class that it was trained on, ``[classes]``.
+        debias: of :func:`offsets`.
+    """
 
     def nll(x: Any) -> float:
-        return balanced_nll(corrected(log_p.double(), frequencies.double(), math.exp(x[0]), x[1]), labels)
+        return balanced_nll(corrected(log_p.double(), offsets(counts, x[1], debias), math.exp(x[0])), labels)
 
     bounds = [(math.log(COLDEST), math.log(HOTTEST)), (LEAST, MOST)]
     found = minimize(nll, [0.0, 0.0], bounds=bounds, method="L-BFGS-B").x

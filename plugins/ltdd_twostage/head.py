@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
-import torch
 from pydantic import model_validator
 from torch import Tensor
 
@@ -31,7 +30,7 @@ from ltdd_core import (
     option,
 )
 from ltdd_twostage import labels as learn
-from ltdd_twostage.calibration import Corrected, best_correction, out_of_fold
+from ltdd_twostage.calibration import Corrected, best_correction, offsets, out_of_fold
 from ltdd_twostage.confusion import least_confused, shuffled
 from ltdd_twostage.second import second_stage
 from ltdd_twostage.stages import OfClasses, OfGroups, Stage, TwoStage
@@ -44,7 +43,7 @@ PAPER: Mapping[str, Any] = {
     "routing": "hard",
     "a": 1.0,
     "b": 0.0,
-    "debias": 0.0,
+    "margin": 0.0,
     "taught": 0.0,
 }
 """What Zheng et al. published; the other options have the paper's value, or none of their own, by default."""
@@ -57,31 +56,26 @@ def _suited(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults that go with what was chosen."""
     suited: dict[str, Any] = {}
     if chosen.get("targets") == "groups":
-        suited |= {"b": 0.0, "debias": 0.0}
+        suited |= {"b": 0.0, "margin": 0.0}
     if name_of(chosen.get("stage1", BALANCED[0])) not in BALANCED:
-        suited["debias"] = 0.0
+        suited["margin"] = 0.0
     if chosen.get("within", "classes") != "classes":
         suited["a"] = 1.0
     return suited
 
 
-def say_of_the_first(first: TrainingSet, second: TrainingSet, worth: float) -> float:
+def say_of_the_first(counts: Tensor, worth: float) -> float:
     """Stage 1's part in the answer, from 0 to 1: h / (h + worth), h the harmonic mean of its class counts.
 
     What a class is known by grows with its images, and the errors of a balanced classifier with the mean over classes
     of 1 / n_c, so it is the harmonic mean that says how much stage 1 has seen.  Stage 2 counts for ``worth`` images a
-    class, however many it has; two stages of the same set count alike.  Ours; docs/results/two-stage.md has how the
-    default of ``worth`` was chosen.
+    class, however many it has.  Ours; docs/results/two-stage.md has how the default of ``worth`` was chosen.
 
     Args:
-        first: stage 1's set; every class occurs.
-        second: stage 2's set.
+        counts: images of each class in stage 1's set, above 0.
         worth: images a class, above 0.
     """
-    if first.name == second.name:
-        return 0.5
-    counts = torch.bincount(first.hard_labels(), minlength=first.classes).double()
-    h = len(counts) / float((1 / counts).sum())
+    h = len(counts) / float((1 / counts.double()).sum())
     return h / (h + worth)
 
 
@@ -133,10 +127,16 @@ class TwoStageHead(ClassifierHead):
             source="docs/results/two-stage.md",
             gt=0,
         )
+        margin: float = option(
+            2.0,
+            "what stage 1 adds to the log-probability of a class of n_c images: margin n_c^(-1/4)",
+            source="Cao et al. 2019; docs/results/two-stage.md",
+            ge=0,
+        )
         debias: float = option(
-            0.2,
-            "what more is taken from stage 1 for a class's frequency: log q(c) - debias log pi_c",
-            source="docs/results/two-stage.md",
+            0.0,
+            "what it takes away for the class's frequency: debias log pi_c, post-hoc logit adjustment",
+            source="Menon et al. 2021",
             ge=0,
         )
         taught: float = option(
@@ -152,7 +152,7 @@ class TwoStageHead(ClassifierHead):
         )
         real: bool = option(False, "half of what stage 2 sees are images of stage 1's set, classes alike")
         calibrate: bool = option(
-            False, "temperatures: of stage 1, with debias, out of fold; of stage 2 on the images of stage 1's set"
+            False, "temperatures: of stage 1, with margin, out of fold; of stage 2 on the images of stage 1's set"
         )
         folds: int = option(3, "of what is predicted out of fold", ge=2)
 
@@ -202,7 +202,9 @@ class TwoStageHead(ClassifierHead):
         one = self._first(first, groups, heads["stage1"], trainer)
         options = self.options
         two = second_stage(options, heads["stage2"], first, second, groups, one, trainer)
-        b = say_of_the_first(first, second, options.worth) if options.b is None else options.b
+        b = options.b
+        if b is None:  # two stages of the same set count alike
+            b = 0.5 if first.name == second.name else say_of_the_first(first.counts(), options.worth)
         return TwoStage(groups, one, two, a=options.a, b=b, hard=options.routing == "hard")
 
     # ---- the partition ---------------------------------------------------------------------------
@@ -235,13 +237,13 @@ class TwoStageHead(ClassifierHead):
         own = learn.of_groups(data, groups, int(groups.max()) + 1) if by_group else data
         decided_by = self._decided_by(head)
         classifier = head.fit([own], trainer.part("groups" if by_group else None, decided_by))
-        frequencies = torch.bincount(own.hard_labels(), minlength=own.classes) / len(own)
-        temperature, debias = 1.0, self.options.debias
+        counts, temperature, margin = own.counts(), 1.0, self.options.margin
         if self.options.calibrate:
-            name = "groups" if by_group else "classes"
-            unseen = out_of_fold(head, own, self.options.folds, trainer, name, decided_by)
-            temperature, debias = best_correction(unseen, own.hard_labels(), frequencies)
-        classifier = Corrected(classifier, frequencies, temperature=temperature, debias=debias)
+            name, folds = "groups" if by_group else "classes", self.options.folds
+            unseen = out_of_fold(head, own, folds, trainer, name, decided_by)
+            learnt = counts * (folds - 1) / folds
+            temperature, margin = best_correction(unseen, own.hard_labels(), learnt, self.options.debias)
+        classifier = Corrected(classifier, offsets(counts, margin, self.options.debias), temperature=temperature)
         return OfGroups(classifier) if by_group else OfClasses(classifier, groups)
 
     def _decided_by(self, head: ClassifierHead) -> Mapping[str, Any]:

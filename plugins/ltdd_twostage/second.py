@@ -48,8 +48,7 @@ def second_stage(
             classifier = head.fit([own], trainer.part(f"classes{where}" if where else None, decided_by))
         if options.calibrate:
             seen = predictions(classifier, first, trainer)
-            uniform = torch.full((first.classes,), 1 / first.classes)
-            classifier = Corrected(classifier, uniform, temperature=best_temperature(seen, first.hard_labels()))
+            classifier = Corrected(classifier, temperature=best_temperature(seen, first.hard_labels()))
         return OfClasses(classifier, groups)
     if options.within == "shared":
         part = trainer.part(f"classes within groups{where}", {"groups": groups.tolist()})
