@@ -92,7 +92,7 @@ class Stages(NamedTuple):
         q, r = corrected(self.first.log_p, offsets(self.first.counts, **offset)), self.direct.log_p
         (q_group, q_within), (r_group, r_within) = (self._parts(log_p) for log_p in (q, r))
         log_p = pooled(a, q_group, r_group)[:, self.groups] + pooled(b, q_within, r_within)
-        return Scored(log_p.log_softmax(1), self.first.labels)
+        return Scored(log_p.log_softmax(1).float(), self.first.labels)
 
     def _parts(self, log_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         sums = group_sums(log_p, self.groups)
