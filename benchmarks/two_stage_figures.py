@@ -128,16 +128,16 @@ def plane(found: list[Stages]) -> Figure:
             x, y = zip(*(place([each.pool(a, b, margin=margin) for each in found]) for b in STEPS), strict=True)
             label = f"margin {margin:g}" if a == 0 else None
             axes.plot(x, y, color=COLOURS[index], alpha=0.3 + 0.7 * a, marker="o", markersize=3, label=label)
-            if index == 1 and a in (0, 1):
-                axes.annotate(f"a = {a:g}, b = 0", (x[0], y[0]), fontsize=8, xytext=(4, -9), textcoords="offset points")
+            for b in (0, 1) if index == 1 and a == 1 else ():
+                axes.annotate(f"a = 1, b = {b}", (x[-b], y[-b]), fontsize=8, xytext=(-5, 5), ha="right",
+                              textcoords="offset points")  # fmt: skip
     axes.plot(*place([each.pool() for each in found]), "*", color=COLOURS[2], markersize=14, label="default")
-    for name, line, side in (("balanced softmax", "first", "right"), ("distilled, direct", "direct", "left")):
+    for name, line in (("balanced softmax", "first"), ("distilled, direct", "direct")):
         point = place([getattr(each, line).scored() for each in found])
         axes.plot(*point, "s", color="#333333", markersize=5)
-        axes.annotate(name, point, fontsize=8, xytext=(6 if side == "left" else -6, -12), ha=side,
-                      textcoords="offset points")  # fmt: skip
+        axes.annotate(name, point, fontsize=8, xytext=(-6, 4), ha="right", textcoords="offset points")
     axes.plot(12, GOAL, "x", color=COLOURS[1], markersize=8, label="goal")
-    axes.margins(x=0.12)
+    axes.margins(x=0.2)
     axes.set_xlabel("std over classes")
     axes.set_ylabel("accuracy, per cent")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
