@@ -295,6 +295,18 @@ def test_a_stage_alone_is_the_classifier_of_that_set():
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"margin": 1.5, "debias": 0.3}])
+def test_the_first_stage_favours_rare_classes_as_its_options_say(options):
+    made, batch = trainer(), images(6)
+    q = COMPONENT("head", {"name": "balanced-softmax"}).fit([toy()], made).log_probabilities(batch).double()
+    counts = torch.bincount(toy().labels).tolist()
+    margin, debias = options.get("margin", 2), options.get("debias", 0)
+    for c, n in enumerate(counts):
+        q[:, c] += margin / n**0.25 - debias * math.log(n / sum(counts))
+    found = fitted(made, a=1, b=1, **options).log_probabilities(batch)
+    torch.testing.assert_close(found.double(), q.log_softmax(1), atol=1e-5, rtol=1e-5)
+
+
 def test_the_first_stage_has_its_say_by_the_images_of_its_classes():
     sets = [toy(counts=(12, 6, 4, 2, 1)), toy("distilled", (3,) * 5)]
     h = 5 / (1 / 12 + 1 / 6 + 1 / 4 + 1 / 2 + 1)

@@ -50,7 +50,7 @@ def offsets(counts: Tensor, margin: float, debias: float = 0.0) -> Tensor:
 
     A network learns a few images by heart, so a loss that is to be free of class frequencies still leaves unseen images
     of rare classes too little.  The margin by which classes of n_c images are to be favoured so that the bound of their
-    error is smallest goes with n_c^(-1/4) (Cao et al., NeurIPS 2019, LDAM, Theorem 2): it fades where even the rarest
+    error is smallest goes with n_c^(-1/4) (Cao et al., NeurIPS 2019, LDAM, equation 13): it fades where even the rarest
     class has many images.  The other term is post-hoc logit adjustment (Menon et al., ICLR 2021), which knows ratios of
     counts only.
 
