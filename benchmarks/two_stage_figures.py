@@ -22,7 +22,7 @@ from ltdd_core import load_tensors
 from ltdd_report.figures import COLOURS
 from ltdd_twostage.calibration import corrected, offsets
 from ltdd_twostage.head import TwoStageHead, say_of_the_first
-from ltdd_twostage.stages import group_sums, pooled
+from ltdd_twostage.stages import pooled, split
 
 GOAL = 52.7
 STEPS = [0, 0.25, 0.5, 0.75, 1]
@@ -90,13 +90,9 @@ class Stages(NamedTuple):
         b = say_of_the_first(self.first.counts, options.worth) if b is None else b
         offset = offset or {"margin": options.margin}
         q, r = corrected(self.first.log_p, offsets(self.first.counts, **offset)), self.direct.log_p
-        (q_group, q_within), (r_group, r_within) = (self._parts(log_p) for log_p in (q, r))
+        (q_group, q_within), (r_group, r_within) = split(q, self.groups), split(r, self.groups)
         log_p = pooled(a, q_group, r_group)[:, self.groups] + pooled(b, q_within, r_within)
         return Scored(log_p.log_softmax(1).float(), self.first.labels)
-
-    def _parts(self, log_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        sums = group_sums(log_p, self.groups)
-        return sums, log_p - sums[:, self.groups]
 
 
 def stages(known: list[Line], seed: int) -> Stages:

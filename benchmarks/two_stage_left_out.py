@@ -31,7 +31,7 @@ from ltdd_core.seeding import generator
 from ltdd_twostage.calibration import Corrected, balanced_nll, corrected, offsets, predictions
 from ltdd_twostage.head import TwoStageHead, say_of_the_first
 from ltdd_twostage.labels import TaughtHead, taught
-from ltdd_twostage.stages import group_sums, pooled
+from ltdd_twostage.stages import pooled, split
 
 
 def left_out(config: Config, data: LongTailedSet, most: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,14 +64,8 @@ def score(log_p: torch.Tensor, labels: torch.Tensor) -> str:
 
 
 def pool(q: torch.Tensor, r: torch.Tensor, groups: torch.Tensor, a: float, b: float) -> torch.Tensor:
-    (q_group, q_within), (r_group, r_within) = (parts(each, groups) for each in (q, r))
-    return (pooled(a, q_group, r_group) + pooled(b, q_within, r_within)).log_softmax(1)
-
-
-def parts(log_p: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the group of each class, and of the class within it."""
-    sums = group_sums(log_p, groups)[:, groups]
-    return sums, log_p - sums
+    (q_group, q_within), (r_group, r_within) = split(q, groups), split(r, groups)
+    return (pooled(a, q_group, r_group)[:, groups] + pooled(b, q_within, r_within)).log_softmax(1)
 
 
 def main() -> None:

@@ -58,10 +58,7 @@ class OfClasses(Stage):
 
     def parts(self, images: Tensor) -> Parts:
         """The sums over groups, and what is left of each class within its group."""
-        log_p = self.classifier.log_probabilities(images)
-        sums = group_sums(log_p, self.groups)
-        # A group that is ruled out leaves -inf - -inf: within it nothing is known, and nothing counts.
-        return sums, (log_p - sums[:, self.groups]).nan_to_num(nan=0.0, neginf=-torch.inf)
+        return split(self.classifier.log_probabilities(images), self.groups)
 
 
 class WithinGroups(Stage):
@@ -83,6 +80,13 @@ class WithinGroups(Stage):
                 members = torch.nonzero(self.groups == index).flatten().to(images.device)
                 result[:, members] = classifier.log_probabilities(images)[:, : len(members)]
         return None, result
+
+
+def split(log_p: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Log p(g) ``[n, K]`` and log p(c | g(c)) ``[n, classes]`` of log p(c) ``[n, classes]``."""
+    sums = group_sums(log_p, groups)
+    # A group that is ruled out leaves -inf - -inf: within it nothing is known, and nothing counts.
+    return sums, (log_p - sums[:, groups]).nan_to_num(nan=0.0, neginf=-torch.inf)
 
 
 def group_sums(log_p: Tensor, groups: Tensor) -> Tensor:
