@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltdd_core import configure, generator
-from ltdd_core.config import Config
-from ltdd_core.data import load_long_tailed
-from ltdd_core.distillation import prepare_device, prepare_matcher
+from ltdd_core.config.model import Config
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.distillation.distill import prepare_device
+from ltdd_core.distillation.task import prepare_matcher
 from ltdd_core.seeding import global_generator
 from ltdd_dc.matcher import DatasetCondensation, GradientMatcher, SiameseCondensation
 

@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from ltdd_core import BatchMatcher, configure, distill, generator
-from ltdd_core.config import Config
-from ltdd_core.data import load_long_tailed
-from ltdd_core.distillation import prepare_device, prepare_matcher
+from ltdd_core.config.model import Config
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.distillation.distill import prepare_device
+from ltdd_core.distillation.task import prepare_matcher
 from ltdd_core.seeding import global_generator
 
 VARIANTS = {

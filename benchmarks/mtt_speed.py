@@ -26,11 +26,12 @@ from torch.func import functional_call
 
 from ltdd_core import TrainingSet, cross_entropy, generator
 from ltdd_core.api import configure
-from ltdd_core.config import Config
-from ltdd_core.data import load_long_tailed
-from ltdd_core.devices import prepare_device
-from ltdd_core.distillation import prepare_matcher
-from ltdd_core.training import TrainingOptions, train
+from ltdd_core.config.model import Config
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.distillation.task import prepare_matcher
+from ltdd_core.runs.devices import prepare_device
+from ltdd_core.training.loop import train
+from ltdd_core.training.options import TrainingOptions
 from ltdd_mtt.matcher import TrajectoryMatcher
 
 EXPERTS = {

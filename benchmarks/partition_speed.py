@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ltdd_core import generator
-from ltdd_core.partition import _exact_cut, _local_search, class_distances, cut_value, max_cut
+from ltdd_core.distillation.partition import _exact_cut, _local_search, class_distances, cut_value, max_cut
 from ltdd_twostage.agreement import spectral_bound
 
 IMAGES, FEATURES, CENTRES = 50, 512, 5

@@ -18,15 +18,17 @@ from pathlib import Path
 import torch
 
 from ltdd_core import Classifier, configure, load_distilled
-from ltdd_core.catalog import Catalog
-from ltdd_core.config import Config
-from ltdd_core.data import LongTailedSet, load_long_tailed
+from ltdd_core.config.model import Config
+from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.longtail import cut
-from ltdd_core.devices import prepare_device
-from ltdd_core.evaluation import make_trainer, training_sets
-from ltdd_core.plugins import load_plugins
+from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.evaluation.lines import make_trainer, training_sets
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.progress import Display
-from ltdd_core.run import RunFolder, StopRequest
+from ltdd_core.runs.devices import prepare_device
+from ltdd_core.runs.folder import RunFolder
+from ltdd_core.runs.stop import StopRequest
 from ltdd_core.seeding import generator
 from ltdd_twostage.calibration import Corrected, balanced_nll, corrected, offsets, predictions
 from ltdd_twostage.head import TwoStageHead, say_of_the_first

@@ -12,9 +12,9 @@ from typing import Any
 from click.testing import CliRunner
 
 from ltdd_core import hookspecs
-from ltdd_core.catalog import KINDS
 from ltdd_core.cli import cli
-from ltdd_core.layers import flat
+from ltdd_core.config.layers import flat
+from ltdd_core.plugging.catalog import KINDS
 
 SECTION = re.compile(r"^# ---- (.+?) -+$")
 HOOK = re.compile(r"^def (ltdd_\w+)\(")

@@ -14,19 +14,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ltdd_core.catalog import Catalog
-from ltdd_core.config import Config, Selection, resolve, resolve_data
-from ltdd_core.data import LongTailedSet, load_long_tailed
-from ltdd_core.devices import prepare_device
+from ltdd_core.config.layers import Layer, merged, normalised
+from ltdd_core.config.model import Config, Selection
+from ltdd_core.config.resolve import resolve, resolve_data
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
-from ltdd_core.evaluation import Repeated, repeated_rows
-from ltdd_core.interfaces import DistilledSet
-from ltdd_core.layers import Layer, merged, normalised
-from ltdd_core.plugins import load_plugins
+from ltdd_core.evaluation.lines import Repeated, repeated_rows
+from ltdd_core.evaluation.quality import Quality, quality_of
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.progress import Display
-from ltdd_core.ranking import Quality, quality_of
-from ltdd_core.run import CONFIG, RunFolder
-from ltdd_core.storage import load_distilled
+from ltdd_core.runs.devices import prepare_device
+from ltdd_core.runs.distilled import DistilledSet, load_distilled
+from ltdd_core.runs.folder import CONFIG, RunFolder
 
 
 def configure(preset: str | None = None, **settings: Any) -> Config:
@@ -98,7 +99,7 @@ def quality(
     catalog: Catalog | None = None,
     display: Display | None = None,
 ) -> Iterator[Quality]:
-    """Compare a distilled set with the whole one and with random real images; see :mod:`ltdd_core.ranking`.
+    """Compare a distilled set with the whole one and with random real images; see :mod:`ltdd_core.evaluation.quality`.
 
     Arguments and errors are those of :func:`evaluate`; head and recipe play no part.
     """

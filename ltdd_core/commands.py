@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltdd_core.cli.settings import compute_options, consoles, data_options, layers, only_json
-from ltdd_core.layers import Layer
+from ltdd_core.config.layers import Layer
 
 if TYPE_CHECKING:
-    from ltdd_core.config import Config
-    from ltdd_core.data import LongTailedSet
-    from ltdd_core.interfaces import Distillation, TrainingSet
+    from ltdd_core.config.model import Config
+    from ltdd_core.data.sets import LongTailedSet
+    from ltdd_core.distillation.matcher import Distillation
     from ltdd_core.progress import Display
-    from ltdd_core.run import StopRequest
-    from ltdd_core.training import Trainer
+    from ltdd_core.runs.stop import StopRequest
+    from ltdd_core.training.sets import TrainingSet
+    from ltdd_core.training.trainer import Trainer
 
 __all__ = [
     "compute_options",
@@ -65,9 +66,9 @@ def read_config(
     Raises:
         InputError: an unknown name or option, a value out of range, a malformed file.
     """
-    from ltdd_core.catalog import Catalog
-    from ltdd_core.config import resolve
-    from ltdd_core.plugins import load_plugins
+    from ltdd_core.config.resolve import resolve
+    from ltdd_core.plugging.catalog import Catalog
+    from ltdd_core.plugging.loading import load_plugins
 
     settings = [Layer("default", dict(below or {})), *layers(config_file, assignments, given)]
     settings += [Layer(flag, dict(tree)) for flag, tree in (above or {}).items()]
@@ -83,7 +84,7 @@ def stop_request() -> StopRequest:
             ...
             stop.check()  # raises Interrupted
     """
-    from ltdd_core.run import StopRequest
+    from ltdd_core.runs.stop import StopRequest
 
     return StopRequest()
 
@@ -94,9 +95,9 @@ def task_of(config: Config, stop: StopRequest) -> Distillation:
     Raises:
         InputError: the data cannot be loaded, or the device is not there.
     """
-    from ltdd_core.data import load_long_tailed
-    from ltdd_core.devices import prepare_device
-    from ltdd_core.distillation import prepare_task
+    from ltdd_core.data.load import load_long_tailed
+    from ltdd_core.distillation.task import prepare_task
+    from ltdd_core.runs.devices import prepare_device
 
     device = prepare_device(config)
     return prepare_task(config, load_long_tailed(config.data.name, config.data.make()), device, stop=stop)
@@ -108,11 +109,11 @@ def trainer_of(config: Config, stop: StopRequest, display: Display) -> tuple[Lon
     Raises:
         InputError: the data cannot be loaded, or the device is not there.
     """
-    from ltdd_core.catalog import Catalog
-    from ltdd_core.data import load_long_tailed
-    from ltdd_core.devices import prepare_device
-    from ltdd_core.evaluation import make_trainer, training_sets
-    from ltdd_core.plugins import load_plugins
+    from ltdd_core.data.load import load_long_tailed
+    from ltdd_core.evaluation.lines import make_trainer, training_sets
+    from ltdd_core.plugging.catalog import Catalog
+    from ltdd_core.plugging.loading import load_plugins
+    from ltdd_core.runs.devices import prepare_device
 
     device, catalog = prepare_device(config), Catalog(load_plugins())
     data, seed = load_long_tailed(config.data.name, config.data.make()), config.run.seed

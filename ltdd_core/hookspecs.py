@@ -14,6 +14,8 @@ version to version.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -21,16 +23,27 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
-    from ltdd_core.distillation import Run
-    from ltdd_core.interfaces import DistilledSet
-    from ltdd_core.metrics import Row
-
 hookspec = pluggy.HookspecMarker("ltdd")
 hookimpl = pluggy.HookimplMarker("ltdd")
 
 Register = Callable[[str, Any], None]
 """``register(name, component)``.  The component is a class, or ``"package.module:Class"``, which is
 imported only when somebody names it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as plugins that watch it see it."""
+
+    config: Any
+    """Its configuration, an :class:`ltdd_core.Config`."""
+    path: Path
+    """Its folder."""
+    data: Any
+    """The long-tailed set, an :class:`ltdd_core.LongTailedSet`."""
+    start: int
+    """Steps that were done before this process resumed the run; 0 for a new one."""
+
 
 # ---- Naming things: every installed plugin is asked, before anything runs -----------------------
 
@@ -111,13 +124,13 @@ def ltdd_step_finished(run: Run, step: int, metrics: Mapping[str, float]) -> Non
 
 
 @hookspec
-def ltdd_evaluated(run: Run, row: Row) -> None:
-    """One line of the result table is known."""
+def ltdd_evaluated(run: Run, row: Any) -> None:
+    """One line of the result table is known; ``row`` is an :class:`ltdd_core.Row`."""
 
 
 @hookspec
-def ltdd_run_finished(run: Run, distilled: DistilledSet) -> None:
-    """The run is over and everything is saved."""
+def ltdd_run_finished(run: Run, distilled: Any) -> None:
+    """The run is over and everything is saved; ``distilled`` is an :class:`ltdd_core.DistilledSet`."""
 
 
 @hookspec

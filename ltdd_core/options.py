@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,3 +33,12 @@ def option(default: Value, text: str, *, source: str = "", component: str = "", 
     extra: dict[str, Any] = {"source": source, "component": component}
     field_info: Value = Field(default, description=text, json_schema_extra=extra, **limits)
     return field_info
+
+
+class Component:
+    """What all components but networks share: they are made from their validated options."""
+
+    Options: ClassVar[type[BaseOptions]] = BaseOptions
+
+    def __init__(self, options: Any) -> None:
+        self.options = options

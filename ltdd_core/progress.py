@@ -4,13 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
-
-    from ltdd_core.data import LongTailedSet
-    from ltdd_core.metrics import Row
 
 
 class Display:
@@ -20,8 +13,8 @@ class Display:
         """Something is wrong that does not stop the run."""
         warnings.warn(text, stacklevel=2)
 
-    def data(self, data: LongTailedSet, device: torch.device) -> None:
-        """The long-tailed set is loaded."""
+    def data(self, summary: str) -> None:
+        """The long-tailed set is loaded; ``summary`` describes it in one line."""
 
     def steps(self, start: int, total: int) -> None:
         """The steps of the matcher begin, ``start`` of them done before."""
@@ -35,5 +28,5 @@ class Display:
     def training(self, what: str) -> None:
         """A network is about to be trained."""
 
-    def row(self, row: Row) -> None:
-        """A line of the result table is known."""
+    def row(self, name: str, accuracy: float, std: float) -> None:
+        """A line of the result table is known: its accuracy, and the deviation over classes, in per cent."""

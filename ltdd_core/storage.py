@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,13 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from ltdd_core.data.normalisation import stored_normalisation
 from ltdd_core.errors import InputError
-from ltdd_core.interfaces import DistilledSet
-
-FORMAT = "ltdd-distilled"
-FORMAT_VERSION = 1
-DISTILLED = "distilled.safetensors"
 
 
 @contextmanager
@@ -85,72 +80,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{path}: its metadata were not written by ltdd.") from error
 
 
-def save_distilled(path: Path, distilled: DistilledSet) -> None:
-    """Write a distilled set for people who may never install ltdd; see docs/file-formats.md."""
-    facts = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "class_names": list(distilled.class_names),
-        "normalisation": distilled.normalisation.to_json(),
-        "ipc": distilled.ipc,
-        "training": dict(distilled.training),
-        "decoder": distilled.decoder,
-        "origin": distilled.origin,
-    }
-    tensors = {"images": distilled.images, "labels": distilled.labels, **distilled.normalisation.tensors()}
-    save_tensors(path, tensors, facts)
-
-
-def load_distilled(path: Path | str) -> DistilledSet:
-    """Read a distilled set, from its file or from the folder of its run.
-
-    Raises:
-        InputError: there is none, it is damaged, or its contents do not fit together.
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = path / DISTILLED
-        if not path.is_file():
-            raise InputError(f"{path.parent}: no {DISTILLED} in this folder; did the run finish?")
-    tensors, facts = load_tensors(path)
-    if facts.get("format") != FORMAT:
-        raise InputError(f"{path}: a safetensors file, but not a distilled set of ltdd.")
-    if facts.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{path}: format version {facts.get('format_version')}; this ltdd reads {FORMAT_VERSION}.")
-    try:
-        distilled = DistilledSet(
-            images=tensors["images"],
-            labels=tensors["labels"],
-            class_names=tuple(facts["class_names"]),
-            normalisation=stored_normalisation(facts["normalisation"], tensors),
-            ipc=int(facts["ipc"]),
-            training={name: float(value) for name, value in facts.get("training", {}).items()},
-            decoder=facts["decoder"],
-            origin=facts["origin"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: part of a distilled set is missing or malformed ({error!r}).") from error
-    _check(path, distilled)
-    return distilled
-
-
-def _check(path: Path, distilled: DistilledSet) -> None:
-    images, labels, classes = distilled.images, distilled.labels, len(distilled.class_names)
-    if images.dim() != 4 or images.dtype != torch.float32 or not torch.isfinite(images).all():
-        raise InputError(f"{path}: images must be finite float32 [n, C, H, W].")
-    hard = labels.dtype == torch.int64 and labels.dim() == 1
-    soft = labels.dtype == torch.float32 and labels.shape[1:] == (classes,)
-    if len(labels) != len(images) or not (hard or soft):
-        raise InputError(f"{path}: labels must be int64 [n] or float32 [n, {classes}].")
-    if hard and len(labels) and (labels.min() < 0 or labels.max() >= classes):
-        raise InputError(f"{path}: a label is not one of the {classes} classes.")
-    if not len(images) or not torch.isfinite(labels).all():
-        raise InputError(f"{path}: it holds no images, or labels that are not finite.")
-    misfit = distilled.normalisation.misfit(tuple(images.shape[1:]))
-    if misfit and distilled.decoder is None:
-        raise InputError(f"{path}: {misfit}.")
-    if not isinstance(distilled.decoder, str | None):
-        raise InputError(f"{path}: the decoder must be the name of a matcher, or null.")
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """A digest, 32 hexadecimal digits, of names, shapes, dtypes and every bit of some tensors, on any device."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _sorted_header(content: bytes) -> bytes:

@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
 from ltdd_core import Augmentation, InputError
-from ltdd_core.augment import OPERATIONS, _gathered_warp, _sampled_warp
 from ltdd_core.seeding import generator
+from ltdd_core.training.augment import OPERATIONS, _gathered_warp, _sampled_warp
 
 SHAPE = (3, 12, 10)
 

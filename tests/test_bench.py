@@ -20,10 +20,10 @@ from ltdd_core import Interrupted
 from ltdd_core.bench.grid import read_grid
 from ltdd_core.bench.table import METRICS
 from ltdd_core.bench.work import work_on
-from ltdd_core.catalog import Catalog
-from ltdd_core.plugins import load_plugins
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.progress import Display
-from ltdd_core.run import RunFolder
+from ltdd_core.runs.folder import RunFolder
 
 COMMON = {
     "iterations": 3,

@@ -13,8 +13,8 @@ import yaml
 from conftest import MEAN_MATCHER, TINY, one_line_error
 from safetensors.torch import save_file
 
-from ltdd_core.catalog import KINDS, Catalog
-from ltdd_core.plugins import load_plugins
+from ltdd_core.plugging.catalog import KINDS, Catalog
+from ltdd_core.plugging.loading import load_plugins
 
 DISTILL = ("distill", "--method", "dm", *TINY)
 ROWS = ["original, direct", "distilled, direct", "two-stage, original + distilled"]
@@ -476,7 +476,7 @@ def test_doctor_says_what_there_is(ltdd):
 
 
 def test_doctor_remarks_on_what_will_not_work(ltdd, monkeypatch):
-    monkeypatch.setattr("ltdd_core.devices.shutil.which", lambda name: None)
+    monkeypatch.setattr("ltdd_core.runs.devices.shutil.which", lambda name: None)
     result = ltdd("doctor")
     assert "! --compile needs g++ or clang" in result.stdout
     assert re.search(r"[1-9] remarks?, marked with !", result.stdout)

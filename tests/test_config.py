@@ -5,15 +5,14 @@ import itertools
 import pytest
 import yaml
 from conftest import one_line_error
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ltdd_core import InputError, configure
-from ltdd_core.catalog import Catalog
 from ltdd_core.cli.settings import layers
-from ltdd_core.config import resolve, resolve_data
-from ltdd_core.layers import Layer, from_assignments, from_file, merged
-from ltdd_core.plugins import load_plugins
+from ltdd_core.config.layers import Layer, from_assignments, from_file, merged
+from ltdd_core.config.resolve import resolve, resolve_data
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 
 CATALOG = Catalog(load_plugins())
 DM = Layer("--method", {"method": "dm"})

@@ -10,8 +10,8 @@ import torch
 
 import ltdd_core
 from ltdd_core import ArrayTable, BaseOptions, ClassMatcher, DataSource, LongTailOptions, SourceImages
-from ltdd_core.catalog import Catalog
-from ltdd_core.plugins import load_plugins
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.testing import (
     ContractError,
     check_dataset,

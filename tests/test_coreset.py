@@ -10,14 +10,14 @@ import yaml
 from conftest import one_line_error
 
 from ltdd_core import configure, distill, evaluate, load_distilled
-from ltdd_core.catalog import Catalog
 from ltdd_core.commands import stop_request, task_of
-from ltdd_core.data import load_long_tailed
-from ltdd_core.evaluation import make_trainer, training_sets
-from ltdd_core.plugins import load_plugins
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.evaluation.lines import make_trainer, training_sets
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.progress import Display
-from ltdd_core.run import StopRequest
-from ltdd_core.training import Trainer
+from ltdd_core.runs.stop import StopRequest
+from ltdd_core.training.trainer import Trainer
 from ltdd_mtt.experts import ExpertFolder
 from ltdd_mtt.training import train_experts
 from ltdd_samplers.coreset import centres, herd

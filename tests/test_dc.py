@@ -12,12 +12,11 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import TINY
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ltdd_core import Augmentation, InputError, Interrupted, NetworkPool, configure, distill, generator
 from ltdd_core.data.normalisation import PerChannel
-from ltdd_core.networks import ConvNet
+from ltdd_core.networks.zoo import ConvNet
 from ltdd_core.progress import Display
 from ltdd_core.seeding import global_generator
 from ltdd_core.testing import IPC, PlainSampler, check_matcher, tiny_long_tailed, tiny_task

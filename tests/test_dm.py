@@ -3,8 +3,8 @@
 import torch
 
 from ltdd_core import configure
-from ltdd_core.data import load_long_tailed
-from ltdd_core.distillation import prepare_matcher
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.distillation.task import prepare_matcher
 from ltdd_core.seeding import generator, global_generator
 
 

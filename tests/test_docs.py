@@ -19,9 +19,9 @@ from test_new_plugin import installed
 
 import ltdd_core
 from ltdd_core import configure
-from ltdd_core.catalog import KINDS, Catalog
 from ltdd_core.cli import cli
-from ltdd_core.plugins import load_plugins
+from ltdd_core.plugging.catalog import KINDS, Catalog
+from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.testing import check_head, check_matcher, tiny_long_tailed, tiny_network
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))

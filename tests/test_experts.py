@@ -16,8 +16,8 @@ from conftest import TINY, one_line_error
 from torch.nn import functional as F
 
 from ltdd_core import Augmentation, ClassifierHead, InputError, Interrupted, RunFailed, Sampler, configure, generator
-from ltdd_core.data import load_long_tailed
-from ltdd_core.run import StopRequest
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.runs.stop import StopRequest
 from ltdd_core.storage import load_tensors
 from ltdd_mtt import training
 from ltdd_mtt.experts import ExpertFolder, ExpertOptions, bytes_on_disk, expert_key, folder_for

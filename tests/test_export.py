@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import one_line_error
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from ltdd_core import ZCA, DistilledSet, InputError, PerChannel, export, generator, load_data, save_distilled
-from ltdd_core.formats import to_logits
+from ltdd_core.runs.export import to_logits
 
 NAMES = ("cat", "dog", "top/T-shirt")
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from ltdd_core import InputError
-from ltdd_core.data import load_long_tailed
 from ltdd_core.data.folder import ImageFolder
+from ltdd_core.data.load import load_long_tailed
 from ltdd_core.seeding import generator
 
 RED, BLUE, GREY = (200, 0, 0), (0, 0, 200), (100, 100, 100)

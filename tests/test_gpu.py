@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ltdd_core import configure, distill
-from ltdd_core.augment import OPERATIONS
 from ltdd_core.seeding import generator
+from ltdd_core.training.augment import OPERATIONS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 from conftest import one_line_error
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_bench import LINES, write
 
 from ltdd_core.bench.axes import expanded
 from ltdd_core.bench.grid import read_grid
-from ltdd_core.catalog import Catalog
-from ltdd_core.plugins import load_plugins
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 
 TOP = Path(__file__).parent.parent
 

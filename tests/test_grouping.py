@@ -6,14 +6,13 @@ import json
 import pytest
 import torch
 from conftest import one_line_error
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from matplotlib.colors import to_rgba
 from PIL import Image
 from test_partition import clouds, literal_cut, symmetric
 
 from ltdd_core import generator
-from ltdd_core.partition import class_distances, max_cut
+from ltdd_core.distillation.partition import class_distances, max_cut
 from ltdd_twostage.agreement import agreement, agreement_between, second_best, spectral_bound
 from ltdd_twostage.figure import HULL, distance_figure, embedding_figure
 from ltdd_twostage.grouping import View, partition_of, stability
@@ -91,7 +90,7 @@ def test_the_second_best_of_many_classes_is_a_neighbour():
 
 def test_the_local_search_finds_the_largest_cut_of_small_instances():
     """Two groups of more than 20 classes are searched; here the search is put beside all there are of up to 16."""
-    from ltdd_core.partition import _exact_cut, _local_search, cut_value
+    from ltdd_core.distillation.partition import _exact_cut, _local_search, cut_value
 
     found = 0
     for classes, seed in itertools.product((4, 8, 12, 16), range(5)):

@@ -16,15 +16,16 @@ from ltdd_core import (
     configure,
     generator,
 )
-from ltdd_core.catalog import Catalog
-from ltdd_core.config import component_maker, select
-from ltdd_core.data import load_long_tailed
-from ltdd_core.distillation import collect, prepare_matcher
-from ltdd_core.evaluation import Line, check_recipe, line_of, make_trainer, scores_of
-from ltdd_core.networks import MLP
-from ltdd_core.plugins import load_plugins
+from ltdd_core.config.resolve import component_maker, select
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.distillation.distill import collect
+from ltdd_core.distillation.task import prepare_matcher
+from ltdd_core.evaluation.lines import Line, check_recipe, line_of, make_trainer, scores_of
+from ltdd_core.networks.zoo import MLP
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.progress import Display
-from ltdd_core.run import StopRequest
+from ltdd_core.runs.stop import StopRequest
 from ltdd_core.testing import tiny_long_tailed
 from ltdd_decoupled.heads import (
     TAUS,

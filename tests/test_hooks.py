@@ -8,8 +8,8 @@ from conftest import MEAN_MATCHER, TINY
 from safetensors.torch import load_file
 
 from ltdd_core import InputError, configure, distill, hookspecs, load_data
-from ltdd_core.catalog import Catalog
-from ltdd_core.plugins import load_plugins
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 
 REGISTER = """
     from ltdd_core import hookimpl
@@ -76,7 +76,7 @@ def test_hook_ltdd_register_datasets(site):
     ("hook", "kind", "component"),
     [
         ("samplers", "sampler", "ltdd_samplers.power:InstanceSampler"),
-        ("networks", "network", "ltdd_core.networks:MLP"),
+        ("networks", "network", "ltdd_core.networks.zoo:MLP"),
         ("heads", "head", "ltdd_linear.linear:LinearHead"),
         ("recipes", "recipe", "ltdd_linear.linear:Direct"),
     ],

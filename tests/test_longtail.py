@@ -6,11 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from ltdd_core import ArrayTable, DataSource, InputError, LongTailOptions, PerChannel, SourceImages
-from ltdd_core.data import load_long_tailed
+from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.longtail import class_order, cut, exponential_counts, shot_groups
 from ltdd_core.data.normalisation import stored_normalisation
 from ltdd_core.seeding import generator

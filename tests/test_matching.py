@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from test_dc import literal_distance
 
 from ltdd_core import Augmentation, ClassMatcher
-from ltdd_core.matching import alike, groups_of, modes_of
+from ltdd_core.distillation.batch_matcher import alike, groups_of, modes_of
 from ltdd_core.seeding import generator
 from ltdd_core.testing import check_matcher, tiny_long_tailed
 from ltdd_core.testing.tiny import PlainSampler, tiny_task

@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from ltdd_core.metrics import RECALL_FLOOR, average, calibration_error, parts_of, row, thirds
+from ltdd_core.evaluation.metrics import RECALL_FLOOR, average, calibration_error, parts_of, row, thirds
 
 
 @st.composite

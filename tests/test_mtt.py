@@ -8,8 +8,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ltdd_core import InputError, RunFailed, configure, generator
-from ltdd_core.data import load_long_tailed
-from ltdd_core.distillation import prepare_matcher
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.distillation.task import prepare_matcher
 from ltdd_core.testing import check_matcher, tiny_long_tailed, tiny_task
 from ltdd_mtt import trajectory
 from ltdd_mtt.experts import ExpertFolder, ExpertOptions, expert_key

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from ltdd_core import InputError, generator
-from ltdd_core.catalog import Catalog
-from ltdd_core.networks import MLP, VGG11, AlexNet, ConvNet, NetworkPool, ResNet18
-from ltdd_core.plugins import load_plugins
+from ltdd_core.networks.pool import NetworkPool
+from ltdd_core.networks.zoo import MLP, VGG11, AlexNet, ConvNet, ResNet18
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.seeding import global_generator
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (3, 28, 28), (1, 32, 48)]

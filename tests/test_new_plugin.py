@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY, one_line_error
 
-from ltdd_core.scaffold import KINDS
+from ltdd_core.plugging.scaffold import KINDS
 
 SHORT = {
     "matcher": ["distill", "--method", "mine-too", *TINY, "--plugin", "twostage"],

@@ -7,13 +7,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from ltdd_core import generator
-from ltdd_core.partition import _local_search, class_distances, cut_value, max_cut
+from ltdd_core.distillation.partition import _local_search, class_distances, cut_value, max_cut
 
 CENTRES = 5
 

@@ -17,8 +17,8 @@ from conftest import MEAN_MATCHER, TINY, one_line_error
 import ltdd_core
 import ltdd_core.commands
 from ltdd_core import InputError, configure, hookspecs
-from ltdd_core.catalog import KINDS, Catalog
-from ltdd_core.plugins import load_plugins
+from ltdd_core.plugging.catalog import KINDS, Catalog
+from ltdd_core.plugging.loading import load_plugins
 
 ROOT = Path(__file__).parent.parent
 BUILT_IN = [
@@ -368,7 +368,7 @@ def test_every_built_in_is_packaged_and_has_an_entry_point():
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert sorted(packages) == ["ltdd_core", *(f"plugins/{folder}" for folder in PLUGIN_FOLDERS)]
     declared = project["project"]["entry-points"]["ltdd"]
-    assert sorted(declared.values()) == ["ltdd_core.builtin", *PLUGIN_FOLDERS]
+    assert sorted(declared.values()) == ["ltdd_core.plugging.builtin", *PLUGIN_FOLDERS]
     assert sorted(declared) == BUILT_IN
 
 

@@ -5,17 +5,16 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ltdd_core import Augmentation, configure, distill, quality
-from ltdd_core.catalog import Catalog
-from ltdd_core.data import load_long_tailed
-from ltdd_core.evaluation import make_trainer, training_sets
-from ltdd_core.plugins import load_plugins
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.evaluation.lines import make_trainer, training_sets
+from ltdd_core.evaluation.quality import Accuracies, augmentation_robust_score, label_robust_score, random_images
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.progress import Display
-from ltdd_core.ranking import Accuracies, augmentation_robust_score, label_robust_score, random_images
-from ltdd_core.run import StopRequest
+from ltdd_core.runs.stop import StopRequest
 from ltdd_core.testing import tiny_long_tailed
 
 FRACTION = st.floats(0, 1)

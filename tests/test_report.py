@@ -12,8 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, one_line_error
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ltdd_report import comparing, figures
 from ltdd_report.comparing import bootstrap, class_accuracy, compare_runs

@@ -16,9 +16,9 @@ import yaml
 from PIL import Image
 
 from ltdd_core import InputError, Interrupted, RunFailed, configure, distill, load_distilled
-from ltdd_core.distillation import rise
+from ltdd_core.distillation.distill import rise
 from ltdd_core.progress import Display
-from ltdd_core.run import CHECKPOINT, RunFolder
+from ltdd_core.runs.folder import CHECKPOINT, RunFolder
 from ltdd_core.storage import load_tensors
 from ltdd_dm.matcher import DistributionMatcher
 

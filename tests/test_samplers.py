@@ -5,8 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ltdd_core import LongTailedSet, PerChannel, generator
 from ltdd_core.options import BaseOptions

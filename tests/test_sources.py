@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from ltdd_core import InputError
-from ltdd_core.data import load_long_tailed
 from ltdd_core.data.digits import Digits
+from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.longtail import exponential_counts
 from ltdd_core.data.npz import Npz
 from ltdd_core.data.vision import Cifar10, Cifar10Thousand, Cifar100, FashionMnist, Svhn

@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_twostage import COMPONENT, images, network, partitions, toy, trainer
 from torch.nn import functional as F
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import TINY
 
-from ltdd_core.catalog import Catalog
-from ltdd_core.plugins import load_plugins
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.testing import check_head, check_matcher, check_sampler, tiny_network
 
 ROOT = Path(__file__).parent.parent

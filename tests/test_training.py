@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from ltdd_core import Augmentation, PerChannel, RunFailed, Trainer, TrainingSet, cross_entropy, generator
-from ltdd_core.mixup import mixed
-from ltdd_core.networks import MLP, ConvNet, ResNet18
+from ltdd_core.networks.zoo import MLP, ConvNet, ResNet18
 from ltdd_core.seeding import global_generator
-from ltdd_core.training import TrainingOptions, _factor, train
+from ltdd_core.training.loop import _factor, train
+from ltdd_core.training.mixup import mixed
+from ltdd_core.training.options import TrainingOptions
 
 PLAIN = PerChannel((0.0,), (1.0,))
 CPU = torch.device("cpu")

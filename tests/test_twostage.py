@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
 from ltdd_core import Augmentation, BaseOptions, InputError, LongTailedSet, PerChannel, Softmax, TrainingSet, generator
-from ltdd_core.catalog import Catalog
-from ltdd_core.config import component_maker
-from ltdd_core.networks import MLP
-from ltdd_core.plugins import load_plugins
+from ltdd_core.config.resolve import component_maker
+from ltdd_core.networks.zoo import MLP
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.seeding import global_generator
-from ltdd_core.training import Trainer, TrainingOptions
+from ltdd_core.training.options import TrainingOptions
+from ltdd_core.training.trainer import Trainer
 from ltdd_hierarchical.recipe import Hierarchical
 from ltdd_linear.linear import Direct, LinearHead
 from ltdd_samplers.power import ClassBalancedSampler, InstanceSampler

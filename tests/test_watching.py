@@ -18,13 +18,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, one_line_error
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from rich.console import Console
 
 import ltdd_tensorboard
 from ltdd_core import load_distilled
-from ltdd_core.pictures import save_picture
+from ltdd_core.runs.pictures import save_picture
 from ltdd_report.watching import BLOCKS, SILENT, curve, read_state, small_picture, view
 
 LTDD = str(Path(sys.executable).with_name("ltdd"))

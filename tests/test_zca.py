@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, one_line_error
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from safetensors import safe_open
 
 from ltdd_core import ZCA, DistilledSet, InputError, generator, load_data, load_distilled, save_distilled

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ltdd_core.bench.grid import CellLine
-from ltdd_core.data import LongTailedSet
+from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
-from ltdd_core.evaluation import Scores
-from ltdd_core.metrics import Row, row
+from ltdd_core.evaluation.lines import Scores
+from ltdd_core.evaluation.metrics import Row, row
 from ltdd_core.storage import load_tensors, save_tensors, writing
 
 LINES = "lines"

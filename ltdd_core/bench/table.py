@@ -16,7 +16,7 @@ from typing import Any
 
 from ltdd_core.bench.grid import Cell, CellLine, Grid, GridRow
 from ltdd_core.bench.kept import Kept, KeptLines
-from ltdd_core.metrics import Row, average, parts_of
+from ltdd_core.evaluation.metrics import Row, average, parts_of
 from ltdd_core.storage import write_atomically
 
 PLACE = ("data", "imbalance", "ipc", "method", "plugins")

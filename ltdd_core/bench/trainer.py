@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
-from ltdd_core.config import Config, Selection
-from ltdd_core.interfaces import Network, TrainingSet
-from ltdd_core.training import CLASSES, LastLayer, Loss, LossSchedule, Trainer, cross_entropy
+from ltdd_core.config.model import Config, Selection
+from ltdd_core.networks.network import Network
+from ltdd_core.training.losses import Loss, LossSchedule, cross_entropy
+from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.trainer import CLASSES, LastLayer, Trainer
 
 
 class SharingTrainer(Trainer):

@@ -17,17 +17,21 @@ from ltdd_core.bench.grid import Cell, CellLine, Grid, cell_line
 from ltdd_core.bench.kept import KeptLines
 from ltdd_core.bench.table import table_of, write_table
 from ltdd_core.bench.trainer import SharingTrainer
-from ltdd_core.catalog import Catalog
-from ltdd_core.config import Config
-from ltdd_core.data import LongTailedSet, load_long_tailed
-from ltdd_core.devices import prepare_device
-from ltdd_core.distillation import OUT_OF_MEMORY, distill
+from ltdd_core.config.model import Config
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.distillation.distill import OUT_OF_MEMORY, distill
 from ltdd_core.errors import InputError, RunFailed
-from ltdd_core.evaluation import PREDICTIONS, keep_scores, kept_scores, lines_of, make_trainer, scores_of
-from ltdd_core.interfaces import DistilledSet, Network
+from ltdd_core.evaluation.lines import PREDICTIONS, keep_scores, kept_scores, lines_of, make_trainer, scores_of
+from ltdd_core.networks.network import Network
+from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.progress import Display
-from ltdd_core.run import RESULT, RunFolder, StopRequest, versions
-from ltdd_core.storage import load_distilled, writing
+from ltdd_core.runs.devices import prepare_device
+from ltdd_core.runs.distilled import DistilledSet, load_distilled
+from ltdd_core.runs.facts import versions
+from ltdd_core.runs.folder import RESULT, RunFolder
+from ltdd_core.runs.stop import StopRequest
+from ltdd_core.storage import writing
 
 RUNS = "runs"
 DATA_SETS = 2  # in memory: a method may see the images of a cell in other colours than the next

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from ltdd_core.cli.commands import COMMANDS, plugin_commands
+from ltdd_core.cli.plugin_commands import COMMANDS, plugin_commands
 from ltdd_core.errors import InputError, Interrupted, RunFailed, unknown
 
 PLUGIN_COMMANDS = "ltdd.plugin_commands"
@@ -55,7 +55,7 @@ def exit_codes() -> Iterator[None]:
 
 def _name_the_plugin(error: Exception) -> None:
     """After the traceback, whose code it was: a stranger's plugin has to be reported to its own author."""
-    from ltdd_core.plugins import load_plugins, one_line
+    from ltdd_core.plugging.loading import load_plugins, one_line
 
     plugin = load_plugins().at_fault(error)
     if plugin is not None:
@@ -96,8 +96,8 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def _of_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
-        from ltdd_core.catalog import Catalog
-        from ltdd_core.plugins import load_plugins
+        from ltdd_core.plugging.catalog import Catalog
+        from ltdd_core.plugging.loading import load_plugins
 
         if PLUGIN_COMMANDS not in ctx.meta:
             plugins = load_plugins()
@@ -110,7 +110,7 @@ class Commands(click.Group):
 
 def _block(ctx: click.Context, parameter: click.Parameter, names: Sequence[str]) -> None:
     """Block plugins for this command and for the processes that it starts."""
-    from ltdd_core.plugins import BLOCK_VARIABLE
+    from ltdd_core.plugging.loading import BLOCK_VARIABLE
 
     if names:
         before = os.environ.get(BLOCK_VARIABLE)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ltdd_core.bench.grid import Grid
-    from ltdd_core.catalog import Catalog
+    from ltdd_core.plugging.catalog import Catalog
 
 
 @click.command("bench")
@@ -47,8 +47,8 @@ def command(
     from ltdd_core.bench.grid import read_grid
     from ltdd_core.bench.kept import KeptLines
     from ltdd_core.bench.table import table_of, write_table
-    from ltdd_core.catalog import Catalog
-    from ltdd_core.plugins import load_plugins
+    from ltdd_core.plugging.catalog import Catalog
+    from ltdd_core.plugging.loading import load_plugins
 
     results, notes = consoles(as_json)
     folder = out or Path("runs") / f"bench-{grid.stem}"
@@ -120,7 +120,7 @@ def _print(results: Console, document: dict[str, Any]) -> None:
     from rich.table import Table
 
     from ltdd_core.bench.table import HEADINGS, spread, where
-    from ltdd_core.metrics import parts_of
+    from ltdd_core.evaluation.metrics import parts_of
 
     rows = document["rows"]
     shown = ("accuracy", "std", parts_of(rows)[-1], "worst", "group_accuracy")

@@ -21,12 +21,12 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def show(assignments: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Class counts of a long-tailed set as bars, its imbalance factor, many/medium/few."""
-    from ltdd_core.catalog import Catalog
     from ltdd_core.cli.tables import print_data
-    from ltdd_core.config import resolve_data
-    from ltdd_core.data import load_long_tailed
-    from ltdd_core.distillation import data_facts
-    from ltdd_core.plugins import load_plugins
+    from ltdd_core.config.resolve import resolve_data
+    from ltdd_core.data.load import load_long_tailed
+    from ltdd_core.plugging.catalog import Catalog
+    from ltdd_core.plugging.loading import load_plugins
+    from ltdd_core.runs.facts import data_facts
 
     source = resolve_data(Catalog(load_plugins()), layers(None, assignments, given))
     data = load_long_tailed(source.name, source.make())

@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from ltdd_core.catalog import KINDS, Catalog, Entry
 from ltdd_core.cli.settings import consoles
 from ltdd_core.errors import InputError, unknown
-from ltdd_core.plugins import load_plugins
+from ltdd_core.plugging.catalog import KINDS, Catalog, Entry
+from ltdd_core.plugging.loading import load_plugins
 
 
 @click.command("describe")
@@ -26,7 +26,8 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     Without NAME, list the components of that kind; `ltdd describe run|training|compute` lists the
     options that belong to no component.
     """
-    from ltdd_core.config import Compute, RunOptions, Training, preset_layer, preset_sources, select
+    from ltdd_core.config.model import Compute, RunOptions, Training
+    from ltdd_core.config.resolve import preset_layer, preset_sources, select
 
     console, _ = consoles(as_json)
     general = {"run": RunOptions, "training": Training, "compute": Compute}
@@ -101,7 +102,7 @@ def _show(
 ) -> None:
     from rich.table import Table
 
-    from ltdd_core.layers import flat
+    from ltdd_core.config.layers import flat
 
     rows = list(_rows(options, prefix))
     if as_json:

@@ -18,11 +18,11 @@ from ltdd_core.cli.settings import (
     only_json,
     output_options,
 )
+from ltdd_core.config.layers import Layer
 from ltdd_core.errors import InputError, Interrupted
-from ltdd_core.layers import Layer
 
 if TYPE_CHECKING:
-    from ltdd_core.distillation import Result
+    from ltdd_core.distillation.distill import Result
 
 
 @click.command("distill")
@@ -58,7 +58,7 @@ def command(
     `--plugin twostage`, on both; everything is kept in the folder of the run.
     """
     from ltdd_core.cli.tables import print_groups, print_rows
-    from ltdd_core.distillation import PICTURE
+    from ltdd_core.distillation.distill import PICTURE
 
     results, notes = consoles(as_json)
     with only_json(as_json):
@@ -86,13 +86,13 @@ def _distil(
     verbose: bool,
 ) -> Result:
     """Resolve the configuration, find the folder, run."""
-    from ltdd_core.catalog import Catalog
     from ltdd_core.cli.live import LiveDisplay
-    from ltdd_core.config import resolve
-    from ltdd_core.distillation import distill
-    from ltdd_core.plugins import load_plugins
+    from ltdd_core.config.resolve import resolve
+    from ltdd_core.distillation.distill import distill
+    from ltdd_core.plugging.catalog import Catalog
+    from ltdd_core.plugging.loading import load_plugins
     from ltdd_core.progress import Display
-    from ltdd_core.run import RunFolder, new_folder
+    from ltdd_core.runs.folder import RunFolder, new_folder
 
     catalog = Catalog(load_plugins())
     for plugin in catalog.plugins.listed:
@@ -113,7 +113,7 @@ def _distil(
 
 def find_run(config: Any) -> Path | None:
     """The newest run under runs/ with this configuration."""
-    from ltdd_core.run import RUNS, RunFolder
+    from ltdd_core.runs.folder import RUNS, RunFolder
 
     folders = [path for path in RUNS.glob(f"{_stem(config)}-*") if path.is_dir()]
     for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):

@@ -104,7 +104,7 @@ def _seconds(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _compiler() -> Iterator[Finding]:
-    from ltdd_core.devices import compilers
+    from ltdd_core.runs.devices import compilers
 
     found = next(filter(None, map(shutil.which, compilers(on_gpu=False))), None)
     remark = "" if found else "--compile needs g++ or clang"
@@ -112,9 +112,9 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _plugins() -> Iterator[Finding]:
-    from ltdd_core.catalog import Catalog
-    from ltdd_core.cli.commands import plugin_commands
-    from ltdd_core.plugins import load_plugins
+    from ltdd_core.cli.plugin_commands import plugin_commands
+    from ltdd_core.plugging.catalog import Catalog
+    from ltdd_core.plugging.loading import load_plugins
 
     plugins = load_plugins()
     Catalog(plugins)

@@ -48,12 +48,12 @@ def command(
     import time
 
     from ltdd_core import api
-    from ltdd_core.catalog import Catalog
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.cli.tables import print_quality, print_repeated
-    from ltdd_core.config import preset_layer
+    from ltdd_core.config.resolve import preset_layer
     from ltdd_core.errors import Interrupted
-    from ltdd_core.plugins import load_plugins
+    from ltdd_core.plugging.catalog import Catalog
+    from ltdd_core.plugging.loading import load_plugins
     from ltdd_core.progress import Display
 
     began = time.monotonic()

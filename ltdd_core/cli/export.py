@@ -19,7 +19,7 @@ def command(run: Path, kind: str, out: Path | None) -> None:
     `ddranking`: images.pt, labels.pt and lr.pt, as DD-Ranking's evaluators take them. `folder`: PNG files in a
     folder for each class. `npz`: numpy arrays.
     """
-    from ltdd_core.formats import export
+    from ltdd_core.runs.export import export
 
     target = export(run, kind, out)
     consoles(False)[0].print(str(target), soft_wrap=True)

@@ -6,12 +6,9 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ltdd_core.data import LongTailedSet
-from ltdd_core.metrics import Row
 from ltdd_core.progress import Display
 
 LINES = 20
@@ -40,13 +37,9 @@ class LiveDisplay(Display):
         """A yellow line."""
         self._console.print(text, style="yellow", markup=False, soft_wrap=True)
 
-    def data(self, data: LongTailedSet, device: torch.device) -> None:
+    def data(self, summary: str) -> None:
         """One line about the data."""
-        self._console.print(
-            f"{data.name}: {len(data.train_labels)} training images, {max(data.counts)} to {min(data.counts)} "
-            f"a class (imbalance factor {data.imbalance:.4g}), {len(data.test_labels)} test images; on {device.type}",
-            soft_wrap=True,
-        )
+        self._console.print(summary, soft_wrap=True)
 
     def steps(self, start: int, total: int) -> None:
         """Start the display."""
@@ -100,10 +93,10 @@ class LiveDisplay(Display):
         """A line for each network."""
         self._console.print(f"training a network: {what}", soft_wrap=True)
 
-    def row(self, row: Row) -> None:
+    def row(self, name: str, accuracy: float, std: float) -> None:
         """A line for each result, for those who read a log."""
         if self._verbose:
-            self._console.print(f"{row.name}: accuracy {row.accuracy:.1f} %, std {row.std:.1f}", soft_wrap=True)
+            self._console.print(f"{name}: accuracy {accuracy:.1f} %, std {std:.1f}", soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:

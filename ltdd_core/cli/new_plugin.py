@@ -18,9 +18,9 @@ def command(name: str, kind: str, out: Path) -> None:
 
     Change the module; nothing else has to be written.
     """
-    from ltdd_core.catalog import Catalog
-    from ltdd_core.plugins import load_plugins
-    from ltdd_core.scaffold import new_plugin
+    from ltdd_core.plugging.catalog import Catalog
+    from ltdd_core.plugging.loading import load_plugins
+    from ltdd_core.plugging.scaffold import new_plugin
 
     folder, shown = new_plugin(name, kind, out, Catalog(load_plugins()))
     results = consoles(False)[0]

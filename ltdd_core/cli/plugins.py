@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from ltdd_core.catalog import KINDS, Catalog
-from ltdd_core.cli.commands import plugin_commands
+from ltdd_core.cli.plugin_commands import plugin_commands
 from ltdd_core.cli.settings import consoles
 from ltdd_core.errors import InputError, unknown
-from ltdd_core.plugins import Plugin, load_plugins
+from ltdd_core.plugging.catalog import KINDS, Catalog
+from ltdd_core.plugging.loading import Plugin, load_plugins
 
 
 @click.command("plugins")

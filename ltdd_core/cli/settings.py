@@ -12,8 +12,8 @@ from typing import Any
 import click
 from rich.console import Console
 
+from ltdd_core.config.layers import Layer, from_assignments, from_file
 from ltdd_core.errors import InputError
-from ltdd_core.layers import Layer, from_assignments, from_file
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -8,11 +8,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ltdd_core.data import LongTailedSet
 from ltdd_core.data.longtail import shot_groups
-from ltdd_core.evaluation import Repeated
-from ltdd_core.metrics import Row, parts_of
-from ltdd_core.ranking import Quality
+from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.evaluation.lines import Repeated
+from ltdd_core.evaluation.metrics import Row, parts_of
+from ltdd_core.evaluation.quality import Quality
 
 BAR = 12
 HEADINGS = {"harmonic_mean": "harm.", "group_accuracy": "group", "accuracy": "acc.", "medium": "med.", "middle": "mid."}

@@ -13,9 +13,9 @@ from ltdd_core.cli.settings import compute_options, consoles, data_options, laye
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ltdd_core.catalog import Catalog
-    from ltdd_core.config import Config
-    from ltdd_core.evaluation import Repeated
+    from ltdd_core.config.model import Config
+    from ltdd_core.evaluation.lines import Repeated
+    from ltdd_core.plugging.catalog import Catalog
 
 
 @click.command("train")
@@ -47,9 +47,9 @@ def command(
     How long and how fast is said with --set training.original.epochs=... and .lr=...
     """
     from ltdd_core.api import configure_original
-    from ltdd_core.catalog import Catalog
     from ltdd_core.cli.tables import print_repeated
-    from ltdd_core.plugins import load_plugins
+    from ltdd_core.plugging.catalog import Catalog
+    from ltdd_core.plugging.loading import load_plugins
 
     results, notes = consoles(as_json)
     with only_json(as_json):
@@ -77,7 +77,8 @@ def _train(
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.errors import Interrupted
     from ltdd_core.progress import Display
-    from ltdd_core.run import RESULT, RunFolder, new_folder, versions
+    from ltdd_core.runs.facts import versions
+    from ltdd_core.runs.folder import RESULT, RunFolder, new_folder
 
     began, config = time.monotonic(), configs[0]
     folder = RunFolder(out or new_folder(f"{config.data.name}-{config.head.name}-seed{config.run.seed}"))

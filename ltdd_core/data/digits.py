@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from ltdd_core.data import ArrayTable, LongTailOptions
-from ltdd_core.interfaces import DataSource, SourceImages
+from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
 from ltdd_core.options import option
 
 

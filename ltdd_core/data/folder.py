@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltdd_core.data import ImageTable, LongTailOptions
 from ltdd_core.data.imagefile import GREY_MODES, decode, look_at
 from ltdd_core.data.longtail import Order
+from ltdd_core.data.source import DataSource, ImageTable, LongTailOptions, SourceImages
 from ltdd_core.errors import InputError
-from ltdd_core.interfaces import DataSource, SourceImages
 from ltdd_core.options import option
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}

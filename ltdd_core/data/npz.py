@@ -13,10 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ltdd_core.data import ArrayTable, LongTailOptions
 from ltdd_core.data.imagefile import SMALLEST_SIDE
+from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
 from ltdd_core.errors import InputError
-from ltdd_core.interfaces import DataSource, SourceImages
 from ltdd_core.options import option
 
 

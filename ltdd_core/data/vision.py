@@ -17,10 +17,9 @@ import numpy as np
 import torch
 import torchvision
 
-from ltdd_core.data import ArrayTable, LongTailOptions
 from ltdd_core.data.folder import has_split, load_folder
+from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
 from ltdd_core.errors import InputError
-from ltdd_core.interfaces import DataSource, SourceImages
 from ltdd_core.options import option
 
 SILENCE = 30.0

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from ltdd_core.errors import InputError
-from ltdd_core.interfaces import Classifier, ClassifierHead, Network, Recipe, TrainingSet
-from ltdd_core.networks import precision_context
+from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe
+from ltdd_core.networks.compiled import precision_context
+from ltdd_core.networks.network import Network
 from ltdd_core.seeding import generator
 from ltdd_core.testing.contract import Contract
 from ltdd_core.testing.tiny import devices, tiny_long_tailed, tiny_trainer
+from ltdd_core.training.sets import TrainingSet
 
 
 def check_head(component: type[ClassifierHead], **options: Any) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdd_core.data import LongTailedSet, LongTailOptions, load_long_tailed
-from ltdd_core.interfaces import DataSource, Sampler, SourceImages
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.data.sampler import Sampler
+from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.data.source import DataSource, LongTailOptions, SourceImages
 from ltdd_core.seeding import generator
 from ltdd_core.testing.contract import Contract
 from ltdd_core.testing.tiny import tiny_long_tailed

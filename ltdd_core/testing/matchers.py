@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdd_core.interfaces import Matcher, Sampler
+from ltdd_core.data.sampler import Sampler
+from ltdd_core.distillation.matcher import Matcher
 from ltdd_core.testing.contract import Contract
 from ltdd_core.testing.tiny import PlainSampler, devices, tiny_long_tailed, tiny_task
 

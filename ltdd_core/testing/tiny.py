@@ -8,17 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdd_core.augment import Augmentation
-from ltdd_core.catalog import Catalog
-from ltdd_core.config import Training, component_maker
-from ltdd_core.data import LongTailedSet
+from ltdd_core.config.model import Training
+from ltdd_core.config.resolve import component_maker
 from ltdd_core.data.normalisation import PerChannel
-from ltdd_core.interfaces import Distillation, Features, Network, Sampler
-from ltdd_core.networks import ConvNet, NetworkPool
+from ltdd_core.data.sampler import Features, Sampler
+from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.distillation.matcher import Distillation
+from ltdd_core.networks.network import Network
+from ltdd_core.networks.pool import NetworkPool
+from ltdd_core.networks.zoo import ConvNet
 from ltdd_core.options import BaseOptions
-from ltdd_core.plugins import load_plugins
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.seeding import generator
-from ltdd_core.training import Trainer
+from ltdd_core.training.augment import Augmentation
+from ltdd_core.training.trainer import Trainer
 
 COUNTS = (12, 5, 2, 1)
 IPC = 3

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, grad_and_value
 
-from ltdd_core import Batch, Faster, Network, cross_entropy
+from ltdd_core import Batch, CompiledNetwork, Network, cross_entropy
 from ltdd_dc.distance import DISTANCES, Distance, Gradient, compares
 
 SECOND_ORDER = 8  # an image takes about so many times the memory when its gradient is differentiated again
@@ -43,7 +43,7 @@ class GradientMatching:
         compiled: compile the gradient of the distance in the pixels.
     """
 
-    def __init__(self, network: Faster, distance: str, *, chunk: int, batched: bool, compiled: bool) -> None:
+    def __init__(self, network: CompiledNetwork, distance: str, *, chunk: int, batched: bool, compiled: bool) -> None:
         self.network, self.chunk, self.batched = network, chunk, batched
         # A compiled network cannot be differentiated twice, but the whole of both gradients can be compiled.
         eager = network.eager
@@ -98,7 +98,7 @@ def _pixel_gradient(network: Network, distance: Distance) -> PixelGradient:
     """The gradient, in the pixels, of the distance between the gradients on synthetic and on real images."""
 
     def loss(compared: Gradient, others: Gradient, images: Tensor, labels: Tensor) -> Tensor:
-        # Faster holds its linear layer under two names; tied, the second would be swapped in for good.
+        # CompiledNetwork holds its linear layer under two names; tied, the second would be swapped in for good.
         logits = functional_call(network, {**compared, **others}, (images,), tie_weights=False)
         return cross_entropy(logits, labels)
 

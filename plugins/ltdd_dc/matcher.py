@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltdd_core import Augmentation, Batch, BatchMatcher, Distillation, Faster, Network, generator, option
+from ltdd_core import Augmentation, Batch, BatchMatcher, CompiledNetwork, Distillation, Network, generator, option
 from ltdd_dc.gradients import GradientMatching, mean_gradient
 
 PUBLISHED_IPC = (1, 10, 20, 30, 40, 50)
@@ -112,13 +112,13 @@ class GradientMatcher(BatchMatcher):
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
         """The sum of the classes' distances; ``network`` comes from the pool's ``trainable``."""
         if self._matching is None or self._matching.network is not network:
-            self._matching = self._new_matching(cast(Faster, network))
+            self._matching = self._new_matching(cast(CompiledNetwork, network))
         distances, gradient = self._matching(real, synthetic)
         # The gradient is known already, so autograd need not keep what led to it: the product adds 0.
         product = (synthetic.images * gradient).sum()
         return distances.sum() + (product - product.detach())
 
-    def _new_matching(self, network: Faster) -> GradientMatching:
+    def _new_matching(self, network: CompiledNetwork) -> GradientMatching:
         return GradientMatching(
             network,
             self.options.distance,

@@ -1,0 +1,135 @@
+"""The public names of ltdd: this list, and nothing else that is not in ``commands`` or ``testing``.
+
+Each is imported when it is first used, so that the entry module of a plugin stays cheap to import.
+"""
+
+from .api import (
+    configure as configure,
+    evaluate as evaluate,
+    load_data as load_data,
+    quality as quality,
+)
+from .config.model import (
+    Config as Config,
+)
+from .data.normalisation import (
+    ZCA as ZCA,
+    Normalisation as Normalisation,
+    PerChannel as PerChannel,
+)
+from .data.sampler import (
+    Features as Features,
+    Sampler as Sampler,
+    draw_by_class as draw_by_class,
+)
+from .data.sets import (
+    LongTailedSet as LongTailedSet,
+)
+from .data.source import (
+    ArrayTable as ArrayTable,
+    DataSource as DataSource,
+    ImageTable as ImageTable,
+    LongTailOptions as LongTailOptions,
+    SourceImages as SourceImages,
+)
+from .distillation.batch_matcher import (
+    BatchMatcher as BatchMatcher,
+    ClassMatcher as ClassMatcher,
+    class_means as class_means,
+    embed_without_gradient as embed_without_gradient,
+)
+from .distillation.distill import (
+    Result as Result,
+    distill as distill,
+)
+from .distillation.matcher import (
+    Batch as Batch,
+    Distillation as Distillation,
+    Matcher as Matcher,
+)
+from .distillation.partition import (
+    class_centres as class_centres,
+    class_distances as class_distances,
+    cut_value as cut_value,
+    max_cut as max_cut,
+    numbered as numbered,
+)
+from .errors import (
+    InputError as InputError,
+    Interrupted as Interrupted,
+    RunFailed as RunFailed,
+)
+from .evaluation.head import (
+    Classifier as Classifier,
+    ClassifierHead as ClassifierHead,
+    Recipe as Recipe,
+    Softmax as Softmax,
+)
+from .evaluation.metrics import (
+    Row as Row,
+)
+from .hookspecs import (
+    Register as Register,
+    Run as Run,
+    hookimpl as hookimpl,
+)
+from .networks.compiled import (
+    CompiledNetwork as CompiledNetwork,
+    precision_context as precision_context,
+)
+from .networks.cosine import (
+    CosineLinear as CosineLinear,
+)
+from .networks.network import (
+    Network as Network,
+)
+from .networks.pool import (
+    NetworkPool as NetworkPool,
+)
+from .options import (
+    BaseOptions as BaseOptions,
+    Named as Named,
+    name_of as name_of,
+    option as option,
+)
+from .progress import (
+    Display as Display,
+)
+from .runs.distilled import (
+    DistilledSet as DistilledSet,
+    load_distilled as load_distilled,
+    save_distilled as save_distilled,
+)
+from .runs.export import (
+    export as export,
+)
+from .seeding import (
+    generator as generator,
+)
+from .storage import (
+    load_tensors as load_tensors,
+    save_tensors as save_tensors,
+    write_atomically as write_atomically,
+    writing as writing,
+)
+from .training.augment import (
+    Augmentation as Augmentation,
+)
+from .training.loop import (
+    train as train,
+)
+from .training.losses import (
+    Loss as Loss,
+    LossSchedule as LossSchedule,
+    cross_entropy as cross_entropy,
+)
+from .training.options import (
+    TrainingOptions as TrainingOptions,
+)
+from .training.sets import (
+    TrainingSet as TrainingSet,
+)
+from .training.trainer import (
+    LastLayer as LastLayer,
+    Trainer as Trainer,
+)

@@ -1,0 +1,30 @@
+"""Commands that plugins add."""
+
+from __future__ import annotations
+
+import click
+
+from ltdd_core.plugging.loading import Plugin, Plugins
+
+COMMANDS = ("distill", "train", "evaluate", "export", "bench", "plugins", "describe", "data", "new-plugin", "doctor")
+"""Our own; no plugin can take their names."""
+
+
+def plugin_commands(plugins: Plugins) -> dict[str, tuple[click.Command, Plugin]]:
+    """Commands of plugins and their owners, by name.
+
+    A plugin whose hook raises, or that offers a name which is taken, is broken and adds nothing.
+    """
+    found: dict[str, tuple[click.Command, Plugin]] = {}
+    for plugin in list(plugins.usable):
+        group = click.Group()
+        try:
+            plugins.call(plugin, "ltdd_register_commands", cli=group)
+            for name in group.commands:
+                if name in COMMANDS or name in found:
+                    raise ValueError(f"there is a command {name!r} already")
+        except (Exception, SystemExit) as error:  # somebody else's command must not break ours
+            plugins.set_broken(plugin, error)
+            continue
+        found.update({name: (command, plugin) for name, command in group.commands.items()})
+    return found

@@ -1,0 +1,146 @@
+"""What a configuration is: the options of a run, and the components that were chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ltdd_core.config.layers import COMPONENTS, Tree
+from ltdd_core.networks.network import Network
+from ltdd_core.options import BaseOptions, option
+from ltdd_core.training.options import TrainingOptions
+
+DEFAULT_NAMES = {
+    "data": "digits-lt",
+    "sampler": "instance",
+    "network": "convnet-d3",
+    "head": "linear",
+    "recipe": "direct",
+}
+
+
+REAL, NOISE = "real", "noise"
+"""Initial images, beside the names of samplers."""
+
+
+class RunOptions(BaseOptions):
+    """What every run has."""
+
+    ipc: int = option(10, "synthetic images per class", ge=1)
+    iterations: int = option(1000, "steps of the matcher; the published lengths are in the presets", ge=1)
+    init: str = option(
+        REAL, "initial images: real ones that stand for their class by the sampler, or by another; noise"
+    )
+    augment: str = option(
+        "color_crop_cutout_flip_scale_rotate",
+        "differentiable augmentation in matching and training, operations joined by _, or none",
+        source="DSA, public code",
+    )
+    seed: int = option(0, "of everything random but the cut to the long tail (data.seed)", ge=0)
+    plugins: tuple[str, ...] = option((), "active plugins: they choose components and watch the run")
+
+
+class OriginalTraining(TrainingOptions):
+    """Training on the long-tailed set: fewer epochs, since each sees many more images."""
+
+    epochs: int = option(60, "passes over the images", ge=1)
+    lr: float = option(0.05, "initial learning rate", gt=0)
+
+
+class DistilledTraining(TrainingOptions):
+    """Training on the distilled set."""
+
+    epochs: int = option(1000, "passes over the images", source="DSA, public code", ge=1)
+    lr: float | None = option(  # type: ignore[assignment] # None until the method has had its say
+        None, "initial learning rate; unless given, what the method learned, else 0.01", source="DC, public code", gt=0
+    )
+
+    def with_learned(self, learned: Mapping[str, float]) -> TrainingOptions:
+        """These options, the learning rate decided."""
+        lr = self.lr if self.lr is not None else learned.get("lr", TrainingOptions().lr)
+        return TrainingOptions(**{**self.model_dump(), "lr": lr})
+
+
+class Training(BaseOptions):
+    """How networks are trained on the original and on the distilled set."""
+
+    original: OriginalTraining = OriginalTraining()
+    distilled: DistilledTraining = DistilledTraining()
+
+
+class Compute(BaseOptions):
+    """What a run computes with; nothing here is part of the science."""
+
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes the GPU where there is one")
+    threads: int | None = option(None, "CPU threads; all cores unless given", ge=1)
+    precision: Literal["fp32", "bf16"] = option(
+        "fp32", "of features, in matching and training; bf16 pays on GPUs and CPUs with AMX or AVX-512-BF16"
+    )
+    compile: bool = option(False, "compile networks, in matching and training (needs a compiler)")
+    checkpoint_every: int = option(20, "steps between checkpoints", ge=1)
+    chunk: int | None = option(None, "images at once through a network; of 32x32, 32 on a CPU and 2048 on a GPU", ge=1)
+
+
+SECTIONS = {*COMPONENTS, "training", "compute", *RunOptions.model_fields}
+"""The keys of a configuration."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A component that was chosen: its name, its validated options, its class and who offers it."""
+
+    kind: str
+    name: str
+    options: Any
+    component: Any
+    owner: str
+
+    def make(self) -> Any:
+        """A new instance."""
+        return self.component(self.options)
+
+    def to_tree(self) -> Tree:
+        """Name and all options, as in a configuration file."""
+        return {"name": self.name, **self.options.model_dump(mode="json")}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A resolved configuration."""
+
+    data: Selection
+    sampler: Selection
+    network: Selection
+    matcher: Selection
+    head: Selection
+    recipe: Selection
+    start: Selection | None
+    """The sampler that ``init`` names, if it names one other than the run's."""
+    run: RunOptions
+    training: Training
+    compute: Compute
+
+    def to_tree(self) -> Tree:
+        """Everything spelt out; resolving it again gives the same configuration."""
+        tree: Tree = {kind: getattr(self, kind).to_tree() for kind in COMPONENTS}
+        tree.update(self.run.model_dump(mode="json"))
+        tree["training"] = self.training.model_dump(mode="json")
+        tree["compute"] = self.compute.model_dump(mode="json")
+        return tree
+
+    def make_network(self, image_shape: tuple[int, int, int], outputs: int) -> Network:
+        """A network of the configured kind; its weights come from torch's global generator."""
+        network: Network = self.network.component(image_shape, outputs, self.network.options)
+        return network
+
+    def science(self) -> Tree:
+        """The part that decides the result: without folders, devices and the like."""
+        tree = self.to_tree()
+        tree["data"].pop("root", None)
+        tree["compute"] = {key: tree["compute"][key] for key in ("precision", "compile")}
+        return tree
+
+
+NO_METHOD = Selection("matcher", "none", BaseOptions(), None, "")
+"""In the configuration of what distils nothing."""

@@ -1,0 +1,240 @@
+"""One configuration from many places: defaults < data source < preset < YAML file < command line.
+
+Every component declares its own options; here the layers of :mod:`ltdd_core.config.layers` are put together and
+validated, and what is wrong is answered with where it was written and the nearest name that would have
+been right.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ltdd_core.config.layers import COMPONENTS, Layer, Tree, located, merged, normalised
+from ltdd_core.config.model import (
+    DEFAULT_NAMES,
+    NO_METHOD,
+    NOISE,
+    REAL,
+    SECTIONS,
+    Compute,
+    Config,
+    RunOptions,
+    Selection,
+    Training,
+)
+from ltdd_core.config.validation import brief, validate_options
+from ltdd_core.errors import InputError, OptionError, unknown
+from ltdd_core.options import BaseOptions, Named
+from ltdd_core.plugging.catalog import Catalog
+
+SOURCES = "sources"
+"""The key of a preset under which it says where its values come from."""
+
+
+def resolve(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None, *, distils: bool = True) -> Config:
+    """Put layers together, later ones above earlier ones, and validate the result.
+
+    Args:
+        catalog: of all components.
+        layers: the lowest first.
+        preset: below all of them.
+        distils: whether a method must be named; without, a configuration may do without one.
+
+    Raises:
+        InputError: an unknown name, an unknown option, a value out of range.
+    """
+    given = [normalised(layer) for layer in layers]
+    lower = [] if preset is None else [preset_layer(catalog, preset)]
+    wanted = merged([*lower, *given])
+    chosen = _chosen_by_plugins(catalog, wanted, named=merged(given))
+    stack = [_defaults(), *lower, *chosen, *given]
+    try:
+        stack = _with_sections_of_the_matcher(catalog, stack)
+        source = _entry(catalog, "data", merged(stack)["data"])
+        suggested = dict(source.load().suggested)
+        stack.insert(1, normalised(Layer(f"data source {source.name!r}", suggested)))
+        return _validated(catalog, merged(stack), distils=distils)
+    except OptionError as error:
+        raise located(stack, error) from error
+
+
+def resolve_data(catalog: Catalog, layers: Sequence[Layer]) -> Selection:
+    """Only the data source of a configuration that says nothing else.
+
+    Raises:
+        InputError: an unknown name, an unknown option, a value out of range, another section.
+    """
+    stack = [normalised(layer) for layer in layers]
+    tree = merged([_defaults(), *stack])
+    try:
+        for key in merged(stack):
+            if key != "data":
+                raise OptionError({(key,): str(unknown("section", key, ["data"]))})
+        return select(catalog, "data", tree["data"])
+    except OptionError as error:
+        raise located(stack, error) from error
+
+
+def preset_layer(catalog: Catalog, name: str) -> Layer:
+    """A preset by name.
+
+    Raises:
+        InputError: there is none of that name, or it is not a mapping.
+    """
+    tree = dict(_preset(catalog, name))
+    tree.pop(SOURCES, None)
+    return normalised(Layer(f"preset {name!r}", tree))
+
+
+def preset_sources(catalog: Catalog, name: str) -> dict[str, str]:
+    """Where the values of a preset come from, by the path of an option or of its section.
+
+    Raises:
+        InputError: there is no preset of that name, or it is not a mapping, or its sources are none.
+    """
+    sources = _preset(catalog, name).get(SOURCES, {})
+    texts = isinstance(sources, Mapping) and all(isinstance(one, str) for both in sources.items() for one in both)
+    if not texts:
+        raise InputError(f"preset {name!r}: {SOURCES!r} maps paths of options to texts.")
+    return dict(sources)
+
+
+def _preset(catalog: Catalog, name: str) -> Mapping[str, Any]:
+    entry = catalog.get("preset", name)
+    tree = entry.load()
+    if not isinstance(tree, Mapping):
+        raise InputError(f"preset {name!r} of plugin {entry.owner.name!r} ({entry.owner}) is not a mapping.")
+    return tree
+
+
+def select(catalog: Catalog, kind: str, section: Mapping[str, Any]) -> Selection:
+    """A component of a kind from its section: ``{"name": ..., option: value, ...}``.
+
+    Raises:
+        InputError: an unknown name or option, a value out of range.
+    """
+    entry = _entry(catalog, kind, section)
+    component: Any = entry.load()
+    values = {key: value for key, value in section.items() if key != "name"}
+    options = validate_options((kind,), component.Options, values)
+    _check_named(catalog, (kind,), options)
+    return Selection(kind, entry.name, options, component, str(entry.owner))
+
+
+def _check_named(catalog: Catalog, place: tuple[str, ...], options: BaseOptions) -> None:
+    """See that components which options name are there: a run should not find out after hours.
+
+    Raises:
+        OptionError: with the nearest name.
+    """
+    for name, field in type(options).model_fields.items():
+        value, extra = getattr(options, name), field.json_schema_extra
+        if isinstance(value, BaseOptions):
+            _check_named(catalog, (*place, name), value)
+        elif isinstance(extra, Mapping) and extra.get("component"):
+            try:
+                _check_one(catalog, str(extra["component"]), value)
+            except InputError as error:
+                raise OptionError({(*place, name): f"{'.'.join((*place, name))}: {error}"}) from error
+
+
+def _check_one(catalog: Catalog, kind: str, named: Named) -> None:
+    if isinstance(named, str):
+        catalog.get(kind, named)
+    elif not isinstance(named.get("name"), str):
+        raise InputError(f"which {kind}? Its options need its name beside them.")
+    else:
+        select(catalog, kind, named)
+
+
+def component_maker(catalog: Catalog) -> Callable[[str, str | Mapping[str, Any]], Any]:
+    """``component("head", "cosine")``, or with options, ``{"name": "cosine", "scale": 10}``: a component."""
+
+    def component(kind: str, named: str | Mapping[str, Any]) -> Any:
+        return select(catalog, kind, {"name": named} if isinstance(named, str) else named).make()
+
+    return component
+
+
+def _with_sections_of_the_matcher(catalog: Catalog, stack: list[Layer]) -> list[Layer]:
+    """Its nested options, such as ``matcher.experts``, can be written as a section of their own: ``experts``."""
+    name = merged(stack).get("matcher", {}).get("name")
+    if name is None:
+        return stack
+    options = getattr(_entry(catalog, "matcher", {"name": name}).load(), "Options", BaseOptions)
+    nested = [
+        key
+        for key, one in options.model_fields.items()
+        if isinstance(one.annotation, type) and issubclass(one.annotation, BaseOptions) and key not in SECTIONS
+    ]
+    return [_moved(layer, nested) for layer in stack]
+
+
+def _moved(layer: Layer, sections: Sequence[str]) -> Layer:
+    tree = {key: value for key, value in layer.tree.items() if key not in sections}
+    inside = {key: layer.tree[key] for key in sections if key in layer.tree}
+    if not inside:
+        return layer
+    below = Layer(layer.origin, {"matcher": inside})
+    return Layer(layer.origin, merged([below, Layer(layer.origin, tree)]))
+
+
+def _defaults() -> Layer:
+    return Layer("default", {kind: {"name": name} for kind, name in DEFAULT_NAMES.items()})
+
+
+def _entry(catalog: Catalog, kind: str, section: Mapping[str, Any]) -> Any:
+    try:
+        return catalog.get(kind, section["name"])
+    except InputError as error:
+        raise OptionError({(kind, "name"): str(error)}) from error
+
+
+def _chosen_by_plugins(catalog: Catalog, wanted: Tree, *, named: Tree) -> list[Layer]:
+    """What active plugins stand for, a layer each; ``named`` is what the user said and they cannot change."""
+    names = wanted.get("plugins", ())
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"plugins must be a list of names, not {brief(names)}.")
+    chosen: dict[str, tuple[str, str]] = {}
+    layers = []
+    for plugin in catalog.plugins.named(names):
+        answer = catalog.plugins.call(plugin, "ltdd_choose", config=copy.deepcopy(wanted)) or {}
+        for kind, name in answer.items():
+            if kind not in COMPONENTS:
+                raise InputError(f"plugin {plugin.name!r} ({plugin}) chooses for {kind!r}, which does not exist.")
+            if "name" in named.get(kind, {}):
+                continue
+            other, by = chosen.setdefault(kind, (name, plugin.name))
+            if other != name:
+                raise InputError(
+                    f"plugins {by!r} and {plugin.name!r} choose different {kind}s, "
+                    f"{other!r} and {name!r}: name one with --set {kind}.name=NAME."
+                )
+        tree = {kind: {"name": name} for kind, name in answer.items()}
+        layers.append(Layer(f"plugin {plugin.name!r}", tree))
+    return layers
+
+
+def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
+    for key in tree:
+        if key not in SECTIONS:
+            raise OptionError({(key,): str(unknown("option", key, {*SECTIONS, "method", "plugin"}))})
+    method = "name" in tree.get("matcher", {})
+    if distils and not method:
+        raise InputError(f"name a method: --method {'|'.join(catalog.names('matcher'))}.")
+    run = {key: value for key, value in tree.items() if key in RunOptions.model_fields}
+    chosen = {kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS if kind != "matcher" or method}
+    options: RunOptions = validate_options((), RunOptions, run)
+    own = options.init in (REAL, NOISE, chosen["sampler"].name)
+    if not own and options.init not in catalog.names("sampler"):
+        starts = [REAL, NOISE, *catalog.names("sampler")]
+        raise OptionError({("init",): f"init: {unknown('way to start', options.init, starts)}"})
+    return Config(
+        **{"matcher": NO_METHOD, **chosen},
+        start=None if own else select(catalog, "sampler", {"name": options.init}),
+        run=options,
+        training=validate_options(("training",), Training, tree.get("training", {})),
+        compute=validate_options(("compute",), Compute, tree.get("compute", {})),
+    )

@@ -1,0 +1,84 @@
+"""Load a long-tailed set: from a source, cut to its long tail, with its normalisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltdd_core.data.longtail import cut
+from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
+from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.data.source import DataSource
+from ltdd_core.errors import InputError
+from ltdd_core.seeding import generator
+
+
+def load_long_tailed(name: str, source: DataSource) -> LongTailedSet:
+    """Load a source and cut its training images to the long tail its options ask for.
+
+    Raises:
+        InputError: the images are missing or cannot be used, or the cut is impossible.
+    """
+    options = source.options
+    if options.imbalance != "natural" and not 1 <= options.imbalance < math.inf:  # nan is refused too
+        raise InputError(f"data.imbalance is n_max / n_min, finite and at least 1, not {options.imbalance:g}.")
+    images = source.load(generator(options.seed, "hold out"))
+    _check_classes(name, images.class_names, images.train.labels, images.test.labels)
+    kept = cut(
+        images.train.labels,
+        images.class_names,
+        imbalance=options.imbalance,
+        n_max=options.n_max,
+        order=options.order,
+        generator=generator(options.seed, "long tail"),
+    )
+    train = images.train.read(kept)
+    labels = images.train.labels[kept]
+    return LongTailedSet(
+        name,
+        train,
+        labels,
+        images.test.read(torch.arange(len(images.test.labels))),
+        images.test.labels,
+        images.class_names,
+        _normalisation(options, train),
+        tuple(torch.bincount(labels, minlength=len(images.class_names)).tolist()),
+    )
+
+
+def _check_classes(name: str, class_names: Sequence[str], train: Tensor, test: Tensor) -> None:
+    if len(class_names) < 2:
+        raise InputError(f"data {name!r} has {len(class_names)} class; a classifier needs at least two.")
+    for part, labels in (("training", train), ("test", test)):
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names):
+            raise InputError(
+                f"data {name!r}: {part} labels run from {int(labels.min())} to {int(labels.max())}; "
+                f"with {len(class_names)} classes they must lie in 0 to {len(class_names) - 1}."
+            )
+        counts = torch.bincount(labels, minlength=len(class_names))
+        empty = [class_names[c] for c in torch.nonzero(counts == 0).flatten().tolist()]
+        if empty:
+            raise InputError(f"data {name!r}: no {part} image of {', '.join(empty)}; every class needs one.")
+
+
+def _normalisation(options: Any, train: Tensor) -> Normalisation:
+    if (options.mean is None) != (options.std is None):
+        raise InputError("data.mean and data.std go together: give both or none.")
+    if options.normalisation == "zca":
+        if options.mean is not None:
+            raise InputError("data.mean and data.std are for data.normalisation=per-channel; ZCA has its own.")
+        return ZCA.of(train, options.zca_eps)
+    if options.mean is None:
+        return PerChannel.of(train)
+    channels = train.shape[1]
+    fits = len(options.mean) == channels == len(options.std)
+    if not fits or not all(0 <= m <= 1 for m in options.mean) or not all(0 < s <= 1 for s in options.std):
+        raise InputError(
+            f"data.mean and data.std need {channels} value(s) each, for images in [0, 1]: means in [0, 1] and "
+            f"deviations above 0 and at most 1, not {options.mean} and {options.std}."
+        )
+    return PerChannel(options.mean, options.std)

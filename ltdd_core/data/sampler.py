@@ -1,0 +1,71 @@
+"""Samplers, which draw real images, and the draw by class that samplers and heads have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.options import Component
+
+
+def draw_by_class(labels: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    """As many draws as there are images, each of class c with probability w_c / sum_j w_j, then of any of its images.
+
+    Draws are with replacement.  A class without an image is never drawn, whatever its weight.
+
+    Args:
+        labels: int64 ``[N]``, from 0 to ``len(weights) - 1``.
+        weights: float64 ``[classes]``, not negative.
+        generator: on the CPU; the draws are a function of it.
+
+    Returns:
+        Indices into ``labels``, int64 ``[N]`` on the CPU.
+
+    Raises:
+        ValueError: the weight of a class that has images is negative or not finite, or all of them are 0.
+    """
+    labels, weights = labels.cpu(), weights.cpu()
+    counts = torch.bincount(labels, minlength=len(weights))
+    weights = torch.where(counts > 0, weights, 0)
+    if not torch.isfinite(weights).all() or (weights < 0).any() or not (weights > 0).any():
+        raise ValueError(f"weights of classes must be finite, not negative and not all 0: {weights.tolist()}")
+    drawn = torch.multinomial(weights, len(labels), replacement=True, generator=generator)
+    within = torch.rand(len(labels), dtype=torch.float64, generator=generator) * counts[drawn]
+    first = counts.cumsum(0) - counts
+    return labels.argsort(stable=True)[first[drawn] + within.long()]
+
+
+Features = Callable[[int], Tensor]
+"""``features(label)``: float32 ``[n_c, D]`` on the CPU, of all training images of a class in the order of their
+indices, not augmented, by the run's network trained as a plain classifier on the long-tailed set.  The first call
+trains it, so what does not call it costs nothing."""
+
+
+class Sampler(Component, ABC):
+    """Draws real images, as int64 indices into the training images.  Class counts of 1 are a normal case.
+
+    What is drawn is a function of the arguments: everything random comes from ``generator``.
+    """
+
+    @abstractmethod
+    def prepare(self, data: LongTailedSet) -> None:
+        """Get to know the long-tailed set; called once before anything is drawn."""
+
+    @abstractmethod
+    def of_class(self, label: int, size: int, generator: torch.Generator) -> Tensor:
+        """Indices ``[min(size, n_c)]`` of images of one class, none twice, for a matching step."""
+
+    @abstractmethod
+    def epoch(self, progress: float, generator: torch.Generator) -> Tensor:
+        """Indices ``[N]`` in the order in which one epoch of training sees them.
+
+        ``progress`` goes from 0 in the first epoch to 1 in the last.
+        """
+
+    @abstractmethod
+    def representatives(self, label: int, ipc: int, generator: torch.Generator, features: Features) -> Tensor:
+        """Indices ``[min(ipc, n_c)]`` of images that stand for a class, none twice: a coreset, or initial images."""

@@ -1,0 +1,283 @@
+"""The main job: distil a long-tailed set, step by step, then train classifiers on the result and score them.
+
+Read :func:`distill` from top to bottom: it is the way the data go.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltdd_core.config.model import Config
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.distillation.matcher import Distillation, Matcher
+from ltdd_core.distillation.task import prepare_task
+from ltdd_core.errors import RunFailed
+from ltdd_core.evaluation.lines import check_recipe, make_trainer, result_rows, training_options
+from ltdd_core.evaluation.metrics import Row
+from ltdd_core.hookspecs import Run
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import Observers, load_plugins
+from ltdd_core.progress import Display
+from ltdd_core.runs.devices import prepare_device
+from ltdd_core.runs.distilled import DISTILLED, DistilledSet, load_distilled, save_distilled
+from ltdd_core.runs.facts import data_facts, session_facts, versions
+from ltdd_core.runs.folder import METRICS, RESULT, TIMES, RunFolder
+from ltdd_core.runs.pictures import save_picture
+from ltdd_core.runs.stop import StopRequest
+from ltdd_core.training.trainer import Trainer
+
+PICTURE = "distilled.png"
+RISEN = 1.3  # of a loss, times what it began as; runs that worked ended at 1.02 or less
+SECONDS_BETWEEN_PICTURES = 20.0  # while a run goes on; one takes some tenths of a second
+OUT_OF_MEMORY = "try --set compute.chunk=N with a small N, a smaller matcher.batch_real, --ipc or --image-size."
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to."""
+
+    run: Path
+    config: Config
+    data: LongTailedSet
+    distilled: DistilledSet
+    rows: list[Row]
+    groups: Tensor | None
+    """The partition of a multi-stage classifier, int64 ``[classes]``."""
+    seconds: float
+
+    def group_names(self) -> list[list[str]] | None:
+        """The names of the classes in each group."""
+        if self.groups is None:
+            return None
+        named = list(zip(self.data.class_names, self.groups.tolist(), strict=True))
+        return [[name for name, own in named if own == group] for group in range(int(self.groups.max()) + 1)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that ``ltdd distill --json`` prints."""
+        return {
+            "run": str(self.run),
+            "method": self.config.matcher.name,
+            "data": data_facts(self.data),
+            "seconds": round(self.seconds, 3),
+            "groups": self.group_names(),
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+
+def distill(
+    config: Config,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    display: Display | None = None,
+    catalog: Catalog | None = None,
+) -> Result:
+    """Distil, evaluate, and leave everything in the folder ``out``.
+
+    Args:
+        config: from :func:`ltdd_core.configure`.
+        resume: go on with the run in ``out`` if there is one.
+        display: is told what happens, for the eyes of a user.
+        catalog: where ``config`` was resolved; made anew unless given.
+
+    Raises:
+        InputError: the data or the folder cannot be used; nothing was written.
+        RunFailed: the loss, or a classifier, is no longer finite, or memory ran out; the last good checkpoint
+            is in ``out``.
+        Interrupted: a signal came; the state is saved.
+    """
+    began, display = time.monotonic(), display or Display()
+    catalog = catalog or Catalog(load_plugins())
+    observers = Observers(catalog.plugins, catalog.plugins.named(config.run.plugins), display.warn)
+    device = prepare_device(config)
+    check_recipe(config)
+    RunFolder(Path(out)).check(config, resume=resume)
+    data = load_long_tailed(config.data.name, config.data.make())
+    with StopRequest().listening() as stop, _memory_in_words():
+        trainer = make_trainer(
+            config, device, data.image_shape, seed=config.run.seed, catalog=catalog, stop=stop, display=display
+        )
+        task = prepare_task(config, data, device, catalog=catalog, display=display, stop=stop, trainer=trainer)
+        matcher: Matcher = config.matcher.make()
+        if not (Path(out) / DISTILLED).exists():
+            matcher.prepare(task)
+        display.data(f"{data.summary()}; on {device.type}")
+        with RunFolder.open(Path(out), config, resume=resume) as folder:
+            checkpoint = folder.load_checkpoint()
+            session = session_facts(config, device, [str(plugin) for plugin in observers.active])
+            folder.begin_session(data_facts(data), {"from_step": checkpoint[0] if checkpoint else 0, **session})
+            run = Run(config, folder.path, data, checkpoint[0] if checkpoint else 0)
+            observers.tell("ltdd_run_started", run=run)
+            try:
+                job = Job(run, folder, matcher, task, trainer, stop, observers, display)
+                distilled = finished_set(job, checkpoint)
+                rows, groups = score(job, distilled, catalog)
+            except BaseException as error:
+                observers.tell("ltdd_run_failed", run=run, error=error)
+                raise
+            seconds = folder.seconds_taken() or time.monotonic() - began
+            result = Result(folder.path, config, data, distilled, rows, groups, seconds)
+            write_report(folder, result, observers)
+            observers.tell("ltdd_run_finished", run=run, distilled=distilled)
+            if observers.detached:
+                write_report(folder, result, observers)
+    return result
+
+
+@contextmanager
+def _memory_in_words() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunFailed(f"out of memory: {OUT_OF_MEMORY}") from error
+
+
+def write_report(folder: RunFolder, result: Result, observers: Observers) -> None:
+    """The result, and which plugins had to be left out while it came about."""
+    folder.write_json(RESULT, {**result.to_json(), "detached_plugins": observers.detached})
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process has at hand while it works on a run."""
+
+    run: Run
+    folder: RunFolder
+    matcher: Matcher
+    task: Distillation
+    trainer: Trainer
+    stop: StopRequest
+    observers: Observers
+    display: Display
+
+
+def finished_set(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> DistilledSet:
+    """The distilled set of the run: as it is stored, or after all remaining steps."""
+    path = job.folder.path
+    if (path / DISTILLED).exists():
+        distilled = load_distilled(path)
+    else:
+        if type(job.matcher).iterative:
+            match(job, checkpoint)
+        distilled = collect(job.matcher, job.run.config, job.run.data)
+        save_distilled(path / DISTILLED, distilled)
+    save_picture(path / PICTURE, distilled)
+    return distilled
+
+
+def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
+    """All remaining steps of the matcher, with a checkpoint now and then and at the end."""
+    matcher, folder, config = job.matcher, job.folder, job.run.config
+    if checkpoint is not None:
+        matcher.load_state(checkpoint[1])
+    start, total = job.run.start, config.run.iterations
+    log, times = folder.log_from(METRICS, start), folder.log_from(TIMES, start)
+    pictured, losses = time.monotonic(), []
+    job.display.steps(start, total)
+    try:
+        for step in range(start, total):
+            if job.stop.signal is not None:
+                save(matcher, folder, step)
+                job.stop.check()
+            began = time.monotonic()
+            metrics = {name: float(value) for name, value in matcher.step(step).items()}
+            seconds = time.monotonic() - began  # float() has waited for the device
+            check_finite(metrics, step, folder)
+            losses.append(metrics["loss"])
+            log.add(step, metrics)
+            times.add(step, {"seconds": round(seconds, 6)})
+            job.observers.tell("ltdd_step_finished", run=job.run, step=step, metrics=metrics)
+            job.display.step(step, metrics)
+            if (step + 1) % config.compute.checkpoint_every == 0 or step + 1 == total:
+                save(matcher, folder, step + 1)
+                if time.monotonic() - pictured > SECONDS_BETWEEN_PICTURES:
+                    save_picture(folder.path / PICTURE, collect(matcher, config, job.run.data))
+                    pictured = time.monotonic()
+    finally:
+        log.close()
+        times.close()
+        job.display.steps_done()
+    if text := rise(losses):
+        job.display.warn(f"{text}: the images may be worse than those they began as. Try a smaller matcher.lr_img.")
+
+
+def rise(losses: Sequence[float]) -> str | None:
+    """What to say of a positive loss that goes up; of fewer than 20 steps nothing can be said."""
+    if len(losses) < 20:
+        return None
+    part = len(losses) // 10
+    first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
+    if first <= 0 or last <= RISEN * first:
+        return None
+    return f"the loss went up from {first:.4g} (mean of the first tenth of the steps) to {last:.4g} (last tenth)"
+
+
+def score(job: Job, distilled: DistilledSet, catalog: Catalog) -> tuple[list[Row], Tensor | None]:
+    """The lines of the run's table and the partition of its classes, int64 ``[classes]``, if there is one."""
+    config, data = job.run.config, job.run.data
+    trainer = job.trainer.with_options(training_options(config, distilled.training))
+    rows, groups = result_rows(config, data, distilled, trainer, catalog, job.folder.path)
+    for row in rows:
+        job.display.row(row.name, row.accuracy, row.std)
+        job.observers.tell("ltdd_evaluated", run=job.run, row=row)
+    return rows, groups
+
+
+def save(matcher: Matcher, folder: RunFolder, done: int) -> None:
+    """Write a checkpoint, unless the state has gone bad.
+
+    Raises:
+        RunFailed: a tensor is not finite; the checkpoint before stays.
+    """
+    state = matcher.state()
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise RunFailed(_advice(f"{bad[0]} is not finite any more after step {done}", folder))
+    folder.save_checkpoint(done, state)
+
+
+def check_finite(metrics: Mapping[str, float], step: int, folder: RunFolder) -> None:
+    """Stop a run whose loss is NaN or infinite.
+
+    Raises:
+        RunFailed: with what to try.
+    """
+    if "loss" not in metrics or not math.isfinite(metrics["loss"]):
+        raise RunFailed(_advice(f"the loss of step {step} is {metrics.get('loss')}", folder))
+
+
+def _advice(what: str, folder: RunFolder) -> str:
+    kept = folder.load_checkpoint()
+    where = f"the checkpoint after {kept[0]} steps is kept in {folder.path}" if kept else "no checkpoint was due yet"
+    return (
+        f"{what}; {where}. Try a smaller learning rate in a new run (--set matcher.lr_img=...), "
+        "--precision fp32 if it was bf16, and look for damaged images with `ltdd data show`."
+    )
+
+
+# ---- what a run is made of -----------------------------------------------------------------------
+
+
+def collect(matcher: Matcher, config: Config, data: LongTailedSet) -> DistilledSet:
+    """The distilled set of a matcher that has taken its steps."""
+    images, labels = matcher.distilled()
+    return DistilledSet(
+        images=images.detach().float().cpu(),
+        labels=labels.detach().cpu(),
+        class_names=data.class_names,
+        normalisation=data.normalisation,
+        ipc=config.run.ipc,
+        training=dict(matcher.training()),
+        decoder=config.matcher.name if type(matcher).decoder is not None else None,
+        origin={"data": data_facts(data), "configuration": config.science(), "versions": versions(config)},
+    )

@@ -1,0 +1,144 @@
+"""The interface of distillation methods, and what they are given.
+
+Images are float32 ``[n, C, H, W]`` in the normalised colours of their data set unless a line says otherwise; labels
+are int64 ``[n]`` from 0 to ``classes - 1``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ltdd_core.data.sampler import Features, Sampler
+from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.networks.pool import NetworkPool
+from ltdd_core.options import Component
+from ltdd_core.progress import Display
+from ltdd_core.training.augment import Augmentation
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a matcher works with."""
+
+    data: LongTailedSet
+    ipc: int
+    draw_initial: Callable[[], tuple[Tensor, Tensor]]
+    """Makes the initial images, which may train a network to choose them; see :attr:`initial_images`."""
+    sampler: Sampler
+    networks: NetworkPool
+    augmentation: Augmentation
+    seed: int
+    device: torch.device
+    chunk: int
+    """How many real images to push through a network at once."""
+    features: Features
+    """Of the training images of a class, by a plain classifier of the long-tailed set; see :data:`Features`."""
+    component: Callable[[str, str | Mapping[str, Any]], Any]
+    """``component("sampler", "class-balanced")``, or with options, ``{"name": "effective-number", "beta": 0.99}``: an
+    instance of another component.
+
+    Raises:
+        InputError: an unknown name or option.
+    """
+    display: Display = field(default_factory=Display)
+    """Told what happens, for the eyes of a user: a ``prepare`` that takes long says so here."""
+    keep_going: Callable[[], None] = lambda: None
+    """To be called between units of work of a ``prepare`` that takes long; raises :class:`Interrupted`."""
+
+    @cached_property
+    def _initial(self) -> tuple[Tensor, Tensor]:
+        return self.draw_initial()
+
+    @property
+    def initial_images(self) -> Tensor:
+        """Float32 ``[classes * ipc, C, H, W]``, sorted by class, on the device; drawn when first asked for."""
+        return self._initial[0]
+
+    @property
+    def initial_real(self) -> Tensor:
+        """Bool ``[classes * ipc]``, on the device: which are real images as they are, and no repeats or noise."""
+        return self._initial[1]
+
+    @property
+    def initial_labels(self) -> Tensor:
+        """Int64 ``[classes * ipc]``, on the device."""
+        return torch.arange(self.data.classes, device=self.device).repeat_interleave(self.ipc)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and their labels on the device, sorted by class; ``counts``, int64 ``[classes]``, on the CPU.
+
+    Where a matcher knows groups, a batch may be sorted by group, and ``counts`` is ``[groups]``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    counts: Tensor
+
+    def of_class(self, place: int) -> Tensor:
+        """The images of one class, or group, ``[counts[place], C, H, W]``."""
+        return self.images[self._slice(place)]
+
+    def labels_of(self, place: int) -> Tensor:
+        """Their labels, int64 ``[counts[place]]``."""
+        return self.labels[self._slice(place)]
+
+    def _slice(self, place: int) -> slice:
+        start = int(self.counts[:place].sum())
+        return slice(start, start + int(self.counts[place]))
+
+
+Decoder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Matcher(Component, ABC):
+    """A distillation method in full: it owns its parameters, optimisers and networks."""
+
+    decoder: ClassVar[Decoder | None] = None
+    """``(stored images, labels) -> (images, labels)``, a static method, where what is stored is not what a
+    network sees (several small images in one, say).  Used alike in distillation and in evaluation."""
+    iterative: ClassVar[bool] = True
+    """False: the images are what they are after :meth:`prepare`, and no step is taken."""
+
+    @abstractmethod
+    def prepare(self, task: Distillation) -> None:
+        """Set up the synthetic images and optimisers, as for step 0: the same each time for the same task."""
+
+    @abstractmethod
+    def step(self, step: int) -> Mapping[str, Tensor | float]:
+        """Move the synthetic images once.
+
+        Everything random must be a function of ``(task.seed, purpose, step)``: use
+        :func:`ltdd_core.generator`, and draw nothing from a global generator.  The same steps come to the same
+        pixels in every run of a process.  A class with one real image, and networks in bf16, are normal cases.
+
+        Returns:
+            Scalars to record, ``loss`` among them.  A loss that is not finite stops the run.
+        """
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on, as tensors, to be saved.  Not moved or copied by the core."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to what :meth:`state` returned, after :meth:`prepare`: the next step is the same, bit for bit."""
+
+    @abstractmethod
+    def distilled(self) -> tuple[Tensor, Tensor]:
+        """Stored images, float32 ``[n, C, H, W]``, and their labels, on the task's device or on the CPU.
+
+        Labels are int64 ``[n]``, or float ``[n, classes]`` for soft ones.  Every class has an image.
+        """
+
+    def training(self) -> Mapping[str, float]:
+        """Options for training on the images that the method learned with them: ``{"lr": 0.013}``."""
+        return {}

@@ -1,0 +1,71 @@
+"""The interfaces of classifiers: heads, which train them, and recipes, which say on what."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from ltdd_core.options import Component
+from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.trainer import Trainer
+
+
+class Classifier(ABC):
+    """A trained classifier."""
+
+    groups: Tensor | None = None
+    """int64 ``[classes]``, the group of each class, when the classifier has a partition."""
+
+    @abstractmethod
+    def log_probabilities(self, images: Tensor) -> Tensor:
+        """Log-probabilities, float32 ``[n, classes]`` on the images' device; -inf where a class is ruled out."""
+
+
+class Softmax(Classifier):
+    """The softmax of logits.
+
+    Args:
+        logits: ``images -> [n, classes]``: a network, or what a head makes of one.
+    """
+
+    def __init__(self, logits: Callable[[Tensor], Tensor]) -> None:
+        self.logits = logits
+
+    def log_probabilities(self, images: Tensor) -> Tensor:
+        """Log-softmax, float32 ``[n, classes]``."""
+        return self.logits(images).float().log_softmax(1)
+
+
+class ClassifierHead(Component, ABC):
+    """Turns training images into a classifier, in one stage or more."""
+
+    title: ClassVar[str]
+    """How a result table calls it."""
+    stages: ClassVar[int] = 1
+
+    @abstractmethod
+    def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
+        """Train; ``sets[i]`` is what the recipe chose for stage i, ``len(sets) == self.stages``.
+
+        The same sets and ``trainer.seed`` give the same classifier: use :func:`ltdd_core.generator`, and draw
+        nothing from a global generator.
+
+        Raises:
+            InputError: the sets do not suit the head.
+            RunFailed: training diverged.
+        """
+
+
+class Recipe(Component, ABC):
+    """Which data train which stage of a classifier."""
+
+    @abstractmethod
+    def assign(self, stages: int) -> tuple[str, ...]:
+        """``"original"`` or ``"distilled"`` for each stage.
+
+        Raises:
+            InputError: the recipe does not go with that many stages.
+        """

@@ -1,0 +1,42 @@
+"""Networks in mixed precision, and compiled."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltdd_core.networks.network import Network
+
+
+def precision_context(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Mixed precision for ``bf16``, nothing for ``fp32``."""
+    if precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+class CompiledNetwork(Network):
+    """A network whose ``embed`` is compiled and in mixed precision; features come out in float32.
+
+    A compiled network gives gradients once; for gradients of gradients there is :attr:`eager`.
+    """
+
+    def __init__(self, inner: Network, precision: str, compiled: bool) -> None:
+        super().__init__()
+        self.inner, self.linear = inner, inner.linear
+        self._inner_embed = torch.compile(inner.embed) if compiled else inner.embed
+        self._precision, self._compiled = precision, compiled
+
+    @property
+    def eager(self) -> CompiledNetwork:
+        """The same parameters and precision, not compiled."""
+        return CompiledNetwork(self.inner, self._precision, compiled=False) if self._compiled else self
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features ``[n, D]`` in float32."""
+        with precision_context(self._precision, images.device):
+            features = self._inner_embed(images)
+        return features.float() if self._precision == "bf16" else features

@@ -1,0 +1,38 @@
+"""The interface of networks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ltdd_core.options import BaseOptions
+
+
+class Network(nn.Module, ABC):
+    """A feature extractor with a linear layer on top.
+
+    A subclass is made as ``cls(image_shape, outputs, options)`` with ``image_shape = (C, H, W)`` and sets
+    ``self.linear``.  It draws initial weights as ``torch.nn`` does; the core seeds that.  In evaluation mode nothing
+    is random.
+    """
+
+    Options: ClassVar[type[BaseOptions]] = BaseOptions
+    linear: nn.Linear
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """Features ``[n, D]`` of n >= 1 images, with ``D = linear.in_features``; works under bf16 autocast too."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[n, outputs]``."""
+        logits: Tensor = self.linear(self.embed(images))
+        return logits
+
+
+Shape = tuple[int, int, int]
+
+
+MakeNetwork = Callable[[Shape, int], Network]

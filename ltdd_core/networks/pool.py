@@ -1,0 +1,88 @@
+"""Random networks to match with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ltdd_core.networks.compiled import CompiledNetwork
+from ltdd_core.networks.network import MakeNetwork, Network, Shape
+from ltdd_core.seeding import global_generator
+
+
+class NetworkPool:
+    """Networks to match with, their weights a function of (seed, step).
+
+    The modules themselves are made once and refilled, so that ``torch.compile`` compiles them once.
+
+    Args:
+        make: makes a network with random weights, from an image shape and a number of classes.
+        calibration: ``step -> images``, a few of every class; batch normalisation takes its statistics from
+            them and keeps them (as DC's public code does), since a batch sorted by class has none of use.
+        precision: ``bf16`` runs ``embed`` in mixed precision, ``fp32`` as it is.
+        compiled: compile ``embed``.
+    """
+
+    def __init__(
+        self,
+        make: MakeNetwork,
+        image_shape: Shape,
+        classes: int,
+        *,
+        seed: int,
+        device: torch.device,
+        calibration: Callable[[int], Tensor],
+        precision: str = "fp32",
+        compiled: bool = False,
+    ) -> None:
+        self.precision, self.compiled = precision, compiled
+        self._make, self._shape, self._classes, self._seed = make, image_shape, classes, seed
+        self._device, self._calibration = device, calibration
+        self._frozen: CompiledNetwork | None = None
+        self._trainable: CompiledNetwork | None = None
+
+    def fresh(self, step: int) -> Network:
+        """The network with new random weights for this step; it shares its memory with the last one.
+
+        Its parameters do not require gradients.
+        """
+        if self._frozen is None:
+            inner = self.new("network").requires_grad_(False)
+            if self._device.type == "cpu" and self.precision == "fp32":  # far slower in bf16
+                inner = inner.to(memory_format=torch.channels_last)
+            self._frozen = CompiledNetwork(inner, self.precision, self.compiled)
+        return self._refilled(self._frozen, step)
+
+    def trainable(self, step: int) -> CompiledNetwork:
+        """As :meth:`fresh`, for methods that train it or match its gradients: its parameters require them.
+
+        Its memory is shared with the last one that this method gave, not with :meth:`fresh`.
+        """
+        if self._trainable is None:
+            self._trainable = CompiledNetwork(self.new("network"), self.precision, self.compiled)
+        return self._refilled(self._trainable, step)
+
+    def new(self, purpose: str, step: int = 0) -> Network:
+        """A network of one's own for a purpose, in fp32 and not compiled, with parameters that require gradients."""
+        with global_generator(self._seed, purpose, step):
+            return self._make(self._shape, self._classes).to(self._device)
+
+    def _refilled(self, network: CompiledNetwork, step: int) -> CompiledNetwork:
+        with global_generator(self._seed, "network", step):
+            source = self._make(self._shape, self._classes)
+        network.inner.load_state_dict(source.state_dict())
+        self._freeze_batch_statistics(network.inner, step)
+        network.inner.eval()
+        return network
+
+    def _freeze_batch_statistics(self, inner: Network, step: int) -> None:
+        layers = [m for m in inner.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if not layers:
+            return
+        for layer in layers:
+            layer.momentum = None  # the plain average of what is seen
+            layer.train()
+        with torch.no_grad():
+            inner.embed(self._calibration(step))

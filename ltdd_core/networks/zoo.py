@@ -1,0 +1,201 @@
+"""The networks of the field: the ConvNet family, ResNet-18, VGG11, AlexNet for small images, and an MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torchvision
+from torch import Tensor, nn
+
+from ltdd_core.errors import InputError
+from ltdd_core.networks.network import Network, Shape
+from ltdd_core.options import BaseOptions, option
+
+GROUPS = 4  # of group normalisation; DC's public code
+
+
+class ConvNet(Network):
+    """Blocks of 3x3 convolution, normalisation, activation and pooling, as in DC, DM and MTT.
+
+    Features are the flattened last map: 2,048 for depth 3, width 128 and 32x32 images.
+    """
+
+    class Options(BaseOptions):
+        """The field's ConvNet-D3 unless told otherwise."""
+
+        depth: int = option(3, "number of blocks; each halves the image", source="DC, public code", ge=1, le=8)
+        width: int = option(128, "channels of every block", source="DC, public code", ge=1)
+        norm: Literal["instance", "batch", "layer", "group", "none"] = option(
+            "instance", "normalisation; instance has affine parameters", source="DC, public code"
+        )
+        activation: Literal["relu", "leaky-relu", "sigmoid"] = option("relu", "activation", source="DC, public code")
+        pooling: Literal["avg", "max", "none"] = option("avg", "2x2 pooling", source="DC, public code")
+
+    def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        if options.norm == "group" and options.width % GROUPS:
+            raise InputError(f"norm 'group' makes {GROUPS} groups: use --set network.width=N, a multiple of {GROUPS}.")
+        blocks: list[nn.Module] = []
+        for _ in range(options.depth):
+            if options.pooling != "none" and min(height, width) < 2:
+                raise InputError(
+                    f"images of {_size(image_shape)} are too small for a ConvNet of depth "
+                    f"{options.depth}: use --set network.depth=N with a smaller N, or a larger --image-size."
+                )
+            blocks += self._block(channels, height, width, options)
+            channels = options.width
+            if options.pooling != "none":
+                height, width = height // 2, width // 2
+        self.features = nn.Sequential(*blocks)
+        self.linear = nn.Linear(channels * height * width, outputs)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Flattened maps ``[n, width * h * w]`` of the last block."""
+        return self.features(images).flatten(1)
+
+    @staticmethod
+    def _block(channels: int, height: int, width: int, options: Any) -> list[nn.Module]:
+        layers: list[nn.Module] = [nn.Conv2d(channels, options.width, 3, padding=1)]
+        if options.norm == "instance":
+            layers.append(nn.GroupNorm(options.width, options.width))
+        elif options.norm == "group":
+            layers.append(nn.GroupNorm(GROUPS, options.width))
+        elif options.norm == "batch":
+            layers.append(nn.BatchNorm2d(options.width))
+        elif options.norm == "layer":
+            layers.append(nn.LayerNorm([options.width, height, width]))
+        layers.append(
+            {"relu": nn.ReLU(), "leaky-relu": nn.LeakyReLU(0.01), "sigmoid": nn.Sigmoid()}[options.activation]
+        )
+        if options.pooling != "none":
+            layers.append(nn.AvgPool2d(2) if options.pooling == "avg" else nn.MaxPool2d(2))
+        return layers
+
+
+class ResNet18(Network):
+    """ResNet-18 (He et al., 2016) with the small-image stem: 3x3 convolution, stride 1, no pooling."""
+
+    class Options(BaseOptions):
+        """Normalisation of the residual blocks."""
+
+        norm: Literal["instance", "batch"] = option(
+            "batch", "normalisation; instance does not depend on the batch", source="torchvision"
+        )
+
+    def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
+        super().__init__()
+        if options.norm == "instance" and max(image_shape[1:]) <= 8:  # the last maps have one pixel
+            raise InputError(
+                f"ResNet-18 with instance normalisation needs images larger than 8x8, not {_size(image_shape)}: "
+                "use --set network.norm=batch, or another --network."
+            )
+        norm = nn.BatchNorm2d if options.norm == "batch" else _instance_norm
+        body = torchvision.models.resnet18(norm_layer=norm)
+        body.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
+        body.maxpool = nn.Identity()
+        self.linear = nn.Linear(body.fc.in_features, outputs)
+        body.fc = nn.Identity()
+        self.body = body
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Averaged maps ``[n, 512]`` of the last stage."""
+        features: Tensor = self.body(images)
+        return features
+
+
+class VGG11(Network):
+    """VGG11's convolutions (Simonyan & Zisserman, 2015); average pooling and one linear layer on top."""
+
+    class Options(BaseOptions):
+        """Normalisation after each convolution."""
+
+        norm: Literal["instance", "batch", "none"] = option(
+            "instance", "normalisation", source="DC, public code: VGG11 with instance norm"
+        )
+
+    def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
+        super().__init__()
+        channels, layers, side = image_shape[0], list[nn.Module](), min(image_shape[1:])
+        if max(image_shape[1:]) < 2:
+            raise InputError(f"VGG11 needs images larger than {_size(image_shape)}: use --network mlp.")
+        for item in (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512):
+            if isinstance(item, int):
+                layers.append(nn.Conv2d(channels, item, 3, padding=1))
+                layers += _norm_layers(options.norm, item)
+                layers.append(nn.ReLU())
+                channels = item
+            elif side >= 4:  # a map of one pixel is nothing but zero after instance normalisation
+                layers.append(nn.MaxPool2d(2))
+                side //= 2
+        if side >= 2:
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
+        self.linear = nn.Linear(channels, outputs)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Averaged maps ``[n, 512]``."""
+        return self.features(images).flatten(1)
+
+
+class AlexNet(Network):
+    """AlexNet's five convolutions sized for small images, and one linear layer on top, as in DC's code."""
+
+    def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
+        super().__init__()
+        if min(image_shape[1:]) < 8:
+            raise InputError(
+                f"AlexNet needs images of at least 8x8, not {_size(image_shape)}: "
+                "use another --network, or a larger --image-size."
+            )
+        self.features = nn.Sequential(
+            nn.Conv2d(image_shape[0], 128, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(128, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(192, 256, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(256, 192, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(192, 192, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        )  # fmt: skip
+        self.linear = nn.Linear(192 * (image_shape[1] // 8) * (image_shape[2] // 8), outputs)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Flattened maps ``[n, 192 * H/8 * W/8]``."""
+        return self.features(images).flatten(1)
+
+
+class MLP(Network):
+    """Fully connected layers."""
+
+    class Options(BaseOptions):
+        """Size of the hidden layers."""
+
+        width: int = option(128, "units of a hidden layer", source="DC, public code", ge=1)
+        depth: int = option(2, "hidden layers", source="DC, public code", ge=1)
+
+    def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
+        super().__init__()
+        size, layers = image_shape[0] * image_shape[1] * image_shape[2], list[nn.Module]()
+        for _ in range(options.depth):
+            layers += [nn.Linear(size, options.width), nn.ReLU()]
+            size = options.width
+        self.features = nn.Sequential(nn.Flatten(), *layers)
+        self.linear = nn.Linear(size, outputs)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The last hidden layer, ``[n, width]``."""
+        features: Tensor = self.features(images)
+        return features
+
+
+def _size(image_shape: Shape) -> str:
+    return f"{image_shape[1]}x{image_shape[2]}"
+
+
+def _instance_norm(channels: int) -> nn.Module:
+    return nn.GroupNorm(channels, channels)
+
+
+def _norm_layers(norm: str, channels: int) -> Sequence[nn.Module]:
+    if norm == "none":
+        return []
+    return [_instance_norm(channels) if norm == "instance" else nn.BatchNorm2d(channels)]

@@ -1,0 +1,28 @@
+"""The data sources and networks of the core, offered through the same hooks as everybody else's."""
+
+from __future__ import annotations
+
+from ltdd_core.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def ltdd_register_datasets(register: Register) -> None:
+    """Embedded, torchvision's, and one's own."""
+    register("digits-lt", "ltdd_core.data.digits:Digits")
+    register("cifar10-lt", "ltdd_core.data.vision:Cifar10")
+    register("cifar10-lt-1k", "ltdd_core.data.vision:Cifar10Thousand")
+    register("cifar100-lt", "ltdd_core.data.vision:Cifar100")
+    register("svhn-lt", "ltdd_core.data.vision:Svhn")
+    register("fashion-mnist-lt", "ltdd_core.data.vision:FashionMnist")
+    register("folder", "ltdd_core.data.folder:ImageFolder")
+    register("npz", "ltdd_core.data.npz:Npz")
+
+
+@hookimpl
+def ltdd_register_networks(register: Register) -> None:
+    """The field's networks."""
+    register("convnet-d3", "ltdd_core.networks.zoo:ConvNet")
+    register("resnet18", "ltdd_core.networks.zoo:ResNet18")
+    register("vgg11", "ltdd_core.networks.zoo:VGG11")
+    register("alexnet", "ltdd_core.networks.zoo:AlexNet")
+    register("mlp", "ltdd_core.networks.zoo:MLP")

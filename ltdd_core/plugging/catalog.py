@@ -1,0 +1,130 @@
+"""Name -> component and its owner, one table a kind.  Clashes are refused, never renamed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ltdd_core.errors import InputError, unknown
+from ltdd_core.plugging.loading import Plugin, Plugins, one_line
+
+KINDS: Mapping[str, str] = {
+    "data": "ltdd_register_datasets",
+    "sampler": "ltdd_register_samplers",
+    "network": "ltdd_register_networks",
+    "matcher": "ltdd_register_matchers",
+    "head": "ltdd_register_heads",
+    "recipe": "ltdd_register_recipes",
+    "preset": "ltdd_register_presets",
+}
+"""The kinds of things that plugins name, in the order a run meets them, and the hook that asks for them."""
+INTERFACES: Mapping[str, str] = {
+    "data": "DataSource",
+    "sampler": "Sampler",
+    "network": "Network",
+    "matcher": "Matcher",
+    "head": "ClassifierHead",
+    "recipe": "Recipe",
+}
+"""What a component of a kind is a subclass of, by its public name in ``ltdd_core``; imported with a component only,
+since interfaces need torch."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name, what stands behind it and who offers it."""
+
+    kind: str
+    name: str
+    target: Any
+    owner: Plugin
+
+    def load(self) -> Any:
+        """The component itself; imported now if it was registered as ``"module:Class"``.
+
+        Raises:
+            InputError: the module or the class is not there, or is no finished component of its kind; the message
+                names the plugin.
+        """
+        component = self._imported() if isinstance(self.target, str) else self.target
+        if self.kind in INTERFACES:
+            self._check(component)
+        return component
+
+    def _check(self, component: Any) -> None:
+        interface = getattr(importlib.import_module("ltdd_core"), INTERFACES[self.kind])
+        owner = f"{self.kind} {self.name!r} of plugin {self.owner.name!r} ({self.owner})"
+        if not (isinstance(component, type) and issubclass(component, interface)):
+            raise InputError(f"{owner} is no subclass of {interface.__name__}.")
+        missing = sorted(getattr(component, "__abstractmethods__", ()))
+        if missing:
+            raise InputError(f"{owner} is not finished: its class {component.__name__} has no {', '.join(missing)}.")
+
+    def _imported(self) -> Any:
+        module, _, attribute = self.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (Exception, SystemExit) as error:  # somebody else's code: all we know is that it does not load
+            raise InputError(
+                f"{self.kind} {self.name!r} of plugin {self.owner.name!r} ({self.owner}) cannot be loaded from "
+                f"{self.target!r}: {one_line(error)}. Its traceback: ltdd plugins {self.owner.name}"
+            ) from error
+
+
+class Catalog:
+    """Everything that can be named."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self.plugins = plugins
+        self._tables: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+        for plugin in list(plugins.usable):
+            self._ask(plugin)
+
+    def get(self, kind: str, name: str) -> Entry:
+        """The entry of that kind and name.
+
+        Raises:
+            InputError: no such name; the message has the nearest one.
+        """
+        table = self._tables[kind]
+        if name not in table:
+            raise unknown(kind, name, table)
+        return table[name]
+
+    def names(self, kind: str) -> list[str]:
+        """All names of a kind, sorted."""
+        return sorted(self._tables[kind])
+
+    def offered_by(self, plugin: Plugin) -> Iterator[Entry]:
+        """What one plugin offers, kind by kind."""
+        for table in self._tables.values():
+            yield from (entry for entry in table.values() if entry.owner is plugin)
+
+    def _ask(self, plugin: Plugin) -> None:
+        """Collect a plugin's names; all of them count, or none if one clashes or a hook raises."""
+        offers: dict[tuple[str, str], Entry] = {}
+        try:
+            for kind, hook in KINDS.items():
+                self.plugins.call(plugin, hook, register=self._collector(offers, kind, plugin))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too
+            self.plugins.set_broken(plugin, error)
+            return
+        for (kind, name), entry in offers.items():
+            self._tables[kind][name] = entry
+
+    def _collector(self, offers: dict[tuple[str, str], Entry], kind: str, plugin: Plugin) -> Any:
+        def register(name: str, component: Any) -> None:
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"register(name, component): the name of a {kind} must be text, not {name!r}")
+            owner = self._tables[kind][name].owner if name in self._tables[kind] else None
+            if (kind, name) in offers:
+                owner = plugin
+            if owner is not None:
+                raise ValueError(f"{kind} {name!r} of {plugin.name!r} is already offered by {owner.name!r} ({owner})")
+            offers[kind, name] = Entry(kind, name, component, plugin)
+
+        return register

@@ -1,0 +1,174 @@
+"""Distilled sets in the formats of other tools: DD-Ranking, image folders, numpy."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ltdd_core.errors import InputError, unknown
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.runs.distilled import DistilledSet, load_distilled
+from ltdd_core.storage import write_atomically, writing
+from ltdd_core.training.options import TrainingOptions
+
+CERTAIN = 200.0
+"""Logit of a hard label: e^-200 is nothing beside 1 in float32, so that its softmax is one-hot to the last bit."""
+LEAST = 1e-30
+"""Probability that stands for 0 where a soft label becomes logits."""
+
+
+def export(distilled: Path | str, kind: str, out: Path | str | None = None, *, catalog: Catalog | None = None) -> Path:
+    """Write a distilled set for another tool.
+
+    Args:
+        distilled: the folder of a run, or its ``distilled.safetensors``.
+        kind: ``ddranking``: ``images.pt`` float32 ``[C * IPC, 3, H, W]`` in normalised colours and sorted by class,
+            ``labels.pt`` float32 logits ``[C * IPC, C]``, ``lr.pt``, a scalar; ``folder``: PNG files in a folder for
+            each class, in displayable colours; ``npz``: arrays ``images``, ``labels``, ``class_names`` and
+            ``normalisation`` (a JSON text).
+        out: a folder, or the file for npz; ``export-KIND`` beside the distilled set unless given.
+        catalog: where the matcher is found whose decoder the set needs.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        InputError: the set or the kind is unknown, the set does not suit it, or ``out`` is there already or cannot
+            be written.
+    """
+    if kind not in FORMATS:
+        raise unknown("format", kind, FORMATS)
+    found = _decoded(load_distilled(distilled), catalog)
+    source = Path(distilled)
+    folder = source if source.is_dir() else source.parent
+    target = Path(out) if out is not None else folder / (f"export-{kind}" + (".npz" if kind == "npz" else ""))
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(f"{target} is there already: remove it, or name another place with --out.")
+    FORMATS[kind](found, target)
+    return target
+
+
+def _decoded(distilled: DistilledSet, catalog: Catalog | None) -> DistilledSet:
+    """What a network sees, sorted by class."""
+    images, labels = distilled.images, distilled.labels
+    if distilled.decoder is not None:
+        matcher = (catalog or Catalog(load_plugins())).get("matcher", distilled.decoder).load()
+        images, labels = matcher.decoder(images, labels)
+    order = _hard(labels).argsort(stable=True)
+    return DistilledSet(
+        images=images[order],
+        labels=labels[order],
+        class_names=distilled.class_names,
+        normalisation=distilled.normalisation,
+        ipc=distilled.ipc,
+        training=distilled.training,
+        origin=distilled.origin,
+    )
+
+
+def to_logits(labels: Tensor, classes: int) -> Tensor:
+    """Logits float32 ``[n, C]`` whose softmax is the label: int64 ``[n]``, or probabilities ``[n, C]``."""
+    if labels.dim() == 1:
+        return torch.nn.functional.one_hot(labels, classes).float() * CERTAIN
+    return labels.clamp(min=LEAST).log()
+
+
+def _ddranking(distilled: DistilledSet, target: Path) -> None:
+    classes = len(distilled.class_names)
+    counts = torch.bincount(_hard(distilled.labels), minlength=classes)
+    if len(counts.unique()) > 1:
+        raise InputError(
+            f"DD-Ranking wants the same number of images of each class, and this set has {int(counts.min())} to "
+            f"{int(counts.max())}: export it as folder or npz."
+        )
+    tensors = {
+        "images": distilled.images,
+        "labels": to_logits(distilled.labels, classes),
+        "lr": torch.tensor(_learning_rate(distilled)),
+    }
+
+    def fill(folder: Path) -> None:
+        for name, tensor in tensors.items():
+            torch.save(tensor.clone(), folder / f"{name}.pt")  # the format of the other tool; it holds tensors only
+
+    _written_as_a_whole(target, fill)
+
+
+def _folder(distilled: DistilledSet, target: Path) -> None:
+    names = [name.replace("/", "-").replace("\0", "") or "-" for name in distilled.class_names]
+    if len({*names} - {".", ".."}) < len(names):
+        raise InputError(f"the classes {distilled.class_names} cannot all be folders: export them as npz.")
+    pixels = (distilled.normalisation.invert(distilled.images) * 255).round().to(torch.uint8)
+    labels = _hard(distilled.labels)
+
+    def fill(folder: Path) -> None:
+        for label, name in enumerate(names):
+            (folder / name).mkdir()
+            for number, image in enumerate(pixels[labels == label]):
+                plain = image.permute(1, 2, 0).numpy() if len(image) == 3 else image[0].numpy()
+                Image.fromarray(plain).save(folder / name / f"{number:04}.png")
+
+    _written_as_a_whole(target, fill)
+
+
+def _npz(distilled: DistilledSet, target: Path) -> None:
+    facts = {**distilled.normalisation.to_json(), "training": dict(distilled.training)}
+    arrays: dict[str, Any] = {
+        "images": distilled.images.numpy(),
+        "labels": distilled.labels.numpy(),
+        "class_names": np.array(distilled.class_names),
+        "normalisation": np.array(json.dumps(facts)),
+        **{name: tensor.numpy() for name, tensor in distilled.normalisation.tensors().items()},
+    }
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, content.getvalue())
+
+
+FORMATS: dict[str, Callable[[DistilledSet, Path], None]] = {"ddranking": _ddranking, "folder": _folder, "npz": _npz}
+
+
+def _written_as_a_whole(target: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder beside the target and rename it: nobody sees half of it."""
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            fill(unfinished)
+            unfinished.chmod(0o777 & ~_umask())
+            unfinished.replace(target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _umask() -> int:
+    """What new folders are not allowed; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _learning_rate(distilled: DistilledSet) -> float:
+    """The learned one; else that of the configuration; else the default."""
+    if "lr" in distilled.training:
+        return float(distilled.training["lr"])
+    configured = distilled.origin.get("configuration", {}).get("training", {}).get("distilled", {}).get("lr")
+    return float(configured or TrainingOptions().lr)
+
+
+def _hard(labels: Tensor) -> Tensor:
+    return labels if labels.dim() == 1 else labels.argmax(1)

@@ -1,0 +1,54 @@
+"""What is written down about a run: its data, and what it computed on and with."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from ltdd_core.config.model import Config
+from ltdd_core.data.sets import LongTailedSet
+
+
+def data_facts(data: LongTailedSet) -> dict[str, Any]:
+    """What a report says about the data."""
+    return {
+        "name": data.name,
+        "classes": list(data.class_names),
+        "counts": list(data.counts),
+        "images": len(data.train_labels),
+        "test_images": len(data.test_labels),
+        "imbalance": round(data.imbalance, 4),
+        "image_shape": list(data.image_shape),
+    }
+
+
+def session_facts(config: Config, device: torch.device, plugins: Sequence[str]) -> dict[str, Any]:
+    """What a process computes on and with; ``plugins`` are the active ones."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type}: {name}",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "active_plugins": list(plugins),
+        "versions": versions(config),
+    }
+
+
+def versions(config: Config) -> dict[str, str]:
+    """Versions of everything that takes part in a run."""
+    found = {"torch": str(torch.__version__)}
+    for name in ("ltdd", "torchvision", "numpy", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    for kind in ("data", "sampler", "network", "matcher", "head", "recipe"):
+        selection = getattr(config, kind)
+        found[f"{kind} {selection.name}"] = selection.owner
+    if config.start is not None:
+        found[f"sampler {config.start.name}"] = config.start.owner
+    return found

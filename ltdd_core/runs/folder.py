@@ -1,0 +1,219 @@
+"""The folder of a run: one configuration, one seed, one process at a time, nothing lost."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+from torch import Tensor
+
+from ltdd_core.config.layers import flat
+from ltdd_core.config.model import Config
+from ltdd_core.errors import InputError
+from ltdd_core.storage import load_tensors, save_tensors, write_atomically, writing
+
+RUNS = Path("runs")
+CONFIG = "config.yaml"
+CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.jsonl"
+TIMES = "times.jsonl"
+"""Seconds a step; a file of its own, since metrics are the same, bit for bit, each time that a run is made."""
+FACTS = "run.json"
+RESULT = "report.json"
+LOCK = ".lock"
+FREE = {"data.root", "compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk"}
+"""What may change when a run goes on: where it runs.  A device, a number of threads or a chunk of its own can
+change the last bits of a sum, so bit for bit holds only where these stay."""
+
+
+class RunFolder:
+    """Reads and writes the files of one run.  Use :meth:`open`, which also locks the folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, config: Config, *, resume: bool) -> Iterator[RunFolder]:
+        """Make the folder, or go on in it, and keep other processes out until the block ends.
+
+        Raises:
+            InputError: it holds a run already and ``resume`` is not asked for, or one of another
+                configuration, or it belongs to a running process, or it cannot be written.
+        """
+        folder = cls(path)
+        folder.check(config, resume=resume)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with folder.locked():
+            folder.check(config, resume=resume)  # again: another process may have been faster
+            if folder.is_empty():
+                folder.write_text(CONFIG, yaml.safe_dump(config.to_tree(), sort_keys=False))
+            yield folder
+
+    def check(self, config: Config, *, resume: bool) -> None:
+        """Whether a run with this configuration may begin, or go on, here.
+
+        Raises:
+            InputError: as :meth:`open`.
+        """
+        if self.is_empty():
+            return
+        if resume:
+            self.check_same(config)
+            return
+        begun = (self.path / CONFIG).exists()
+        what = "holds a run already: go on with --resume" if begun else "is not empty: empty it"
+        raise InputError(f"{self.path} {what}, or name another folder with --out.")
+
+    def is_empty(self) -> bool:
+        """Whether no run has begun here; hidden files are what a process leaves that dies at once.
+
+        Raises:
+            InputError: it is not a folder.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; a run needs a folder.")
+        return not self.path.exists() or all(file.name.startswith(".") for file in self.path.iterdir())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the folder until the block ends.
+
+        Raises:
+            InputError: one is in there already, or the folder cannot be locked.
+        """
+        with writing(self.path / LOCK):
+            file = (self.path / LOCK).open("w")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"{self.path} is in use by another process.") from error
+            except OSError as error:
+                raise InputError(f"{self.path} cannot be locked: {error.strerror}.") from error
+            yield
+
+    def stored_config(self) -> dict[str, Any]:
+        """The configuration tree of the run in this folder.
+
+        Raises:
+            InputError: there is no run.
+        """
+        try:
+            tree = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"{self.path} holds no run to go on with.") from error
+        if not isinstance(tree, dict):
+            raise InputError(f"{self.path / CONFIG} is damaged.")
+        return tree
+
+    def check_same(self, config: Config) -> None:
+        """Refuse to go on with another configuration; where and on what it runs may differ.
+
+        Raises:
+            InputError: naming the first options that differ.
+        """
+        before, now = flat(self.stored_config()), flat(config.to_tree())
+        differing = [
+            f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key) and key not in FREE
+        ]
+        if differing:
+            raise InputError(f"{self.path} holds a run of another configuration: {'; '.join(differing[:3])}.")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file atomically."""
+        write_atomically(self.path / name, text.encode())
+
+    def write_json(self, name: str, document: Any) -> None:
+        """Write a JSON document atomically."""
+        self.write_text(name, json.dumps(document, indent=1) + "\n")
+
+    def seconds_taken(self) -> float | None:
+        """What the process that finished the run took; None before that."""
+        return float(self._stored(RESULT, "seconds")[0]) if (self.path / RESULT).exists() else None
+
+    def begin_session(self, data: Mapping[str, Any], session: Mapping[str, Any]) -> None:
+        """Note which data the run is about, and what this process computes on; one entry a process.
+
+        Raises:
+            InputError: the run began with other data.
+        """
+        sessions: list[Any] = []
+        if (self.path / FACTS).exists():
+            before, sessions = self._stored(FACTS, "data", "sessions")
+            if before != json.loads(json.dumps(data)):
+                raise InputError(f"{self.path} holds a run on other images: the data have changed since it began.")
+        self.write_json(FACTS, {"data": data, "sessions": [*sessions, session]})
+
+    def save_checkpoint(self, step: int, state: Mapping[str, Tensor]) -> None:
+        """Keep what the next step depends on; ``step`` is how many are done."""
+        save_tensors(self.path / CHECKPOINT, state, {"step": step})
+
+    def load_checkpoint(self) -> tuple[int, dict[str, Tensor]] | None:
+        """Steps done and the state after them; None if there is no checkpoint yet."""
+        if not (self.path / CHECKPOINT).exists():
+            return None
+        state, facts = load_tensors(self.path / CHECKPOINT)
+        if not isinstance(facts.get("step"), int):
+            raise InputError(f"{self.path / CHECKPOINT} is no checkpoint of this version of ltdd.")
+        return facts["step"], state
+
+    def log_from(self, name: str, step: int) -> StepLog:
+        """The log of that name, with what is younger than ``step`` taken out."""
+        path = self.path / name
+        kept = []
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError:
+                    break  # the line that was being written when the process died
+                if entry["step"] < step:
+                    kept.append(line + "\n")
+        self.write_text(name, "".join(kept))
+        return StepLog(path)
+
+    def _stored(self, name: str, *keys: str) -> list[Any]:
+        """Values of a JSON document in the folder."""
+        try:
+            document = json.loads((self.path / name).read_text(encoding="utf-8"))
+            return [document[key] for key in keys]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.path / name} is damaged, or from another version of ltdd.") from error
+
+
+class StepLog:
+    """One JSON line a step."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with writing(path):
+            self._file: IO[str] = path.open("a", encoding="utf-8")
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append a line."""
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """No more lines."""
+        with contextlib.suppress(OSError):  # a full disk, which add() has answered already
+            self._file.close()
+
+
+def new_folder(stem: str) -> Path:
+    """A folder under runs/ that is not there yet."""
+    number = 1
+    while (path := RUNS / f"{stem}-{number}").exists():
+        number += 1
+    return path

@@ -1,0 +1,119 @@
+"""Train a network on a set of images: the one loop behind every stage of every classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ltdd_core.errors import RunFailed
+from ltdd_core.networks.compiled import CompiledNetwork
+from ltdd_core.networks.network import Network
+from ltdd_core.seeding import generator, global_generator
+from ltdd_core.training.augment import Augmentation
+from ltdd_core.training.losses import Loss, LossSchedule
+from ltdd_core.training.mixup import mixed
+from ltdd_core.training.options import TrainingOptions
+from ltdd_core.training.sets import TrainingSet
+
+
+def train(
+    network: Network,
+    data: TrainingSet,
+    options: TrainingOptions,
+    *,
+    loss: Loss,
+    loss_at: LossSchedule | None = None,
+    augmentation: Augmentation,
+    seed: int,
+    purpose: str,
+    device: torch.device,
+    keep_going: Callable[[], None] = lambda: None,
+    start: int = 0,
+    after_epoch: Callable[[int], None] = lambda done: None,
+    chunk: int | None = None,
+    precision: str = "fp32",
+    compiled: bool = False,
+) -> Network:
+    """Train what is not frozen of ``network`` in place on ``data`` and return it in eval mode, frozen.
+
+    Args:
+        loss: of logits and the labels of ``data``.
+        loss_at: instead of ``loss`` where it changes from epoch to epoch.
+        purpose: names the random draws; the same seed and purpose give the same network.
+        keep_going: called before every step; raises to stop.
+        start: epochs that ``network`` has behind it.  What SGD remembers of them is gone, so momentum must be 0.
+        after_epoch: told how many epochs are done, after each.
+        chunk: images at once; the gradients of a batch add up to the same.  All of them unless given, and
+            where batch normalisation looks at the whole batch.
+        precision: ``bf16`` computes features in mixed precision; the weights stay in float32.
+        compiled: compile the network.
+
+    Raises:
+        RunFailed: the weights are no longer finite.
+    """
+    if start and options.momentum:
+        raise ValueError("training with momentum cannot go on from the weights alone")
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
+    shape, faster = data.image_shape, CompiledNetwork(network, precision, compiled)
+    batch_norm = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    at_once = options.batch if batch_norm or chunk is None else chunk
+    for epoch in range(start, options.epochs):
+        optimizer.param_groups[0]["lr"] = options.lr * _factor(options, epoch)
+        draws, progress = generator(seed, f"{purpose}: epoch", epoch), epoch / max(1, options.epochs - 1)
+        current = loss if loss_at is None else loss_at(progress)
+        with global_generator(seed, f"{purpose}: dropout", epoch):
+            # A sampler may have drawn none of the few images of a stage.
+            for indices in filter(len, _epoch_order(data, progress, draws).split(options.batch)):
+                keep_going()
+                _train_mode(network, batch_norm, len(indices))
+                images, labels = data.batch(indices, device)
+                images = augmentation.draw(shape, draws, len(images))(images)
+                images, labels, own_loss = mixed(images, labels, current, options.mixup, draws)
+                optimizer.zero_grad(set_to_none=True)
+                backward_in_chunks(faster, images, labels, own_loss, at_once)
+                optimizer.step()
+        _check_finite(learning, f"training of {purpose} diverged in epoch {epoch + 1}", options.lr)
+        after_epoch(epoch + 1)
+    return network.eval().requires_grad_(False)
+
+
+def _check_finite(parameters: Sequence[Tensor], what: str, lr: float) -> None:
+    if not all(torch.isfinite(parameter).all() for parameter in parameters):
+        raise RunFailed(f"{what}: its weights are not finite. Use a smaller learning rate than {lr:g}.")
+
+
+def backward_in_chunks(network: Network, images: Tensor, labels: Tensor, loss: Loss, chunk: int) -> None:
+    """Add the gradient of the loss of a batch to that of the parameters, ``chunk`` images at a time.
+
+    A few dozen images at a time stay in a processor's cache between layers, which makes a step a third faster
+    on a CPU.
+    """
+    for part, own in zip(images.split(chunk), labels.split(chunk), strict=True):
+        (loss(network(part), own) * (len(part) / len(images))).backward()
+
+
+def _factor(options: TrainingOptions, epoch: int) -> float:
+    """What the initial learning rate is multiplied by."""
+    if options.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * epoch / options.epochs))
+    if options.schedule == "step" and epoch > options.epochs // 2:
+        return 0.1
+    return 1.0
+
+
+def _train_mode(network: Network, batch_norm: Sequence[nn.Module], images: int) -> None:
+    """Training mode; batch normalisation of a single image, which has no variance, stays with its averages."""
+    network.train()
+    if images == 1:
+        for layer in batch_norm:
+            layer.eval()
+
+
+def _epoch_order(data: TrainingSet, progress: float, draws: torch.Generator) -> Tensor:
+    if data.order is None:
+        return torch.randperm(len(data), generator=draws)
+    return data.order(progress, draws)

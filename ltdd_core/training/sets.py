@@ -1,0 +1,68 @@
+"""Images that train a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ltdd_core.data.normalisation import Normalisation
+
+EpochOrder = Callable[[float, torch.Generator], Tensor]
+"""``(progress from 0 to 1, generator) -> indices`` of one epoch; see :meth:`Sampler.epoch`."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Images that train a stage of a classifier."""
+
+    name: str
+    """``original`` or ``distilled``; training options are looked up under it."""
+    images: Tensor
+    """``[N, C, H, W]``, uint8 raw images or float32 normalised ones."""
+    labels: Tensor
+    """int64 ``[N]``, or float32 ``[N, classes]``."""
+    normalisation: Normalisation
+    classes: int
+    order: EpochOrder | None = None
+    """Orders the epochs (a sampler's ``epoch``); None shuffles."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)``."""
+        channels, height, width = self.images.shape[1:]
+        return int(channels), int(height), int(width)
+
+    def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Normalised images and labels on the device."""
+        images = self.images[indices].to(device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            images = self.normalisation.apply(images)
+        return images, self.labels[indices].to(device, non_blocking=True)
+
+    def only(self, kept: Tensor) -> TrainingSet:
+        """The images of a mask, bool ``[N]``; an order stays that of the whole set with the others left out."""
+        order: EpochOrder | None = None
+        if self.order is not None:
+            whole, position = self.order, kept.cumsum(0) - 1
+
+            def order(progress: float, draws: torch.Generator) -> Tensor:
+                drawn = whole(progress, draws)
+                return position[drawn[kept[drawn]]]
+
+        return replace(self, images=self.images[kept], labels=self.labels[kept], order=order)
+
+    def hard_labels(self) -> Tensor:
+        """The class of each image, int64 ``[N]``; the likeliest one of a soft label."""
+        return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
+
+    def counts(self) -> Tensor:
+        """Images of each class, float64 ``[classes]`` on the CPU; the sums of soft labels."""
+        if self.labels.dim() == 1:
+            return torch.bincount(self.labels.cpu(), minlength=self.classes).double()
+        return self.labels.double().sum(0).cpu()
+
+    def __len__(self) -> int:
+        return len(self.labels)
