@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
 from ltdd_core.evaluation.lines import Repeated, repeated_rows
 from ltdd_core.evaluation.quality import Quality, quality_of
+from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.progress import Display
-from ltdd_core.runs.devices import prepare_device
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
 from ltdd_core.runs.folder import CONFIG, RunFolder
+from ltdd_core.setup import Setup
 
 
 def configure(preset: str | None = None, **settings: Any) -> Config:
@@ -62,7 +64,7 @@ def evaluate(
 ) -> Iterator[Repeated]:
     """Train classifiers on a distilled set and score them, one line for each network, as soon as it is known.
 
-    What is wrong is raised when the first line is asked for.
+    What is wrong with the file or the settings is raised at once, what is wrong with the data with the first line.
 
     Args:
         distilled: the folder of a run, or its ``distilled.safetensors`` (then say where the images of its
@@ -77,17 +79,14 @@ def evaluate(
         InputError: the file, the settings or the data cannot be used.
     """
     catalog = catalog or Catalog(load_plugins())
-    config, data, loaded, chosen = _to_evaluate(distilled, networks, settings, catalog)
-    yield from repeated_rows(
-        config,
-        data,
-        loaded,
-        networks=chosen,
-        repeats=repeats,
-        device=prepare_device(config),
-        catalog=catalog,
-        display=display or Display(),
-    )
+    config, loaded, chosen = _to_evaluate(distilled, networks, settings, catalog)
+
+    def lines() -> Iterator[Repeated]:
+        store = _store(config, Path(distilled))
+        with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
+            yield from repeated_rows(setup, loaded, chosen, repeats)
+
+    return lines()
 
 
 def quality(
@@ -104,17 +103,22 @@ def quality(
     Arguments and errors are those of :func:`evaluate`; head and recipe play no part.
     """
     catalog = catalog or Catalog(load_plugins())
-    config, data, loaded, chosen = _to_evaluate(distilled, networks, settings, catalog)
-    yield from quality_of(
-        config,
-        data,
-        loaded,
-        networks=chosen,
-        repeats=repeats,
-        device=prepare_device(config),
-        catalog=catalog,
-        display=display or Display(),
-    )
+    config, loaded, chosen = _to_evaluate(distilled, networks, settings, catalog)
+
+    def scores() -> Iterator[Quality]:
+        store = _store(config, Path(distilled))
+        with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
+            yield from quality_of(setup, loaded, chosen, repeats)
+
+    return scores()
+
+
+def _store(config: Config, path: Path) -> NetworkStore:
+    """The store that the configuration names; else that of the run whose distilled set it is, if it can be written."""
+    if config.compute.store is not None:
+        return NetworkStore(config.compute.store)
+    folder = (path if path.is_dir() else path.parent) / NETWORKS
+    return NetworkStore(folder if folder.is_dir() and os.access(folder, os.W_OK) else None)
 
 
 def _to_evaluate(
@@ -122,8 +126,8 @@ def _to_evaluate(
     networks: Sequence[str],
     settings: Sequence[Layer | Mapping[str, Any]],
     catalog: Catalog,
-) -> tuple[Config, LongTailedSet, DistilledSet, list[Selection]]:
-    """The configuration, the data, the distilled set and the networks to train."""
+) -> tuple[Config, DistilledSet, list[Selection]]:
+    """The configuration, the distilled set and the networks to train."""
     loaded = load_distilled(distilled)
     given = [normalised(one if isinstance(one, Layer) else Layer("evaluate()", dict(one))) for one in settings]
     stored = _stored_settings(Path(distilled), loaded.origin)
@@ -136,9 +140,7 @@ def _to_evaluate(
     below = Layer(str(distilled), {**stored, "plugins": []})
     named = [[Layer("--network", {"network": {"name": name}})] for name in networks] or [[]]
     configs = [resolve(catalog, [below, *name, *given]) for name in named]
-    prepare_device(configs[0])
-    data = load_long_tailed(configs[0].data.name, configs[0].data.make())
-    return configs[0], data, loaded, [each.network for each in configs]
+    return configs[0], loaded, [each.network for each in configs]
 
 
 def train_original(
@@ -148,6 +150,7 @@ def train_original(
     repeats: int = 1,
     catalog: Catalog | None = None,
     display: Display | None = None,
+    store: NetworkStore | None = None,
 ) -> Iterator[Repeated]:
     """Train classifiers on the long-tailed set itself: what a distilled set has to be compared with.
 
@@ -155,22 +158,17 @@ def train_original(
         config: from :func:`configure_original`.
         networks: those to train; the configured one unless given.
         repeats: how many seeds, from the configured one on.
+        catalog: where ``config`` was resolved; made anew unless given.
+        display: told what happens.
+        store: keeps the trained networks; that of the configuration unless given, or else one in memory.
 
     Raises:
         InputError: the data cannot be used, or head and recipe do not go together.
         RunFailed: training diverged.
     """
-    device = prepare_device(config)
-    yield from repeated_rows(
-        config,
-        load_long_tailed(config.data.name, config.data.make()),
-        None,
-        networks=networks or [config.network],
-        repeats=repeats,
-        device=device,
-        catalog=catalog or Catalog(load_plugins()),
-        display=display or Display(),
-    )
+    store = store or NetworkStore(config.compute.store)
+    with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
+        yield from repeated_rows(setup, None, networks or [config.network], repeats)
 
 
 def configure_original(layers: Sequence[Layer], preset: str | None = None, catalog: Catalog | None = None) -> Config:

@@ -22,23 +22,21 @@ from ltdd_core.cli.settings import compute_options, consoles, data_options, laye
 from ltdd_core.config.layers import Layer
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from ltdd_core.config.model import Config
-    from ltdd_core.data.sets import LongTailedSet
     from ltdd_core.distillation.matcher import Distillation
     from ltdd_core.progress import Display
-    from ltdd_core.runs.stop import StopRequest
-    from ltdd_core.training.sets import TrainingSet
-    from ltdd_core.training.trainer import Trainer
+    from ltdd_core.setup import Setup
 
 __all__ = [
     "compute_options",
     "consoles",
     "data_options",
     "only_json",
+    "open_setup",
     "read_config",
-    "stop_request",
     "task_of",
-    "trainer_of",
 ]
 
 
@@ -75,47 +73,39 @@ def read_config(
     return resolve(Catalog(load_plugins()), settings, preset, distils=distils)
 
 
-def stop_request() -> StopRequest:
-    """Note Ctrl-C and SIGTERM while a block runs, for a safe point to act on.
+def open_setup(
+    config: Config, *, display: Display | None = None, folder: Path | None = None
+) -> AbstractContextManager[Setup]:
+    """Everything that a run of a configuration works with, while a block runs.
 
     ::
 
-        with stop_request().listening() as stop:
+        with open_setup(config) as setup:
+            plain = setup.trainer().train(setup.original, outputs=setup.data.classes)
             ...
-            stop.check()  # raises Interrupted
-    """
-    from ltdd_core.runs.stop import StopRequest
+            setup.stop.check()  # between units of work: raises Interrupted after Ctrl-C or SIGTERM
 
-    return StopRequest()
-
-
-def task_of(config: Config, stop: StopRequest) -> Distillation:
-    """Data, networks and all else that a matcher works with, for a configuration, on its device.
+    Args:
+        config: from :func:`read_config`.
+        display: told what happens.
+        folder: of a run, whose trained networks are found and kept; ``compute.store`` goes before it.
 
     Raises:
-        InputError: the data cannot be loaded, or the device is not there.
+        InputError: the device is not there.
     """
-    from ltdd_core.data.load import load_long_tailed
-    from ltdd_core.distillation.task import prepare_task
-    from ltdd_core.runs.devices import prepare_device
+    from ltdd_core.networks.store import FOLDER, NetworkStore
+    from ltdd_core.setup import Setup
 
-    device = prepare_device(config)
-    return prepare_task(config, load_long_tailed(config.data.name, config.data.make()), device, stop=stop)
+    store = NetworkStore(config.compute.store or (folder and folder / FOLDER))
+    return Setup.open(config, display=display, store=store)
 
 
-def trainer_of(config: Config, stop: StopRequest, display: Display) -> tuple[LongTailedSet, TrainingSet, Trainer]:
-    """The data, the original images ready to train on, and a trainer of classifiers, for a configuration.
+def task_of(setup: Setup) -> Distillation:
+    """Data, networks and all else that a matcher works with.
 
     Raises:
-        InputError: the data cannot be loaded, or the device is not there.
+        InputError: the data cannot be loaded.
     """
-    from ltdd_core.data.load import load_long_tailed
-    from ltdd_core.evaluation.lines import make_trainer, training_sets
-    from ltdd_core.plugging.catalog import Catalog
-    from ltdd_core.plugging.loading import load_plugins
-    from ltdd_core.runs.devices import prepare_device
+    from ltdd_core.distillation.task import task_of
 
-    device, catalog = prepare_device(config), Catalog(load_plugins())
-    data, seed = load_long_tailed(config.data.name, config.data.make()), config.run.seed
-    trainer = make_trainer(config, device, data.image_shape, seed=seed, catalog=catalog, stop=stop, display=display)
-    return data, training_sets(config, data, None, catalog)["original"], trainer
+    return task_of(setup)

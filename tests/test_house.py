@@ -13,10 +13,12 @@ CORE = ROOT / "ltdd_core"
 FLOORS = (
     ("errors", "options", "seeding", "progress", "hookspecs"),
     ("storage",),
+    ("identity",),
     ("plugging", "data", "networks"),
     ("training",),
     ("config",),
     ("runs",),
+    ("setup",),
     ("evaluation",),
     ("distillation",),
     ("bench", "api", "testing"),

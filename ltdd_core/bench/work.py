@@ -16,21 +16,20 @@ import torch
 from ltdd_core.bench.grid import Cell, CellLine, Grid, cell_line
 from ltdd_core.bench.kept import KeptLines
 from ltdd_core.bench.table import table_of, write_table
-from ltdd_core.bench.trainer import SharingTrainer
 from ltdd_core.config.model import Config
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.distill import OUT_OF_MEMORY, distill
 from ltdd_core.errors import InputError, RunFailed
-from ltdd_core.evaluation.lines import PREDICTIONS, keep_scores, kept_scores, lines_of, make_trainer, scores_of
-from ltdd_core.networks.network import Network
+from ltdd_core.evaluation.lines import PREDICTIONS, keep_scores, kept_scores, lines_of, scores_of
+from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.progress import Display
-from ltdd_core.runs.devices import prepare_device
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
 from ltdd_core.runs.facts import versions
 from ltdd_core.runs.folder import RESULT, RunFolder
 from ltdd_core.runs.stop import StopRequest
+from ltdd_core.setup import Setup
 from ltdd_core.storage import writing
 
 RUNS = "runs"
@@ -126,7 +125,7 @@ class _Work:
         self.out, self.catalog, self.display, self.say, self.stop = out, catalog, display, say, stop
         self.kept, self.failures = KeptLines(out), Failures()
         self._data: dict[str, LongTailedSet] = {}
-        self._networks: dict[str, Network] = {}
+        self._store: NetworkStore | None = None
         self._networks_of: tuple[object, ...] = ()
 
     def on(self, cells: Sequence[Cell]) -> None:
@@ -137,7 +136,7 @@ class _Work:
         first = cells[0]
         if self._networks_of != (first.data, first.imbalance, first.seed):
             self._networks_of = (first.data, first.imbalance, first.seed)
-            self._networks.clear()
+            self._store = NetworkStore(first.config.compute.store or self.out / NETWORKS)  # an empty memory
         lines = {line.file: line for cell in cells for line in cell.lines}.values()
         for line in lines:
             if line.run is None:
@@ -155,7 +154,7 @@ class _Work:
         own = [cell_line(line.name, line, cell.config, cell.config) for line in lines_of(cell.config, self.catalog)]
         if not is_finished(cell, self.out):
             self._tell_what_is_known(path, cell.config, own)
-            distill(cell.config, path, resume=True, display=self.display, catalog=self.catalog)
+            distill(cell.config, path, resume=True, display=self.display, catalog=self.catalog, store=self._store)
         distilled = load_distilled(path)
         scores = kept_scores(path, [line.line for line in own])
         for line in own:
@@ -178,19 +177,12 @@ class _Work:
         self.say(f"classifier: {line.name}")
         with self._noting(line.file):
             self.stop.check()
-            device, data = prepare_device(line.config), self._loaded(line.config)
-            own = make_trainer(
-                line.config,
-                device,
-                data.image_shape,
-                seed=line.config.run.seed,
-                learned={} if distilled is None else distilled.training,
-                catalog=self.catalog,
-                stop=self.stop,
-                display=self.display,
+            data = self._loaded(line.config)
+            opened = Setup.open(
+                line.config, catalog=self.catalog, display=self.display, stop=self.stop, store=self._store, data=data
             )
-            trainer = SharingTrainer(own, line.config, line.line.head, self._networks)
-            scores = scores_of(line.line, line.config, data, distilled, trainer, self.catalog)
+            with opened as setup:
+                scores = scores_of(line.line, setup, distilled)
             self.kept.keep(line, scores, data, _images(line, data, distilled), _facts(line))
 
     def _loaded(self, config: Config) -> LongTailedSet:

@@ -39,6 +39,7 @@ PATHS = {
     "threads": "compute.threads",
     "precision": "compute.precision",
     "compile": "compute.compile",
+    "store": "compute.store",
 }
 """Where in a configuration each command-line option goes."""
 NUMBERS = ("imbalance", "n_max", "image_size", "ipc", "iterations", "seed", "threads")
@@ -65,6 +66,7 @@ compute_options = _together(
     click.option("--seed", metavar="N", help="Seed of everything random."),
     click.option("--device", metavar="auto|cpu|cuda", help="Where to compute."),
     click.option("--threads", metavar="N", help="CPU threads."),
+    click.option("--store", metavar="DIR", help="Folder where trained networks are kept and found."),
     click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Any option: matcher.lr_img=1.0."),
     click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration file."),
     click.option("--preset", metavar="NAME", help="Named configuration, below the file."),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from ltdd_core.config.layers import COMPONENTS, Tree
-from ltdd_core.networks.network import Network
 from ltdd_core.options import BaseOptions, option
 from ltdd_core.training.options import TrainingOptions
 
@@ -79,6 +79,9 @@ class Compute(BaseOptions):
     )
     compile: bool = option(False, "compile networks, in matching and training (needs a compiler)")
     checkpoint_every: int = option(20, "steps between checkpoints", ge=1)
+    store: Path | None = option(
+        None, "folder where trained networks are kept and found; unless given, the folder networks of the run"
+    )
     chunk: int | None = option(None, "images at once through a network; of 32x32, 32 on a CPU and 2048 on a GPU", ge=1)
 
 
@@ -128,11 +131,6 @@ class Config:
         tree["training"] = self.training.model_dump(mode="json")
         tree["compute"] = self.compute.model_dump(mode="json")
         return tree
-
-    def make_network(self, image_shape: tuple[int, int, int], outputs: int) -> Network:
-        """A network of the configured kind; its weights come from torch's global generator."""
-        network: Network = self.network.component(image_shape, outputs, self.network.options)
-        return network
 
     def science(self) -> Tree:
         """The part that decides the result: without folders, devices and the like."""

@@ -17,24 +17,22 @@ import torch
 from torch import Tensor
 
 from ltdd_core.config.model import Config
-from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.distillation.matcher import Distillation, Matcher
-from ltdd_core.distillation.task import prepare_task
+from ltdd_core.distillation.matcher import Matcher
+from ltdd_core.distillation.task import task_of
 from ltdd_core.errors import RunFailed
-from ltdd_core.evaluation.lines import check_recipe, make_trainer, result_rows, training_options
+from ltdd_core.evaluation.lines import check_recipe, result_rows
 from ltdd_core.evaluation.metrics import Row
 from ltdd_core.hookspecs import Run
+from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import Observers, load_plugins
 from ltdd_core.progress import Display
-from ltdd_core.runs.devices import prepare_device
 from ltdd_core.runs.distilled import DISTILLED, DistilledSet, load_distilled, save_distilled
 from ltdd_core.runs.facts import data_facts, session_facts, versions
 from ltdd_core.runs.folder import METRICS, RESULT, TIMES, RunFolder
 from ltdd_core.runs.pictures import save_picture
-from ltdd_core.runs.stop import StopRequest
-from ltdd_core.training.trainer import Trainer
+from ltdd_core.setup import Setup
 
 PICTURE = "distilled.png"
 RISEN = 1.3  # of a loss, times what it began as; runs that worked ended at 1.02 or less
@@ -81,6 +79,7 @@ def distill(
     resume: bool = False,
     display: Display | None = None,
     catalog: Catalog | None = None,
+    store: NetworkStore | None = None,
 ) -> Result:
     """Distil, evaluate, and leave everything in the folder ``out``.
 
@@ -89,6 +88,8 @@ def distill(
         resume: go on with the run in ``out`` if there is one.
         display: is told what happens, for the eyes of a user.
         catalog: where ``config`` was resolved; made anew unless given.
+        store: keeps the networks that are trained; that of the configuration unless given, or else the folder
+            ``networks`` of the run.
 
     Raises:
         InputError: the data or the folder cannot be used; nothing was written.
@@ -96,37 +97,33 @@ def distill(
             is in ``out``.
         Interrupted: a signal came; the state is saved.
     """
-    began, display = time.monotonic(), display or Display()
+    began, display, out = time.monotonic(), display or Display(), Path(out)
     catalog = catalog or Catalog(load_plugins())
     observers = Observers(catalog.plugins, catalog.plugins.named(config.run.plugins), display.warn)
-    device = prepare_device(config)
     check_recipe(config)
-    RunFolder(Path(out)).check(config, resume=resume)
-    data = load_long_tailed(config.data.name, config.data.make())
-    with StopRequest().listening() as stop, _memory_in_words():
-        trainer = make_trainer(
-            config, device, data.image_shape, seed=config.run.seed, catalog=catalog, stop=stop, display=display
-        )
-        task = prepare_task(config, data, device, catalog=catalog, display=display, stop=stop, trainer=trainer)
+    RunFolder(out).check(config, resume=resume)
+    store = store or NetworkStore(config.compute.store or out / NETWORKS)
+    with Setup.open(config, catalog=catalog, display=display, store=store) as setup, _memory_in_words():
         matcher: Matcher = config.matcher.make()
-        if not (Path(out) / DISTILLED).exists():
-            matcher.prepare(task)
-        display.data(f"{data.summary()}; on {device.type}")
-        with RunFolder.open(Path(out), config, resume=resume) as folder:
+        if not (out / DISTILLED).exists():
+            matcher.prepare(task_of(setup))
+        display.data(f"{setup.data.summary()}; on {setup.device.type}")
+        with RunFolder.open(out, config, resume=resume) as folder:
             checkpoint = folder.load_checkpoint()
-            session = session_facts(config, device, [str(plugin) for plugin in observers.active])
-            folder.begin_session(data_facts(data), {"from_step": checkpoint[0] if checkpoint else 0, **session})
-            run = Run(config, folder.path, data, checkpoint[0] if checkpoint else 0)
+            start = checkpoint[0] if checkpoint else 0
+            session = session_facts(config, setup.device, [str(plugin) for plugin in observers.active])
+            folder.begin_session(data_facts(setup.data), {"from_step": start, **session})
+            run = Run(config, folder.path, setup.data, start)
             observers.tell("ltdd_run_started", run=run)
             try:
-                job = Job(run, folder, matcher, task, trainer, stop, observers, display)
+                job = Job(run, folder, matcher, setup, observers)
                 distilled = finished_set(job, checkpoint)
-                rows, groups = score(job, distilled, catalog)
+                rows, groups = score(job, distilled)
             except BaseException as error:
                 observers.tell("ltdd_run_failed", run=run, error=error)
                 raise
             seconds = folder.seconds_taken() or time.monotonic() - began
-            result = Result(folder.path, config, data, distilled, rows, groups, seconds)
+            result = Result(folder.path, config, setup.data, distilled, rows, groups, seconds)
             write_report(folder, result, observers)
             observers.tell("ltdd_run_finished", run=run, distilled=distilled)
             if observers.detached:
@@ -154,11 +151,8 @@ class Job:
     run: Run
     folder: RunFolder
     matcher: Matcher
-    task: Distillation
-    trainer: Trainer
-    stop: StopRequest
+    setup: Setup
     observers: Observers
-    display: Display
 
 
 def finished_set(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> DistilledSet:
@@ -183,12 +177,12 @@ def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
     start, total = job.run.start, config.run.iterations
     log, times = folder.log_from(METRICS, start), folder.log_from(TIMES, start)
     pictured, losses = time.monotonic(), []
-    job.display.steps(start, total)
+    job.setup.display.steps(start, total)
     try:
         for step in range(start, total):
-            if job.stop.signal is not None:
+            if job.setup.stop.signal is not None:
                 save(matcher, folder, step)
-                job.stop.check()
+                job.setup.stop.check()
             began = time.monotonic()
             metrics = {name: float(value) for name, value in matcher.step(step).items()}
             seconds = time.monotonic() - began  # float() has waited for the device
@@ -197,7 +191,7 @@ def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
             log.add(step, metrics)
             times.add(step, {"seconds": round(seconds, 6)})
             job.observers.tell("ltdd_step_finished", run=job.run, step=step, metrics=metrics)
-            job.display.step(step, metrics)
+            job.setup.display.step(step, metrics)
             if (step + 1) % config.compute.checkpoint_every == 0 or step + 1 == total:
                 save(matcher, folder, step + 1)
                 if time.monotonic() - pictured > SECONDS_BETWEEN_PICTURES:
@@ -206,9 +200,11 @@ def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
     finally:
         log.close()
         times.close()
-        job.display.steps_done()
+        job.setup.display.steps_done()
     if text := rise(losses):
-        job.display.warn(f"{text}: the images may be worse than those they began as. Try a smaller matcher.lr_img.")
+        job.setup.display.warn(
+            f"{text}: the images may be worse than those they began as. Try a smaller matcher.lr_img."
+        )
 
 
 def rise(losses: Sequence[float]) -> str | None:
@@ -222,13 +218,11 @@ def rise(losses: Sequence[float]) -> str | None:
     return f"the loss went up from {first:.4g} (mean of the first tenth of the steps) to {last:.4g} (last tenth)"
 
 
-def score(job: Job, distilled: DistilledSet, catalog: Catalog) -> tuple[list[Row], Tensor | None]:
+def score(job: Job, distilled: DistilledSet) -> tuple[list[Row], Tensor | None]:
     """The lines of the run's table and the partition of its classes, int64 ``[classes]``, if there is one."""
-    config, data = job.run.config, job.run.data
-    trainer = job.trainer.with_options(training_options(config, distilled.training))
-    rows, groups = result_rows(config, data, distilled, trainer, catalog, job.folder.path)
+    rows, groups = result_rows(job.setup, distilled, job.folder.path)
     for row in rows:
-        job.display.row(row.name, row.accuracy, row.std)
+        job.setup.display.row(row.name, row.accuracy, row.std)
         job.observers.tell("ltdd_evaluated", run=job.run, row=row)
     return rows, groups
 
@@ -263,9 +257,6 @@ def _advice(what: str, folder: RunFolder) -> str:
         f"{what}; {where}. Try a smaller learning rate in a new run (--set matcher.lr_img=...), "
         "--precision fp32 if it was bf16, and look for damaged images with `ltdd data show`."
     )
-
-
-# ---- what a run is made of -----------------------------------------------------------------------
 
 
 def collect(matcher: Matcher, config: Config, data: LongTailedSet) -> DistilledSet:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from ltdd_core.config.model import DEFAULT_NAMES, Config, Selection
-from ltdd_core.config.resolve import component_maker, select
+from ltdd_core.config.resolve import select
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
-from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe
+from ltdd_core.evaluation.head import ClassifierHead, Recipe
 from ltdd_core.evaluation.metrics import Row, average, row
 from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.progress import Display
-from ltdd_core.runs.devices import chunk_size
 from ltdd_core.runs.distilled import DistilledSet
-from ltdd_core.runs.stop import StopRequest
+from ltdd_core.setup import ORIGINAL, Setup
 from ltdd_core.storage import load_tensors, save_tensors
-from ltdd_core.training.augment import Augmentation
-from ltdd_core.training.options import TrainingOptions
-from ltdd_core.training.sets import TrainingSet
-from ltdd_core.training.trainer import Trainer
 
 PREDICTIONS = "predictions.safetensors"
 
@@ -83,104 +76,33 @@ def line_of(config: Config) -> Line:
     return Line(f"{sets[0]}, {how}", config.head, sets)
 
 
-def result_rows(
-    config: Config,
-    data: LongTailedSet,
-    distilled: DistilledSet,
-    trainer: Trainer,
-    catalog: Catalog,
-    folder: Path,
-) -> tuple[list[Row], Tensor | None]:
+def result_rows(setup: Setup, distilled: DistilledSet, folder: Path) -> tuple[list[Row], Tensor | None]:
     """The lines of a run's table, and the partition (int64 ``[classes]``) if a classifier has one.
 
     The test predictions are kept in ``folder``, and what is there already is not trained again.  The group
     accuracy of a direct line is that of its predicted classes under the partition of the multi-stage line.
     """
-    lines = lines_of(config, catalog)
+    lines = lines_of(setup.config, setup.catalog)
     kept = kept_scores(folder, lines)
     groups = None
     for line in lines:
         if line.name not in kept:
-            kept[line.name] = scores_of(line, config, data, distilled, trainer, catalog)
+            kept[line.name] = scores_of(line, setup, distilled)
             keep_scores(folder, kept)
         if kept[line.name].groups is not None:
             groups = kept[line.name].groups
-    return [_row(line, kept[line.name], data, distilled, groups) for line in lines], groups
+    return [_row(line, kept[line.name], setup.data, distilled, groups) for line in lines], groups
 
 
-def scores_of(
-    line: Line,
-    config: Config,
-    data: LongTailedSet,
-    distilled: DistilledSet | None,
-    trainer: Trainer,
-    catalog: Catalog,
-) -> Scores:
+def scores_of(line: Line, setup: Setup, distilled: DistilledSet | None) -> Scores:
     """Train the classifier of a line and run it over the test images; some lines need no distilled set."""
-    sets = training_sets(config, data, distilled, catalog)
+    sets = [
+        setup.original if name == ORIGINAL or distilled is None else setup.distilled(distilled) for name in line.sets
+    ]
+    trainer = setup.trainer({} if distilled is None else distilled.training)
     head: ClassifierHead = line.head.make()
-    classifier = head.fit([sets[name] for name in line.sets], trainer)
-    return Scores(test_log_probabilities(classifier, data, trainer), classifier.groups)
-
-
-def training_sets(
-    config: Config, data: LongTailedSet, distilled: DistilledSet | None, catalog: Catalog
-) -> dict[str, TrainingSet]:
-    """The original set and the distilled one, if there is one, ready to train on."""
-    sampler = config.sampler.make()
-    sampler.prepare(data)
-    seen = data.normalisation.apply(data.train_images) if data.normalisation.once else data.train_images
-    original = TrainingSet("original", seen, data.train_labels, data.normalisation, data.classes, sampler.epoch)
-    if distilled is None:
-        return {"original": original}
-    images, labels = distilled.images, distilled.labels
-    if distilled.decoder is not None:
-        images, labels = catalog.get("matcher", distilled.decoder).load().decoder(images, labels)
-    plain = TrainingSet("distilled", images, labels, distilled.normalisation, data.classes)
-    return {"original": original, "distilled": plain}
-
-
-def test_log_probabilities(classifier: Classifier, data: LongTailedSet, trainer: Trainer) -> Tensor:
-    """Float32 ``[N, classes]`` over the test images, on the CPU."""
-    parts = []
-    with torch.no_grad():
-        for images in data.test_images.split(trainer.chunk):
-            trainer.keep_going()
-            normalised = data.normalisation.apply(images.to(trainer.device))
-            parts.append(classifier.log_probabilities(normalised).float().cpu())
-    return torch.cat(parts)
-
-
-def training_options(config: Config, learned: Mapping[str, float]) -> dict[str, TrainingOptions]:
-    """How each set trains a network; ``learned`` as :attr:`DistilledSet.training`."""
-    return {"original": config.training.original, "distilled": config.training.distilled.with_learned(learned)}
-
-
-def make_trainer(
-    config: Config,
-    device: torch.device,
-    image_shape: tuple[int, int, int],
-    *,
-    seed: int,
-    catalog: Catalog,
-    stop: StopRequest,
-    display: Display,
-    learned: Mapping[str, float] | None = None,
-) -> Trainer:
-    """What the classifiers of one table are trained with; ``learned`` as :attr:`DistilledSet.training`."""
-    return Trainer(
-        config.make_network,
-        training_options(config, learned or {}),
-        Augmentation(config.run.augment),
-        seed=seed,
-        device=device,
-        chunk=chunk_size(config, device, image_shape),
-        precision=config.compute.precision,
-        compiled=config.compute.compile,
-        keep_going=stop.check,
-        started=display.training,
-        component=component_maker(catalog),
-    )
+    classifier = head.fit(sets, trainer)
+    return Scores(trainer.outputs(classifier.log_probabilities, setup.test), classifier.groups)
 
 
 @dataclass(frozen=True)
@@ -198,47 +120,50 @@ class Repeated:
         return {**self.mean.to_json(), "network": self.network, "repeats": self.repeats, "deviation": spread}
 
 
+Measured = TypeVar("Measured")
+
+
+def repeated(
+    setup: Setup, networks: Sequence[Selection], repeats: int, measure: Callable[[Setup], Measured]
+) -> Iterator[tuple[str, list[Measured]]]:
+    """What is measured with each network, ``repeats`` seeds from that of the configuration on."""
+    first = setup.config.run.seed
+    for network in networks:
+        setups = (setup.changed(network=network, seed=seed) for seed in range(first, first + repeats))
+        yield network.name, [measure(one) for one in setups]
+
+
 def repeated_rows(
-    config: Config,
-    data: LongTailedSet,
-    distilled: DistilledSet | None,
-    *,
-    networks: Sequence[Selection],
-    repeats: int,
-    device: torch.device,
-    catalog: Catalog,
-    display: Display,
+    setup: Setup, distilled: DistilledSet | None, networks: Sequence[Selection], repeats: int
 ) -> Iterator[Repeated]:
-    """Score the configured head and recipe on each network, ``repeats`` seeds from ``config.run.seed`` on.
+    """Score the configured head and recipe on each network and seed.
 
     Raises:
         InputError: the distilled set is not of this data set, or there is none and the recipe asks for it.
     """
-    line = line_of(config)
+    line = line_of(setup.config)
     if distilled is not None:
-        check_fits(data, distilled)
-        # The networks learn the colours of the distilled set; another cut of the data has other statistics.
-        data = replace(data, normalisation=distilled.normalisation)
-    elif set(line.sets) != {"original"}:
-        raise InputError(f"recipe {config.recipe.name!r} trains on a distilled set, and there is none.")
-    for network in networks:
-        changed, rows = replace(config, network=network), []
-        with StopRequest().listening() as stop:
-            for seed in range(config.run.seed, config.run.seed + repeats):
-                trainer = make_trainer(
-                    changed,
-                    device,
-                    data.image_shape,
-                    seed=seed,
-                    learned={} if distilled is None else distilled.training,
-                    catalog=catalog,
-                    stop=stop,
-                    display=display,
-                )
-                scores = scores_of(line, changed, data, distilled, trainer, catalog)
-                rows.append(_row(line, scores, data, distilled, scores.groups))
+        setup = fitted(setup, distilled)
+    elif set(line.sets) != {ORIGINAL}:
+        raise InputError(f"recipe {setup.config.recipe.name!r} trains on a distilled set, and there is none.")
+
+    def measure(own: Setup) -> Row:
+        scores = scores_of(line, own, distilled)
+        return _row(line, scores, own.data, distilled, scores.groups)
+
+    for name, rows in repeated(setup, networks, repeats, measure):
         mean, deviation = average(rows)
-        yield Repeated(network.name, mean, deviation, repeats)
+        yield Repeated(name, mean, deviation, repeats)
+
+
+def fitted(setup: Setup, distilled: DistilledSet) -> Setup:
+    """The same in the colours of a distilled set, which its networks learn; another cut of the data has others.
+
+    Raises:
+        InputError: the distilled set is of other classes or image sizes.
+    """
+    check_fits(setup.data, distilled)
+    return setup.changed(normalisation=distilled.normalisation)
 
 
 def check_fits(data: LongTailedSet, distilled: DistilledSet) -> None:

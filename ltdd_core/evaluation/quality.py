@@ -16,17 +16,13 @@ from statistics import fmean, pstdev
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ltdd_core.config.model import Config, Selection
+from ltdd_core.config.model import Selection
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.evaluation.head import Softmax
-from ltdd_core.evaluation.lines import check_fits, make_trainer, test_log_probabilities, training_sets
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.progress import Display
+from ltdd_core.evaluation.lines import fitted, repeated
 from ltdd_core.runs.distilled import DistilledSet
-from ltdd_core.runs.stop import StopRequest
 from ltdd_core.seeding import generator
+from ltdd_core.setup import DISTILLED, Setup
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.trainer import Trainer
@@ -104,62 +100,40 @@ class Quality:
         return {**self.mean, "network": self.network, "repeats": self.repeats, "deviation": self.deviation}
 
 
-def quality_of(
-    config: Config,
-    data: LongTailedSet,
-    distilled: DistilledSet,
-    *,
-    networks: Sequence[Selection],
-    repeats: int,
-    device: torch.device,
-    catalog: Catalog,
-    display: Display,
-) -> Iterator[Quality]:
-    """Score a distilled set on each network, ``repeats`` seeds from ``config.run.seed`` on.
+def quality_of(setup: Setup, distilled: DistilledSet, networks: Sequence[Selection], repeats: int) -> Iterator[Quality]:
+    """Score a distilled set on each network and seed.
 
     Raises:
         InputError: the distilled set is not of this data set.
         RunFailed: training diverged.
     """
-    check_fits(data, distilled)
-    data = replace(data, normalisation=distilled.normalisation)
-    for network in networks:
-        changed = replace(config, network=network)
-        found = []
-        with StopRequest().listening() as stop:
-            for seed in range(config.run.seed, config.run.seed + repeats):
-                augmented = make_trainer(
-                    changed,
-                    device,
-                    data.image_shape,
-                    seed=seed,
-                    learned=distilled.training,
-                    catalog=catalog,
-                    stop=stop,
-                    display=display,
-                )
-                found.append(accuracies(changed, data, distilled, augmented, catalog))
+    setup = fitted(setup, distilled)
+    for name, found in repeated(setup, networks, repeats, lambda own: accuracies(own, distilled)):
         rows = [{**vars(one), **one.scores()} for one in found]
-        columns = {name: [100 * row[name] for row in rows] for name in rows[0]}
-        mean = {name: fmean(values) for name, values in columns.items()}
-        yield Quality(network.name, mean, {name: pstdev(values) for name, values in columns.items()}, repeats)
+        columns = {key: [100 * row[key] for row in rows] for key in rows[0]}
+        mean = {key: fmean(values) for key, values in columns.items()}
+        yield Quality(name, mean, {key: pstdev(values) for key, values in columns.items()}, repeats)
 
 
-def accuracies(
-    config: Config, data: LongTailedSet, distilled: DistilledSet, trainer: Trainer, catalog: Catalog
-) -> Accuracies:
+def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
     """Train on the six sets with one seed; what is the same is trained once."""
-    sets = training_sets(config, data, distilled, catalog)
-    own, few = sets["distilled"], random_images(data, distilled.ipc, trainer.seed)
+    own, few = setup.distilled(distilled), random_images(setup.data, distilled.ipc, setup.config.run.seed)
     hard = own if own.labels.dim() == 1 else replace(own, labels=own.hard_labels())
-    plain = trainer if config.run.augment == "none" else trainer.with_augmentation(Augmentation("none"))
+    trainer = setup.trainer(distilled.training)
+    plain = trainer.with_augmentation(Augmentation("none"))
+
+    def accuracy(data: TrainingSet, purpose: str, trainer: Trainer = trainer) -> float:
+        network = trainer.train(data, outputs=setup.data.classes, purpose=purpose)
+        predicted = trainer.outputs(network, setup.test).argmax(1)
+        return float((predicted == setup.data.test_labels).double().mean())
+
     return Accuracies(
-        real=_accuracy(sets["original"], "classes", data, trainer),
-        hard=_accuracy(hard, "classes" if hard is own else "hard classes", data, trainer),
-        distilled=_accuracy(own, "classes", data, trainer),
-        random=_accuracy(few, "classes of random images", data, trainer),
-        distilled_plain=_accuracy(own, "classes", data, plain),
-        random_plain=_accuracy(few, "classes of random images", data, plain),
+        real=accuracy(setup.original, "classes"),
+        hard=accuracy(hard, "classes" if hard is own else "hard classes"),
+        distilled=accuracy(own, "classes"),
+        random=accuracy(few, "classes of random images"),
+        distilled_plain=accuracy(own, "classes", plain),
+        random_plain=accuracy(few, "classes of random images", plain),
     )
 
 
@@ -171,10 +145,4 @@ def random_images(data: LongTailedSet, ipc: int, seed: int) -> TrainingSet:
         chosen.append(own[torch.randperm(len(own), generator=generator(seed, "random images", label))[:ipc]])
     indices = torch.cat(chosen)
     images = data.normalisation.apply(data.train_images[indices])
-    return TrainingSet("distilled", images, labels[indices], data.normalisation, data.classes)
-
-
-def _accuracy(own: TrainingSet, purpose: str, data: LongTailedSet, trainer: Trainer) -> float:
-    classifier = Softmax(trainer.train(own, outputs=data.classes, purpose=purpose))
-    found: Tensor = test_log_probabilities(classifier, data, trainer).argmax(1)
-    return float((found == data.test_labels).double().mean())
+    return TrainingSet(DISTILLED, images, labels[indices], data.normalisation, data.classes)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from ltdd_core.options import BaseOptions
+
+Shape = tuple[int, int, int]
+"""``(C, H, W)`` of images."""
 
 
 class Network(nn.Module, ABC):
@@ -32,7 +36,23 @@ class Network(nn.Module, ABC):
         return logits
 
 
-Shape = tuple[int, int, int]
-
-
 MakeNetwork = Callable[[Shape, int], Network]
+"""``(image shape, outputs) -> network`` with initial weights."""
+
+
+@dataclass(frozen=True)
+class NetworkFactory:
+    """Makes networks of one kind; their initial weights come from torch's global generator."""
+
+    component: type[Network]
+    options: Any
+
+    def __call__(self, image_shape: Shape, outputs: int) -> Network:
+        """A network for images ``(C, H, W)`` with so many logits.
+
+        Raises:
+            InputError: the network is not for such images.
+        """
+        make: Any = self.component
+        network: Network = make(image_shape, outputs, self.options)
+        return network

@@ -4,40 +4,53 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from ltdd_core.config.model import Config
+from ltdd_core.config.model import Compute
 from ltdd_core.errors import InputError
 
 CPU_PIXELS = 32 * 32 * 32
 GPU_PIXELS = 2048 * 32 * 32
 
 
-def prepare_device(config: Config) -> torch.device:
-    """The device of a run; sets the number of CPU threads, and makes fp32 on a GPU fp32.
+def find_device(compute: Compute) -> torch.device:
+    """The device that a run asks for.
 
     Raises:
         InputError: CUDA, or compilation, is asked for and cannot be had.
     """
-    if config.compute.threads is not None:
-        torch.set_num_threads(config.compute.threads)
     available = torch.cuda.is_available()
-    if config.compute.device == "cuda" and not available:
+    if compute.device == "cuda" and not available:
         raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto.")
-    on_gpu = available and config.compute.device != "cpu"
-    if config.compute.compile and not any(map(shutil.which, compilers(on_gpu))):
+    on_gpu = available and compute.device != "cpu"
+    if compute.compile and not any(map(shutil.which, compilers(on_gpu))):
         raise InputError("--compile needs a compiler: install g++ (gcc for a GPU) or clang, or leave --compile out.")
-    if on_gpu:
-        torch.cuda.init()
-        torch.backends.cudnn.allow_tf32 = False  # torch's default rounds the inputs of convolutions to 10 bits
     return torch.device("cuda" if on_gpu else "cpu")
 
 
-def chunk_size(config: Config, device: torch.device, image_shape: tuple[int, int, int]) -> int:
+@contextmanager
+def computing(compute: Compute, device: torch.device) -> Iterator[None]:
+    """The number of CPU threads that a run asks for, and fp32 that is fp32 on a GPU; both as before afterwards."""
+    threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    if compute.threads is not None:
+        torch.set_num_threads(compute.threads)
+    if device.type == "cuda":
+        torch.cuda.init()
+        torch.backends.cudnn.allow_tf32 = False  # torch's default rounds the inputs of convolutions to 10 bits
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = tf32
+
+
+def chunk_size(compute: Compute, device: torch.device, image_shape: tuple[int, int, int]) -> int:
     """Images at once: what a cache holds on a CPU, plenty on a GPU."""
-    if config.compute.chunk is not None:
-        return config.compute.chunk
+    if compute.chunk is not None:
+        return compute.chunk
     _, height, width = image_shape
     return max(1, (CPU_PIXELS if device.type == "cpu" else GPU_PIXELS) // (height * width))
 

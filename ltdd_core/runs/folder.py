@@ -16,6 +16,7 @@ from torch import Tensor
 from ltdd_core.config.layers import flat
 from ltdd_core.config.model import Config
 from ltdd_core.errors import InputError
+from ltdd_core.networks.store import FOLDER as NETWORKS
 from ltdd_core.storage import load_tensors, save_tensors, write_atomically, writing
 
 RUNS = Path("runs")
@@ -27,7 +28,7 @@ TIMES = "times.jsonl"
 FACTS = "run.json"
 RESULT = "report.json"
 LOCK = ".lock"
-FREE = {"data.root", "compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk"}
+FREE = {"data.root", "compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk", "compute.store"}
 """What may change when a run goes on: where it runs.  A device, a number of threads or a chunk of its own can
 change the last bits of a sum, so bit for bit holds only where these stay."""
 
@@ -73,14 +74,18 @@ class RunFolder:
         raise InputError(f"{self.path} {what}, or name another folder with --out.")
 
     def is_empty(self) -> bool:
-        """Whether no run has begun here; hidden files are what a process leaves that dies at once.
+        """Whether no run has begun here.
+
+        Hidden files are what a process leaves that dies at once, and trained networks are no run.
 
         Raises:
             InputError: it is not a folder.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; a run needs a folder.")
-        return not self.path.exists() or all(file.name.startswith(".") for file in self.path.iterdir())
+        return not self.path.exists() or all(
+            file.name.startswith(".") or file.name == NETWORKS for file in self.path.iterdir()
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:

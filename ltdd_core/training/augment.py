@@ -48,6 +48,7 @@ class Augmentation:
                 raise unknown("augmentation", name, OPERATIONS)
         if len(set(names)) != len(names):
             raise InputError(f"augmentation {operations!r} names an operation twice.")
+        self.name = operations
         self.operations = [OPERATIONS[name] for name in names]
 
     def draw(self, shape: Shape, generator: torch.Generator, count: int | None = None) -> Transform:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ltdd_core.data.normalisation import Normalisation
+from ltdd_core.identity import identity
+from ltdd_core.storage import digest_of
 
 EpochOrder = Callable[[float, torch.Generator], Tensor]
 """``(progress from 0 to 1, generator) -> indices`` of one epoch; see :meth:`Sampler.epoch`."""
@@ -53,6 +57,18 @@ class TrainingSet:
                 return position[drawn[kept[drawn]]]
 
         return replace(self, images=self.images[kept], labels=self.labels[kept], order=order)
+
+    def identity(self) -> Any:
+        """What decides the batches of a training: every pixel and label, the normalisation, the order, as JSON.
+
+        Raises:
+            Unidentified: what decides the order cannot be told.
+        """
+        return [self._digest, self.normalisation.to_json(), self.classes, identity(self.order)]
+
+    @cached_property
+    def _digest(self) -> str:
+        return digest_of({"images": self.images, "labels": self.labels, **self.normalisation.tensors()})
 
     def hard_labels(self) -> Tensor:
         """The class of each image, int64 ``[N]``; the likeliest one of a soft label."""

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ltdd_core.errors import RunFailed
+from ltdd_core.identity import Unidentified, identity
 from ltdd_core.networks.compiled import CompiledNetwork
 from ltdd_core.networks.network import MakeNetwork, Network
+from ltdd_core.networks.store import Key, NetworkStore
 from ltdd_core.seeding import global_generator
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.loop import train
@@ -21,14 +23,19 @@ from ltdd_core.training.sets import TrainingSet
 
 LastLayer = Callable[[int, int], nn.Linear]
 """``(features, outputs) -> last layer`` of a network; it draws initial weights as ``torch.nn`` does."""
+FindComponent = Callable[[str, str | Mapping[str, Any]], Any]
+"""``component("head", "cosine")``, or with options, ``{"name": "cosine", "scale": 10}``: a component by name.
 
+Raises:
+    InputError: an unknown name or option.
+"""
 
 CLASSES = "classes"
 """What is trained, unless a head says otherwise."""
 
 
-class Relayered(Network):
-    """A frozen network under another last layer, which learns.
+class FrozenBody(Network):
+    """A trained network, frozen, under another last layer, which learns.
 
     Args:
         body: gives the features.
@@ -39,7 +46,7 @@ class Relayered(Network):
         super().__init__()
         self.body, self.linear = body.requires_grad_(False), linear
 
-    def train(self, mode: bool = True) -> Relayered:
+    def train(self, mode: bool = True) -> FrozenBody:
         """Only the last layer has a training mode: batch normalisation of the body keeps its averages."""
         super().train(mode)
         self.body.eval()
@@ -58,11 +65,25 @@ def _no_components(kind: str, named: str | Mapping[str, Any]) -> Any:
 class Trainer:
     """What a classifier head trains with: the network of the run, its options for each set, its seed.
 
-    Training the same thing twice returns the network of the first time: a two-stage head that needs the
-    plain classifier to find its groups shares it with the table's first row.
+    A network is trained once: a store keeps it under all that decides it, so stages and lines of a table that need the
+    same network share it.
+
+    Args:
+        make: makes a network with initial weights, from an image shape and a number of outputs.
+        options: how each set trains a network, by the name of the set.
+        augmentation: of the training images.
+        seed: of initial weights and of everything random in training.
+        device: where networks and batches are.
+        chunk: images at once through a network.
+        precision: ``bf16`` computes features in mixed precision, ``fp32`` as they are.
+        compiled: compile networks.
+        store: keeps the networks; one in memory unless given.
+        keep_going: called between steps; raises to stop.
+        started: told what is about to be trained.
+        component: finds another component by name.
     """
 
-    component: Callable[[str, str | Mapping[str, Any]], Any]
+    component: FindComponent
     """``component("head", "cosine")``, or with options, ``{"name": "cosine", "scale": 10}``: another component.
 
     Raises:
@@ -72,7 +93,7 @@ class Trainer:
     def __init__(
         self,
         make: MakeNetwork,
-        options: dict[str, TrainingOptions],
+        options: Mapping[str, TrainingOptions],
         augmentation: Augmentation,
         *,
         seed: int,
@@ -80,27 +101,22 @@ class Trainer:
         chunk: int,
         precision: str = "fp32",
         compiled: bool = False,
+        store: NetworkStore | None = None,
         keep_going: Callable[[], None] = lambda: None,
         started: Callable[[str], None] = lambda purpose: None,
-        component: Callable[[str, str | Mapping[str, Any]], Any] = _no_components,
+        component: FindComponent = _no_components,
     ) -> None:
         self.make, self.options, self.augmentation = make, options, augmentation
         self.seed, self.device, self.chunk = seed, device, chunk
         self.precision, self.compiled = precision, compiled
+        self.store = store or NetworkStore()
         self.keep_going, self._started, self.component = keep_going, started, component
-        self._trained: dict[tuple[str, str, bool], Network] = {}
         self._part: str | None = None
 
-    def with_options(self, options: dict[str, TrainingOptions]) -> Trainer:
-        """The same trainer, which knows what is trained already; options of those sets must not differ."""
-        other = copy.copy(self)
-        other.options = options
-        return other
-
     def with_augmentation(self, augmentation: Augmentation) -> Trainer:
-        """A trainer that differs in this, and so knows nothing that is trained."""
+        """A trainer that differs in this alone."""
         other = copy.copy(self)
-        other.augmentation, other._trained = augmentation, {}
+        other.augmentation = augmentation
         return other
 
     def part(self, name: str | None, decided_by: Mapping[str, Any] | None = None) -> Trainer:
@@ -110,10 +126,7 @@ class Trainer:
         if it were all of a classifier.
 
         Args:
-            name: of the part; within a classifier no two parts have the same.  None: what is trained keeps its names,
-                so that a stage that is a classifier of its own is the same network as that classifier alone.
-            decided_by: what decides losses and layers of the part, as JSON, where other options of the classifier's
-                head do not: a grid then trains the part once for all heads that differ in those only.
+            name: of the part; it decides the initial weights and the random draws of what the part trains.
         """
         part = copy.copy(self)
         if name is not None:
@@ -130,12 +143,12 @@ class Trainer:
         loss_at: LossSchedule | None = None,
         layer: LastLayer | None = None,
     ) -> Network:
-        """A network with ``outputs`` logits, trained on ``data``.
+        """A network with ``outputs`` logits, trained on ``data``; in evaluation mode, frozen.
 
         Args:
-            purpose: names what is trained; with the name of the set it is the key under which the network is
-                kept, so different losses, layers and targets need different purposes; a plain network is never
-                taken for one with a loss or a layer of its own.
+            data: the images; its name says which options train it.
+            outputs: number of logits.
+            purpose: names what is trained; initial weights and random draws are a function of the seed and of this.
             loss: of logits and labels.
             loss_at: instead of ``loss`` where it changes from epoch to epoch.
             layer: makes the last layer, where it is not the network's own.
@@ -143,19 +156,18 @@ class Trainer:
         Raises:
             RunFailed: training diverged.
         """
-        purpose = self._full(purpose)
-        plain = loss is cross_entropy and loss_at is None and layer is None
-        key = data.name, purpose, plain
-        if key not in self._trained:
-            self._started(f"{purpose} on the {data.name} set")
+        purpose, options = self._full(purpose), self.options[data.name]
+
+        def make() -> Network:
             with global_generator(self.seed, f"weights for {purpose} on {data.name}"):
                 network = self.make(data.image_shape, outputs)
                 if layer is not None:
                     network.linear = layer(network.linear.in_features, outputs)
-            options, advice = self.options[data.name], f"training.{data.name}.lr"
-            own = network.to(self.device)
-            self._trained[key] = self._train(own, data, options, purpose, loss, loss_at, advice)
-        return self._trained[key]
+            return network.to(self.device)
+
+        key = self._key(data, options, purpose, network=self.make, outputs=outputs, layer=layer, loss=[loss, loss_at])
+        advice = f"training.{data.name}.lr"
+        return self._kept(key, make, data, options, purpose, loss, loss_at, advice, fast=True)
 
     def retrain(
         self,
@@ -171,67 +183,105 @@ class Trainer:
 
         Args:
             network: from :meth:`train`.
+            data: the images.
             options: of this training; the head's own.
             layer: makes the last layer.
             purpose: names what is trained, as in :meth:`train`.
+            loss: of logits and labels.
 
         Raises:
             RunFailed: training diverged.
         """
         purpose = self._full(purpose)
-        key = data.name, purpose, False
-        if key not in self._trained:
-            self._started(f"{purpose} on the {data.name} set")
+
+        def make() -> Network:
             with global_generator(self.seed, f"weights for {purpose} on {data.name}"):
-                relayered = Relayered(network, layer(network.linear.in_features, network.linear.out_features))
-            own = relayered.to(self.device)
-            self._trained[key] = self._train(own, data, options, purpose, loss, None, "head.lr")
-        return self._trained[key]
+                own = FrozenBody(network, layer(network.linear.in_features, network.linear.out_features))
+            return own.to(self.device)
+
+        key = self._key(data, options, purpose, network=network, outputs=None, layer=layer, loss=[loss, None])
+        return self._kept(key, make, data, options, purpose, loss, None, "head.lr", fast=False)
+
+    def features(self, network: Network, data: TrainingSet) -> Tensor:
+        """Features ``[N, D]`` of all images of a set, in float32 on the CPU, without augmentation."""
+        return self.outputs(network.embed, data)
+
+    def outputs(self, function: Callable[[Tensor], Tensor], data: TrainingSet) -> Tensor:
+        """What a function of images says of all images of a set, not augmented: float32 ``[N, ...]`` on the CPU.
+
+        Args:
+            function: of normalised images ``[n, C, H, W]`` on the device: a network, or a classifier's
+                ``log_probabilities``.
+            data: the images.
+        """
+        parts = []
+        with torch.no_grad():
+            for indices in torch.arange(len(data)).split(self.chunk):
+                self.keep_going()
+                parts.append(function(data.batch(indices, self.device)[0]).float().cpu())
+        return torch.cat(parts)
 
     def _full(self, purpose: str) -> str:
         if self._part is None:
             return purpose
         return self._part if purpose == CLASSES else f"{self._part}: {purpose}"
 
-    def _train(
+    def _key(self, data: TrainingSet, options: TrainingOptions, purpose: str, **decided_by: Any) -> Key | None:
+        """All that decides a network; None where that cannot be told."""
+        try:
+            return {
+                "what": f"{purpose} on the {data.name} set",
+                "seed": self.seed,
+                "data": data.identity(),
+                "training": identity(options),
+                "augmentation": self.augmentation.name,
+                "compute": [self.precision, self.compiled],
+                **{name: identity(value) for name, value in decided_by.items()},
+            }
+        except Unidentified:
+            return None
+
+    def _kept(
         self,
-        network: Network,
+        key: Key | None,
+        make: Callable[[], Network],
         data: TrainingSet,
         options: TrainingOptions,
         purpose: str,
         loss: Loss,
         loss_at: LossSchedule | None,
         option: str,
+        *,
+        fast: bool,
     ) -> Network:
-        # The body of a relayered network was made fast when it was trained.
-        plain = isinstance(network, Relayered)
-        precision, compiled = ("fp32", False) if plain else (self.precision, self.compiled)
-        try:
-            trained = train(
-                network,
-                data,
-                options,
-                loss=loss,
-                loss_at=loss_at,
-                augmentation=self.augmentation,
-                seed=self.seed,
-                purpose=f"{purpose} on {data.name}",
-                device=self.device,
-                keep_going=self.keep_going,
-                chunk=self.chunk,
-                precision=precision,
-                compiled=compiled,
-            )
-        except RunFailed as error:
-            advice = f"Use --set {option}=... (ltdd evaluate RUN takes it too, where a set is distilled already)."
-            raise RunFailed(f"{error} {advice}") from error
-        return CompiledNetwork(trained, precision, compiled).eval() if compiled or precision != "fp32" else trained
+        """The network of a key, trained now if need be; ``fast``: compiled and in the precision of the trainer."""
+        # The body of a network under a new last layer was made fast when it was trained.
+        precision, compiled = (self.precision, self.compiled) if fast else ("fp32", False)
 
-    def features(self, network: Network, data: TrainingSet) -> Tensor:
-        """Features ``[N, D]`` of all images of a set, in float32 on the CPU, without augmentation."""
-        parts = []
-        with torch.no_grad():
-            for indices in torch.arange(len(data)).split(self.chunk):
-                self.keep_going()
-                parts.append(network.embed(data.batch(indices, self.device)[0]).float().cpu())
-        return torch.cat(parts)
+        def trained(network: Network) -> Network:
+            self._started(f"{purpose} on the {data.name} set")
+            try:
+                return train(
+                    network,
+                    data,
+                    options,
+                    loss=loss,
+                    loss_at=loss_at,
+                    augmentation=self.augmentation,
+                    seed=self.seed,
+                    purpose=f"{purpose} on {data.name}",
+                    device=self.device,
+                    keep_going=self.keep_going,
+                    chunk=self.chunk,
+                    precision=precision,
+                    compiled=compiled,
+                )
+            except RunFailed as error:
+                advice = f"Use --set {option}=... (ltdd evaluate RUN takes it too, where a set is distilled already)."
+                raise RunFailed(f"{error} {advice}") from error
+
+        def ready(network: Network) -> Network:
+            plain = precision == "fp32" and not compiled
+            return network if plain else CompiledNetwork(network, precision, compiled).eval()
+
+        return self.store.get(key, make, trained, ready, self.keep_going)

@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from ltdd_core import InputError, Interrupted
-from ltdd_core.commands import compute_options, consoles, data_options, only_json, read_config, stop_request, task_of
+from ltdd_core.commands import compute_options, consoles, data_options, only_json, open_setup, read_config, task_of
 
 if TYPE_CHECKING:
     from ltdd_core import Config
@@ -102,8 +102,8 @@ def _train(config: Config, out: Path | None, jobs: int, notes: Console) -> dict[
     from ltdd_mtt.training import train_experts
 
     experts = config.matcher.options.experts
-    with stop_request().listening() as stop:
-        task = task_of(config, stop)
+    with open_setup(config) as setup:
+        task = task_of(setup)
         key = expert_key(task, experts)
         folder, size = ExpertFolder(out or folder_for(task, key)), bytes_on_disk(key, experts)
         facts = {"experts": str(folder.path), "count": experts.count, "epochs": experts.epochs, "bytes": size}
@@ -116,7 +116,7 @@ def _train(config: Config, out: Path | None, jobs: int, notes: Console) -> dict[
                     train_experts(task, experts, folder, report)
                 else:
                     threads = max(1, torch.get_num_threads() // jobs)
-                    train_in_processes(config, folder.path, jobs, threads, report, stop.check)
+                    train_in_processes(config, folder.path, jobs, threads, report, setup.stop.check)
         except Interrupted as error:
             raise Interrupted(f"{error}: stopped and saved; the same command goes on.") from error
     return facts

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ltdd_core import Config, InputError, Interrupted, RunFailed, configure
-from ltdd_core.commands import stop_request, task_of
+from ltdd_core.commands import open_setup, task_of
 from ltdd_mtt.experts import ExpertFolder
 from ltdd_mtt.training import Report, train_experts
 
@@ -93,11 +93,11 @@ def work() -> int:
         print(json.dumps(message), file=out, flush=True)
 
     try:
-        with stop_request().listening() as stop:
-            config = configure(**order["config"])
+        config = configure(**order["config"])
+        with open_setup(config) as setup:
             experts = config.matcher.options.experts
             folder = ExpertFolder(Path(order["folder"]))
-            train_experts(task_of(config, stop), experts, folder, lambda index, done: say(expert=index, done=done))
+            train_experts(task_of(setup), experts, folder, lambda index, done: say(expert=index, done=done))
     except tuple(ERRORS.values()) as error:
         say(error=type(error).__name__, text=str(error))
     except BrokenPipeError:

@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from ltdd_core import DistilledSet, InputError, configure, load_data, load_distilled, load_tensors
-from ltdd_core.commands import stop_request, task_of
+from ltdd_core.commands import open_setup, task_of
 
 ROW = {
     *("name", "images", "accuracy", "std", "many", "medium", "few", "worst", "harmonic_mean", "group_accuracy"),
@@ -126,8 +126,8 @@ def initial_images(run: RunRecord) -> Tensor | None:
         return None
     settings = {key: value for key, value in run.config.items() if key != "compute"}
     try:
-        with stop_request().listening() as stop:
-            images = task_of(configure(**settings, compute={"device": "cpu"}), stop).initial_images
+        with open_setup(configure(**settings, compute={"device": "cpu"}), folder=run.path) as setup:
+            images = task_of(setup).initial_images
     except InputError:
         return None
     return images if images.shape == run.distilled.images.shape else None

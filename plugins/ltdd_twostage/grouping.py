@@ -27,7 +27,7 @@ from ltdd_core import (
     load_distilled,
     max_cut,
 )
-from ltdd_core.commands import stop_request, trainer_of
+from ltdd_core.commands import open_setup
 from ltdd_twostage.agreement import Agreement, agreement, agreement_between, second_best, spectral_bound
 
 TEST, ORIGINAL = "test", "original"
@@ -94,8 +94,8 @@ def views_of(
     """
     distilled = {name: load_distilled(name) for name in sources if name not in (TEST, ORIGINAL)}
     for config in configs:
-        with stop_request().listening() as stop:
-            data, original, trainer = trainer_of(config, stop, display)
+        with open_setup(config, display=display) as setup:
+            data, original, trainer = setup.data, setup.original, setup.trainer()
             sets = {TEST: replace(original, images=data.test_images, labels=data.test_labels), ORIGINAL: original}
             for name, found in distilled.items():
                 _check_fits(name, found, data)

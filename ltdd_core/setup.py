@@ -1,0 +1,236 @@
+"""Everything that a run works with, assembled once from its configuration and handed on.
+
+The parts are made when they are first asked for, and once: a check of the folder or of the options comes before the
+images are read, and whoever needs no random networks makes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ltdd_core.config.model import Config, Selection
+from ltdd_core.config.resolve import component_maker
+from ltdd_core.data.load import load_long_tailed
+from ltdd_core.data.normalisation import Normalisation
+from ltdd_core.data.sampler import Features, Sampler
+from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.networks.network import NetworkFactory
+from ltdd_core.networks.pool import NetworkPool
+from ltdd_core.networks.store import NetworkStore
+from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.progress import Display
+from ltdd_core.runs.devices import chunk_size, computing, find_device
+from ltdd_core.runs.distilled import DistilledSet
+from ltdd_core.runs.stop import StopRequest
+from ltdd_core.seeding import generator
+from ltdd_core.training.augment import Augmentation
+from ltdd_core.training.options import TrainingOptions
+from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.trainer import FindComponent, Trainer
+
+CALIBRATION_IMAGES = 16  # a class, for batch normalisation; DC's public code
+ORIGINAL, DISTILLED = "original", "distilled"
+"""Names of training sets; their training options stand under them."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run works with.  Use :meth:`open`, which also listens to signals and sets the number of threads."""
+
+    config: Config
+    catalog: Catalog
+    display: Display
+    stop: StopRequest
+    device: torch.device
+    store: NetworkStore
+    """Keeps the networks that are trained."""
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        config: Config,
+        *,
+        catalog: Catalog | None = None,
+        display: Display | None = None,
+        stop: StopRequest | None = None,
+        store: NetworkStore | None = None,
+        data: LongTailedSet | None = None,
+    ) -> Iterator[Setup]:
+        """Everything for a configuration, until the block ends.
+
+        Args:
+            config: the configuration.
+            catalog: where it was resolved; made anew unless given.
+            display: told what happens.
+            stop: listened to already; signals are caught inside the block unless given.
+            store: keeps trained networks; one in memory unless given.
+            data: the long-tailed set where it is loaded already.
+
+        Raises:
+            InputError: the device, or compilation, is asked for and cannot be had.
+        """
+        catalog, display = catalog or Catalog(load_plugins()), display or Display()
+        device, store = find_device(config.compute), store or NetworkStore()
+        listening = nullcontext(stop) if stop is not None else StopRequest().listening()
+        with computing(config.compute, device), listening as heard:
+            setup = cls(config, catalog, display, heard, device, store)
+            if data is not None:
+                vars(setup)["data"] = data
+            yield setup
+
+    def changed(
+        self, *, network: Selection | None = None, seed: int | None = None, normalisation: Normalisation | None = None
+    ) -> Setup:
+        """The same images and the same store with another network, seed or normalisation."""
+        config = self.config if network is None else replace(self.config, network=network)
+        if seed is not None:
+            config = replace(config, run=config.run.model_copy(update={"seed": seed}))
+        other = replace(self, config=config)
+        data = self.data if normalisation is None else replace(self.data, normalisation=normalisation)
+        vars(other)["data"] = data  # loaded already
+        return other
+
+    # ---- data ------------------------------------------------------------------------------------
+
+    @cached_property
+    def data(self) -> LongTailedSet:
+        """The long-tailed set, in memory.
+
+        Raises:
+            InputError: the images are missing or cannot be used, or the cut is impossible.
+        """
+        return load_long_tailed(self.config.data.name, self.config.data.make())
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The sampler of the configuration, prepared."""
+        return self.prepared(self.config.sampler.make())
+
+    def prepared(self, sampler: Sampler) -> Sampler:
+        """A sampler that knows the long-tailed set."""
+        sampler.prepare(self.data)
+        return sampler
+
+    @cached_property
+    def original(self) -> TrainingSet:
+        """The long-tailed set, ready to train on; the sampler orders its epochs."""
+        return self.original_in_order_of(self.sampler)
+
+    def original_in_order_of(self, sampler: Sampler) -> TrainingSet:
+        """The long-tailed set, ready to train on, its epochs ordered by a sampler."""
+        data = self.data
+        return TrainingSet(ORIGINAL, self._seen, data.train_labels, data.normalisation, data.classes, sampler.epoch)
+
+    @cached_property
+    def _seen(self) -> Tensor:
+        data = self.data
+        return data.normalisation.apply(data.train_images) if data.normalisation.once else data.train_images
+
+    @cached_property
+    def test(self) -> TrainingSet:
+        """The test images, in the form in which networks see a set; nothing trains on them."""
+        data = self.data
+        return TrainingSet("test", data.test_images, data.test_labels, data.normalisation, data.classes)
+
+    def distilled(self, distilled: DistilledSet) -> TrainingSet:
+        """A distilled set, ready to train on: decoded, in the order of a shuffle.
+
+        Raises:
+            InputError: its images need the decoder of a matcher that is not installed.
+        """
+        images, labels = distilled.images, distilled.labels
+        if distilled.decoder is not None:
+            images, labels = self.catalog.get("matcher", distilled.decoder).load().decoder(images, labels)
+        return TrainingSet(DISTILLED, images, labels, distilled.normalisation, self.data.classes)
+
+    # ---- networks --------------------------------------------------------------------------------
+
+    @cached_property
+    def chunk(self) -> int:
+        """Images at once through a network."""
+        return chunk_size(self.config.compute, self.device, self.data.image_shape)
+
+    @cached_property
+    def augmentation(self) -> Augmentation:
+        """The differentiable augmentation of matching and training."""
+        return Augmentation(self.config.run.augment)
+
+    @cached_property
+    def make_network(self) -> NetworkFactory:
+        """Makes networks of the configured kind."""
+        return NetworkFactory(self.config.network.component, self.config.network.options)
+
+    @cached_property
+    def networks(self) -> NetworkPool:
+        """Random networks to match with."""
+        return NetworkPool(
+            self.make_network,
+            self.data.image_shape,
+            self.data.classes,
+            seed=self.config.run.seed,
+            device=self.device,
+            calibration=self._calibration,
+            precision=self.config.compute.precision,
+            compiled=self.config.compute.compile,
+        )
+
+    def _calibration(self, step: int) -> Tensor:
+        """A few normalised images of every class, on the device."""
+        draws, data = generator(self.config.run.seed, "calibration", step), self.data
+        indices = [self.sampler.of_class(label, CALIBRATION_IMAGES, draws) for label in range(data.classes)]
+        return data.normalisation.apply(data.train_images[torch.cat(indices)].to(self.device))
+
+    # ---- training --------------------------------------------------------------------------------
+
+    @cached_property
+    def component(self) -> FindComponent:
+        """Finds another component by name."""
+        return component_maker(self.catalog)
+
+    def trainer(self, learned: Mapping[str, float] | None = None) -> Trainer:
+        """What classifiers are trained with.
+
+        Args:
+            learned: training options that a method learned with its images, as :attr:`DistilledSet.training`.
+        """
+        training = self.config.training
+        options: dict[str, TrainingOptions] = {
+            ORIGINAL: training.original,
+            DISTILLED: training.distilled.with_learned(learned or {}),
+        }
+        return Trainer(
+            self.make_network,
+            options,
+            self.augmentation,
+            seed=self.config.run.seed,
+            device=self.device,
+            chunk=self.chunk,
+            precision=self.config.compute.precision,
+            compiled=self.config.compute.compile,
+            store=self.store,
+            keep_going=self.stop.check,
+            started=self.display.training,
+            component=self.component,
+        )
+
+    @cached_property
+    def features(self) -> Features:
+        """Features of the training images of a class by the plain classifier; the first call trains it."""
+        found: dict[str, Tensor] = {}
+
+        def features(label: int) -> Tensor:
+            if not found:
+                trainer = self.trainer()
+                plain = trainer.train(self.original, outputs=self.data.classes)
+                found["all"] = trainer.features(plain, self.original)
+            return found["all"][self.data.train_labels == label]
+
+        return features
