@@ -27,10 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltdd_core import configure, generator
+from ltdd_core.commands import open_setup, task_of
 from ltdd_core.config.model import Config
-from ltdd_core.data.load import load_long_tailed
-from ltdd_core.distillation.distill import prepare_device
-from ltdd_core.distillation.task import prepare_matcher
 from ltdd_core.seeding import global_generator
 from ltdd_dc.matcher import DatasetCondensation, GradientMatcher, SiameseCondensation
 
@@ -111,11 +109,17 @@ def variant_config(base: Config, name: str) -> Config:
     return config
 
 
+def matcher_of(config: Config) -> GradientMatcher:
+    """The matcher of a configuration, ready for step 0."""
+    with open_setup(config) as setup:
+        matcher: GradientMatcher = config.matcher.make()
+        matcher.prepare(task_of(setup))
+    return matcher
+
+
 def steppers(base: Config, names: list[str]) -> dict[str, GradientMatcher]:
     """A matcher for each variant, ready for step 0."""
-    device = prepare_device(base)
-    data = load_long_tailed(base.data.name, base.data.make())
-    return {name: prepare_matcher(variant_config(base, name), data, device)[0] for name in names}
+    return {name: matcher_of(variant_config(base, name)) for name in names}
 
 
 def timed(matcher: GradientMatcher, step: int) -> float:

@@ -25,10 +25,8 @@ import torch
 from torch import Tensor
 
 from ltdd_core import BatchMatcher, configure, distill, generator
+from ltdd_core.commands import open_setup, task_of
 from ltdd_core.config.model import Config
-from ltdd_core.data.load import load_long_tailed
-from ltdd_core.distillation.distill import prepare_device
-from ltdd_core.distillation.task import prepare_matcher
 from ltdd_core.seeding import global_generator
 
 VARIANTS = {
@@ -81,11 +79,17 @@ def variant_config(base: Config, name: str) -> Config:
     return config
 
 
+def matcher_of(config: Config) -> BatchMatcher:
+    """The matcher of a configuration, ready for step 0."""
+    with open_setup(config) as setup:
+        matcher: BatchMatcher = config.matcher.make()
+        matcher.prepare(task_of(setup))
+    return matcher
+
+
 def steppers(base: Config, names: list[str]) -> dict[str, BatchMatcher]:
     """A matcher for each variant, ready for step 0."""
-    device = prepare_device(base)
-    data = load_long_tailed(base.data.name, base.data.make())
-    return {name: prepare_matcher(variant_config(base, name), data, device)[0] for name in names}
+    return {name: matcher_of(variant_config(base, name)) for name in names}
 
 
 def timed(matcher: BatchMatcher, step: int) -> float:

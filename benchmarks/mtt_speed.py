@@ -26,10 +26,8 @@ from torch.func import functional_call
 
 from ltdd_core import TrainingSet, cross_entropy, generator
 from ltdd_core.api import configure
+from ltdd_core.commands import open_setup, task_of
 from ltdd_core.config.model import Config
-from ltdd_core.data.load import load_long_tailed
-from ltdd_core.distillation.task import prepare_matcher
-from ltdd_core.runs.devices import prepare_device
 from ltdd_core.training.loop import train
 from ltdd_core.training.options import TrainingOptions
 from ltdd_mtt.matcher import TrajectoryMatcher
@@ -64,8 +62,10 @@ def matcher_of(base: Config, memory: str, compute: dict, steps: int) -> Trajecto
     config = replace(
         base, matcher=replace(base.matcher, options=options), compute=base.compute.model_copy(update=compute)
     )
-    device = prepare_device(config)
-    return prepare_matcher(config, load_long_tailed(config.data.name, config.data.make()), device)[0]
+    with open_setup(config) as setup:
+        matcher: TrajectoryMatcher = config.matcher.make()
+        matcher.prepare(task_of(setup))
+    return matcher
 
 
 def literal_step(matcher: TrajectoryMatcher) -> None:

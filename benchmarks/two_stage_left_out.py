@@ -18,17 +18,12 @@ from pathlib import Path
 import torch
 
 from ltdd_core import Classifier, configure, load_distilled
+from ltdd_core.commands import open_setup
 from ltdd_core.config.model import Config
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.longtail import cut
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.evaluation.lines import make_trainer, training_sets
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
-from ltdd_core.progress import Display
-from ltdd_core.runs.devices import prepare_device
 from ltdd_core.runs.folder import RunFolder
-from ltdd_core.runs.stop import StopRequest
 from ltdd_core.seeding import generator
 from ltdd_twostage.calibration import Corrected, balanced_nll, corrected, offsets, predictions
 from ltdd_twostage.head import TwoStageHead, say_of_the_first
@@ -85,14 +80,10 @@ def main() -> None:
     stored.pop("recipe"), stored.pop("head")
     changed = {"epochs": given.epochs, "mixup": given.mixup, "schedule": given.schedule}
     stored["training"]["original"].update({key: value for key, value in changed.items() if value is not None})
-    config, catalog = configure(**stored), Catalog(load_plugins())
+    config = configure(**stored)
     data, distilled = load_long_tailed(config.data.name, config.data.make()), load_distilled(given.run)
-    trainer = make_trainer(
-        config, prepare_device(config), data.image_shape,
-        seed=config.run.seed, catalog=catalog, stop=StopRequest(), display=Display(), learned=distilled.training,
-    )  # fmt: skip
-    sets = training_sets(config, data, distilled, catalog)
-    original, own = sets["original"], sets["distilled"]
+    with open_setup(config) as setup:
+        trainer, original, own = setup.trainer(distilled.training), setup.original, setup.distilled(distilled)
     images, labels = left_out(config, data, given.images)
     counts = torch.tensor(data.counts)
 

@@ -81,6 +81,17 @@ def finished(tmp_path_factory) -> Path:
     return folder
 
 
+def matcher_of(config, data=None):
+    """The matcher of a configuration, ready for step 0; on a long-tailed set that is loaded already, if it is given."""
+    from ltdd_core.distillation.task import task_of
+    from ltdd_core.setup import Setup
+
+    with Setup.open(config, data=data) as setup:
+        matcher = config.matcher.make()
+        matcher.prepare(task_of(setup))
+    return matcher
+
+
 def one_line_error(result) -> str:
     """The one line that a wrong input gets, once it is sure that there is no other, and exit code 2."""
     assert result.exit_code == 2, (result.output, result.exception)

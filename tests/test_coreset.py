@@ -10,13 +10,12 @@ import yaml
 from conftest import one_line_error
 
 from ltdd_core import configure, distill, evaluate, load_distilled
-from ltdd_core.commands import stop_request, task_of
+from ltdd_core.commands import open_setup, task_of
 from ltdd_core.data.load import load_long_tailed
-from ltdd_core.evaluation.lines import make_trainer, training_sets
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.progress import Display
-from ltdd_core.runs.stop import StopRequest
+from ltdd_core.setup import Setup
 from ltdd_core.training.trainer import Trainer
 from ltdd_mtt.experts import ExpertFolder
 from ltdd_mtt.training import train_experts
@@ -42,16 +41,8 @@ def config(method="coreset", **settings):
 def literal_choice(wanted, choose):
     """Positions in the training set, from features of a network trained for the purpose."""
     data = load_long_tailed("digits-lt", wanted.data.make())
-    trainer = make_trainer(
-        wanted,
-        torch.device("cpu"),
-        data.image_shape,
-        seed=wanted.run.seed,
-        catalog=CATALOG,
-        stop=StopRequest(),
-        display=Display(),
-    )
-    original = training_sets(wanted, data, None, CATALOG)["original"]
+    with Setup.open(wanted, catalog=CATALOG, data=data) as setup:
+        trainer, original = setup.trainer(), setup.original
     network = trainer.train(original, outputs=data.classes)
     found = []
     for label in range(data.classes):
@@ -166,8 +157,8 @@ def test_who_starts_from_nothing_chooses_nothing(tmp_path, monkeypatch):
     """Experts are trained without initial images, so the network that would choose them is not trained."""
     monkeypatch.chdir(tmp_path)
     wanted = config("mtt", init="herding", matcher={"experts": {"count": 1, "epochs": 1}})
-    with stop_request().listening() as stop:
-        task = task_of(wanted, stop)
+    with open_setup(wanted) as setup:
+        task = task_of(setup)
     trained = []
     monkeypatch.setattr(Trainer, "train", lambda *given, **more: trained.append(more))
     options = wanted.matcher.options.experts

@@ -98,12 +98,11 @@ def literal_distance(name, one, other):
 def literal_matching(task, network, pixels, number, *, distance, batch_real):
     """The loss of one matching and its gradient in the pixels ``[classes * ipc, C, H, W]``."""
     data, parameters = task.data, list(network.parameters())
-    draws, augmenting = generator(0, "real batch", number), generator(0, "augment", number)
     pixels = pixels.clone().requires_grad_(True)
     loss = 0
     for c in range(data.classes):
-        chosen = task.sampler.of_class(c, batch_real, draws)
-        transform = task.augmentation.draw(data.image_shape, augmenting)
+        chosen = task.sampler.of_class(c, batch_real, generator(0, f"real batch of class {c}", number))
+        transform = task.augmentation.draw(data.image_shape, generator(0, f"augmentation of class {c}", number))
         real = transform(data.normalisation.apply(data.train_images[chosen]))
         synthetic = transform(pixels[task.initial_labels == c])
         gradients = [torch.autograd.grad(-network(image[None]).log_softmax(1)[0, c], parameters) for image in real]
@@ -282,8 +281,8 @@ def test_batch_statistics_stay_those_of_the_fresh_network():
 
 def test_matchings_and_iterations_draw_different_images():
     matcher = prepared("dc", small_task())
-    seen, inner = [], matcher._batches
-    matcher._batches = lambda parts, of, number: seen.append(inner(parts, of, number)) or seen[-1]
+    seen, inner = [], matcher.batches
+    matcher.batches = lambda number: seen.append(inner(number)) or seen[-1]
     for step in range(3):
         matcher.step(step)
     assert len({tuple(real.images.flatten().tolist()) for real, _ in seen}) == len(seen) == 6

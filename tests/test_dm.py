@@ -1,10 +1,10 @@
 """DM against a literal, per-class version of its equation."""
 
 import torch
+from conftest import matcher_of
 
 from ltdd_core import configure
 from ltdd_core.data.load import load_long_tailed
-from ltdd_core.distillation.task import prepare_matcher
 from ltdd_core.seeding import generator, global_generator
 
 
@@ -25,15 +25,15 @@ def literal_gradient(config, data, images, labels, step):
         network = config.network.component(data.image_shape, data.classes, config.network.options).double()
     sampler = config.sampler.make()
     sampler.prepare(data)
-    draws, augmenting = generator(0, "real batch", step), generator(0, "augment", step)
     from ltdd_core import Augmentation
 
     augmentation = Augmentation(config.run.augment)
     pixels = images.double().clone().requires_grad_(True)
     loss = torch.zeros((), dtype=torch.float64)
     for c in range(data.classes):
+        draws = generator(0, f"real batch of class {c}", step)
         own = sampler.of_class(c, config.matcher.options.batch_real, draws)
-        transform = augmentation.draw(data.image_shape, augmenting)
+        transform = augmentation.draw(data.image_shape, generator(0, f"augmentation of class {c}", step))
         real = transform(data.normalisation.apply(data.train_images[own]).double())
         synthetic = transform(pixels[labels == c])
         mean_real = sum(network.embed(image[None])[0] for image in real) / len(real)
@@ -46,7 +46,7 @@ def literal_gradient(config, data, images, labels, step):
 def test_loss_and_pixel_gradients_are_those_of_the_equation():
     config = small()
     data = load_long_tailed("digits-lt", config.data.make())
-    matcher, _ = prepare_matcher(config, data, torch.device("cpu"))
+    matcher = matcher_of(config, data)
     for step in range(4):
         loss, gradient = literal_gradient(config, data, matcher.images.detach(), matcher.labels, step)
         matcher.images.grad = None

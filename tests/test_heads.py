@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import matcher_of
 from torch.nn import functional as F
 
 from ltdd_core import (
@@ -19,13 +20,11 @@ from ltdd_core import (
 from ltdd_core.config.resolve import component_maker, select
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.distillation.distill import collect
-from ltdd_core.distillation.task import prepare_matcher
-from ltdd_core.evaluation.lines import Line, check_recipe, line_of, make_trainer, scores_of
+from ltdd_core.evaluation.lines import Line, check_recipe, line_of, scores_of
 from ltdd_core.networks.zoo import MLP
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import load_plugins
-from ltdd_core.progress import Display
-from ltdd_core.runs.stop import StopRequest
+from ltdd_core.setup import Setup
 from ltdd_core.testing import tiny_long_tailed
 from ltdd_decoupled.heads import (
     TAUS,
@@ -273,9 +272,7 @@ def small(request):
     )
     whole = load_long_tailed("digits-lt", config.data.make()) if request.param == "digits" else None
     data = whole or tiny_long_tailed((12, 5, 2, 1))
-    device = torch.device("cpu")
-    matcher, _ = prepare_matcher(config, data, device, catalog=CATALOG)
-    return config, data, collect(matcher, config, data)
+    return config, data, collect(matcher_of(config, data), config, data)
 
 
 RECIPES = {
@@ -306,17 +303,8 @@ def test_every_head_trains_either_stage(small, head, stage):
 
 
 def run(line, config, data, distilled):
-    made = make_trainer(
-        config,
-        torch.device("cpu"),
-        data.image_shape,
-        seed=0,
-        learned={},
-        catalog=CATALOG,
-        stop=StopRequest(),
-        display=Display(),
-    )
-    found = scores_of(line, config, data, distilled, made, CATALOG).log_probabilities
+    with Setup.open(config, catalog=CATALOG, data=data) as setup:
+        found = scores_of(line, setup, distilled).log_probabilities
     assert found.shape == (len(data.test_labels), data.classes)
     assert not found.isnan().any()
     torch.testing.assert_close(found.exp().sum(1), torch.ones(len(found)))

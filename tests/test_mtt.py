@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import matcher_of
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from ltdd_core import InputError, RunFailed, configure, generator
-from ltdd_core.data.load import load_long_tailed
-from ltdd_core.distillation.task import prepare_matcher
 from ltdd_core.testing import check_matcher, tiny_long_tailed, tiny_task
 from ltdd_mtt import trajectory
 from ltdd_mtt.experts import ExpertFolder, ExpertOptions, expert_key
@@ -35,7 +34,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 def prepared(**matcher):
     config = configure(**{**SMALL, "matcher": {**SMALL["matcher"], **matcher}})
-    return prepare_matcher(config, load_long_tailed("digits-lt", config.data.make()), CPU)[0]
+    return matcher_of(config)
 
 
 def double(loop):
@@ -137,7 +136,7 @@ def test_a_batch_in_chunks_has_the_gradient_of_the_whole():
 @pytest.mark.parametrize("norm", ["batch", "none", "layer"])
 def test_students_normalise_as_networks_in_training_do(norm):
     network = configure(**{**SMALL, "network": {"name": "convnet-d3", "width": 4, "depth": 2, "norm": norm}})
-    made = network.make_network((1, 8, 8), 3).double().train()
+    made = network.network.component((1, 8, 8), 3, network.network.options).double().train()
     images, labels = torch.randn(6, 1, 8, 8, generator=generator(0, "images")).double(), torch.arange(6) % 3
     F.cross_entropy(made(images), labels).backward()
     expected = torch.cat([value.grad.flatten() for value in made.parameters()])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,12 +10,10 @@ from hypothesis import given, strategies as st
 
 from ltdd_core import Augmentation, configure, distill, quality
 from ltdd_core.data.load import load_long_tailed
-from ltdd_core.evaluation.lines import make_trainer, training_sets
 from ltdd_core.evaluation.quality import Accuracies, augmentation_robust_score, label_robust_score, random_images
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import load_plugins
-from ltdd_core.progress import Display
-from ltdd_core.runs.stop import StopRequest
+from ltdd_core.setup import Setup
 from ltdd_core.testing import tiny_long_tailed
 
 FRACTION = st.floats(0, 1)
@@ -78,19 +77,13 @@ def test_the_accuracies_are_of_what_they_say(run):
     (found,) = quality(run.run, settings=[{"seed": 3}])
     catalog = Catalog(load_plugins())
     data = load_long_tailed("digits-lt", run.config.data.make())
-    sets = training_sets(run.config, data, run.distilled, catalog)
     few = random_images(data, 2, seed=3)
+    seeded = replace(run.config, run=run.config.run.model_copy(update={"seed": 3}))
 
     def accuracy(own, purpose, augmented=True):
-        made = make_trainer(
-            run.config,
-            torch.device("cpu"),
-            data.image_shape,
-            seed=3,
-            catalog=catalog,
-            stop=StopRequest(),
-            display=Display(),
-        )
+        with Setup.open(seeded, catalog=catalog, data=data) as setup:
+            made = setup.trainer()
+            own = {"original": setup.original, "distilled": setup.distilled(run.distilled)}.get(own, few)
         if not augmented:
             made.augmentation = Augmentation("none")
         network = made.train(own, outputs=10, purpose=purpose)
@@ -98,12 +91,12 @@ def test_the_accuracies_are_of_what_they_say(run):
         return 100 * (predicted == data.test_labels).double().mean().item()
 
     random = "classes of random images"
-    assert found.mean["real"] == pytest.approx(accuracy(sets["original"], "classes"))
-    assert found.mean["distilled"] == pytest.approx(accuracy(sets["distilled"], "classes"))
+    assert found.mean["real"] == pytest.approx(accuracy("original", "classes"))
+    assert found.mean["distilled"] == pytest.approx(accuracy("distilled", "classes"))
     assert found.mean["hard"] == found.mean["distilled"]  # DM's labels are hard
-    assert found.mean["random"] == pytest.approx(accuracy(few, random))
-    assert found.mean["distilled_plain"] == pytest.approx(accuracy(sets["distilled"], "classes", augmented=False))
-    assert found.mean["random_plain"] == pytest.approx(accuracy(few, random, augmented=False))
+    assert found.mean["random"] == pytest.approx(accuracy("few", random))
+    assert found.mean["distilled_plain"] == pytest.approx(accuracy("distilled", "classes", augmented=False))
+    assert found.mean["random_plain"] == pytest.approx(accuracy("few", random, augmented=False))
     assert set(found.mean) == NAMES
     recovery, improvement = found.mean["real"] - found.mean["hard"], found.mean["distilled"] - found.mean["random"]
     expected = 100 * label_robust_score(recovery / 100, improvement / 100)

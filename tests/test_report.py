@@ -73,10 +73,10 @@ def test_what_the_images_began_as_is_what_the_run_began_with(finished):
     run = read_run(finished)
     found = initial_images(run)
     from ltdd_core import configure
-    from ltdd_core.commands import stop_request, task_of
+    from ltdd_core.commands import open_setup, task_of
 
-    with stop_request().listening() as stop:
-        task = task_of(configure(**run.config), stop)
+    with open_setup(configure(**run.config)) as setup:
+        task = task_of(setup)
     assert torch.equal(found, task.initial_images)
     assert not torch.equal(found, run.distilled.images)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from ltdd_core.distillation.matcher import Batch, Distillation, Matcher
-from ltdd_core.distillation.partition import class_centres, class_distances, max_cut
 from ltdd_core.networks.network import Network
 from ltdd_core.options import BaseOptions, option
 from ltdd_core.seeding import generator
@@ -33,29 +31,13 @@ class BatchMatcher(Matcher, ABC):
             source="DM, public code",
             ge=1,
         )
-        modes: int = option(
-            1,
-            "k-means modes of a class: all have the same part of its real images in a step, however many are theirs",
-            source="FairDD (arXiv 2411.19623) for given subgroups",
-            ge=1,
-        )
-        groups: int = option(
-            1,
-            "groups of classes that lie near each other: the losses of groups as wholes are added to those of classes",
-            source="DCC (ICML 2022) for all classes as one",
-            ge=1,
-        )
 
     task: Distillation
     images: Tensor
 
     @abstractmethod
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
-        """A scalar to minimise over ``synthetic.images``.
-
-        Both batches hold every class, or every group of classes, which then stands for a class; labels stay those of
-        the classes.
-        """
+        """A scalar to minimise over ``synthetic.images``; both batches hold every class."""
 
     def prepare(self, task: Distillation) -> None:
         """Start from the initial images."""
@@ -65,24 +47,15 @@ class BatchMatcher(Matcher, ABC):
         self.optimizer = torch.optim.SGD([self.images], lr=self.options.lr_img, momentum=self.options.momentum)
         self.optimizer.zero_grad()
         self._velocity()
-        self.modes = modes_of(task, self.options.modes)
-        self.groups = groups_of(task, self.options.groups) if self.options.groups > 1 else []
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """One step on all classes."""
         network = self.task.networks.fresh(step)
-        loss = self.batch_loss(network, step)
+        loss = self.loss(network, *self.batches(step))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         return {"loss": loss.detach()}
-
-    def batch_loss(self, network: Network, number: int) -> Tensor:
-        """The loss of a draw of real images: of the classes, and with ``groups`` of the groups too."""
-        loss = self.loss(network, *self._batches([[label] for label in range(self.task.data.classes)], "", number))
-        if self.groups:
-            loss = loss + self.loss(network, *self._batches(self.groups, " of groups", number))
-        return loss
 
     def state(self) -> dict[str, Tensor]:
         """Pixels and momentum."""
@@ -106,31 +79,23 @@ class BatchMatcher(Matcher, ABC):
         buffer: Tensor = memory["momentum_buffer"]
         return buffer
 
-    def _batches(self, parts: Sequence[Sequence[int]], of: str, number: int) -> tuple[Batch, Batch]:
-        """A real draw and the synthetic images of every class or group, both under that part's augmentation."""
-        task, real, synthetic, real_labels, own_labels = self.task, [], [], [], []
-        data = task.data
-        draws = generator(task.seed, f"real batch{of}", number)
-        augmenting = generator(task.seed, f"augment{of}", number)
-        for classes in parts:
-            indices = torch.cat([self._draw(label, len(classes), draws) for label in classes])
+    def batches(self, number: int) -> tuple[Batch, Batch]:
+        """A draw of real images of every class, and the synthetic images, each class under an augmentation of its own.
+
+        Args:
+            number: of the draw; what is drawn of a class is a function of the seed, the number and the class.
+        """
+        task, data, real, labels, synthetic = self.task, self.task.data, [], [], []
+        for label, class_images in enumerate(self.images.split(self.task.ipc)):
+            draws = generator(task.seed, f"real batch of class {label}", number)
+            indices = task.sampler.of_class(label, self.options.batch_real, draws)
+            augmenting = generator(task.seed, f"augmentation of class {label}", number)
             transform = task.augmentation.draw(data.image_shape, augmenting)
             images = data.train_images[indices].to(task.device, non_blocking=True)
             real.append(transform(data.normalisation.apply(images)))
-            real_labels.append(data.train_labels[indices])
-            own = torch.cat([torch.arange(label * task.ipc, (label + 1) * task.ipc) for label in classes])
-            synthetic.append(transform(self.images[own]))
-            own_labels.append(self.labels[own])
-        return _joined(real, real_labels), _joined(synthetic, own_labels)
-
-    def _draw(self, label: int, classes: int, draws: torch.Generator) -> Tensor:
-        """Real images of a class; in a group, and with modes, some of them more than once."""
-        size = math.ceil(self.options.batch_real / classes)
-        indices = self.task.sampler.of_class(label, size, draws)
-        if self.modes is None and classes == 1:
-            return indices
-        modes = torch.zeros_like(indices) if self.modes is None else self.modes[indices]
-        return alike(indices, modes, size if classes > 1 else len(indices))
+            labels.append(data.train_labels[indices])
+            synthetic.append(transform(class_images))
+        return _joined(real, labels), _joined(synthetic, list(self.labels.split(task.ipc)))
 
 
 class ClassMatcher(BatchMatcher, ABC):
@@ -138,16 +103,13 @@ class ClassMatcher(BatchMatcher, ABC):
 
     @abstractmethod
     def class_loss(self, network: Network, real: Tensor, synthetic: Tensor) -> Tensor:
-        """A scalar for one class; images ``[n, C, H, W]`` and ``[ipc, C, H, W]``.
-
-        With the option ``groups`` also for the images of all classes of a group, each class with its ``ipc``.
-        """
+        """A scalar for one class; images ``[n, C, H, W]`` and ``[ipc, C, H, W]``."""
 
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
         """The sum of the classes' losses."""
         losses = [
-            self.class_loss(network, real.of_class(place), synthetic.of_class(place))
-            for place in range(len(real.counts))
+            self.class_loss(network, real.of_class(label), synthetic.of_class(label))
+            for label in range(len(real.counts))
         ]
         return torch.stack(losses).sum()
 
@@ -169,48 +131,6 @@ def class_means(features: Tensor, counts: Tensor) -> Tensor:
     labels = torch.repeat_interleave(torch.arange(len(counts), device=features.device), counts)
     member = torch.nn.functional.one_hot(labels, len(counts)).to(features.dtype)  # [n, classes]
     return (member.T @ features) / counts[:, None]
-
-
-def modes_of(task: Distillation, modes: int) -> Tensor | None:
-    """The mode of each training image within its class, int64 ``[N]``: the nearest of its k-means centres.
-
-    A class with fewer different images than modes has one for each of them.  None for a single mode.
-    """
-    if modes == 1:
-        return None
-    labels = task.data.train_labels.cpu()
-    found = torch.zeros(len(labels), dtype=torch.int64)
-    for label in range(task.data.classes):
-        features = task.features(label).double()
-        centres = class_centres(features, modes, task.seed)
-        found[labels == label] = torch.cdist(features, centres).argmin(1)
-    return found
-
-
-def groups_of(task: Distillation, groups: int) -> list[list[int]]:
-    """The classes of each group: the partition of two-stage classification (Zheng et al., ICMSSP 2024)."""
-    features = [task.features(label) for label in range(task.data.classes)]
-    labels = torch.repeat_interleave(torch.arange(len(features)), torch.tensor([len(own) for own in features]))
-    distances = class_distances(torch.cat(features), labels, len(features), seed=task.seed)
-    member = max_cut(distances, groups, task.seed)
-    return [torch.nonzero(member == group).flatten().tolist() for group in range(int(member.max()) + 1)]
-
-
-def alike(indices: Tensor, modes: Tensor, size: int) -> Tensor:
-    """``size`` of some indices, with repeats, of which each mode has the same part, but for a rest.
-
-    Args:
-        indices: int64 ``[n]``, in random order.
-        modes: int64 ``[n]``, of each of them.
-        size: how many.
-    """
-    present = modes.unique().tolist()
-    chosen = []
-    for place, mode in enumerate(present):
-        own = indices[modes == mode]
-        part = size // len(present) + (place < size % len(present))
-        chosen.append(own[torch.arange(part) % len(own)])
-    return torch.cat(chosen)
 
 
 def _joined(images: list[Tensor], labels: list[Tensor]) -> Batch:

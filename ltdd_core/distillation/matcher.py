@@ -74,26 +74,23 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and their labels on the device, sorted by class; ``counts``, int64 ``[classes]``, on the CPU.
-
-    Where a matcher knows groups, a batch may be sorted by group, and ``counts`` is ``[groups]``.
-    """
+    """Images and their labels on the device, sorted by class; ``counts``, int64 ``[classes]``, on the CPU."""
 
     images: Tensor
     labels: Tensor
     counts: Tensor
 
-    def of_class(self, place: int) -> Tensor:
-        """The images of one class, or group, ``[counts[place], C, H, W]``."""
-        return self.images[self._slice(place)]
+    def of_class(self, label: int) -> Tensor:
+        """The images of one class, ``[counts[label], C, H, W]``."""
+        return self.images[self._slice(label)]
 
-    def labels_of(self, place: int) -> Tensor:
-        """Their labels, int64 ``[counts[place]]``."""
-        return self.labels[self._slice(place)]
+    def labels_of(self, label: int) -> Tensor:
+        """Their labels, int64 ``[counts[label]]``."""
+        return self.labels[self._slice(label)]
 
-    def _slice(self, place: int) -> slice:
-        start = int(self.counts[:place].sum())
-        return slice(start, start + int(self.counts[place]))
+    def _slice(self, label: int) -> slice:
+        start = int(self.counts[:label].sum())
+        return slice(start, start + int(self.counts[label]))
 
 
 Decoder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -7,9 +7,11 @@ same network wait for it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,24 +89,49 @@ class NetworkStore:
         """The network from its file, written by whoever is first."""
         folder = self.folder
         assert folder is not None  # noqa: S101 - for the type checker; the caller has looked
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.safetensors"
         if path.exists():
             return _filled(make(), path, key)
-        lock = FileLock(folder / f".{name}.lock")
-        while True:
-            keep_going()
-            try:
-                with lock.acquire(timeout=0):
-                    if path.exists():
-                        return _filled(make(), path, key)
-                    network = train(make())
-                    facts = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": key}
-                    save_tensors(path, network.state_dict(), facts)
-                    return network
-            except Timeout:
-                time.sleep(PATIENCE)
+        with _made(folder), _locked(folder / f".{name}.lock", keep_going):
+            if path.exists():
+                return _filled(make(), path, key)
+            network = train(make())
+            facts = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": key}
+            save_tensors(path, network.state_dict(), facts)
+            return network
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder; where the block fails, folders that are still empty are gone again."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty
+            for place in new:
+                place.rmdir()
+        raise
+
+
+@contextmanager
+def _locked(path: Path, keep_going: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock, waiting for other processes; its file goes with it."""
+    lock = FileLock(path)
+    while True:
+        keep_going()
+        try:
+            lock.acquire(timeout=0)
+            break
+        except Timeout:
+            time.sleep(PATIENCE)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def _filled(network: Network, path: Path, key: Key) -> Network:

@@ -57,10 +57,7 @@ class GradientMatching:
         self._pixel_gradient = torch.compile(pixel_gradient) if compiled else pixel_gradient
 
     def __call__(self, real: Batch, synthetic: Batch) -> tuple[Tensor, Tensor]:
-        """Distances ``[classes]`` and the gradient of their sum in the synthetic images ``[n, C, H, W]``.
-
-        A batch of groups is compared group by group, a gradient being that of all images of the group.
-        """
+        """Distances ``[classes]`` and the gradient of their sum in the synthetic images ``[n, C, H, W]``."""
         distances, gradients = [], []
         for places in torch.arange(len(synthetic.counts)).split(self._at_once(synthetic.counts)):
             targets = self._real_gradients(real, places.tolist())
@@ -72,7 +69,7 @@ class GradientMatching:
         return torch.cat(distances), torch.cat(gradients)
 
     def _at_once(self, counts: Tensor) -> int:
-        """How many classes, or groups, go through the network together: several only if they have as many images."""
+        """How many classes go through the network together: several only if they have as many images."""
         alike = self.batched and len(counts.unique()) == 1
         return max(1, self.chunk // (SECOND_ORDER * int(counts[0]))) if alike else 1
 

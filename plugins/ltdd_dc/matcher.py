@@ -100,7 +100,7 @@ class GradientMatcher(BatchMatcher):
         losses = []
         for matching in range(self.outer_loop):
             number = step * self.outer_loop + matching
-            loss = self.batch_loss(network, number)
+            loss = self.loss(network, *self.batches(number))
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
