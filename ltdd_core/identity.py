@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import sys
 import types
 from collections.abc import Mapping, Sequence, Set
 from enum import Enum
@@ -69,7 +70,7 @@ def identity(value: Any, depth: int = 0) -> Any:
         return _of_function(value, depth)
     if isinstance(value, types.MethodType):
         return {"method": inside(value.__func__), "of": inside(value.__self__)}
-    if hasattr(value, "__dict__"):
+    if hasattr(value, "__dict__") and all(_in_python(kind) for kind in type(value).__mro__[:-1]):
         return {_name(type(value)): inside(vars(value))}
     raise Unidentified(f"{type(value).__name__} cannot be identified")
 
@@ -77,6 +78,11 @@ def identity(value: Any, depth: int = 0) -> Any:
 def digest(tree: Any) -> str:
     """A digest of a JSON tree, 32 hexadecimal digits."""
     return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _in_python(kind: type) -> bool:
+    """Whether a class is written in Python, so that its instances have nothing beside their attributes."""
+    return str(getattr(sys.modules.get(kind.__module__), "__file__", "")).endswith(".py")
 
 
 def _name(kind: Any) -> str:

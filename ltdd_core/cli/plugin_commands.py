@@ -6,7 +6,19 @@ import click
 
 from ltdd_core.plugging.loading import Plugin, Plugins
 
-COMMANDS = ("distill", "train", "evaluate", "export", "bench", "plugins", "describe", "data", "new-plugin", "doctor")
+COMMANDS = (
+    "distill",
+    "train",
+    "evaluate",
+    "export",
+    "bench",
+    "networks",
+    "plugins",
+    "describe",
+    "data",
+    "new-plugin",
+    "doctor",
+)
 """Our own; no plugin can take their names."""
 
 

@@ -190,7 +190,7 @@ def expert_key(task: Distillation, options: ExpertOptions) -> Key:
     network = task.networks.new("expert")
     recipe = {
         **options.model_dump(include={"lr", "batch", "store", "sampler", "head"}),
-        "augment": "_".join(operation.__name__.strip("_") for operation in task.augmentation.operations) or "none",
+        "augment": task.augmentation.name,
         "seed": task.seed,
         "precision": task.networks.precision,
         "compile": task.networks.compiled,

@@ -1,0 +1,94 @@
+"""``ltdd networks``: the trained networks that runs keep, to look at and to remove."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ltdd_core.cli.settings import consoles
+from ltdd_core.errors import InputError
+
+if TYPE_CHECKING:
+    from ltdd_core.networks.store import StoredNetwork
+
+folder_option = click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Where to look: a store, a run, or a folder of runs.",
+)
+
+
+@click.group("networks")
+def command() -> None:
+    """List and remove trained networks.
+
+    A run keeps the networks that it trains in its folder `networks`, or where --store says. Another run that needs the
+    same network finds it there instead of training it again.
+    """
+
+
+@command.command("list")
+@folder_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def list_networks(folder: Path, as_json: bool) -> None:
+    """List trained networks, the oldest first."""
+    found = _found(folder)
+    if as_json:
+        rows = [{"name": _name(one), "file": str(one.path), "bytes": one.bytes, "key": one.key} for one in found]
+        click.echo(json.dumps(rows))
+        return
+    from datetime import datetime
+
+    from rich.box import SIMPLE_HEAD
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    table = Table("name", "what", "seed", "written", "size", "folder", box=SIMPLE_HEAD, pad_edge=False)
+    for one in found:
+        written = datetime.fromtimestamp(one.modified).strftime("%Y-%m-%d %H:%M")
+        what, seed = str(one.key.get("what")), str(one.key.get("seed"))
+        table.add_row(_name(one), what, seed, written, decimal(one.bytes), str(one.path.parent))
+    results = consoles(as_json)[0]
+    if found:
+        results.print(table)
+    results.print(f"{len(found)} networks, {decimal(sum(one.bytes for one in found))}, under {folder}", soft_wrap=True)
+
+
+@command.command("remove")
+@click.argument("names", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Remove all of them.")
+@folder_option
+def remove(names: tuple[str, ...], every: bool, folder: Path) -> None:
+    """Remove the networks NAMES, as `ltdd networks list` shows them; they are trained again when they are needed."""
+    if bool(names) == every:
+        raise InputError("say which networks: NAMES as `ltdd networks list` shows them, or --all.")
+    found = _found(folder)
+    known = {_name(one) for one in found}
+    for name in names:
+        if name not in known:
+            raise InputError(f"no network {name!r} under {folder}: ltdd networks list --folder {folder} shows them.")
+    chosen = [one for one in found if every or _name(one) in names]
+    from ltdd_core.storage import writing
+
+    for one in chosen:
+        with writing(one.path):
+            one.path.unlink()
+    consoles(False)[0].print(f"{len(chosen)} networks are removed", soft_wrap=True)
+
+
+def _found(folder: Path) -> list[StoredNetwork]:
+    from ltdd_core.networks.store import stored_networks
+
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; name one with --folder.")
+    return list(stored_networks(folder))
+
+
+def _name(network: StoredNetwork) -> str:
+    """What a network is called: the first digits of its digest."""
+    return network.path.stem[:12]

@@ -1,0 +1,270 @@
+"""The network store: a network is kept under all that decides it, and trained once, by one process or by several."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, one_line_error
+from hypothesis import given, strategies as st
+
+from ltdd_core import Augmentation, CosineLinear, InputError, Interrupted, TrainingSet, cross_entropy
+from ltdd_core.identity import Unidentified, digest, identity
+from ltdd_core.networks.store import NetworkStore, stored_networks
+from ltdd_core.storage import load_tensors, save_tensors
+from ltdd_core.testing import tiny_long_tailed, tiny_trainer
+
+DATA = tiny_long_tailed()
+SET = TrainingSet("original", DATA.train_images, DATA.train_labels, DATA.normalisation, DATA.classes)
+
+
+def trainer(store=None, **changes):
+    """A trainer on the tiny set that counts what it trains."""
+    made, trained = tiny_trainer(), []
+    made.store, made._started = store or NetworkStore(), trained.append
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made, trained
+
+
+def scaled(factor, logits, labels):
+    return cross_entropy(logits * factor, labels)
+
+
+def shifted(shift):
+    def loss(logits, labels):
+        return cross_entropy(logits + shift, labels)
+
+    return loss
+
+
+class Order:
+    """An order of epochs with something to remember."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def epoch(self, progress, draws):
+        return torch.arange(0, len(SET), self.step)
+
+
+def changed_pixel():
+    images = SET.images.clone()
+    images[0, 0, 0, 0] ^= 1
+    return replace(SET, images=images)
+
+
+DIFFERENT = {
+    "the plain network": {},
+    "a loss that holds a number": {"loss": partial(scaled, 2.0)},
+    "the same loss with another number": {"loss": partial(scaled, 3.0)},
+    "a closure": {"loss": shifted(torch.tensor([0.0, 1.0, 0.0, 0.0]))},
+    "the closure with another tensor": {"loss": shifted(torch.tensor([0.0, 2.0, 0.0, 0.0]))},
+    "a lambda": {"loss": lambda logits, labels: 2 * cross_entropy(logits, labels)},
+    "a loss that changes": {"loss_at": lambda progress: partial(scaled, 1 + progress)},
+    "a layer": {"layer": partial(CosineLinear, scale=8.0)},
+    "the layer with another option": {"layer": partial(CosineLinear, scale=16.0)},
+    "another purpose": {"purpose": "others"},
+    "more outputs": {"outputs": 5},
+    "another pixel": {"data": changed_pixel()},
+    "another label": {"data": replace(SET, labels=SET.labels.flip(0))},
+    "an order": {"data": replace(SET, order=Order(2).epoch)},
+    "the order with another option": {"data": replace(SET, order=Order(3).epoch)},
+    "another seed": {"seed": 1},
+    "another augmentation": {"augmentation": Augmentation("flip")},
+    "another precision": {"precision": "bf16"},
+}
+
+
+def train(made, data=SET, outputs=DATA.classes, **given):
+    return made.train(data, outputs=outputs, **given)
+
+
+def test_whatever_decides_a_network_makes_it_another_network():
+    store = NetworkStore()
+    for what, changes in DIFFERENT.items():
+        attributes = {key: changes[key] for key in ("seed", "augmentation", "precision") if key in changes}
+        made, trained = trainer(store, **attributes)
+        for _ in range(2):
+            train(made, **{key: value for key, value in changes.items() if key not in attributes})
+        assert len(trained) == 1, what
+    assert len(store._known) == len(DIFFERENT)
+
+
+def test_the_keys_are_the_same_in_another_process():
+    code = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import test_store as t
+from ltdd_core.identity import identity
+names = "loss", "layer", "loss_at"
+print(json.dumps([identity(v) for changes in t.DIFFERENT.values() for k, v in changes.items() if k in names]))
+"""
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    theirs = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    names = "loss", "layer", "loss_at"
+    ours = [identity(value) for changes in DIFFERENT.values() for name, value in changes.items() if name in names]
+    assert [digest(one) for one in ours] == [digest(one) for one in theirs]
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(PLAIN, PLAIN)
+def test_plain_values_have_one_identity_each(one, other):
+    same = repr(one) == repr(other)
+    assert (digest(identity(one)) == digest(identity(other))) == same
+
+
+def test_a_value_that_holds_itself_or_a_file_cannot_be_identified(tmp_path):
+    circle = []
+    circle.append(circle)
+    with pytest.raises(Unidentified, match="nested too deeply"):
+        identity(circle)
+    with (tmp_path / "file").open("w") as file, pytest.raises(Unidentified):
+        identity(iter(file))
+
+
+def test_what_cannot_be_identified_is_trained_every_time():
+    made, trained = trainer()
+    unknown = partial(scaled, iter([2.0]))
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            train(made, loss=unknown)  # a list iterator is no number: what matters is that nothing was looked up
+    assert len(trained) == 2
+
+
+def test_two_stages_of_one_head_with_other_options_are_two_networks():
+    """Both stages on one set, logit adjustment with two values of tau."""
+    made, trained = trainer()
+    head = {"name": "logit-adjustment", "tau": 0.5}
+    other = {"name": "logit-adjustment", "tau": 2.0}
+    first, second = (made.component("head", named).fit([SET], made) for named in (head, other))
+    alone, _ = trainer()
+    again = alone.component("head", other).fit([SET], alone)
+    images = DATA.normalisation.apply(DATA.test_images)
+    with torch.no_grad():
+        assert not torch.equal(first.log_probabilities(images), second.log_probabilities(images))
+        assert torch.equal(second.log_probabilities(images), again.log_probabilities(images))
+    assert len(trained) == 2
+
+
+def test_a_new_last_layer_depends_on_the_network_and_on_its_options():
+    made, trained = trainer()
+    plain, other = train(made), train(made, purpose="others")
+    options = made.options["original"]
+    layers = [
+        made.retrain(network, SET, changed, layer=torch.nn.Linear, purpose="layer").linear.weight
+        for network in (plain, other)
+        for changed in (options, options.model_copy(update={"lr": 0.5}))
+    ]
+    assert len(trained) == 2 + 4
+    assert len({tuple(weight.flatten().tolist()) for weight in layers}) == 4
+
+
+# ---- on disk -------------------------------------------------------------------------------------
+
+
+def test_a_store_on_disk_gives_the_same_network_to_another_trainer(tmp_path):
+    made, trained = trainer(NetworkStore(tmp_path / "networks"))
+    network = train(made)
+    again, nothing = trainer(NetworkStore(tmp_path / "networks"))
+    found = train(again)
+    assert (len(trained), nothing) == (1, [])
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, found.state_dict()[name])
+    assert not found.training
+    assert not any(parameter.requires_grad for parameter in found.parameters())
+    (stored,) = stored_networks(tmp_path)
+    assert stored.key["what"] == "classes on the original set"
+    assert [path.name for path in (tmp_path / "networks").iterdir()] == [stored.path.name]  # no lock is left
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other", "nan"])
+def test_a_damaged_network_is_one_line_and_never_used(tmp_path, damage):
+    train(trainer(NetworkStore(tmp_path / "networks"))[0])
+    (path,) = (tmp_path / "networks").glob("*.safetensors")
+    tensors, facts = load_tensors(path)
+    name = next(iter(tensors))
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-10])
+    elif damage == "flipped":
+        save_tensors(path, {**tensors, name: tensors[name][:1]}, facts)
+    elif damage == "other":
+        save_tensors(path, tensors, {**facts, "key": {**facts["key"], "seed": 7}})
+    else:
+        save_tensors(path, {**tensors, name: tensors[name] * torch.nan}, facts)
+    with pytest.raises(InputError, match=path.name):
+        train(trainer(NetworkStore(tmp_path / "networks"))[0])
+
+
+def test_an_interrupted_training_leaves_nothing_behind(tmp_path):
+    def stop():
+        raise Interrupted("SIGINT")
+
+    made, _ = trainer(NetworkStore(tmp_path / "run" / "networks"))
+    calls = iter(range(2))
+    made.keep_going = lambda: next(calls, None) is not None or stop()
+    with pytest.raises(Interrupted):
+        train(made)
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_train_a_network_once(tmp_path):
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_store as t
+made, trained = t.trainer(t.NetworkStore(t.Path(sys.argv[2])))
+t.train(made)
+print(len(trained))
+"""
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "networks")]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    counts = sorted(process.communicate()[0].strip() for process in running)
+    assert counts == ["0", "0", "1"]
+    assert len(list((tmp_path / "networks").iterdir())) == 1
+
+
+# ---- ltdd networks -------------------------------------------------------------------------------
+
+
+def test_the_networks_of_a_run_are_listed_found_by_the_next_command_and_removed(ltdd):
+    assert ltdd("distill", "--method", "coreset", *TINY, "--out", "runs/a").exit_code == 0
+    listed = json.loads(ltdd("networks", "list", "--json").stdout)
+    assert [row["key"]["what"] for row in listed] == ["classes on the original set", "classes on the distilled set"]
+    shown = ltdd("networks", "list").stdout
+    assert "classes on the distilled set" in shown
+    assert "2 networks" in shown
+    again = ltdd("evaluate", "runs/a")
+    assert "training a network" not in again.stderr
+    assert "training a network" in ltdd("evaluate", "runs/a", "--seed", "1").stderr
+    assert one_line_error(ltdd("networks", "remove")).startswith("Error: say which networks")
+    assert "no network 'abc'" in one_line_error(ltdd("networks", "remove", "abc"))
+    assert ltdd("networks", "remove", listed[0]["name"]).exit_code == 0
+    assert len(json.loads(ltdd("networks", "list", "--json", "--folder", "runs/a").stdout)) == 2
+    assert ltdd("networks", "remove", "--all").exit_code == 0
+    assert json.loads(ltdd("networks", "list", "--json").stdout) == []
+    assert "no such folder" in one_line_error(ltdd("networks", "list", "--folder", "elsewhere"))
+
+
+def test_a_grid_in_another_folder_trains_nothing_that_a_shared_store_has(ltdd, tmp_path):
+    (tmp_path / "here" / "grid.yaml").write_text(
+        "methods: [coreset]\nseeds: [0, 1]\nplugins: [none, twostage]\n"
+        "common: {data: {name: digits-lt, n_max: 60}, network: mlp, ipc: 1, iterations: 2,"
+        " training: {original: {epochs: 1}, distilled: {epochs: 1}}}\n"
+    )
+    first = ltdd("bench", "grid.yaml", "--out", "a", "--set", "compute.store=store")
+    second = ltdd("bench", "grid.yaml", "--out", "b", "--set", "compute.store=store")
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert first.stderr.count("training a network") > 0
+    assert second.stderr.count("training a network") == 0
+    assert Path("a/table.md").read_text() == Path("b/table.md").read_text()
