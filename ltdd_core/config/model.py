@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ltdd_core.config.layers import COMPONENTS, Tree
-from ltdd_core.networks.network import Network
 from ltdd_core.options import BaseOptions, option
 from ltdd_core.training.options import TrainingOptions
+
+if TYPE_CHECKING:
+    from ltdd_core.networks.network import Network
 
 DEFAULT_NAMES = {
     "data": "digits-lt",
