@@ -121,6 +121,7 @@ from .training.loop import (
 from .training.losses import (
     Loss as Loss,
     LossSchedule as LossSchedule,
+    WeightedLoss as WeightedLoss,
     cross_entropy as cross_entropy,
 )
 from .training.options import (

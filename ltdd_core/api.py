@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ltdd_core.config.layers import Layer, merged, normalised
+from ltdd_core.config.layers import Layer, normalised
 from ltdd_core.config.model import Config, Selection
 from ltdd_core.config.resolve import resolve, resolve_data
+from ltdd_core.config.stored import asked_for
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
@@ -73,7 +74,7 @@ def evaluate(
             the run; ``settings`` change the options of any.
         repeats: how many seeds, from the configured one on.
         settings: what to change in the stored configuration, shaped like configuration files: ``head``,
-            ``recipe``, ``plugins``, ``training``.  Another head drops the stored recipe, new plugins both.
+            ``recipe``, ``plugins``, ``training``.  Another head drops the stored recipe.
 
     Raises:
         InputError: the file, the settings or the data cannot be used.
@@ -130,16 +131,10 @@ def _to_evaluate(
     """The configuration, the distilled set and the networks to train."""
     loaded = load_distilled(distilled)
     given = [normalised(one if isinstance(one, Layer) else Layer("evaluate()", dict(one))) for one in settings]
-    stored = _stored_settings(Path(distilled), loaded.origin)
-    changes = merged(given)
-    if changes.get("head", {}).get("name", _name(stored, "head")) != _name(stored, "head"):
-        stored.pop("recipe", None)
-    if "plugins" in changes:
-        stored.pop("head", None)
-        stored.pop("recipe", None)
-    below = Layer(str(distilled), {**stored, "plugins": []})
+    tree = _stored_settings(Path(distilled), loaded.origin)
+    stored = asked_for(catalog, Layer(str(distilled), {**tree, "plugins": []}))
     named = [[Layer("--network", {"network": {"name": name}})] for name in networks] or [[]]
-    configs = [resolve(catalog, [below, *name, *given]) for name in named]
+    configs = [resolve(catalog, [*given, *name], stored=stored) for name in named]
     return configs[0], loaded, [each.network for each in configs]
 
 
@@ -181,11 +176,6 @@ def configure_original(layers: Sequence[Layer], preset: str | None = None, catal
     """
     only_original = Layer("train", {"recipe": {"name": "direct", "data": "original"}})
     return resolve(catalog or Catalog(load_plugins()), [*layers, only_original], preset, distils=False)
-
-
-def _name(stored: dict[str, Any], kind: str) -> Any:
-    section = stored.get(kind)
-    return section.get("name") if isinstance(section, dict) else section
 
 
 def _stored_settings(path: Path, origin: Any) -> dict[str, Any]:

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Value = TypeVar("Value")
 
 
 class BaseOptions(BaseModel):
-    """Base of every component's ``Options``; unknown names are refused and values are validated."""
+    """Base of every component's ``Options``; unknown names are refused and values are validated.
+
+    An option may itself be a ``BaseOptions``: what is given for some of its options stands over its default, such as
+    ``TrainingOptions(epochs=40)``, which stays for the others.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_nested_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in cls.model_fields.items()}
+        return {name: _over(defaults.get(name), value) for name, value in values.items()}
+
+
+def _over(default: Any, given: Any) -> Any:
+    """The options of a nested default with what is given above them."""
+    if not (isinstance(default, BaseOptions) and isinstance(given, Mapping)):
+        return given
+    base = dict(default)
+    return {**base, **{name: _over(base.get(name), value) for name, value in given.items()}}
 
 
 Named = str | dict[str, Any]

@@ -1,6 +1,7 @@
 """One configuration from many places: what wins, and what a wrong word is answered with."""
 
 import itertools
+import json
 
 import pytest
 import yaml
@@ -9,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from ltdd_core import InputError, configure
 from ltdd_core.cli.settings import layers
-from ltdd_core.config.layers import Layer, from_assignments, from_file, merged
+from ltdd_core.config.layers import Layer, flat, from_assignments, from_file, merged
 from ltdd_core.config.resolve import resolve, resolve_data
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import load_plugins
@@ -395,6 +396,58 @@ SECTIONED = """
     def ltdd_register_matchers(register):
         register("sectioned", Sectioned)
 """
+
+
+NESTED = """
+    from ltdd_core import BaseOptions, ClassMatcher, TrainingOptions, hookimpl, option
+
+    class Teacher(BaseOptions):
+        training: TrainingOptions = option(TrainingOptions(epochs=40, batch=64), "training of the teacher")
+        head: str = option("linear", "head of the teacher")
+
+    class Taught(ClassMatcher):
+        class Options(ClassMatcher.Options):
+            teacher: Teacher = option(Teacher(head="cosine", training=TrainingOptions(epochs=7)), "the teacher")
+            pupil: Teacher = Teacher()
+            training: TrainingOptions = TrainingOptions(lr=0.5)
+
+        def class_loss(self, network, real, synthetic):
+            return synthetic.sum()
+
+    @hookimpl
+    def ltdd_register_matchers(register):
+        register("taught", Taught)
+"""
+
+
+def test_what_is_given_of_a_nested_option_stands_over_its_default(site):
+    site.install("nested", NESTED)
+
+    def options(**given):
+        return flat(configure(method="taught", matcher=given).to_tree()["matcher"])
+
+    plain = options()
+    assert (plain["teacher.training.epochs"], plain["teacher.training.batch"]) == (7, 256)
+    assert (plain["pupil.training.epochs"], plain["pupil.training.batch"]) == (40, 64)
+    for path in ("teacher.training.lr", "teacher.training.epochs", "pupil.training.lr", "training.epochs"):
+        tree = 3
+        for key in reversed(path.split(".")):
+            tree = {key: tree}
+        assert options(**tree) == plain | {path: 3}
+    assert options(teacher={"training": {"lr": 1.0}, "head": "ncm"}) == plain | {
+        "teacher.training.lr": 1.0,
+        "teacher.head": "ncm",
+    }
+    with pytest.raises(InputError, match=r"configure\(\): matcher.teacher.training.lr must be above 0"):
+        configure(method="taught", matcher={"teacher": {"training": {"lr": -1}}})
+
+
+def test_describe_shows_the_defaults_of_a_nested_option(site, ltdd):
+    site.install("nested", NESTED)
+    document = json.loads(ltdd("describe", "matcher", "taught", "--json").stdout)
+    shown = {row["option"].removeprefix("matcher."): row["default"] for row in document["options"]}
+    used = flat(configure(method="taught").to_tree()["matcher"])
+    assert {name: used[name] for name in shown} == shown
 
 
 def test_a_section_of_the_method_can_be_written_without_the_method(site):

@@ -120,11 +120,38 @@ def test_the_margin_is_taken_from_the_true_class():
     margin, weights, scale = margins(N_C, 0.5), literal_weights(COUNTS, 0.99), 30.0
     cosines = torch.rand(BATCH, CLASSES, dtype=torch.float64, generator=generator(1, "cosines")) * 2 - 1
     found = margin_loss(margin, scale, torch.tensor(weights, dtype=torch.float64))(scale * cosines, labels())
-    total = 0.0
+    total, counted = 0.0, sum(weights[y] for y in labels().tolist())
     for row, y in zip(cosines.tolist(), labels().tolist(), strict=True):
         z = [scale * (value - (margin[y].item() if c == y else 0)) for c, value in enumerate(row)]
         total += -weights[y] * math.log(p(z)[y])
-    assert found.item() == pytest.approx(total / BATCH, abs=1e-8)
+    assert found.item() == pytest.approx(total / counted, abs=1e-8)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=20), st.floats(0, 0.9999))
+@settings(max_examples=40, deadline=None)
+def test_the_margin_loss_steps_as_the_weighted_cross_entropy_of_the_public_code(drawn, beta):
+    margin, weights, y = margins(N_C, 0.5), effective_number_weights(N_C, beta), torch.tensor(drawn)
+    z = 3 * torch.randn(len(y), CLASSES, dtype=torch.float64, generator=generator(0, "z"))
+    moved = z - 30 * margin * F.one_hot(y, CLASSES)
+    for ours, theirs in zip(
+        value_and_gradient(lambda logits: margin_loss(margin, 30.0, weights)(logits, y), z),
+        value_and_gradient(lambda logits: F.cross_entropy(logits, y, weight=weights), moved),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def value_and_gradient(function, at):
+    at = at.clone().requires_grad_(True)
+    value = function(at)
+    return value.detach(), *torch.autograd.grad(value, at)
+
+
+def test_a_batch_without_any_weight_has_no_loss_and_no_gradient():
+    none = margin_loss(margins(N_C, 0.5), 30.0, torch.zeros(CLASSES))
+    value, gradient = value_and_gradient(lambda z: none(z, labels()), logits())
+    assert value == 0
+    assert not gradient.any()
 
 
 LOSSES = {

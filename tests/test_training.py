@@ -7,13 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
 from ltdd_core import Augmentation, PerChannel, RunFailed, Trainer, TrainingSet, cross_entropy, generator
 from ltdd_core.networks.zoo import MLP, ConvNet, ResNet18
 from ltdd_core.seeding import global_generator
-from ltdd_core.training.loop import _factor, train
+from ltdd_core.training.loop import _factor, backward_in_chunks, train
+from ltdd_core.training.losses import WeightedLoss
 from ltdd_core.training.mixup import mixed
 from ltdd_core.training.options import TrainingOptions
 
@@ -211,6 +213,57 @@ def test_weights_that_are_not_finite_are_an_error_that_says_what_to_try():
 def test_gradients_in_chunks_add_up_to_those_of_the_batch(chunk):
     whole, parts = (trained(data=toy(23), augmentation="color_crop", **extra) for extra in ({}, {"chunk": chunk}))
     torch.testing.assert_close(weights(whole), weights(parts), rtol=1e-4, atol=1e-6)
+
+
+CLASS_WEIGHTS = torch.tensor([4.0, 0.9, 0.02], dtype=torch.float64)
+WEIGHED = WeightedLoss(
+    each=lambda z, y: -(CLASS_WEIGHTS * of_classes(y) * z.log_softmax(1)).sum(1),
+    weight=lambda y: of_classes(y) @ CLASS_WEIGHTS,
+)
+
+
+def of_classes(labels):
+    return F.one_hot(labels, 3).double() if labels.dim() == 1 else labels.double()
+
+
+@given(
+    labels=st.lists(st.integers(0, 2), min_size=1, max_size=12),
+    chunk=st.integers(1, 13),
+    soft=st.booleans(),
+    alpha=st.sampled_from([0.0, 0.4]),
+    loss=st.sampled_from([cross_entropy, WEIGHED]),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_gradient_of_a_loss_does_not_depend_on_the_chunk(labels, chunk, soft, alpha, loss):
+    """Hard and soft labels, mixed or not, with weights that the parts of a batch have unequal sums of."""
+    images = torch.randn(len(labels), 1, 8, 8, dtype=torch.float64, generator=generator(0, "images"))
+    y = torch.tensor(labels)
+    if soft:
+        y = 0.7 * F.one_hot(y, 3).double() + 0.3 * torch.rand(len(y), 3, generator=generator(0, "soft")).softmax(1)
+    network = small(MLP, width=4).double()
+    images, y, both = mixed(images, y, loss, alpha, generator(0, "mixup"))
+    whole = torch.autograd.grad(both(network(images), y), list(network.parameters()))
+    backward_in_chunks(network, images, y, both, chunk)
+    for parameter, expected in zip(network.parameters(), whole, strict=True):
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4])
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_weighted_loss_is_divided_by_the_weights_of_the_whole_batch(soft, alpha):
+    """Its equation written out, each of the two labels of a mixed pair over the batch's sum."""
+    labels = torch.tensor([0, 2, 2, 1, 2])
+    y = 0.8 * of_classes(labels) + 0.2 / 3 if soft else labels
+    draws, again = generator(0, "mixup"), generator(0, "mixup")
+    part = np.random.default_rng(int(torch.randint(2**31, (), generator=again))).beta(0.4, 0.4) if alpha else 1.0
+    other = torch.randperm(5, generator=again) if alpha else torch.arange(5)
+    _, both, loss = mixed(torch.zeros(5, 1, 1, 1), y, WEIGHED, alpha, draws)
+    z = torch.randn(5, 3, dtype=torch.float64, generator=generator(0, "z"))
+    expected, own = 0.0, of_classes(y)
+    for ratio, target in ((part, own), (1 - part, own[other])):
+        each = [-sum(CLASS_WEIGHTS * target[i] * z[i].log_softmax(0)) for i in range(5)]
+        expected += ratio * sum(each) / sum(sum(CLASS_WEIGHTS * target[i]) for i in range(5))
+    torch.testing.assert_close(loss(z, both), expected)
 
 
 def test_batch_normalisation_sees_the_whole_batch():

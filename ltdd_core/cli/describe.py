@@ -126,17 +126,20 @@ def _show(
     console.print(table)
 
 
-def _rows(options: Any, prefix: str) -> Any:
+def _rows(options: Any, prefix: str, values: Any = None) -> Any:
+    """One row for each option; ``values`` are the defaults where they are not those of the class."""
     from pydantic import BaseModel
 
     for name, field in options.model_fields.items():
+        default = field.default if values is None else getattr(values, name)
         if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
-            yield from _rows(field.annotation, f"{prefix}{name}.")
+            nested = default if isinstance(default, BaseModel) else None
+            yield from _rows(field.annotation, f"{prefix}{name}.", nested)
             continue
         extra = field.json_schema_extra or {}
         yield {
             "option": prefix + name,
-            "default": field.default,
+            "default": default,
             "type": extra.get("component") or _type_name(field.annotation),
             "help": field.description or "",
             "source": extra.get("source", ""),

@@ -12,7 +12,7 @@ together with the file or option it comes from.  This module imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,15 @@ def located(layers: Sequence[Layer], error: OptionError) -> OptionError:
     return OptionError(faults)
 
 
+def paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The path of keys to everything in a tree that is not itself a tree."""
+    for key, branch in tree.items():
+        if isinstance(branch, Mapping):
+            yield from ((key, *path) for path in paths(branch))
+        else:
+            yield (key,)
+
+
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
     if not isinstance(tree, Mapping):
@@ -152,8 +161,14 @@ def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Tree:
     both = dict(lower)
     for key, value in upper.items():
         below = both.get(key)
-        both[key] = _merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+        both[key] = _merge(below, value) if _together(below, value) else value
     return both
+
+
+def _together(lower: Any, upper: Any) -> bool:
+    """Whether two values are sections to merge; options of one component are not for another."""
+    sections = isinstance(lower, dict) and isinstance(upper, dict)
+    return sections and upper.get("name", lower.get("name")) == lower.get("name", upper.get("name"))
 
 
 class _Loader(yaml.SafeLoader):

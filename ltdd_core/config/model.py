@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ltdd_core.config.layers import COMPONENTS, Tree
 from ltdd_core.options import BaseOptions, option
 from ltdd_core.training.options import TrainingOptions
+
+if TYPE_CHECKING:
+    pass
 
 DEFAULT_NAMES = {
     "data": "digits-lt",

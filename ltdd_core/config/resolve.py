@@ -33,13 +33,22 @@ SOURCES = "sources"
 """The key of a preset under which it says where its values come from."""
 
 
-def resolve(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None, *, distils: bool = True) -> Config:
+def resolve(
+    catalog: Catalog,
+    layers: Sequence[Layer],
+    preset: str | None = None,
+    *,
+    stored: Layer | None = None,
+    distils: bool = True,
+) -> Config:
     """Put layers together, later ones above earlier ones, and validate the result.
 
     Args:
         catalog: of all components.
         layers: the lowest first.
         preset: below all of them.
+        stored: a configuration from before, below the preset and what plugins choose.  Another head than its own
+            drops its recipe, which was made for that head.
         distils: whether a method must be named; without, a configuration may do without one.
 
     Raises:
@@ -47,9 +56,10 @@ def resolve(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None
     """
     given = [normalised(layer) for layer in layers]
     lower = [] if preset is None else [preset_layer(catalog, preset)]
-    wanted = merged([*lower, *given])
-    chosen = _chosen_by_plugins(catalog, wanted, named=merged(given))
-    stack = [_defaults(), *lower, *chosen, *given]
+    before = [] if stored is None else [normalised(stored)]
+    wanted = merged([*before, *lower, *given])
+    upper = [*lower, *_chosen_by_plugins(catalog, wanted, named=merged(given)), *given]
+    stack = [_defaults(), *(_without_its_recipe(layer, merged(upper)) for layer in before), *upper]
     try:
         stack = _with_sections_of_the_matcher(catalog, stack)
         source = _entry(catalog, "data", merged(stack)["data"])
@@ -179,6 +189,13 @@ def _moved(layer: Layer, sections: Sequence[str]) -> Layer:
         return layer
     below = Layer(layer.origin, {"matcher": inside})
     return Layer(layer.origin, merged([below, Layer(layer.origin, tree)]))
+
+
+def _without_its_recipe(stored: Layer, upper: Tree) -> Layer:
+    head = stored.tree.get("head", {}).get("name")
+    if upper.get("head", {}).get("name", head) == head:
+        return stored
+    return Layer(stored.origin, {key: section for key, section in stored.tree.items() if key != "recipe"})
 
 
 def _defaults() -> Layer:

@@ -13,7 +13,7 @@ from ltdd_core.networks.compiled import CompiledNetwork
 from ltdd_core.networks.network import Network
 from ltdd_core.seeding import generator, global_generator
 from ltdd_core.training.augment import Augmentation
-from ltdd_core.training.losses import Loss, LossSchedule
+from ltdd_core.training.losses import Loss, LossSchedule, share_of
 from ltdd_core.training.mixup import mixed
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
@@ -93,7 +93,7 @@ def backward_in_chunks(network: Network, images: Tensor, labels: Tensor, loss: L
     on a CPU.
     """
     for part, own in zip(images.split(chunk), labels.split(chunk), strict=True):
-        (loss(network(part), own) * (len(part) / len(images))).backward()
+        (loss(network(part), own) * share_of(loss, own, labels)).backward()
 
 
 def _factor(options: TrainingOptions, epoch: int) -> float:

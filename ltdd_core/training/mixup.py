@@ -4,16 +4,19 @@ A step sees x = l x_i + (1 - l) x_j, j a permutation of the batch and one l ~ Be
 
     l L(f(x), y_i) + (1 - l) L(f(x), y_j),
 
-which for cross-entropy is the loss of the mixed labels, and which any other loss has too.
+which for cross-entropy is the loss of the mixed labels, and which any other loss has too.  A loss that weighs images
+is weighed with l w(y_i) + (1 - l) w(y_j): over a batch, of which j is a permutation, that is the same equation.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ltdd_core.training.losses import Loss
+from ltdd_core.training.losses import Loss, WeightedLoss
 
 
 def mixed(
@@ -27,8 +30,8 @@ def mixed(
         alpha: of Beta(alpha, alpha), from which the part of the first image of all pairs is drawn; 0 mixes nothing.
 
     Returns:
-        Images, the labels of each pair ``[n, 2]`` or ``[n, 2, outputs]``, and their loss, which is the mean over images
-        if ``loss`` is; with alpha 0 what was given.
+        Images, the labels of each pair ``[n, 2]`` or ``[n, 2, outputs]``, and their loss, which is the mean over
+        images, or weighs them, as ``loss`` does; with alpha 0 what was given.
     """
     if alpha == 0:
         return images, labels, loss
@@ -37,7 +40,13 @@ def mixed(
     other = torch.randperm(len(images), generator=draws).to(images.device)
     pairs = torch.stack([labels, labels[other]], 1)
 
-    def of_both(logits: Tensor, both: Tensor) -> Tensor:
-        return part * loss(logits, both[:, 0]) + (1 - part) * loss(logits, both[:, 1])
+    def of_both(of_one: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def mean(*given: Tensor) -> Tensor:
+            *logits, both = given
+            return part * of_one(*logits, both[:, 0]) + (1 - part) * of_one(*logits, both[:, 1])
 
-    return part * images + (1 - part) * images[other], pairs, of_both
+        return mean
+
+    weighs = isinstance(loss, WeightedLoss)
+    mixed_loss = WeightedLoss(of_both(loss.each), of_both(loss.weight)) if weighs else of_both(loss)
+    return part * images + (1 - part) * images[other], pairs, mixed_loss

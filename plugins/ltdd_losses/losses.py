@@ -1,7 +1,7 @@
 """Losses for long-tailed sets, of logits z ``[n, C]`` and labels: int64 ``[n]``, or y float ``[n, C]``.
 
-Each returns the mean over the images.  For soft labels, what a formula says of the true class is weighted with the
-label: it is the same for a label that is all on one class.
+Each returns the mean over the images, except the margin loss, which divides by their weights.  For soft labels, what
+a formula says of the true class is weighted with the label: it is the same for a label that is all on one class.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltdd_core import Loss, cross_entropy
+from ltdd_core import Loss, WeightedLoss, cross_entropy
 
 
 def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
@@ -28,7 +28,7 @@ def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
 
 
 def weighted_cross_entropy(weights: Tensor) -> Loss:
-    """-w_y log p_y, with weights ``[C]``."""
+    """-w_y log p_y, with weights ``[C]``; the plain mean over the images, as Cui et al., CVPR 2019, have it."""
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         own = weights.to(logits)
@@ -76,20 +76,27 @@ def margins(counts: Tensor, largest: float) -> Tensor:
     return largest * own / own.max()
 
 
-def margin_loss(margin: Tensor, scale: float, weights: Tensor) -> Loss:
+def margin_loss(margin: Tensor, scale: float, weights: Tensor) -> WeightedLoss:
     """-w_y log softmax(z - s m_y e_y)_y (Cao et al., NeurIPS 2019, equation 12); z are s times cosines.
+
+    The sum over a batch is divided by the sum of its weights, as LDAM-DRW's public code does.
 
     Args:
         margin: m ``[C]``, in units of cosines.
         scale: s.
         weights: ``[C]``.
     """
-    plain = weighted_cross_entropy(weights)
 
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return plain(logits - scale * margin.to(logits) * _soft(labels, logits), labels)
+    def each(logits: Tensor, labels: Tensor) -> Tensor:
+        soft = _soft(labels, logits)
+        log_p = (logits - scale * margin.to(logits) * soft).log_softmax(1)
+        return -(soft * weights.to(logits) * log_p).sum(1)
 
-    return loss
+    def weight(labels: Tensor) -> Tensor:
+        own = weights.to(labels.device)
+        return own[labels] if labels.dim() == 1 else labels.to(own) @ own
+
+    return WeightedLoss(each, weight)
 
 
 def _soft(labels: Tensor, logits: Tensor) -> Tensor:
