@@ -125,6 +125,7 @@ def _to_evaluate(
 ) -> tuple[Config, LongTailedSet, DistilledSet, list[Selection]]:
     """The configuration, the data, the distilled set and the networks to train."""
     loaded = load_distilled(distilled)
+    loaded.find_decoder(catalog)
     given = [normalised(one if isinstance(one, Layer) else Layer("evaluate()", dict(one))) for one in settings]
     stored = _stored_settings(Path(distilled), loaded.origin)
     changes = merged(given)

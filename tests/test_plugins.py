@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -17,7 +18,8 @@ from conftest import MEAN_MATCHER, TINY, one_line_error
 import ltdd_core
 import ltdd_core.commands
 from ltdd_core import InputError, configure, hookspecs
-from ltdd_core.plugging.catalog import KINDS, Catalog
+from ltdd_core.config.resolve import component_maker
+from ltdd_core.plugging.catalog import INTERFACES, KINDS, Catalog
 from ltdd_core.plugging.loading import load_plugins
 
 ROOT = Path(__file__).parent.parent
@@ -136,6 +138,15 @@ BROKEN = {
         "TypeError: register(name, component): the name of a head must be text",
     ),
     "raising-command": (HOOKIMPL + "@hookimpl\ndef ltdd_register_commands(cli): raise SystemExit(2)", "SystemExit: 2"),
+    "interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "interrupting-hook": (
+        HOOKIMPL + "@hookimpl\ndef ltdd_register_heads(register): raise KeyboardInterrupt",
+        "KeyboardInterrupt",
+    ),
+    "interrupting-command": (
+        HOOKIMPL + "@hookimpl\ndef ltdd_register_commands(cli): raise KeyboardInterrupt",
+        "KeyboardInterrupt",
+    ),
     "command-clash": (
         "import click\n" + HOOKIMPL + "@hookimpl\ndef ltdd_register_commands(cli): cli.command('data')(lambda: None)",
         "ValueError: there is a command 'data' already",
@@ -174,6 +185,121 @@ def one_line_error_after_notes(result):
     *notes, last = result.stderr.splitlines()
     assert notes == ["plugin 'raises' (stranger-raises 1.5) is broken: OSError: no camera"]
     return last
+
+
+def test_ctrl_c_while_a_plugin_is_imported_ends_the_command(site, ltdd):
+    site.install("waits", "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)")
+    before = signal.getsignal(signal.SIGINT)
+    assert ltdd("plugins").exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_a_plugin_prints_while_it_is_imported_leaves_json_alone(site, ltdd):
+    site.install("chatty", """
+        from ltdd_core import hookimpl
+
+        print("hello from the import")
+
+        @hookimpl
+        def ltdd_register_heads(register):
+            print("hello from a hook")
+            register("late", "stranger_late:Late")
+
+        @hookimpl
+        def ltdd_register_commands(cli):
+            print("hello from a hook of commands")
+    """)  # fmt: skip
+    site.install("late", "print('hello from a component')\nfrom ltdd_core.testing import *\nLate = 3", entry=False)
+    listed = ltdd("plugins", "--json")
+    assert json.loads(listed.stdout)
+    assert all(f"hello from {place}" in listed.stderr for place in ("the import", "a hook", "a hook of commands"))
+    described = ltdd("describe", "head", "--json")
+    assert "late" in [row["name"] for row in json.loads(described.stdout)]
+    assert "hello from a component" in described.stderr
+
+
+def test_a_plugin_that_imports_slowly_is_listed_with_its_seconds(site, ltdd):
+    site.install("slow", "import time\ntime.sleep(0.6)")
+    site.install("quick", "")
+    seconds = {row["name"]: row["import_seconds"] for row in json.loads(ltdd("plugins", "--json").stdout)}
+    assert seconds["slow"] > 0.6
+    assert seconds["quick"] < 0.5
+    [sys.modules.pop(module) for module in ("stranger_slow", "stranger_quick")]
+    shown = ltdd("plugins")
+    assert shown.stdout.count("import took") == 1
+    assert "Every command waits for the import of slow." in shown.stderr
+
+
+def test_an_offer_whose_module_is_not_installed_is_marked_in_the_list_without_importing_anything(site, ltdd):
+    site.install("lazy", HOOKIMPL + """
+@hookimpl
+def ltdd_register_heads(register):
+    register("gone", "stranger_gone:Head")
+    register("gone-too", "stranger_gone.deeper:Head")
+    register("there", "stranger_there:Head")
+    register("no-name", ":Head")
+""")  # fmt: skip
+    site.install("there", "raise SystemExit", entry=False)
+    rows = {row["name"]: row for row in json.loads(ltdd("plugins", "--json").stdout)}
+    assert rows["lazy"]["faults"] == {
+        "head gone": "no module 'stranger_gone' is installed",
+        "head gone-too": "no module 'stranger_gone.deeper' is installed",
+        "head no-name": "no module '' is installed",
+    }
+    assert [name for name, row in rows.items() if row["faults"]] == ["lazy"]
+    assert "stranger_there" not in sys.modules
+    assert "head gone: no module 'stranger_gone' is installed" in ltdd("plugins").stdout
+
+
+def test_plugins_name_imports_all_that_it_offers_and_says_what_cannot_be_used(site, ltdd):
+    site.install("mixed", HOOKIMPL + """
+@hookimpl
+def ltdd_register_heads(register):
+    register("right", "ltdd_linear.linear:LinearHead")
+    register("number", 3)
+    register("recipe", "ltdd_linear.linear:Direct")
+    register("lost", "ltdd_linear.linear:Lost")
+""")  # fmt: skip
+    (row,) = json.loads(ltdd("plugins", "mixed", "--json").stdout)
+    assert set(row["faults"]) == {"head number", "head recipe", "head lost"}
+    assert "is no subclass of ClassifierHead" in row["faults"]["head recipe"]
+    assert "has no attribute 'Lost'" in row["faults"]["head lost"]
+    shown = ltdd("plugins", "mixed").stdout
+    assert "head number: InputError" in shown
+    assert "Traceback" in shown
+
+
+@pytest.mark.parametrize("kind", INTERFACES)
+def test_an_unfinished_component_is_one_line_for_who_names_it(kind, site, ltdd):
+    site.install("half", f"""
+        from ltdd_core import {INTERFACES[kind]}, hookimpl
+
+        class Half({INTERFACES[kind]}):
+            "Not a method yet."
+
+        @hookimpl
+        def {KINDS[kind]}(register):
+            register("half", Half)
+    """)  # fmt: skip
+    message = one_line_error(ltdd("describe", kind, "half"))
+    assert f"{kind} 'half' of plugin 'half' (stranger-half 1.5) is not finished: its class Half has no " in message
+    if kind != "matcher":
+        assert "is not finished" in one_line_error(ltdd("distill", "--method", "dm", "--set", f"{kind}.name=half"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("network", "task.networks, a head trainer.train"),
+        ("data", "ltdd_core.load_data"),
+        ("preset", "ltdd_core.configure"),
+        ("dataset", "unknown kind of component 'dataset'"),
+        ("heads", "Did you mean 'head'"),
+    ],
+)
+def test_a_component_of_a_kind_that_is_not_made_by_name_is_refused_with_what_to_use(kind, message):
+    with pytest.raises(InputError, match=message):
+        component_maker(Catalog(load_plugins()))(kind, "convnet-d3")
 
 
 @pytest.mark.parametrize(

@@ -133,9 +133,7 @@ def training_sets(
     original = TrainingSet("original", seen, data.train_labels, data.normalisation, data.classes, sampler.epoch)
     if distilled is None:
         return {"original": original}
-    images, labels = distilled.images, distilled.labels
-    if distilled.decoder is not None:
-        images, labels = catalog.get("matcher", distilled.decoder).load().decoder(images, labels)
+    images, labels = distilled.decoded(catalog)
     plain = TrainingSet("distilled", images, labels, distilled.normalisation, data.classes)
     return {"original": original, "distilled": plain}
 
