@@ -18,6 +18,7 @@ from conftest import MEAN_MATCHER, TINY, one_line_error
 import ltdd_core
 import ltdd_core.commands
 from ltdd_core import InputError, configure, hookspecs
+from ltdd_core.cli.plugin_commands import plugin_commands
 from ltdd_core.config.resolve import component_maker
 from ltdd_core.plugging.catalog import INTERFACES, KINDS, Catalog
 from ltdd_core.plugging.loading import load_plugins
@@ -26,12 +27,12 @@ ROOT = Path(__file__).parent.parent
 BUILT_IN = [
     "core",
     "coreset",
+    "cosine",
     "dc",
     "decoupled",
     "dm",
     "ensemble",
     "hierarchical",
-    "linear",
     "losses",
     "mtt",
     "report",
@@ -255,10 +256,10 @@ def test_plugins_name_imports_all_that_it_offers_and_says_what_cannot_be_used(si
     site.install("mixed", HOOKIMPL + """
 @hookimpl
 def ltdd_register_heads(register):
-    register("right", "ltdd_linear.linear:LinearHead")
+    register("right", "ltdd_core.evaluation.linear:LinearHead")
     register("number", 3)
-    register("recipe", "ltdd_linear.linear:Direct")
-    register("lost", "ltdd_linear.linear:Lost")
+    register("recipe", "ltdd_core.evaluation.linear:Direct")
+    register("lost", "ltdd_core.evaluation.linear:Lost")
 """)  # fmt: skip
     (row,) = json.loads(ltdd("plugins", "mixed", "--json").stdout)
     assert set(row["faults"]) == {"head number", "head recipe", "head lost"}
@@ -360,6 +361,14 @@ def test_plugins_can_be_blocked_by_name(site, monkeypatch, ltdd):
     assert "plugin 'bad' (stranger-bad 1.5) is blocked." in one_line_error(ltdd("distill", "--plugin", "bad"))
     monkeypatch.delenv("LTDD_BLOCK_PLUGINS")
     assert states(load_plugins(["bad"]))["bad"] == "blocked"
+
+
+def test_the_core_alone_has_all_defaults_of_a_strangers_method(site, monkeypatch, ltdd):
+    site.install("mean", MEAN_MATCHER)
+    monkeypatch.setenv("LTDD_BLOCK_PLUGINS", ",".join(BUILT_IN[1:]))
+    result = ltdd("distill", "--method", "mean", *TINY, "--json")
+    assert result.exit_code == 0, result.output
+    assert [row["name"] for row in json.loads(result.stdout)["rows"]] == ["original, direct", "distilled, direct"]
 
 
 def test_block_is_for_one_command_and_adds_to_the_variable(site, monkeypatch, ltdd):
@@ -516,13 +525,88 @@ def test_every_register_hook_belongs_to_a_kind():
     assert hooks == {*KINDS.values(), "ltdd_register_commands"}
 
 
-def test_the_core_knows_no_method_by_name():
-    catalog = Catalog(load_plugins())
-    names = {*catalog.names("matcher"), *PLUGIN_FOLDERS, "twostage", "hierarchical"}
-    for path in (ROOT / "ltdd_core").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            words = {getattr(node, field, None) for field in ("id", "attr", "name", "arg", "module", "value")}
-            assert not {word for word in words if isinstance(word, str)} & names, f"{path}:{node.lineno}"
+ENGLISH = {"compare", "cosine", "losses", "random", "report", "samplers", "watch"}
+"""Names of plugins, components or commands that are ordinary words of English or of mathematics as well."""
+DEPENDENCIES = {
+    (
+        "ltdd_twostage",
+        "hierarchical",
+    ): "--plugin twostage stands for the head and for the recipe that trains its stages",
+    ("ltdd_twostage", "balanced-softmax"): "the default head of stage 1, as measured in docs/results/two-stage.md",
+    ("ltdd_twostage", "logit-adjustment"): "other defaults of stage 2 go with a stage 1 of this head",
+}
+"""What one built-in asks of another by name, and why."""
+
+
+def names_of_plugins():
+    """Every name that a plugin other than the core brings, with its owners: of itself, its components and commands."""
+    plugins, found = load_plugins(), {}
+    catalog = Catalog(plugins)
+    for plugin in plugins.listed:
+        if plugin.name != "core":
+            offered = {entry.name for entry in catalog.offered_by(plugin)}
+            for name in {plugin.name, plugin.target, *offered}:
+                found.setdefault(name, set()).add(plugin.target)
+    for name, (_, owner) in plugin_commands(plugins).items():
+        found.setdefault(name, set()).add(owner.target)
+    return {name: owners for name, owners in found.items() if name not in ENGLISH}
+
+
+def words_of(path, *, docstrings):
+    """Words that code acts on or shows, with their lines: identifiers, and what is inside strings and f-strings.
+
+    Comments are none of them, and docstrings only where they are asked for.
+    """
+    if path.suffix != ".py":
+        yield from ((word, "template") for word in WORD.findall(path.read_text()))
+        return
+    tree = ast.parse(path.read_text())
+    plain = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)} if not docstrings else set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in plain:
+            text = PATH_OF_CLASS.sub(r"\1", node.value)
+            yield from ((word, node.lineno) for word in WORD.findall(text))
+        identifiers = (getattr(node, field, None) for field in ("id", "attr", "name", "arg", "module"))
+        yield from ((word, getattr(node, "lineno", 0)) for word in identifiers if isinstance(word, str))
+
+
+WORD = re.compile(r"[\w-]+")
+PATH_OF_CLASS = re.compile(r"^(\w+)(\.\w+)*:\w+$")  # only its package belongs to somebody
+
+
+def test_the_core_knows_no_plugin_by_name():
+    names = names_of_plugins()
+    assert {"mtt", "twostage", "experts", "dm-paper", "hierarchical", "ltdd_report"} <= set(names)
+    for path in [*(ROOT / "ltdd_core").rglob("*.py"), *(ROOT / "ltdd_core").rglob("*.j2")]:
+        shown_as_help = path.parent.name == "cli"
+        known = [f"{path}:{line}: {word}" for word, line in words_of(path, docstrings=shown_as_help) if word in names]
+        assert not known
+
+
+def test_a_plugin_asks_another_for_nothing_by_name():
+    names, used = names_of_plugins(), set()
+    for path in (ROOT / "plugins").rglob("*.py"):
+        folder = path.relative_to(ROOT / "plugins").parts[0]
+        for word, line in words_of(path, docstrings=False):
+            if word in names and folder not in names[word]:
+                assert (folder, word) in DEPENDENCIES, f"{path}:{line}: {word}"
+                used.add((folder, word))
+    assert used == set(DEPENDENCIES)
+
+
+@pytest.mark.parametrize(
+    ("source", "known"),
+    [
+        ("x = 'experts of --method mtt may not fit'", {"mtt", "experts"}),
+        ("x = f'use --head twostage, or {1}'", {"twostage"}),
+        ("import ltdd_mtt", {"ltdd_mtt"}),
+        ('"Of a dm run."\nx = "admirable dm_x mtt-like"', set()),
+    ],
+)
+def test_names_are_found_inside_strings(source, known, tmp_path):
+    (tmp_path / "code.py").write_text(source)
+    words = {word for word, _ in words_of(tmp_path / "code.py", docstrings=False)}
+    assert words & names_of_plugins().keys() == known
 
 
 def test_hook_calls_are_traced_on_stderr(ltdd, monkeypatch):
