@@ -12,6 +12,9 @@ from .api import (
 from .config.model import (
     Config as Config,
 )
+from .data.by_class import (
+    ByClassSampler as ByClassSampler,
+)
 from .data.normalisation import (
     ZCA as ZCA,
     Normalisation as Normalisation,

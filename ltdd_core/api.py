@@ -130,6 +130,7 @@ def _to_evaluate(
 ) -> tuple[Config, DistilledSet, list[Selection]]:
     """The configuration, the distilled set and the networks to train."""
     loaded = load_distilled(distilled)
+    loaded.find_decoder(catalog)
     given = [normalised(one if isinstance(one, Layer) else Layer("evaluate()", dict(one))) for one in settings]
     tree = _stored_settings(Path(distilled), loaded.origin)
     stored = asked_for(catalog, Layer(str(distilled), {**tree, "plugins": []}))

@@ -146,9 +146,7 @@ class Setup:
         Raises:
             InputError: its images need the decoder of a matcher that is not installed.
         """
-        images, labels = distilled.images, distilled.labels
-        if distilled.decoder is not None:
-            images, labels = self.catalog.get("matcher", distilled.decoder).load().decoder(images, labels)
+        images, labels = distilled.decoded(self.catalog)
         return TrainingSet(DISTILLED, images, labels, distilled.normalisation, self.data.classes)
 
     # ---- networks --------------------------------------------------------------------------------

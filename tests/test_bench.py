@@ -389,7 +389,7 @@ def test_a_failing_cell_costs_the_others_nothing(ltdd):
     assert rows["digits-lt", "dm", "distilled, direct"]["seeds"] == [0]
     assert rows["digits-lt", None, "original, direct"]["seeds"] == [0]
     (failed,) = rows["digits-lt", "diverging", "distilled, direct"]["missing"]
-    assert "Try a smaller learning rate" in failed["reason"]
+    assert "try a smaller learning rate" in failed["reason"]
     (failed,) = rows["folder", "dm", "distilled, direct"]["missing"]
     assert "nowhere" in failed["reason"]
     text = Path("out/table.md").read_text()

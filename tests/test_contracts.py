@@ -3,6 +3,8 @@
 import operator
 import random
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -442,6 +444,16 @@ class Precise(Linear):
 )
 def test_a_wrong_head_is_caught(wrong, message):
     caught(check_head, wrong, message)
+
+
+def test_a_check_in_a_process_of_its_own_does_not_blame_a_component_for_what_imports_draw():
+    program = (
+        "from ltdd_core.testing import check_head\n"
+        "from ltdd_ensemble.head import EnsembleHead\n"
+        "check_head(EnsembleHead)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 class Unknown(CATALOG.get("recipe", "direct").load()):

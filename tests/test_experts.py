@@ -409,15 +409,17 @@ def test_experts_from_the_command_are_those_of_distilling(ltdd, tmp_path):
     assert found.exit_code == 0, found.output
     assert "training a network: expert" not in found.stderr
     (folder,) = (tmp_path / "here" / "runs" / "experts").iterdir()
-    named = ltdd(*DISTIL, "--iterations", "2", "--experts", folder, "--out", tmp_path / "named")
+    named = ltdd(*DISTIL, "--iterations", "2", "--set", f"matcher.experts_dir={folder}", "--out", tmp_path / "named")
     assert named.exit_code == 0, named.output
     one, other = (load_tensors(tmp_path / run / "distilled.safetensors") for run in ("found", "named"))
     assert torch.equal(one[0]["images"], other[0]["images"])
     assert one[1]["training"]["lr"] == other[1]["training"]["lr"] != 0.01
     assert "data.counts is 20 there" in one_line_error(
-        ltdd(*DISTIL, "--n-max", "10", "--imbalance", "10", "--experts", folder)
+        ltdd(*DISTIL, "--n-max", "10", "--imbalance", "10", "--set", f"matcher.experts_dir={folder}")
     )
-    assert "network" in one_line_error(ltdd(*DISTIL, *TINY[4:6], "--set", "network.depth=1", "--experts", folder))
+    assert "network" in one_line_error(
+        ltdd(*DISTIL, *TINY[4:6], "--set", "network.depth=1", "--set", f"matcher.experts_dir={folder}")
+    )
 
 
 def test_a_run_killed_with_9_ends_in_the_same_bytes(tmp_path):

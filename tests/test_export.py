@@ -1,5 +1,6 @@
 """Distilled sets in other tools' formats: the same images and labels come back, and nothing is half written."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,17 @@ from conftest import one_line_error
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from ltdd_core import ZCA, DistilledSet, InputError, PerChannel, export, generator, load_data, save_distilled
+from ltdd_core import (
+    ZCA,
+    DistilledSet,
+    InputError,
+    PerChannel,
+    export,
+    generator,
+    load_data,
+    load_distilled,
+    save_distilled,
+)
 from ltdd_core.runs.export import to_logits
 
 NAMES = ("cat", "dog", "top/T-shirt")
@@ -157,21 +168,54 @@ def test_an_export_of_nothing_gets_one_line(ltdd, tmp_path):
     assert "there is no such file" in one_line_error(ltdd("export", tmp_path / "no", "--format", "npz"))
 
 
-def test_the_decoder_of_a_method_is_applied(tmp_path, monkeypatch):
-    class Doubled:
+DOUBLED = """
+    from ltdd_core import ClassMatcher, hookimpl
+
+    class Doubled(ClassMatcher):
+        "Stores every other image."
+
         @staticmethod
         def decoder(images, labels):
             return images.repeat_interleave(2, 0), labels.repeat_interleave(2)
 
-    class Offered:
-        def get(self, kind, name):
-            assert (kind, name) == ("matcher", "doubled")
-            return self
+        def class_loss(self, network, real, synthetic):
+            return (real.mean() - synthetic.mean()).square()
 
-        def load(self):
-            return Doubled
+    @hookimpl
+    def ltdd_register_matchers(register):
+        register("doubled", Doubled)
+"""
+BY_DOUBLED = {"decoder": "doubled", "origin": {"versions": {"matcher doubled": "stranger-tiles 1.5"}}}
 
-    own = saved(tmp_path / "run", labels=[2, 1, 0], decoder="doubled")
-    target = export(tmp_path / "run", "ddranking", catalog=Offered())
+
+def test_the_decoder_of_a_method_is_applied(site, tmp_path):
+    site.install("tiles", DOUBLED)
+    own = saved(tmp_path / "run", labels=[2, 1, 0], **BY_DOUBLED)
+    target = export(tmp_path / "run", "ddranking")
     found = torch.load(target / "images.pt", weights_only=True)
     assert torch.equal(found, own.images[[2, 2, 1, 1, 0, 0]])
+
+
+def test_a_set_whose_decoder_is_missing_says_which_package_has_it(site, ltdd, finished, tmp_path, monkeypatch):
+    saved(tmp_path / "run", labels=[2, 1, 0], **BY_DOUBLED)
+    made = load_distilled(finished)
+    origin = {"configuration": {**made.origin["configuration"], "matcher": {"name": "doubled"}}, **BY_DOUBLED["origin"]}
+    save_distilled(tmp_path / "digits.safetensors", dataclasses.replace(made, decoder="doubled", origin=origin))
+    commands = (
+        ("export", tmp_path / "run", "--format", "npz"),
+        ("evaluate", tmp_path / "digits.safetensors"),
+    )
+
+    def messages():
+        return {one_line_error(ltdd(*command)) for command in commands}
+
+    needs = "Error: this distilled set needs the decoder of matcher 'doubled'"
+    assert messages() == {f"{needs}. It was made with stranger-tiles 1.5: install stranger-tiles."}
+    site.install("tiles", DOUBLED.replace("def decoder", "def other"))
+    assert messages() == {
+        "Error: matcher 'doubled' of stranger-tiles 1.5 has no decoder, and this distilled set needs it."
+    }
+    monkeypatch.setenv("LTDD_BLOCK_PLUGINS", "tiles")
+    assert messages() == {f"{needs}, and plugin 'tiles' (stranger-tiles 1.5) is blocked."}
+    saved(tmp_path / "run", labels=[0], decoder="doubled")
+    assert f"{needs}, which no installed plugin offers." == one_line_error(ltdd(*commands[0]))

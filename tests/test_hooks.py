@@ -75,10 +75,10 @@ def test_hook_ltdd_register_datasets(site):
 @pytest.mark.parametrize(
     ("hook", "kind", "component"),
     [
-        ("samplers", "sampler", "ltdd_samplers.power:InstanceSampler"),
+        ("samplers", "sampler", "ltdd_core.data.by_class:InstanceSampler"),
         ("networks", "network", "ltdd_core.networks.zoo:MLP"),
-        ("heads", "head", "ltdd_linear.linear:LinearHead"),
-        ("recipes", "recipe", "ltdd_linear.linear:Direct"),
+        ("heads", "head", "ltdd_core.evaluation.linear:LinearHead"),
+        ("recipes", "recipe", "ltdd_core.evaluation.linear:Direct"),
     ],
 )
 def test_hook_ltdd_register_components(hook, kind, component, site):

@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -17,19 +18,21 @@ from conftest import MEAN_MATCHER, TINY, one_line_error
 import ltdd_core
 import ltdd_core.commands
 from ltdd_core import InputError, configure, hookspecs
-from ltdd_core.plugging.catalog import KINDS, Catalog
+from ltdd_core.cli.plugin_commands import plugin_commands
+from ltdd_core.config.resolve import component_maker
+from ltdd_core.plugging.catalog import INTERFACES, KINDS, Catalog
 from ltdd_core.plugging.loading import load_plugins
 
 ROOT = Path(__file__).parent.parent
 BUILT_IN = [
     "core",
     "coreset",
+    "cosine",
     "dc",
     "decoupled",
     "dm",
     "ensemble",
     "hierarchical",
-    "linear",
     "losses",
     "mtt",
     "report",
@@ -136,6 +139,15 @@ BROKEN = {
         "TypeError: register(name, component): the name of a head must be text",
     ),
     "raising-command": (HOOKIMPL + "@hookimpl\ndef ltdd_register_commands(cli): raise SystemExit(2)", "SystemExit: 2"),
+    "interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "interrupting-hook": (
+        HOOKIMPL + "@hookimpl\ndef ltdd_register_heads(register): raise KeyboardInterrupt",
+        "KeyboardInterrupt",
+    ),
+    "interrupting-command": (
+        HOOKIMPL + "@hookimpl\ndef ltdd_register_commands(cli): raise KeyboardInterrupt",
+        "KeyboardInterrupt",
+    ),
     "command-clash": (
         "import click\n" + HOOKIMPL + "@hookimpl\ndef ltdd_register_commands(cli): cli.command('data')(lambda: None)",
         "ValueError: there is a command 'data' already",
@@ -174,6 +186,121 @@ def one_line_error_after_notes(result):
     *notes, last = result.stderr.splitlines()
     assert notes == ["plugin 'raises' (stranger-raises 1.5) is broken: OSError: no camera"]
     return last
+
+
+def test_ctrl_c_while_a_plugin_is_imported_ends_the_command(site, ltdd):
+    site.install("waits", "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)")
+    before = signal.getsignal(signal.SIGINT)
+    assert ltdd("plugins").exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_a_plugin_prints_while_it_is_imported_leaves_json_alone(site, ltdd):
+    site.install("chatty", """
+        from ltdd_core import hookimpl
+
+        print("hello from the import")
+
+        @hookimpl
+        def ltdd_register_heads(register):
+            print("hello from a hook")
+            register("late", "stranger_late:Late")
+
+        @hookimpl
+        def ltdd_register_commands(cli):
+            print("hello from a hook of commands")
+    """)  # fmt: skip
+    site.install("late", "print('hello from a component')\nfrom ltdd_core.testing import *\nLate = 3", entry=False)
+    listed = ltdd("plugins", "--json")
+    assert json.loads(listed.stdout)
+    assert all(f"hello from {place}" in listed.stderr for place in ("the import", "a hook", "a hook of commands"))
+    described = ltdd("describe", "head", "--json")
+    assert "late" in [row["name"] for row in json.loads(described.stdout)]
+    assert "hello from a component" in described.stderr
+
+
+def test_a_plugin_that_imports_slowly_is_listed_with_its_seconds(site, ltdd):
+    site.install("slow", "import time\ntime.sleep(0.6)")
+    site.install("quick", "")
+    seconds = {row["name"]: row["import_seconds"] for row in json.loads(ltdd("plugins", "--json").stdout)}
+    assert seconds["slow"] > 0.6
+    assert seconds["quick"] < 0.5
+    [sys.modules.pop(module) for module in ("stranger_slow", "stranger_quick")]
+    shown = ltdd("plugins")
+    assert shown.stdout.count("import took") == 1
+    assert "Every command waits for the import of slow." in shown.stderr
+
+
+def test_an_offer_whose_module_is_not_installed_is_marked_in_the_list_without_importing_anything(site, ltdd):
+    site.install("lazy", HOOKIMPL + """
+@hookimpl
+def ltdd_register_heads(register):
+    register("gone", "stranger_gone:Head")
+    register("gone-too", "stranger_gone.deeper:Head")
+    register("there", "stranger_there:Head")
+    register("no-name", ":Head")
+""")  # fmt: skip
+    site.install("there", "raise SystemExit", entry=False)
+    rows = {row["name"]: row for row in json.loads(ltdd("plugins", "--json").stdout)}
+    assert rows["lazy"]["faults"] == {
+        "head gone": "no module 'stranger_gone' is installed",
+        "head gone-too": "no module 'stranger_gone.deeper' is installed",
+        "head no-name": "no module '' is installed",
+    }
+    assert [name for name, row in rows.items() if row["faults"]] == ["lazy"]
+    assert "stranger_there" not in sys.modules
+    assert "head gone: no module 'stranger_gone' is installed" in ltdd("plugins").stdout
+
+
+def test_plugins_name_imports_all_that_it_offers_and_says_what_cannot_be_used(site, ltdd):
+    site.install("mixed", HOOKIMPL + """
+@hookimpl
+def ltdd_register_heads(register):
+    register("right", "ltdd_core.evaluation.linear:LinearHead")
+    register("number", 3)
+    register("recipe", "ltdd_core.evaluation.linear:Direct")
+    register("lost", "ltdd_core.evaluation.linear:Lost")
+""")  # fmt: skip
+    (row,) = json.loads(ltdd("plugins", "mixed", "--json").stdout)
+    assert set(row["faults"]) == {"head number", "head recipe", "head lost"}
+    assert "is no subclass of ClassifierHead" in row["faults"]["head recipe"]
+    assert "has no attribute 'Lost'" in row["faults"]["head lost"]
+    shown = ltdd("plugins", "mixed").stdout
+    assert "head number: InputError" in shown
+    assert "Traceback" in shown
+
+
+@pytest.mark.parametrize("kind", INTERFACES)
+def test_an_unfinished_component_is_one_line_for_who_names_it(kind, site, ltdd):
+    site.install("half", f"""
+        from ltdd_core import {INTERFACES[kind]}, hookimpl
+
+        class Half({INTERFACES[kind]}):
+            "Not a method yet."
+
+        @hookimpl
+        def {KINDS[kind]}(register):
+            register("half", Half)
+    """)  # fmt: skip
+    message = one_line_error(ltdd("describe", kind, "half"))
+    assert f"{kind} 'half' of plugin 'half' (stranger-half 1.5) is not finished: its class Half has no " in message
+    if kind != "matcher":
+        assert "is not finished" in one_line_error(ltdd("distill", "--method", "dm", "--set", f"{kind}.name=half"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("network", "task.networks, a head trainer.train"),
+        ("data", "ltdd_core.load_data"),
+        ("preset", "ltdd_core.configure"),
+        ("dataset", "unknown kind of component 'dataset'"),
+        ("heads", "Did you mean 'head'"),
+    ],
+)
+def test_a_component_of_a_kind_that_is_not_made_by_name_is_refused_with_what_to_use(kind, message):
+    with pytest.raises(InputError, match=message):
+        component_maker(Catalog(load_plugins()))(kind, "convnet-d3")
 
 
 @pytest.mark.parametrize(
@@ -234,6 +361,14 @@ def test_plugins_can_be_blocked_by_name(site, monkeypatch, ltdd):
     assert "plugin 'bad' (stranger-bad 1.5) is blocked." in one_line_error(ltdd("distill", "--plugin", "bad"))
     monkeypatch.delenv("LTDD_BLOCK_PLUGINS")
     assert states(load_plugins(["bad"]))["bad"] == "blocked"
+
+
+def test_the_core_alone_has_all_defaults_of_a_strangers_method(site, monkeypatch, ltdd):
+    site.install("mean", MEAN_MATCHER)
+    monkeypatch.setenv("LTDD_BLOCK_PLUGINS", ",".join(BUILT_IN[1:]))
+    result = ltdd("distill", "--method", "mean", *TINY, "--json")
+    assert result.exit_code == 0, result.output
+    assert [row["name"] for row in json.loads(result.stdout)["rows"]] == ["original, direct", "distilled, direct"]
 
 
 def test_block_is_for_one_command_and_adds_to_the_variable(site, monkeypatch, ltdd):
@@ -390,13 +525,88 @@ def test_every_register_hook_belongs_to_a_kind():
     assert hooks == {*KINDS.values(), "ltdd_register_commands"}
 
 
-def test_the_core_knows_no_method_by_name():
-    catalog = Catalog(load_plugins())
-    names = {*catalog.names("matcher"), *PLUGIN_FOLDERS, "twostage", "hierarchical"}
-    for path in (ROOT / "ltdd_core").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            words = {getattr(node, field, None) for field in ("id", "attr", "name", "arg", "module", "value")}
-            assert not {word for word in words if isinstance(word, str)} & names, f"{path}:{node.lineno}"
+ENGLISH = {"compare", "cosine", "losses", "random", "report", "samplers", "watch"}
+"""Names of plugins, components or commands that are ordinary words of English or of mathematics as well."""
+DEPENDENCIES = {
+    (
+        "ltdd_twostage",
+        "hierarchical",
+    ): "--plugin twostage stands for the head and for the recipe that trains its stages",
+    ("ltdd_twostage", "balanced-softmax"): "the default head of stage 1, as measured in docs/results/two-stage.md",
+    ("ltdd_twostage", "logit-adjustment"): "other defaults of stage 2 go with a stage 1 of this head",
+}
+"""What one built-in asks of another by name, and why."""
+
+
+def names_of_plugins():
+    """Every name that a plugin other than the core brings, with its owners: of itself, its components and commands."""
+    plugins, found = load_plugins(), {}
+    catalog = Catalog(plugins)
+    for plugin in plugins.listed:
+        if plugin.name != "core":
+            offered = {entry.name for entry in catalog.offered_by(plugin)}
+            for name in {plugin.name, plugin.target, *offered}:
+                found.setdefault(name, set()).add(plugin.target)
+    for name, (_, owner) in plugin_commands(plugins).items():
+        found.setdefault(name, set()).add(owner.target)
+    return {name: owners for name, owners in found.items() if name not in ENGLISH}
+
+
+def words_of(path, *, docstrings):
+    """Words that code acts on or shows, with their lines: identifiers, and what is inside strings and f-strings.
+
+    Comments are none of them, and docstrings only where they are asked for.
+    """
+    if path.suffix != ".py":
+        yield from ((word, "template") for word in WORD.findall(path.read_text()))
+        return
+    tree = ast.parse(path.read_text())
+    plain = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)} if not docstrings else set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in plain:
+            text = PATH_OF_CLASS.sub(r"\1", node.value)
+            yield from ((word, node.lineno) for word in WORD.findall(text))
+        identifiers = (getattr(node, field, None) for field in ("id", "attr", "name", "arg", "module"))
+        yield from ((word, getattr(node, "lineno", 0)) for word in identifiers if isinstance(word, str))
+
+
+WORD = re.compile(r"[\w-]+")
+PATH_OF_CLASS = re.compile(r"^(\w+)(\.\w+)*:\w+$")  # only its package belongs to somebody
+
+
+def test_the_core_knows_no_plugin_by_name():
+    names = names_of_plugins()
+    assert {"mtt", "twostage", "experts", "dm-paper", "hierarchical", "ltdd_report"} <= set(names)
+    for path in [*(ROOT / "ltdd_core").rglob("*.py"), *(ROOT / "ltdd_core").rglob("*.j2")]:
+        shown_as_help = path.parent.name == "cli"
+        known = [f"{path}:{line}: {word}" for word, line in words_of(path, docstrings=shown_as_help) if word in names]
+        assert not known
+
+
+def test_a_plugin_asks_another_for_nothing_by_name():
+    names, used = names_of_plugins(), set()
+    for path in (ROOT / "plugins").rglob("*.py"):
+        folder = path.relative_to(ROOT / "plugins").parts[0]
+        for word, line in words_of(path, docstrings=False):
+            if word in names and folder not in names[word]:
+                assert (folder, word) in DEPENDENCIES, f"{path}:{line}: {word}"
+                used.add((folder, word))
+    assert used == set(DEPENDENCIES)
+
+
+@pytest.mark.parametrize(
+    ("source", "known"),
+    [
+        ("x = 'experts of --method mtt may not fit'", {"mtt", "experts"}),
+        ("x = f'use --head twostage, or {1}'", {"twostage"}),
+        ("import ltdd_mtt", {"ltdd_mtt"}),
+        ('"Of a dm run."\nx = "admirable dm_x mtt-like"', set()),
+    ],
+)
+def test_names_are_found_inside_strings(source, known, tmp_path):
+    (tmp_path / "code.py").write_text(source)
+    words = {word for word, _ in words_of(tmp_path / "code.py", docstrings=False)}
+    assert words & names_of_plugins().keys() == known
 
 
 def test_hook_calls_are_traced_on_stderr(ltdd, monkeypatch):

@@ -1,6 +1,7 @@
 """``ltdd report`` and ``ltdd compare``: every number on the page is the run's, and the page is whole in a browser."""
 
 import base64
+import dataclasses
 import html
 import json
 import re
@@ -79,6 +80,30 @@ def test_what_the_images_began_as_is_what_the_run_began_with(finished):
         task = task_of(setup)
     assert torch.equal(found, task.initial_images)
     assert not torch.equal(found, run.distilled.images)
+
+
+def test_what_a_strangers_coreset_began_as_is_not_asked_for_since_a_network_would_have_to_be_trained(
+    site, finished, monkeypatch
+):
+    site.install("mine", """
+        from ltdd_core import ByClassSampler, hookimpl
+
+        class Nearest(ByClassSampler):
+            "The images nearest to the mean of their class."
+
+            def representatives(self, label, ipc, generator, features):
+                distances = (features(label) - features(label).mean(0)).norm(dim=1)
+                return self.members[label][distances.argsort()[:ipc]]
+
+        @hookimpl
+        def ltdd_register_samplers(register):
+            register("nearest", Nearest)
+    """)  # fmt: skip
+    run = read_run(finished)
+    monkeypatch.setattr("ltdd_core.Trainer.train", lambda *_, **__: pytest.fail("a network is trained"))
+    chosen = {**run.config, "sampler": {"name": "nearest"}}
+    assert initial_images(dataclasses.replace(run, config=chosen)) is None
+    assert initial_images(dataclasses.replace(run, config={**chosen, "init": "noise"})) is not None
 
 
 def test_names_are_shown_as_they_are(ltdd, tmp_path):

@@ -213,7 +213,7 @@ def test_a_loss_that_goes_up_is_said_at_the_end(tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     config = tiny(iterations=40, matcher={"lr_img": 1e38}, compute={"checkpoint_every": 1, "threads": 1})
-    with pytest.raises(RunFailed, match=r"Try a smaller learning rate .*--set matcher\.lr_img"):
+    with pytest.raises(RunFailed, match=r"try a smaller learning rate .*--set matcher\.lr_img"):
         distill(config, tmp_path / "a")
     state, facts = load_tensors(tmp_path / "a" / CHECKPOINT)
     assert torch.isfinite(state["images"]).all()
@@ -221,6 +221,57 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     steps = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
     assert facts["step"] <= len(steps) <= facts["step"] + 1
     assert not (tmp_path / "a" / "distilled.safetensors").exists()
+
+
+WITHOUT_OPTIONS = """
+    import torch
+    from ltdd_core import Matcher, hookimpl
+
+    class Plain(Matcher):
+        "A method that has no options."
+
+        def prepare(self, task):
+            self.images, self.labels = task.initial_images, task.initial_labels
+
+        def step(self, step):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        def state(self):
+            return {"images": self.images}
+
+        def load_state(self, state):
+            self.images = state["images"]
+
+        def distilled(self):
+            return self.images, self.labels
+
+    @hookimpl
+    def ltdd_register_matchers(register):
+        register("plain", Plain)
+"""
+
+
+def test_advice_names_only_options_that_the_method_has(site, tmp_path, monkeypatch):
+    site.install("full", WITHOUT_OPTIONS)
+    with pytest.raises(
+        RunFailed, match=r"^out of memory: try --set compute\.chunk=N with a small N, or a smaller ipc\.$"
+    ):
+        distill(tiny(method="plain"), tmp_path / "a")
+    site.install(
+        "nan", WITHOUT_OPTIONS.replace("plain", "nan").replace("raise torch.Out", "return {'loss': torch.nan} #")
+    )
+    with pytest.raises(
+        RunFailed, match=r"if the method has one \(ltdd describe matcher nan\), use --precision"
+    ) as failed:
+        distill(tiny(method="nan"), tmp_path / "b")
+    assert "lr_img" not in str(failed.value)
+
+    def full(self, step):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(DistributionMatcher, "step", full)
+    with pytest.raises(RunFailed, match=r"or a smaller matcher\.batch_real or ipc\.$"):
+        distill(tiny(), tmp_path / "c")
 
 
 @pytest.mark.parametrize("init", ["real", "noise"])

@@ -9,8 +9,8 @@ from test_twostage import COMPONENT, images, network, partitions, toy, trainer
 from torch.nn import functional as F
 
 from ltdd_core import InputError, Softmax, generator
+from ltdd_core.evaluation.linear import LinearHead
 from ltdd_ensemble.head import EnsembleHead
-from ltdd_linear.linear import LinearHead
 from ltdd_twostage.calibration import (
     Corrected,
     _folds,

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from ltdd_core import Augmentation, BaseOptions, InputError, LongTailedSet, PerChannel, Softmax, TrainingSet, generator
 from ltdd_core.config.resolve import component_maker
+from ltdd_core.data.by_class import InstanceSampler
+from ltdd_core.evaluation.linear import Direct, LinearHead
 from ltdd_core.networks.zoo import MLP
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import load_plugins
@@ -18,8 +20,7 @@ from ltdd_core.seeding import global_generator
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.trainer import Trainer
 from ltdd_hierarchical.recipe import Hierarchical
-from ltdd_linear.linear import Direct, LinearHead
-from ltdd_samplers.power import ClassBalancedSampler, InstanceSampler
+from ltdd_samplers.power import ClassBalancedSampler
 from ltdd_twostage.head import TwoStageHead
 from ltdd_twostage.labels import of_groups, of_members, within_groups
 from ltdd_twostage.second import columns

@@ -19,7 +19,8 @@ from ltdd_core.bench.table import table_of, write_table
 from ltdd_core.config.model import Config
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.distillation.distill import OUT_OF_MEMORY, distill
+from ltdd_core.distillation.advice import against_memory
+from ltdd_core.distillation.distill import distill
 from ltdd_core.errors import InputError, RunFailed
 from ltdd_core.evaluation.lines import PREDICTIONS, keep_scores, kept_scores, lines_of, scores_of
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
@@ -142,7 +143,7 @@ class _Work:
             if line.run is None:
                 self._train(line, None)
         distilled = None
-        with self._noting(first.folder):
+        with self._noting(first.folder, first.config):
             distilled = self._distilled(first)
         for line in lines:
             if line.run is not None and distilled is not None:
@@ -175,7 +176,7 @@ class _Work:
         if self.kept.has(line):
             return
         self.say(f"classifier: {line.name}")
-        with self._noting(line.file):
+        with self._noting(line.file, line.config):
             self.stop.check()
             data = self._loaded(line.config)
             opened = Setup.open(
@@ -194,14 +195,14 @@ class _Work:
         return self._data[key]
 
     @contextmanager
-    def _noting(self, what: str) -> Iterator[None]:
+    def _noting(self, what: str, config: Config) -> Iterator[None]:
         """Note why something failed and go on."""
         try:
             yield
         except (InputError, RunFailed) as error:
             self.failures[what] = str(error)
         except torch.OutOfMemoryError:
-            self.failures[what] = f"out of memory: {OUT_OF_MEMORY}"
+            self.failures[what] = f"out of memory: {against_memory(config)}"
         if what in self.failures:
             self.say(f"failed: {self.failures[what]}")
 

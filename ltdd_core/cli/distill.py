@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 @click.option("--init", metavar="real|noise|NAME", help="Initial images: of the sampler, of another one, or noise.")
 @click.option("--network", metavar="NAME", help="Network to match with and to train.")
 @click.option("--sampler", metavar="NAME", help="How real images are drawn.")
-@click.option("--experts", metavar="DIR", help="Trained experts, for methods that match them; see ltdd experts.")
 @click.option("--precision", metavar="fp32|bf16", help="Of features, in matching and training.")
 @click.option("--compile", is_flag=True, help="Compile networks, in matching and training.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; else a new one under runs/.")
@@ -54,8 +53,8 @@ def command(
 ) -> None:
     """Distil a long-tailed set into a few images a class.
 
-    The result is a table of classifiers trained on the original set, on the distilled one, and, with
-    `--plugin twostage`, on both; everything is kept in the folder of the run.
+    The result is a table of classifiers trained on the original set, on the distilled one, and, with a head of
+    several stages, on both; everything is kept in the folder of the run.
     """
     from ltdd_core.cli.tables import print_groups, print_rows
     from ltdd_core.distillation.distill import PICTURE

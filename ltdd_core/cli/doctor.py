@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 REPEATS = 15
 WARM_UP = 3
 ENOUGH_ROOM = 2e9
-"""Bytes; a run takes a few megabytes, experts take gigabytes."""
+"""Bytes; a run takes a few megabytes, but methods that keep trained networks may take gigabytes."""
 PACKAGES = ("torch", "torchvision", "pluggy", "click", "pydantic", "safetensors", "numpy", "scikit-learn", "matplotlib")
 
 Finding = tuple[str, str, str]
@@ -130,7 +130,7 @@ def _plugins() -> Iterator[Finding]:
 def _disk() -> Iterator[Finding]:
     here = Path.cwd()
     free = shutil.disk_usage(here).free
-    remark = "" if free > ENOUGH_ROOM else "experts of --method mtt may not fit"
+    remark = "" if free > ENOUGH_ROOM else "methods that keep trained networks may need more"
     yield "free disk", f"{free / 1e9:.1f} GB in {here}", remark
     writable = os.access(here, os.W_OK)
     yield "folder", "can be written" if writable else "cannot be written", "" if writable else "name one with --out"

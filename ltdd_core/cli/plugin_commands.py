@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ltdd_core.plugging.loading import Plugin, Plugins
+from ltdd_core.plugging.loading import Plugin, PluginFailed, Plugins, plugin_code
 
 COMMANDS = (
     "distill",
@@ -31,12 +31,13 @@ def plugin_commands(plugins: Plugins) -> dict[str, tuple[click.Command, Plugin]]
     for plugin in list(plugins.usable):
         group = click.Group()
         try:
-            plugins.call(plugin, "ltdd_register_commands", cli=group)
-            for name in group.commands:
-                if name in COMMANDS or name in found:
-                    raise ValueError(f"there is a command {name!r} already")
-        except (Exception, SystemExit) as error:  # somebody else's command must not break ours
-            plugins.set_broken(plugin, error)
+            with plugin_code():
+                plugins.call(plugin, "ltdd_register_commands", cli=group)
+                for name in group.commands:
+                    if name in COMMANDS or name in found:
+                        raise ValueError(f"there is a command {name!r} already")
+        except PluginFailed as failed:
+            plugins.set_broken(plugin, failed.error)
             continue
         found.update({name: (command, plugin) for name, command in group.commands.items()})
     return found

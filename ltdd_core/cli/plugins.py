@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,62 +12,92 @@ import click
 from ltdd_core.cli.plugin_commands import plugin_commands
 from ltdd_core.cli.settings import consoles
 from ltdd_core.errors import InputError, unknown
-from ltdd_core.plugging.catalog import KINDS, Catalog
-from ltdd_core.plugging.loading import Plugin, load_plugins
+from ltdd_core.plugging.catalog import KINDS, Catalog, Entry
+from ltdd_core.plugging.loading import SLOW_IMPORT, Plugin, load_plugins, one_line
 
 
 @click.command("plugins")
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def command(name: str | None, as_json: bool) -> None:
-    """List plugins; with NAME, show one, and the traceback if it is broken."""
-    from rich.table import Table
-
+    """List plugins; with NAME, show one, import all that it offers, and print the traceback of what fails."""
     plugins = load_plugins()
     catalog = Catalog(plugins)
     commands = plugin_commands(plugins)
     if name is not None and name not in {plugin.name for plugin in plugins.listed}:
         raise unknown("plugin", name, [plugin.name for plugin in plugins.listed])
     shown = [plugin for plugin in plugins.listed if name in (None, plugin.name)]
-    rows: list[dict[str, Any]] = []
+    failed = dict(_failing(catalog, shown)) if name is not None else {}
+    rows = []
     for plugin in shown:
         offers: dict[str, list[str]] = {kind: [] for kind in KINDS}
         for entry in catalog.offered_by(plugin):
             offers[entry.kind].append(entry.name)
         offers["command"] = [name for name, (_, owner) in commands.items() if owner is plugin]
         offers["observer"] = [plugin.name] if plugins.watches(plugin) else []
-        rows.append(
-            {
-                "name": plugin.name,
-                "distribution": plugin.distribution,
-                "version": plugin.version,
-                "module": plugin.target,
-                "state": plugin.state,
-                "reason": plugin.reason,
-                "offers": {kind: sorted(names) for kind, names in offers.items() if names},
-            }
-        )
+        if name is None:
+            faults = dict(_missing(catalog.offered_by(plugin)))
+        else:
+            faults = {offered: one_line(error) for offered, error in failed.items()}
+        rows.append(_row(plugin, offers, faults))
     if as_json:
         click.echo(json.dumps(rows))
         return
-    console, _ = consoles(as_json)
-    table = Table("plugin", "from", "state", "offers")
-    for row in rows:
-        offered = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in row["offers"].items())
-        state = row["state"] + (f": {row['reason']}" if row["reason"] else "")
-        table.add_row(row["name"], f"{row['distribution']} {row['version']}", state, offered)
-    console.print(table)
-    for error in _errors(catalog, shown) if name is not None else []:
+    _print(rows)
+    for error in [*(plugin.error for plugin in shown if name is not None and plugin.error), *failed.values()]:
         click.echo("".join(traceback.format_exception(error)))
 
 
-def _errors(catalog: Catalog, plugins: Sequence[Plugin]) -> Iterator[BaseException]:
-    """What is wrong with plugins, and with what they offer by name and nobody has imported yet."""
+def _row(plugin: Plugin, offers: Mapping[str, Sequence[str]], faults: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "name": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "module": plugin.target,
+        "state": plugin.state,
+        "reason": plugin.reason,
+        "import_seconds": round(plugin.seconds, 3),
+        "offers": {kind: sorted(names) for kind, names in offers.items() if names},
+        "faults": dict(faults),
+    }
+
+
+def _missing(entries: Iterator[Entry]) -> Iterator[tuple[str, str]]:
+    """What is registered to lie in a module that is not there, as far as can be told without importing anything."""
+    for entry in entries:
+        module = entry.missing_module()
+        if module is not None:
+            yield f"{entry.kind} {entry.name}", f"no module {module!r} is installed"
+
+
+def _failing(catalog: Catalog, plugins: Sequence[Plugin]) -> Iterator[tuple[str, InputError]]:
+    """What plugins offer and cannot be used, with the reason; all of it is imported to find out."""
     for plugin in plugins:
-        if plugin.error is not None:
-            yield plugin.error
         for entry in catalog.offered_by(plugin):
             try:
                 entry.load()
             except InputError as error:
-                yield error
+                yield f"{entry.kind} {entry.name}", error
+
+
+def _print(rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.table import Table
+
+    console, notes = consoles(False)
+    table = Table("plugin", "from", "state", "offers")
+    for row in rows:
+        offered = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in row["offers"].items())
+        state = [row["state"] + (f": {row['reason']}" if row["reason"] else "")]
+        if row["import_seconds"] > SLOW_IMPORT:
+            state.append(f"import took {row['import_seconds']:.1f} s")
+        state += [f"{offer}: {fault}" for offer, fault in row["faults"].items()]
+        table.add_row(row["name"], f"{row['distribution']} {row['version']}", "\n".join(state), offered)
+    console.print(table)
+    slow = [row["name"] for row in rows if row["import_seconds"] > SLOW_IMPORT]
+    if slow:
+        notes.print(
+            f"Every command waits for the import of {', '.join(slow)}. A plugin that registers its classes as "
+            '"package.module:Class" imports them only when they are used.',
+            style="yellow",
+            soft_wrap=True,
+        )

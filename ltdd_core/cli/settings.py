@@ -33,7 +33,6 @@ PATHS = {
     "ipc": "ipc",
     "iterations": "iterations",
     "init": "init",
-    "experts": "matcher.experts_dir",
     "seed": "seed",
     "device": "compute.device",
     "threads": "compute.threads",

@@ -27,10 +27,16 @@ from ltdd_core.config.model import (
 from ltdd_core.config.validation import brief, validate_options
 from ltdd_core.errors import InputError, OptionError, unknown
 from ltdd_core.options import BaseOptions, Named
-from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.catalog import KINDS, Catalog
 
 SOURCES = "sources"
 """The key of a preset under which it says where its values come from."""
+NOT_MADE_BY_NAME = {
+    "network": "the network is the run's. A matcher takes task.networks, a head trainer.train",
+    "data": "the data are the run's, task.data. Others are read with ltdd_core.load_data",
+    "preset": "a preset is a configuration. It goes to ltdd_core.configure",
+}
+"""Kinds that ``component`` does not make, and what to use in their place."""
 
 
 def resolve(
@@ -160,9 +166,16 @@ def _check_one(catalog: Catalog, kind: str, named: Named) -> None:
 
 
 def component_maker(catalog: Catalog) -> Callable[[str, str | Mapping[str, Any]], Any]:
-    """``component("head", "cosine")``, or with options, ``{"name": "cosine", "scale": 10}``: a component."""
+    """``component("head", "cosine")``, or with options, ``{"name": "cosine", "scale": 10}``: a component.
+
+    It raises InputError for an unknown kind, name or option, and for a kind that is not made from its options alone.
+    """
 
     def component(kind: str, named: str | Mapping[str, Any]) -> Any:
+        if kind in NOT_MADE_BY_NAME:
+            raise InputError(f"component({kind!r}, ...) does not exist: {NOT_MADE_BY_NAME[kind]}.")
+        if kind not in KINDS:
+            raise unknown("kind of component", kind, KINDS.keys() - NOT_MADE_BY_NAME.keys())
         return select(catalog, kind, {"name": named} if isinstance(named, str) else named).make()
 
     return component

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ltdd_core.config.model import Config
 from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.distillation.advice import against_divergence, against_memory
 from ltdd_core.distillation.matcher import Matcher
 from ltdd_core.distillation.task import task_of
 from ltdd_core.errors import RunFailed
@@ -37,7 +38,6 @@ from ltdd_core.setup import Setup
 PICTURE = "distilled.png"
 RISEN = 1.3  # of a loss, times what it began as; runs that worked ended at 1.02 or less
 SECONDS_BETWEEN_PICTURES = 20.0  # while a run goes on; one takes some tenths of a second
-OUT_OF_MEMORY = "try --set compute.chunk=N with a small N, a smaller matcher.batch_real, --ipc or --image-size."
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def distill(
     check_recipe(config)
     RunFolder(out).check(config, resume=resume)
     store = store or NetworkStore(config.compute.store or out / NETWORKS)
-    with Setup.open(config, catalog=catalog, display=display, store=store) as setup, _memory_in_words():
+    with Setup.open(config, catalog=catalog, display=display, store=store) as setup, _memory_in_words(config):
         matcher: Matcher = config.matcher.make()
         if not (out / DISTILLED).exists():
             matcher.prepare(task_of(setup))
@@ -132,11 +132,11 @@ def distill(
 
 
 @contextmanager
-def _memory_in_words() -> Iterator[None]:
+def _memory_in_words(config: Config) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise RunFailed(f"out of memory: {OUT_OF_MEMORY}") from error
+        raise RunFailed(f"out of memory: {against_memory(config)}") from error
 
 
 def write_report(folder: RunFolder, result: Result, observers: Observers) -> None:
@@ -181,19 +181,19 @@ def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
     try:
         for step in range(start, total):
             if job.setup.stop.signal is not None:
-                save(matcher, folder, step)
+                save(matcher, folder, step, config)
                 job.setup.stop.check()
             began = time.monotonic()
             metrics = {name: float(value) for name, value in matcher.step(step).items()}
             seconds = time.monotonic() - began  # float() has waited for the device
-            check_finite(metrics, step, folder)
+            check_finite(metrics, step, folder, config)
             losses.append(metrics["loss"])
             log.add(step, metrics)
             times.add(step, {"seconds": round(seconds, 6)})
             job.observers.tell("ltdd_step_finished", run=job.run, step=step, metrics=metrics)
             job.setup.display.step(step, metrics)
             if (step + 1) % config.compute.checkpoint_every == 0 or step + 1 == total:
-                save(matcher, folder, step + 1)
+                save(matcher, folder, step + 1, config)
                 if time.monotonic() - pictured > SECONDS_BETWEEN_PICTURES:
                     save_picture(folder.path / PICTURE, collect(matcher, config, job.run.data))
                     pictured = time.monotonic()
@@ -202,9 +202,8 @@ def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
         times.close()
         job.setup.display.steps_done()
     if text := rise(losses):
-        job.setup.display.warn(
-            f"{text}: the images may be worse than those they began as. Try a smaller matcher.lr_img."
-        )
+        advice = against_divergence(config)
+        job.setup.display.warn(f"{text}: the images may be worse than the initial ones; {advice}.")
 
 
 def rise(losses: Sequence[float]) -> str | None:
@@ -227,7 +226,7 @@ def score(job: Job, distilled: DistilledSet) -> tuple[list[Row], Tensor | None]:
     return rows, groups
 
 
-def save(matcher: Matcher, folder: RunFolder, done: int) -> None:
+def save(matcher: Matcher, folder: RunFolder, done: int, config: Config) -> None:
     """Write a checkpoint, unless the state has gone bad.
 
     Raises:
@@ -236,26 +235,26 @@ def save(matcher: Matcher, folder: RunFolder, done: int) -> None:
     state = matcher.state()
     bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
-        raise RunFailed(_advice(f"{bad[0]} is not finite any more after step {done}", folder))
+        raise RunFailed(_advice(f"{bad[0]} is not finite any more after step {done}", folder, config))
     folder.save_checkpoint(done, state)
 
 
-def check_finite(metrics: Mapping[str, float], step: int, folder: RunFolder) -> None:
+def check_finite(metrics: Mapping[str, float], step: int, folder: RunFolder, config: Config) -> None:
     """Stop a run whose loss is NaN or infinite.
 
     Raises:
         RunFailed: with what to try.
     """
     if "loss" not in metrics or not math.isfinite(metrics["loss"]):
-        raise RunFailed(_advice(f"the loss of step {step} is {metrics.get('loss')}", folder))
+        raise RunFailed(_advice(f"the loss of step {step} is {metrics.get('loss')}", folder, config))
 
 
-def _advice(what: str, folder: RunFolder) -> str:
+def _advice(what: str, folder: RunFolder, config: Config) -> str:
     kept = folder.load_checkpoint()
     where = f"the checkpoint after {kept[0]} steps is kept in {folder.path}" if kept else "no checkpoint was due yet"
     return (
-        f"{what}; {where}. Try a smaller learning rate in a new run (--set matcher.lr_img=...), "
-        "--precision fp32 if it was bf16, and look for damaged images with `ltdd data show`."
+        f"{what}; {where}. In a new run, {against_divergence(config)}, use --precision fp32 if it was bf16, and look "
+        "for damaged images with `ltdd data show`."
     )
 
 

@@ -20,6 +20,7 @@ from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.options import Component
 from ltdd_core.progress import Display
+from ltdd_core.runs.distilled import Decoder
 from ltdd_core.training.augment import Augmentation
 
 
@@ -91,9 +92,6 @@ class Batch:
     def _slice(self, label: int) -> slice:
         start = int(self.counts[:label].sum())
         return slice(start, start + int(self.counts[label]))
-
-
-Decoder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Matcher(Component, ABC):

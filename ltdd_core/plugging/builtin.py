@@ -1,4 +1,4 @@
-"""The data sources and networks of the core, offered through the same hooks as everybody else's."""
+"""What the core itself offers, the defaults among it, through the same hooks as everybody else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ltdd_core.hookspecs import Register, hookimpl
 
 @hookimpl
 def ltdd_register_datasets(register: Register) -> None:
-    """Embedded, torchvision's, and one's own."""
+    """Embedded images, those of torchvision, and those of the user."""
     register("digits-lt", "ltdd_core.data.digits:Digits")
     register("cifar10-lt", "ltdd_core.data.vision:Cifar10")
     register("cifar10-lt-1k", "ltdd_core.data.vision:Cifar10Thousand")
@@ -19,6 +19,12 @@ def ltdd_register_datasets(register: Register) -> None:
 
 
 @hookimpl
+def ltdd_register_samplers(register: Register) -> None:
+    """Every image once an epoch."""
+    register("instance", "ltdd_core.data.by_class:InstanceSampler")
+
+
+@hookimpl
 def ltdd_register_networks(register: Register) -> None:
     """The field's networks."""
     register("convnet-d3", "ltdd_core.networks.zoo:ConvNet")
@@ -26,3 +32,15 @@ def ltdd_register_networks(register: Register) -> None:
     register("vgg11", "ltdd_core.networks.zoo:VGG11")
     register("alexnet", "ltdd_core.networks.zoo:AlexNet")
     register("mlp", "ltdd_core.networks.zoo:MLP")
+
+
+@hookimpl
+def ltdd_register_heads(register: Register) -> None:
+    """The last layer that every network has."""
+    register("linear", "ltdd_core.evaluation.linear:LinearHead")
+
+
+@hookimpl
+def ltdd_register_recipes(register: Register) -> None:
+    """One set for every stage."""
+    register("direct", "ltdd_core.evaluation.linear:Direct")

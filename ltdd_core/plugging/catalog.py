@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ltdd_core.errors import InputError, unknown
-from ltdd_core.plugging.loading import Plugin, Plugins, one_line
+from ltdd_core.plugging.loading import Plugin, PluginFailed, Plugins, plugin_code
 
 KINDS: Mapping[str, str] = {
     "data": "ltdd_register_datasets",
@@ -53,6 +55,22 @@ class Entry:
             self._check(component)
         return component
 
+    def missing_module(self) -> str | None:
+        """The module that it is registered to lie in, if that is not installed; nothing is imported to find out.
+
+        Only the top of a package that nobody has imported yet is looked for.
+        """
+        if not isinstance(self.target, str):
+            return None
+        module = self.target.partition(":")[0]
+        parent = module.rpartition(".")[0]
+        looked_for = module if not parent or parent in sys.modules else module.partition(".")[0]
+        try:
+            found = importlib.util.find_spec(looked_for)
+        except (ImportError, ValueError):  # its parent is no package; it is no name of a module
+            found = None
+        return None if found else module
+
     def _check(self, component: Any) -> None:
         interface = getattr(importlib.import_module("ltdd_core"), INTERFACES[self.kind])
         owner = f"{self.kind} {self.name!r} of plugin {self.owner.name!r} ({self.owner})"
@@ -65,12 +83,13 @@ class Entry:
     def _imported(self) -> Any:
         module, _, attribute = self.target.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
-        except (Exception, SystemExit) as error:  # somebody else's code: all we know is that it does not load
+            with plugin_code():
+                return getattr(importlib.import_module(module), attribute)
+        except PluginFailed as failed:
             raise InputError(
                 f"{self.kind} {self.name!r} of plugin {self.owner.name!r} ({self.owner}) cannot be loaded from "
-                f"{self.target!r}: {one_line(error)}. Its traceback: ltdd plugins {self.owner.name}"
-            ) from error
+                f"{self.target!r}: {failed}. Its traceback: ltdd plugins {self.owner.name}"
+            ) from failed.error
 
 
 class Catalog:
@@ -106,12 +125,11 @@ class Catalog:
         """Collect a plugin's names; all of them count, or none if one clashes or a hook raises."""
         offers: dict[tuple[str, str], Entry] = {}
         try:
-            for kind, hook in KINDS.items():
-                self.plugins.call(plugin, hook, register=self._collector(offers, kind, plugin))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # SystemExit too
-            self.plugins.set_broken(plugin, error)
+            with plugin_code():
+                for kind, hook in KINDS.items():
+                    self.plugins.call(plugin, hook, register=self._collector(offers, kind, plugin))
+        except PluginFailed as failed:
+            self.plugins.set_broken(plugin, failed.error)
             return
         for (kind, name), entry in offers.items():
             self._tables[kind][name] = entry

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points, version
 from traceback import walk_tb
@@ -21,16 +23,45 @@ from packaging.requirements import Requirement
 
 from ltdd_core import hookspecs
 from ltdd_core.errors import InputError, unknown
+from ltdd_core.plugging.interrupts import real_interrupts
 
 GROUP = "ltdd"
 BLOCK_VARIABLE = "LTDD_BLOCK_PLUGINS"
 LOAD_VARIABLE = "LTDD_LOAD_PLUGINS"
 TRACE_VARIABLE = "LTDD_TRACE_PLUGINS"
+SLOW_IMPORT = 0.5
+"""Seconds; every command waits for the import of every plugin."""
 
 
 def one_line(error: BaseException) -> str:
     """The type of an error and what it says, without line breaks and not at any length."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...").rstrip(": ")
+
+
+class PluginFailed(Exception):
+    """Code of a plugin raised ``error``, whatever that is: an exit and an interrupt of its own, too."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(one_line(error))
+        self.error = error
+
+
+@contextmanager
+def plugin_code() -> Iterator[None]:
+    """Run somebody else's code: what it prints goes to stderr, and it cannot end the command.
+
+    Raises:
+        PluginFailed: the code raised something.
+        KeyboardInterrupt: the user pressed Ctrl-C meanwhile.
+    """
+    with real_interrupts() as pressed:
+        try:
+            with redirect_stdout(sys.stderr):
+                yield
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and pressed():
+                raise
+            raise PluginFailed(error) from error
 
 
 @dataclass
@@ -44,6 +75,8 @@ class Plugin:
     state: str = "installed"
     """``built-in``, ``installed``, ``blocked`` or ``broken``."""
     error: BaseException | None = None
+    seconds: float = 0.0
+    """How long its entry module took to import."""
 
     @property
     def reason(self) -> str:
@@ -173,14 +206,15 @@ def _load(plugins: Plugins, plugin: Plugin, entry: EntryPoint) -> None:
     if plugins.manager.has_plugin(plugin.name):
         plugin.state, plugin.error = "broken", ValueError(f"another plugin is already called {plugin.name!r}")
         return
+    began = time.perf_counter()
     try:
-        _check_version(entry)
-        plugins.manager.register(entry.load(), name=plugin.name)
-        plugins.manager.check_pending()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # SystemExit too: a plugin may not end the command
-        plugins.set_broken(plugin, error)
+        with plugin_code():
+            _check_version(entry)
+            plugins.manager.register(entry.load(), name=plugin.name)
+            plugins.manager.check_pending()
+    except PluginFailed as failed:
+        plugins.set_broken(plugin, failed.error)
+    plugin.seconds = time.perf_counter() - began
 
 
 def _check_version(entry: EntryPoint) -> None:

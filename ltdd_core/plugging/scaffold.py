@@ -181,10 +181,10 @@ def ltdd_register_${kind}s(register):
     register("$name", $cls)
 """
 COMMANDS = {
-    "matcher": "ltdd distill --method $name --plugin twostage",
+    "matcher": "ltdd distill --method $name",
     "sampler": "ltdd train --sampler $name",
     "head": "ltdd train --head $name",
-    "recipe": "ltdd distill --method dm --plugin twostage --set recipe.name=$name",
+    "recipe": "ltdd distill --method $method --set recipe.name=$name",
     "dataset": "ltdd data show --data $name",
     "network": "ltdd train --network $name",
 }
@@ -227,6 +227,7 @@ def new_plugin(name: str, kind: str, parent: Path, catalog: Catalog) -> tuple[Pa
         "cls": "".join(word.capitalize() for word in words) + kind.capitalize(),
         "about": f"The {kind} {name}",
         "version": version("ltdd"),
+        "method": next(iter(catalog.names("matcher")), "NAME"),
     }
     facts["command"] = Template(COMMANDS[kind]).substitute(facts)
     files = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,11 @@ from torch import Tensor
 
 from ltdd_core.data.normalisation import Normalisation, stored_normalisation
 from ltdd_core.errors import InputError
+from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.storage import load_tensors, save_tensors
+
+Decoder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Stored images and labels -> those that a network sees."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,48 @@ class DistilledSet:
     """The matcher whose decoder turns stored images into network inputs; None: they are the same."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """Configuration, class counts and versions behind it."""
+
+    def decoded(self, catalog: Catalog) -> tuple[Tensor, Tensor]:
+        """What a network sees: images float32 ``[n, C, H, W]`` and their labels, decoded where they are stored encoded.
+
+        Raises:
+            InputError: as :meth:`find_decoder`.
+        """
+        decoder = self.find_decoder(catalog)
+        return (self.images, self.labels) if decoder is None else decoder(self.images, self.labels)
+
+    def find_decoder(self, catalog: Catalog) -> Decoder | None:
+        """The decoder that the set needs, or None if it needs none.
+
+        Args:
+            catalog: where the matcher is found whose decoder it is.
+
+        Raises:
+            InputError: that matcher is not installed, or is blocked or broken, or has no decoder any more.
+        """
+        if self.decoder is None:
+            return None
+        if self.decoder not in catalog.names("matcher"):
+            raise InputError(self._without_decoder(catalog))
+        entry = catalog.get("matcher", self.decoder)
+        decoder: Decoder | None = entry.load().decoder
+        if decoder is None:
+            raise InputError(
+                f"matcher {entry.name!r} of {entry.owner} has no decoder, and this distilled set needs it."
+            )
+        return decoder
+
+    def _without_decoder(self, catalog: Catalog) -> str:
+        needs = f"this distilled set needs the decoder of matcher {self.decoder!r}"
+        versions = self.origin.get("versions")
+        made_with = str(versions.get(f"matcher {self.decoder}", "")) if isinstance(versions, Mapping) else ""
+        distribution = made_with.rpartition(" ")[0]
+        if not distribution:
+            return f"{needs}, which no installed plugin offers."
+        for plugin in catalog.plugins.listed:
+            if plugin.distribution == distribution and plugin.state in ("blocked", "broken"):
+                return f"{needs}, and plugin {plugin.name!r} ({plugin}) is {plugin.state}. {plugin.reason}".rstrip()
+        return f"{needs}. It was made with {made_with}: install {distribution}."
 
 
 FORMAT = "ltdd-distilled"

@@ -62,10 +62,7 @@ def export(distilled: Path | str, kind: str, out: Path | str | None = None, *, c
 
 def _decoded(distilled: DistilledSet, catalog: Catalog | None) -> DistilledSet:
     """What a network sees, sorted by class."""
-    images, labels = distilled.images, distilled.labels
-    if distilled.decoder is not None:
-        matcher = (catalog or Catalog(load_plugins())).get("matcher", distilled.decoder).load()
-        images, labels = matcher.decoder(images, labels)
+    images, labels = distilled.decoded(catalog or Catalog(load_plugins()))
     order = _hard(labels).argsort(stable=True)
     return DistilledSet(
         images=images[order],

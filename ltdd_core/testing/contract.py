@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ltdd_core.options import BaseOptions, option
+from ltdd_core.plugging.loading import load_plugins
 
 
 class ContractError(AssertionError):
@@ -44,7 +45,12 @@ class Contract:
 
     @contextmanager
     def without_global_randomness(self, where: Callable[..., Any]) -> Iterator[None]:
-        """The block leaves the global generators of torch, NumPy and Python as they were."""
+        """The block leaves the global generators of torch, NumPy and Python as they were.
+
+        Plugins are imported before: a library that one of them imports may draw (rich does), and the component that
+        is checked is not to blame for that.
+        """
+        load_plugins()
         before = _global_states()
         yield
         for name, state in _global_states().items():

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ltdd_core.config.model import Training
 from ltdd_core.config.resolve import component_maker
+from ltdd_core.data.by_class import InstanceSampler
 from ltdd_core.data.normalisation import PerChannel
-from ltdd_core.data.sampler import Features, Sampler
+from ltdd_core.data.sampler import Sampler
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.matcher import Distillation
 from ltdd_core.networks.network import Network
@@ -98,8 +99,8 @@ def tiny_network(shape: tuple[int, int, int], outputs: int) -> Network:
     return ConvNet(shape, outputs, ConvNet.Options(depth=1, width=4))
 
 
-class PlainSampler(Sampler):
-    """Uniform draws, so that checks need no plugin.
+class PlainSampler(InstanceSampler):
+    """Uniform draws, ready for use.
 
     Args:
         data: what it draws from; its labels are all that it looks at.
@@ -108,23 +109,6 @@ class PlainSampler(Sampler):
     def __init__(self, data: LongTailedSet) -> None:
         super().__init__(BaseOptions())
         self.prepare(data)
-
-    def prepare(self, data: LongTailedSet) -> None:
-        """Keep the labels."""
-        self.labels = data.train_labels
-
-    def of_class(self, label: int, size: int, generator: torch.Generator) -> Tensor:
-        """Without repetition."""
-        own = torch.nonzero(self.labels == label).flatten()
-        return own[torch.randperm(len(own), generator=generator)[:size]]
-
-    def epoch(self, progress: float, generator: torch.Generator) -> Tensor:
-        """Every image once."""
-        return torch.randperm(len(self.labels), generator=generator)
-
-    def representatives(self, label: int, ipc: int, generator: torch.Generator, features: Features) -> Tensor:
-        """As :meth:`of_class`."""
-        return self.of_class(label, ipc, generator)
 
 
 def tiny_trainer(*, device: torch.device = CPU, precision: str = "fp32") -> Trainer:

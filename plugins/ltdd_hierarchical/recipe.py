@@ -32,6 +32,6 @@ class Hierarchical(Recipe):
         if stages != 2:
             raise InputError(
                 f"recipe 'hierarchical' trains two stages but the head has {stages}: "
-                "use --head twostage, or --recipe direct."
+                "use a head of two stages, or --recipe direct."
             )
         return self.options.stage1, self.options.stage2

@@ -12,7 +12,16 @@ import torch
 import yaml
 from torch import Tensor
 
-from ltdd_core import DistilledSet, InputError, configure, load_data, load_distilled, load_tensors
+from ltdd_core import (
+    Distillation,
+    DistilledSet,
+    InputError,
+    configure,
+    generator,
+    load_data,
+    load_distilled,
+    load_tensors,
+)
 from ltdd_core.commands import open_setup, task_of
 
 ROW = {
@@ -122,15 +131,36 @@ def initial_images(run: RunRecord) -> Tensor | None:
     None where they cannot be had: the data are not here, the method starts from something else, or a network would
     have to be trained to choose them.
     """
-    if run.config["init"] not in ("real", "noise") or run.config["sampler"]["name"] in ("herding", "k-center"):
+    if run.config["init"] not in ("real", "noise"):
         return None
     settings = {key: value for key, value in run.config.items() if key != "compute"}
     try:
         with open_setup(configure(**settings, compute={"device": "cpu"}), folder=run.path) as setup:
-            images = task_of(setup).initial_images
+            task = task_of(setup)
+            if run.config["init"] == "real" and _chosen_by_features(task):
+                return None
+            images = task.initial_images
     except InputError:
         return None
     return images if images.shape == run.distilled.images.shape else None
+
+
+def _chosen_by_features(task: Distillation) -> bool:
+    """Whether the sampler asks for features, and so for a trained network, to choose the initial images."""
+
+    class Asked(Exception):
+        """The answer."""
+
+    def features(label: int) -> Tensor:
+        raise Asked
+
+    draws = generator(task.seed, "who chooses")
+    try:
+        for label in range(task.data.classes):
+            task.sampler.representatives(label, task.ipc, draws, features)
+    except Asked:
+        return True
+    return False
 
 
 def predictions(run: RunRecord) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""How real images are drawn: classes more or less alike in an epoch, and which images stand for a class."""
+"""How real images are drawn: more or less class-balanced in an epoch, and which images stand for a class."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from ltdd_core import Register, hookimpl
 @hookimpl
 def ltdd_register_samplers(register: Register) -> None:
     """The q-power family, two more ways to balance classes, and coresets."""
-    register("instance", "ltdd_samplers.power:InstanceSampler")
     register("square-root", "ltdd_samplers.power:SquareRootSampler")
     register("class-balanced", "ltdd_samplers.power:ClassBalancedSampler")
     register("progressive", "ltdd_samplers.progressive:ProgressiveSampler")

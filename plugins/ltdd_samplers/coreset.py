@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltdd_core import Features
-from ltdd_samplers.power import InstanceSampler
+from ltdd_core import ByClassSampler, Features
 
 
-class RandomSampler(InstanceSampler):
+class RandomSampler(ByClassSampler):
     """Random images stand for a class: the coreset that all others have to be better than."""
 
 
-class HerdingSampler(InstanceSampler):
+class HerdingSampler(ByClassSampler):
     """Images whose mean feature is nearest to that of the class (Welling, ICML 2009; as iCaRL, CVPR 2017, herds)."""
 
     def representatives(self, label: int, ipc: int, generator: torch.Generator, features: Features) -> Tensor:
@@ -25,7 +24,7 @@ class HerdingSampler(InstanceSampler):
         return self.members[label][herd(features(label), ipc)]
 
 
-class KCenterSampler(InstanceSampler):
+class KCenterSampler(ByClassSampler):
     """Images that no other image of the class is far from (k-center greedy; Sener & Savarese, ICLR 2018)."""
 
     def representatives(self, label: int, ipc: int, generator: torch.Generator, features: Features) -> Tensor:

@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ltdd_core import BaseOptions, option
-from ltdd_samplers.by_class import ByClassSampler
+from ltdd_core import BaseOptions, ByClassSampler, option
 
 
 class EffectiveNumberSampler(ByClassSampler):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltdd_samplers.by_class import ByClassSampler
+from ltdd_core import ByClassSampler
 
 
 class ProgressiveSampler(ByClassSampler):

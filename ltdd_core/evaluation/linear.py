@@ -1,11 +1,14 @@
-"""One network, one linear layer, softmax cross-entropy; trained on one set."""
+"""The plain classifier: one network, one linear layer, softmax cross-entropy; and the recipe that goes with one set."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
 
-from ltdd_core import BaseOptions, Classifier, ClassifierHead, Recipe, Softmax, Trainer, TrainingSet, option
+from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe, Softmax
+from ltdd_core.options import BaseOptions, option
+from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.trainer import Trainer
 
 
 class LinearHead(ClassifierHead):
