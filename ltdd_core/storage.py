@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, WriteError
+
+NOT_OF_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
+"""How file systems answer that cannot sync a folder (SMB, shared folders of virtual machines)."""
 
 
 @contextmanager
@@ -23,32 +29,35 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what an operating system says when it cannot write into one line.
 
     Raises:
-        InputError: no space, no permission, no such folder.
+        WriteError: no space, no permission, no such folder.
     """
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}.") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees all of it or what was there before, whatever happens meanwhile.
 
+    Several processes may write the same file at once; the last to finish wins.
+
     Raises:
-        InputError: it cannot be written; nothing is left behind.
+        WriteError: it cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with writing(path):
         try:
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            _sync_folder(path.parent)
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise
+        _sync_folder(path.parent)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -100,9 +109,14 @@ def _sorted_header(content: bytes) -> bytes:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut."""
+    """Make a rename survive a power cut, where the file system can promise that."""
+    if os.name == "nt":  # a folder cannot be opened there
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NOT_OF_FOLDERS:
+            raise
     finally:
         os.close(handle)

@@ -1,7 +1,9 @@
 """Distilled sets and checkpoints on disk: the same bytes, atomic, and one line for whatever is wrong."""
 
+import errno
 import json
 import os
+import stat
 import struct
 import subprocess
 import sys
@@ -129,6 +131,44 @@ def test_metadata_are_json_a_stranger_can_read(tmp_path):
     tensors, facts = load_tensors(path)
     assert set(tensors) == {"images", "labels"}
     assert facts["normalisation"] == {"kind": "per-channel", "mean": [0.5], "std": [0.25]}
+
+
+def test_two_processes_write_one_file_and_a_reader_sees_whole_ones(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from ltdd_core.storage import write_atomically\n"
+        "for _ in range(100): write_atomically(Path(sys.argv[1]), sys.argv[2].encode() * 200000)\n"
+    )
+    path = tmp_path / "table.md"
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(path), letter]) for letter in "ab"]
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            content = path.read_bytes()
+            assert content in (b"a" * 200_000, b"b" * 200_000)
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert [file.name for file in tmp_path.iterdir()] == ["table.md"]
+
+
+def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "file", b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_a_folder_saves_all_the_same(tmp_path, monkeypatch, number):
+    sync = os.fsync
+
+    def refusing(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    write_atomically(tmp_path / "file", b"x")
+    assert (tmp_path / "file").read_bytes() == b"x"
 
 
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ltdd_core.config.layers import flat
 from ltdd_core.config.model import Config
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, RunFailed, WriteError
 from ltdd_core.storage import load_tensors, save_tensors, write_atomically, writing
 
 RUNS = Path("runs")
@@ -53,24 +54,37 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         with folder.locked():
             folder.check(config, resume=resume)  # again: another process may have been faster
+            folder._remove_temporary()
             if folder.is_empty():
-                folder.write_text(CONFIG, yaml.safe_dump(config.to_tree(), sort_keys=False))
+                folder.begin(config)
             yield folder
 
+    def _remove_temporary(self) -> None:
+        """What a process left that was killed while it wrote; a report may be written at any time, so not its."""
+        for ending in ("safetensors", "json", "jsonl", "yaml", "png"):
+            for file in self.path.glob(f".*.{ending}.*tmp"):
+                file.unlink(missing_ok=True)
+
+    def begin(self, config: Config) -> None:
+        """Write the configuration; from now on the folder holds a run."""
+        self.write_text(CONFIG, yaml.safe_dump(config.to_tree(), sort_keys=False))
+
     def check(self, config: Config, *, resume: bool) -> None:
-        """Whether a run with this configuration may begin, or go on, here.
+        """Whether a run with this configuration may begin, or resume, here.
 
         Raises:
             InputError: as :meth:`open`.
         """
         if self.is_empty():
+            self._check_can_be_made()
             return
         if resume:
             self.check_same(config)
             return
-        begun = (self.path / CONFIG).exists()
-        what = "holds a run already: go on with --resume" if begun else "is not empty: empty it"
-        raise InputError(f"{self.path} {what}, or name another folder with --out.")
+        can_resume = config.matcher.component is not None and (self.path / CONFIG).exists()
+        what = "holds a run already" if (self.path / CONFIG).exists() else "is not empty: empty it"
+        how = ": resume it with --resume" if can_resume else ""
+        raise InputError(f"{self.path} {what}{how}, or name another folder with --out.")
 
     def is_empty(self) -> bool:
         """Whether no run has begun here; hidden files are what a process leaves that dies at once.
@@ -82,12 +96,19 @@ class RunFolder:
             raise InputError(f"{self.path} is a file; a run needs a folder.")
         return not self.path.exists() or all(file.name.startswith(".") for file in self.path.iterdir())
 
+    def _check_can_be_made(self) -> None:
+        place = self.path.absolute()
+        there = next(folder for folder in (place, *place.parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise InputError(f"{self.path} cannot be made: {there} is no folder that can be written to.")
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes out of the folder until the block ends.
 
         Raises:
             InputError: one is in there already, or the folder cannot be locked.
+            RunFailed: the work in the block could not write a file; that is not the fault of its input.
         """
         with writing(self.path / LOCK):
             file = (self.path / LOCK).open("w")
@@ -98,7 +119,10 @@ class RunFolder:
                 raise InputError(f"{self.path} is in use by another process.") from error
             except OSError as error:
                 raise InputError(f"{self.path} cannot be locked: {error.strerror}.") from error
-            yield
+            try:
+                yield
+            except WriteError as error:
+                raise RunFailed(f"{error} What was saved before is kept.") from error
 
     def stored_config(self) -> dict[str, Any]:
         """The configuration tree of the run in this folder.
@@ -211,9 +235,48 @@ class StepLog:
             self._file.close()
 
 
+@contextmanager
+def claimed(out: Path | None, stem: str) -> Iterator[Path]:
+    """The folder of a run, made at once: no other process takes its name, and a place where none can be is refused.
+
+    It is removed again if the block leaves it without a file.
+
+    Args:
+        out: where the user wants it; None: a new folder under ``runs/``.
+        stem: what the name of a new folder begins with.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    RunFolder(out or RUNS).is_empty()  # refuses a file of that name
+    wanted = out or RUNS / stem
+    made = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
+    with writing(wanted):
+        path = out or new_folder(stem)
+        path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield path
+    finally:
+        if out is None or out in made:
+            _remove_unused(path, *made)
+
+
+def _remove_unused(path: Path, *parents: Path) -> None:
+    """Remove the folder of a run that never began, and parents that were made for it."""
+    with contextlib.suppress(OSError, InputError):
+        if RunFolder(path).is_empty():
+            (path / LOCK).unlink(missing_ok=True)
+            for folder in dict.fromkeys((path, *parents)):
+                if folder.exists():
+                    folder.rmdir()  # an OSError where there is something in it
+
+
 def new_folder(stem: str) -> Path:
-    """A folder under runs/ that is not there yet."""
+    """Make a folder under ``runs/`` that was not there, ``STEM-1`` or the next number that is free."""
     number = 1
-    while (path := RUNS / f"{stem}-{number}").exists():
+    while True:
+        path = RUNS / f"{stem}-{number}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
         number += 1
-    return path
