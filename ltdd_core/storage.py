@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -66,7 +67,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     The same tensors and facts give the same bytes.
     """
     plain = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    metadata = {key: json.dumps(facts[key], sort_keys=True) for key in sorted(facts)}
+    metadata = {key: json_text(facts[key]) for key in sorted(facts)}
     write_atomically(path, _sorted_header(safetensors_bytes(plain, metadata)))
 
 
@@ -76,17 +77,54 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: the file is not there, is damaged, or was written by something else.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file.")
     try:
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such file.")
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-        return tensors, {key: json.loads(value) for key, value in metadata.items()}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged, or not a safetensors file: {error}.") from error
-    except json.JSONDecodeError as error:
+    # A dtype that torch does not have is any of the last three.
+    except (SafetensorError, OSError, AttributeError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path}: damaged, or not a safetensors file: {reason_of(error)}.") from error
+    try:
+        return tensors, {key: parse_json(value) for key, value in metadata.items()}
+    except ValueError as error:
         raise InputError(f"{path}: its metadata were not written by ltdd.") from error
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON with sorted keys where it is on one line; NaN and infinity, which JSON does not have, are refused.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    return json.dumps(value, indent=indent, sort_keys=indent is None, allow_nan=False)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text from outside.
+
+    Raises:
+        ValueError: it is not JSON or not UTF-8, or holds NaN, an infinity, a number of thousands of digits, or lists
+            nested deeper than Python's stack.
+    """
+    try:
+        text = text.decode() if isinstance(text, bytes) else text  # json itself would take UTF-16 too
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line without a full stop; its kind where it says nothing."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no number of JSON")
+    return number
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

@@ -1,15 +1,19 @@
 """The folder of a run: claimed when it is named, refused early, and gone again where nothing was written."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TINY, one_line_error
 
-from ltdd_core import InputError, configure, distill
-from ltdd_core.runs.folder import RunFolder, claimed, new_folder
+from ltdd_core import InputError, configure, distill, load_tensors, save_tensors
+from ltdd_core.runs.folder import CHECKPOINT, FACTS, METRICS, TIMES, RunFolder, claimed, new_folder
+from ltdd_dm.matcher import DistributionMatcher
 
 TRAIN = ("train", "--network", "mlp", "--set", "training.original.epochs=1")
 DISTIL = ("distill", "--method", "dm", *TINY)
@@ -80,3 +84,117 @@ def test_resume_without_a_folder_takes_the_unfinished_run(ltdd):
     os.utime(unfinished, (1, 1))
     assert ltdd(*DISTIL, "--resume").exit_code == 0
     assert (unfinished / "report.json").exists()
+
+
+# ---- what is read again on --resume ----------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(finished, tmp_path):
+    """A run that has taken its three steps and was killed before it wrote the distilled set."""
+    folder = tmp_path / "stopped"
+    shutil.copytree(finished, folder)
+    for name in ("distilled.safetensors", "predictions.safetensors", "report.json"):
+        (folder / name).unlink()
+    return folder
+
+
+@pytest.mark.parametrize("name", [METRICS, TIMES])
+@pytest.mark.parametrize("line", [b"null", b"5", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"step": true}', b"9" * 5000])
+def test_a_damaged_line_of_a_log_is_left_out_and_said(ltdd, stopped, name, line):
+    _, *rest = (stopped / name).read_bytes().splitlines()
+    (stopped / name).write_bytes(b"\n".join([line, *rest, b""]))
+    result = ltdd("distill", "--out", stopped, "--resume")
+    assert result.exit_code == 0, result.output
+    assert f"{name} has lost 1 of the 3 steps before this one" in " ".join(result.stderr.split())
+    assert (stopped / name).read_bytes().splitlines() == rest
+
+
+def test_a_whole_log_is_kept_bit_for_bit_and_nothing_is_said(ltdd, stopped):
+    before = (stopped / METRICS).read_bytes()
+    (stopped / METRICS).write_bytes(before + b'{"step": 3, "lo')
+    result = ltdd("distill", "--out", stopped, "--resume")
+    assert "has lost" not in result.stderr
+    assert (stopped / METRICS).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "facts"),
+    [
+        ({}, {"step": -5}),
+        ({}, {"step": 99}),
+        ({}, {"step": True}),
+        ({}, {"step": "3"}),
+        ({"images": None}, {}),
+        ({"images": None, "velocity": None}, {}),
+        ({"images": lambda images: images[:1]}, {}),
+        ({"images": lambda images: images[0]}, {}),
+        ({"images": lambda images: images * torch.nan}, {}),
+        ({"images": lambda images: torch.cat([images, images])}, {}),
+        ({"more": lambda images: torch.zeros(1)}, {}),
+    ],
+)
+def test_a_checkpoint_that_is_not_of_this_run_is_one_line(ltdd, stopped, change, facts):
+    state, known = load_tensors(stopped / CHECKPOINT)
+    for name, edit in change.items():
+        state[name] = edit and edit(state.get(name))
+    save_tensors(stopped / CHECKPOINT, {k: v for k, v in state.items() if v is not None}, {**known, **facts})
+    assert str(stopped / CHECKPOINT) in one_line_error(ltdd("distill", "--out", stopped, "--resume", "--quiet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", b"- a list"),
+        ("config.yaml", b"a: " + b"[" * 100_000),
+        ("config.yaml", b"ipc: " + b"9" * 5000),
+        ("config.yaml", b"a: &a {b: *a}"),
+        ("config.yaml", b"a: &a [1,1,1,1,1,1,1,1,1]\n" + b"".join(
+            b"a%d: &a%d [%s]\n" % (i, i, b",".join([b"*a%d" % (i - 1) if i else b"*a"] * 9)) for i in range(9))),
+        ("config.yaml", b"a: 2024-99-99"),
+        ("config.yaml", b"a: !!python/object:os.system {}"),
+        ("config.yaml", b"\xff\xfe"),
+        ("run.json", b"[" * 100_000),
+        ("run.json", b'{"data": [], "sessions": []}'),
+        ("run.json", b'{"data": {}, "sessions": 1}'),
+        ("run.json", b'{"data": {"images": ' + b"9" * 5000 + b"}}"),
+        ("run.json", b"null"),
+    ],
+)  # fmt: skip
+def test_a_damaged_document_of_a_run_is_one_line(ltdd, stopped, name, content):
+    (stopped / name).write_bytes(content)
+    message = one_line_error(ltdd("distill", "--out", stopped, "--resume", "--quiet"))
+    assert str(stopped / name) in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize("seconds", [b"null", b"NaN", b'"x"', b"-1", b"1" + b"0" * 400, b"[]"])
+def test_a_damaged_report_is_one_line(ltdd, finished, tmp_path, seconds):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "report.json").write_bytes(b'{"seconds": ' + seconds + b"}")
+    assert "report.json" in one_line_error(ltdd("distill", "--out", folder, "--resume", "--quiet"))
+
+
+def test_a_run_of_a_version_without_a_digest_of_the_data_resumes_and_has_one_then(ltdd, stopped):
+    facts = json.loads((stopped / FACTS).read_text())
+    digest = facts["data"].pop("digest")
+    (stopped / FACTS).write_text(json.dumps(facts))
+    assert ltdd("distill", "--out", stopped, "--resume", "--quiet").exit_code == 0
+    assert json.loads((stopped / FACTS).read_text())["data"]["digest"] == digest
+
+
+def test_a_run_does_not_resume_on_other_pixels(ltdd, stopped):
+    facts = json.loads((stopped / FACTS).read_text())
+    facts["data"]["digest"] = "0" * 32
+    (stopped / FACTS).write_text(json.dumps(facts))
+    assert "the data have changed" in one_line_error(ltdd("distill", "--out", stopped, "--resume", "--quiet"))
+
+
+def test_a_metric_that_is_not_finite_is_null(ltdd, tmp_path, monkeypatch):
+    step = DistributionMatcher.step
+    odd = {"nan": float("nan"), "inf": float("inf")}
+    monkeypatch.setattr(DistributionMatcher, "step", lambda self, number: {**step(self, number), **odd})
+    assert ltdd(*DISTIL, "--out", "x", "--quiet").exit_code == 0
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in Path("x", METRICS).read_text().splitlines()]
+    assert [(line["nan"], line["inf"]) for line in lines] == [(None, None)] * 3

@@ -22,7 +22,8 @@ from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.distill import OUT_OF_MEMORY, distill
 from ltdd_core.errors import InputError, RunFailed
-from ltdd_core.evaluation.lines import PREDICTIONS, keep_scores, kept_scores, lines_of, make_trainer, scores_of
+from ltdd_core.evaluation.lines import keep_scores, kept_scores, lines_of, make_trainer, scores_of
+from ltdd_core.evaluation.predictions import PREDICTIONS
 from ltdd_core.networks.network import Network
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.progress import Display
