@@ -10,6 +10,10 @@ class InputError(Exception):
     """What the user gave is wrong; the message is the whole answer. Exit code 2."""
 
 
+class WriteError(InputError):
+    """A file or a folder could not be written; while a run is at work, :class:`RunFailed` takes its place."""
+
+
 class OptionError(InputError):
     """Something is wrong at known places of a configuration.
 

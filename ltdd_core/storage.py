@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, WriteError
+
+NOT_OF_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
+"""How file systems answer that cannot sync a folder (SMB, shared folders of virtual machines)."""
 
 
 @contextmanager
@@ -23,32 +30,35 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what an operating system says when it cannot write into one line.
 
     Raises:
-        InputError: no space, no permission, no such folder.
+        WriteError: no space, no permission, no such folder.
     """
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}.") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees all of it or what was there before, whatever happens meanwhile.
 
+    Several processes may write the same file at once; the last to finish wins.
+
     Raises:
-        InputError: it cannot be written; nothing is left behind.
+        WriteError: it cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with writing(path):
         try:
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            _sync_folder(path.parent)
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise
+        _sync_folder(path.parent)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -57,7 +67,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     The same tensors and facts give the same bytes.
     """
     plain = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    metadata = {key: json.dumps(facts[key], sort_keys=True) for key in sorted(facts)}
+    metadata = {key: json_text(facts[key]) for key in sorted(facts)}
     write_atomically(path, _sorted_header(safetensors_bytes(plain, metadata)))
 
 
@@ -67,17 +77,54 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: the file is not there, is damaged, or was written by something else.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file.")
     try:
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such file.")
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-        return tensors, {key: json.loads(value) for key, value in metadata.items()}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged, or not a safetensors file: {error}.") from error
-    except json.JSONDecodeError as error:
+    # A dtype that torch does not have is any of the last three.
+    except (SafetensorError, OSError, AttributeError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path}: damaged, or not a safetensors file: {reason_of(error)}.") from error
+    try:
+        return tensors, {key: parse_json(value) for key, value in metadata.items()}
+    except ValueError as error:
         raise InputError(f"{path}: its metadata were not written by ltdd.") from error
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON with sorted keys where it is on one line; NaN and infinity, which JSON does not have, are refused.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    return json.dumps(value, indent=indent, sort_keys=indent is None, allow_nan=False)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text from outside.
+
+    Raises:
+        ValueError: it is not JSON or not UTF-8, or holds NaN, an infinity, a number of thousands of digits, or lists
+            nested deeper than Python's stack.
+    """
+    try:
+        text = text.decode() if isinstance(text, bytes) else text  # json itself would take UTF-16 too
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line without a full stop; its kind where it says nothing."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no number of JSON")
+    return number
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -100,9 +147,14 @@ def _sorted_header(content: bytes) -> bytes:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut."""
+    """Make a rename survive a power cut, where the file system can promise that."""
+    if os.name == "nt":  # a folder cannot be opened there
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NOT_OF_FOLDERS:
+            raise
     finally:
         os.close(handle)

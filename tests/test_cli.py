@@ -100,7 +100,7 @@ def test_runs_are_numbered_and_a_run_that_is_there_is_not_overwritten(ltdd, tmp_
     assert sorted(path.name for path in runs.iterdir()) == ["digits-lt-dm-seed0-1", "digits-lt-dm-seed0-2"]
     before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
     message = one_line_error(ltdd(*DISTILL, "--quiet", "--out", "runs/digits-lt-dm-seed0-1"))
-    assert "runs/digits-lt-dm-seed0-1 holds a run already: go on with --resume" in message
+    assert "runs/digits-lt-dm-seed0-1 holds a run already: resume it with --resume" in message
     assert {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()} == before
 
 

@@ -212,9 +212,15 @@ def test_json_round_trip():
         ({"kind": "zca2"}, "kind 'zca2' is unknown"),
         ({"kind": "zca", "eps": 0.1}, "the tensors zca_mean and zca_matrix"),
         ({}, "kind None is unknown"),
-        ({"kind": "per-channel"}, "needs a list of numbers for mean and for std"),
-        ({"kind": "per-channel", "mean": ["x"], "std": [1]}, "needs a list of numbers"),
-        ({"kind": "per-channel", "mean": 0.5, "std": [1]}, "needs a list of numbers"),
+        ({"kind": "per-channel"}, "normalisation.mean is missing"),
+        ({"kind": "per-channel", "mean": ["x"], "std": [1]}, "normalisation.mean is missing, or no finite number"),
+        ({"kind": "per-channel", "mean": 0.5, "std": [1]}, "normalisation.mean"),
+        ({"kind": "per-channel", "mean": "12", "std": [1, 1]}, "normalisation.mean"),
+        ({"kind": "per-channel", "mean": [0.5], "std": [0]}, "normalisation.std"),
+        ({"kind": "per-channel", "mean": [math.inf], "std": [1]}, "normalisation.mean"),
+        ({"kind": "per-channel", "mean": [0.5], "std": [10**400]}, "normalisation.std"),
+        ({"kind": "zca", "eps": math.nan}, "normalisation.eps"),
+        ({"kind": "zca", "eps": True}, "normalisation.eps"),
     ],
 )
 def test_other_json_is_refused(facts, message):

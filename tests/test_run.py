@@ -1,5 +1,6 @@
 """Runs: nothing is lost, whatever ends them, and going on gives the same pixels bit for bit."""
 
+import errno
 import json
 import os
 import random
@@ -146,7 +147,7 @@ def test_resume_without_a_run_begins_one(tmp_path):
 def test_a_folder_with_a_run_or_anything_else_is_not_overwritten(tmp_path):
     distill(tiny(iterations=2), tmp_path / "a")
     before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
-    with pytest.raises(InputError, match="holds a run already: go on with --resume"):
+    with pytest.raises(InputError, match="holds a run already: resume it with --resume"):
         distill(tiny(iterations=2), tmp_path / "a")
     with pytest.raises(InputError, match="another configuration: iterations was 2 and is now 3"):
         distill(tiny(iterations=3), tmp_path / "a", resume=True)
@@ -274,6 +275,26 @@ def test_advice_names_only_options_that_the_method_has(site, tmp_path, monkeypat
         distill(tiny(), tmp_path / "c")
 
 
+def test_a_disk_that_is_full_in_the_middle_of_a_run_fails_the_run_and_keeps_the_checkpoint(ltdd, tmp_path, monkeypatch):
+    sync, seen = os.fsync, []
+
+    def full(handle):
+        if CHECKPOINT in str(Path(f"/proc/self/fd/{handle}").readlink()):
+            seen.append(handle)
+            if len(seen) > 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    command = ["distill", *TINY_OPTIONS, "--iterations", 40, "--set", "compute.checkpoint_every=5", "--out", "x"]
+    result = ltdd(*command, "--quiet")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: cannot write x/checkpoint.safetensors: No space left on device. What was saved before is kept.\n"
+    )
+    assert load_tensors(Path("x", CHECKPOINT))[1]["step"] == 10
+
+
 @pytest.mark.parametrize("init", ["real", "noise"])
 @pytest.mark.parametrize("sampler", ["instance", "square-root", "class-balanced"])
 def test_a_class_with_one_image_and_fewer_than_ipc(tmp_path, init, sampler):
@@ -335,18 +356,22 @@ def kill_at_random(folder, process, draws):
 
 def kill_inside_a_checkpoint(folder, process, draws):
     """While the temporary file of a checkpoint exists; says whether it was still there afterwards."""
-    temporary, skip = folder / f".{CHECKPOINT}.tmp", draws.randrange(0, 30)
+    skip = draws.randrange(0, 30)
+
+    def temporary():
+        return next(folder.glob(f".{CHECKPOINT}.*.tmp"), None)
+
     checkpoint = folder / CHECKPOINT
     while skip > 0 and process.poll() is None:
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         while process.poll() is None and (checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0) == before:
             time.sleep(0.0005)
         skip -= 1
-    while not temporary.exists() and process.poll() is None:
+    while temporary() is None and process.poll() is None:
         pass
     process.send_signal(signal.SIGKILL)
     process.wait()
-    return temporary.exists()
+    return temporary() is not None
 
 
 def killed_and_resumed(tmp_path, moments, iterations=60):

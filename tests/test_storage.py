@@ -1,7 +1,9 @@
 """Distilled sets and checkpoints on disk: the same bytes, atomic, and one line for whatever is wrong."""
 
+import errno
 import json
 import os
+import stat
 import struct
 import subprocess
 import sys
@@ -97,7 +99,7 @@ def test_foreign_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="format version 99; this ltdd reads 1"):
         load_distilled(path)
     save_tensors(path, {"images": torch.zeros(1)}, {"format": "ltdd-distilled", "format_version": 1})
-    with pytest.raises(InputError, match="missing or malformed"):
+    with pytest.raises(InputError, match="class_names: Field required"):
         load_distilled(path)
 
 
@@ -119,6 +121,96 @@ def test_sets_that_do_not_fit_together_are_refused(tmp_path, change, message):
         load_distilled(path)
 
 
+def edited(path, target, **metadata):
+    """The same file with other metadata, which are texts."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] |= metadata
+    text = json.dumps(header).encode()
+    target.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    return target
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("ipc", "-1", "ipc must be at least 1, not -1"),
+        ("ipc", "Infinity", "not written by ltdd"),
+        ("ipc", "true", "ipc must be a whole number"),
+        ("ipc", "2.5", "ipc must be a whole number"),
+        ("ipc", "9" * 4000, "ipc must be at most 1e"),
+        ("ipc", "9" * 5000, "not written by ltdd"),
+        ("training", '{"lr": NaN}', "not written by ltdd"),
+        ("training", '{"lr": 1e999}', "not written by ltdd"),
+        ("training", '{"lr": -1}', "training.lr must be above 0"),
+        ("training", '{"lr": 1' + "0" * 400 + "}", "training"),
+        ("training", '{"zzz": 1}', "unknown training option 'zzz'"),
+        ("training", "[]", "training must be a mapping"),
+        ("normalisation", '{"kind": "per-channel", "mean": [Infinity], "std": [1]}', "not written by ltdd"),
+        ("normalisation", '{"kind": "per-channel", "mean": [0.5], "std": [-1]}', r"normalisation\.std"),
+        ("normalisation", "[]", "normalisation must be a mapping"),
+        ("class_names", "[0, 1, 2]", "class_names must be text"),
+        ("class_names", '"abc"', "class_names must be a list"),
+        ("class_names", '["a", "a", "b"]', "two classes have the same name"),
+        ("class_names", '["a", "b", "\\ud800"]', "class_names"),
+        ("class_names", "[]", "class_names"),
+        ("decoder", "5", "decoder must be text"),
+        ("origin", "[]", "origin must be a mapping"),
+        ("origin", "[" * 100_000, "not written by ltdd"),
+        ("format_version", "9" * 4000, "format version 999"),
+    ],
+)
+def test_metadata_that_cannot_be_are_refused_in_one_line(tmp_path, key, value, message):
+    save_distilled(tmp_path / "whole", distilled())
+    with pytest.raises(InputError, match=message) as caught:
+        load_distilled(edited(tmp_path / "whole", tmp_path / "x.safetensors", **{key: value}))
+    assert str(caught.value).startswith(f"{tmp_path / 'x.safetensors'}: ")
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_without_a_dimension_and_images_of_no_size_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    for change in (
+        {"labels": torch.tensor(0)},
+        {"images": torch.zeros(6, 0, 4, 5)},
+        {"images": torch.zeros(6, 1, 0, 5)},
+    ):
+        save_distilled(path, replace(distilled(), **change))
+        with pytest.raises(InputError, match=r"labels must be|holds no images"):
+            load_distilled(path)
+
+
+def test_a_flipped_bit_of_a_pixel_is_seen(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_distilled(path, distilled())
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="its tensors are not those that were written"):
+        load_distilled(path)
+
+
+def test_a_set_of_an_earlier_version_which_has_no_digest_is_read(tmp_path):
+    save_distilled(tmp_path / "new", distilled())
+    tensors, facts = load_tensors(tmp_path / "new")
+    del facts["digest"]
+    save_tensors(tmp_path / "old", tensors, facts)
+    assert torch.equal(load_distilled(tmp_path / "old").images, tensors["images"])
+
+
+def test_names_that_no_file_has_are_one_line(tmp_path):
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(InputError):
+            load_distilled(tmp_path / name)
+
+
+def test_facts_that_json_does_not_have_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        save_tensors(tmp_path / "x", {}, {"a": float("nan")})
+
+
 def test_metadata_are_json_a_stranger_can_read(tmp_path):
     path = tmp_path / "x.safetensors"
     save_distilled(path, distilled())
@@ -129,6 +221,44 @@ def test_metadata_are_json_a_stranger_can_read(tmp_path):
     tensors, facts = load_tensors(path)
     assert set(tensors) == {"images", "labels"}
     assert facts["normalisation"] == {"kind": "per-channel", "mean": [0.5], "std": [0.25]}
+
+
+def test_two_processes_write_one_file_and_a_reader_sees_whole_ones(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from ltdd_core.storage import write_atomically\n"
+        "for _ in range(100): write_atomically(Path(sys.argv[1]), sys.argv[2].encode() * 200000)\n"
+    )
+    path = tmp_path / "table.md"
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(path), letter]) for letter in "ab"]
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            content = path.read_bytes()
+            assert content in (b"a" * 200_000, b"b" * 200_000)
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert [file.name for file in tmp_path.iterdir()] == ["table.md"]
+
+
+def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "file", b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_a_folder_saves_all_the_same(tmp_path, monkeypatch, number):
+    sync = os.fsync
+
+    def refusing(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    write_atomically(tmp_path / "file", b"x")
+    assert (tmp_path / "file").read_bytes() == b"x"
 
 
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path):

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ltdd_core.bench.grid import CellLine
+from ltdd_core.config.validation import validate_options
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
-from ltdd_core.evaluation.lines import Scores
 from ltdd_core.evaluation.metrics import Row, row
+from ltdd_core.evaluation.predictions import TRAIN_AGAIN, Scores
 from ltdd_core.storage import load_tensors, save_tensors, writing
 
 LINES = "lines"
@@ -35,6 +37,24 @@ class Kept:
     groups: Tensor | None
     class_names: tuple[str, ...]
     images: int
+
+    def check(self) -> None:
+        """See that everything fits together.
+
+        Raises:
+            InputError: saying what does not.
+        """
+        images, classes = len(self.labels), len(self.class_names)
+        Scores(self.log_probabilities, self.groups).check(images, classes)
+        if (
+            self.labels.dtype != torch.int64
+            or self.labels.dim() != 1
+            or self.labels.min() < 0
+            or self.labels.max() >= classes
+        ):
+            raise InputError(f"labels must be int64, from 0 to {classes - 1}")
+        if len(self.counts) != classes or not all(type(count) is int and count > 0 for count in self.counts):
+            raise InputError(f"counts must be {classes} whole numbers above 0")
 
     def row(self, name: str, groups: Tensor | None) -> Row:
         """Its scores, the group accuracy under a partition."""
@@ -56,8 +76,9 @@ class KeptLines:
         """Write what a classifier said; ``facts`` say how it came about.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: it cannot be written, or does not fit the data.
         """
+        scores.check(len(data.test_labels), data.classes)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {
@@ -71,9 +92,13 @@ class KeptLines:
         save_tensors(self.folder / line.file, tensors, facts)
 
     def scores(self, line: CellLine) -> Scores:
-        """As they were kept."""
-        tensors, _ = load_tensors(self.folder / line.file)
-        return Scores(tensors["log_probabilities"], tensors.get("groups"))
+        """As they were kept.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        kept = self._load(self.folder / line.file)
+        return Scores(kept.log_probabilities, kept.groups)
 
     def get(self, line: CellLine) -> Kept | None:
         """None if it was not trained yet.
@@ -91,15 +116,27 @@ class KeptLines:
         return next((one.groups for one in known if one is not None and one.groups is not None), None)
 
     def _load(self, path: Path) -> Kept:
-        tensors, facts = load_tensors(path)
+        tensors, metadata = load_tensors(path)
         try:
-            return Kept(
+            facts: _Facts = validate_options((), _Facts, metadata)
+            kept = Kept(
                 tensors["log_probabilities"],
                 tensors["labels"],
                 tuple(tensors["counts"].tolist()),
                 tensors.get("groups"),
-                tuple(facts["class_names"]),
-                int(facts["images"]),
+                tuple(facts.class_names),
+                facts.images,
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: part of what is known of a classifier is missing; delete the file.") from error
+            kept.check()
+        except (InputError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: damaged ({error}). {TRAIN_AGAIN}") from error
+        return kept
+
+
+class _Facts(BaseModel):
+    """What is read of the metadata."""
+
+    model_config = ConfigDict(strict=True)
+
+    class_names: list[str]
+    images: int = Field(ge=1)

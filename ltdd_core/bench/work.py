@@ -22,7 +22,8 @@ from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.advice import against_memory
 from ltdd_core.distillation.distill import distill
 from ltdd_core.errors import InputError, RunFailed
-from ltdd_core.evaluation.lines import PREDICTIONS, keep_scores, kept_scores, lines_of, scores_of
+from ltdd_core.evaluation.lines import keep_scores, kept_scores, lines_of, scores_of
+from ltdd_core.evaluation.predictions import PREDICTIONS
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.progress import Display

@@ -91,7 +91,7 @@ def _distil(
     from ltdd_core.plugging.catalog import Catalog
     from ltdd_core.plugging.loading import load_plugins
     from ltdd_core.progress import Display
-    from ltdd_core.runs.folder import RunFolder, new_folder
+    from ltdd_core.runs.folder import RunFolder, claimed
 
     catalog = Catalog(load_plugins())
     for plugin in catalog.plugins.listed:
@@ -100,22 +100,25 @@ def _distil(
     if resume and out is not None and preset is None and not RunFolder(out).is_empty():
         settings.insert(0, Layer(str(out), RunFolder(out).stored_config()))
     config = resolve(catalog, settings, preset)
-    folder = out or (find_run(config) if resume else None) or new_folder(_stem(config))
     display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
-    try:
-        return distill(config, folder, resume=resume, display=display, catalog=catalog)
-    except Interrupted as error:
-        if RunFolder(folder).is_empty():
-            raise Interrupted(f"{error}: stopped before the first step; the same command begins again.") from error
-        raise Interrupted(f"{error}: stopped and saved. Go on with: ltdd distill --out {folder} --resume") from error
+    with claimed(out or (find_run(config) if resume else None), _stem(config)) as folder:
+        try:
+            return distill(config, folder, resume=resume, display=display, catalog=catalog)
+        except Interrupted as error:
+            if RunFolder(folder).is_empty():
+                raise Interrupted(f"{error}: stopped before the first step; the same command begins again.") from error
+            raise Interrupted(
+                f"{error}: stopped and saved. Go on with: ltdd distill --out {folder} --resume"
+            ) from error
 
 
 def find_run(config: Any) -> Path | None:
-    """The newest run under runs/ with this configuration."""
-    from ltdd_core.runs.folder import RUNS, RunFolder
+    """The newest run under runs/ with this configuration, one that is not finished before one that is."""
+    from ltdd_core.runs.folder import RESULT, RUNS, RunFolder
 
     folders = [path for path in RUNS.glob(f"{_stem(config)}-*") if path.is_dir()]
-    for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+    folders.sort(key=lambda path: ((path / RESULT).exists(), -path.stat().st_mtime))
+    for path in folders:
         try:
             RunFolder(path).check_same(config)
         except InputError:

@@ -78,24 +78,30 @@ def _train(
     from ltdd_core.errors import Interrupted
     from ltdd_core.progress import Display
     from ltdd_core.runs.facts import versions
-    from ltdd_core.runs.folder import RESULT, RunFolder, new_folder
+    from ltdd_core.runs.folder import RESULT, RunFolder, claimed
 
     began, config = time.monotonic(), configs[0]
-    folder = RunFolder(out or new_folder(f"{config.data.name}-{config.head.name}-seed{config.run.seed}"))
-    folder.check(config, resume=False)
     display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
     lines = []
-    try:
-        for line in train_original(
-            config, networks=[each.network for each in configs], repeats=repeats, catalog=catalog, display=display
-        ):
-            lines.append(line)
-            if not quiet:
-                notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
-    except Interrupted as error:
-        raise Interrupted(f"{error}: stopped; such a training is not saved, run it again.") from error
-    with RunFolder.open(folder.path, config, resume=False):
-        rows = [line.to_json() for line in lines]
-        facts = {"run": str(folder.path), "seconds": round(time.monotonic() - began, 3), "versions": versions(config)}
-        folder.write_json(RESULT, {**facts, "rows": rows})
-    return lines, folder.path
+    with claimed(out, f"{config.data.name}-{config.head.name}-seed{config.run.seed}") as path:
+        folder = RunFolder(path)
+        folder.check(config, resume=False)
+        with folder.locked():
+            try:
+                for line in train_original(
+                    config,
+                    networks=[each.network for each in configs],
+                    repeats=repeats,
+                    catalog=catalog,
+                    display=display,
+                ):
+                    lines.append(line)
+                    if not quiet:
+                        notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
+            except Interrupted as error:
+                raise Interrupted(f"{error}: stopped; such a training is not saved, run it again.") from error
+            folder.begin(config)
+            seconds = round(time.monotonic() - began, 3)
+            facts = {"run": str(path), "seconds": seconds, "versions": versions(config)}
+            folder.write_json(RESULT, {**facts, "rows": [line.to_json() for line in lines]})
+    return lines, path

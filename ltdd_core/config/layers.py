@@ -12,6 +12,7 @@ together with the file or option it comes from.  This module imports no torch.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ import yaml
 from ltdd_core.errors import InputError, OptionError
 
 Tree = dict[str, Any]
+DEEPEST, MOST_VALUES = 64, 1_000_000
+"""Of a configuration: levels, and values on one of them."""
 COMPONENTS = ("data", "sampler", "network", "matcher", "head", "recipe")
 
 
@@ -192,11 +195,37 @@ class _Loader(yaml.SafeLoader):
 
 
 def _plain_yaml(content: bytes) -> Any:
-    # Nested deeper than Python's stack is no configuration.
     try:
-        return yaml.load(content, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        tree = yaml.load(content, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        _check_size(tree)
+    # Nested deeper than Python's stack; a date that does not exist; a number of thousands of digits.
     except RecursionError as error:
         raise yaml.YAMLError("nested too deeply") from error
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise yaml.YAMLError(f"a value cannot be read: {error}") from error
+    return tree
+
+
+def _check_size(tree: Any) -> None:
+    """Refuse what anchors can build in a few lines: a tree that holds itself, or one of billions of values.
+
+    Raises:
+        yaml.YAMLError: saying which of both.
+    """
+    level = [tree]
+    for _ in range(DEEPEST):
+        inside = (
+            value
+            for branch in level
+            if isinstance(branch, dict | list)
+            for value in (branch.values() if isinstance(branch, dict) else branch)
+        )
+        level = list(itertools.islice(inside, MOST_VALUES + 1))
+        if not level:
+            return
+        if len(level) > MOST_VALUES:
+            raise yaml.YAMLError("too many values")
+    raise yaml.YAMLError("nested too deeply")
 
 
 def _short(error: yaml.YAMLError) -> str:

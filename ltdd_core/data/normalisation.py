@@ -6,12 +6,14 @@ in the same colours.
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from ltdd_core.errors import InputError
@@ -171,28 +173,49 @@ class ZCA(Normalisation):
         return self._on[device]
 
 
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class _Channels(BaseModel):
+    """The facts of :class:`PerChannel`."""
+
+    mean: tuple[Number, ...] = Field(min_length=1)
+    std: tuple[Annotated[Number, Field(gt=0)], ...] = Field(min_length=1)
+
+
+class _Whitening(BaseModel):
+    """The facts of :class:`ZCA`."""
+
+    eps: Number = Field(ge=0)
+
+
 def stored_normalisation(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Normalisation:
     """What :meth:`Normalisation.to_json` and :meth:`Normalisation.tensors` gave.
 
     Raises:
         InputError: the kind is unknown, or something is missing or malformed.
     """
-    if facts.get("kind") == "zca":
-        return _stored_zca(facts, tensors)
-    if facts.get("kind") != "per-channel":
-        raise InputError(f"normalisation of kind {facts.get('kind')!r} is unknown; is this ltdd older?")
+    kind = facts.get("kind")
+    if kind not in ("zca", "per-channel"):
+        raise InputError(f"normalisation of kind {reprlib.repr(kind)} is unknown; is this ltdd older?")
     try:
-        return PerChannel(tuple(map(float, facts["mean"])), tuple(map(float, facts["std"])))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"normalisation needs a list of numbers for mean and for std, not {facts}.") from error
+        if kind == "zca":
+            return _stored_zca(_Whitening.model_validate(facts).eps, tensors)
+        found = _Channels.model_validate(facts)
+    except ValidationError as error:
+        wrong = ".".join(str(part) for part in error.errors()[0]["loc"][:1])
+        raise InputError(
+            f"normalisation.{wrong} is missing, or no finite number (or list of them) in range."
+        ) from error
+    return PerChannel(found.mean, found.std)
 
 
-def _stored_zca(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ZCA:
+def _stored_zca(eps: float, tensors: Mapping[str, Tensor]) -> ZCA:
     mean, matrix = tensors.get("zca_mean"), tensors.get("zca_matrix")
-    if mean is None or matrix is None or not isinstance(facts.get("eps"), int | float):
-        raise InputError("normalisation zca needs eps and the tensors zca_mean and zca_matrix.")
+    if mean is None or matrix is None:
+        raise InputError("normalisation zca needs the tensors zca_mean and zca_matrix.")
     fits = mean.dim() == 3 and matrix.shape == (mean.numel(), mean.numel())
     plain = all(t.dtype == torch.float32 and bool(torch.isfinite(t).all()) for t in (mean, matrix))
     if not fits or not plain:
         raise InputError("zca_mean must be finite float32 [C, H, W], and zca_matrix float32 [C*H*W, C*H*W].")
-    return ZCA(mean, matrix, float(facts["eps"]))
+    return ZCA(mean, matrix, eps)

@@ -19,6 +19,7 @@ from torch import Tensor
 from ltdd_core.config.model import Config
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.advice import against_divergence, against_memory
+from ltdd_core.distillation.checkpoint import restore
 from ltdd_core.distillation.matcher import Matcher
 from ltdd_core.distillation.task import task_of
 from ltdd_core.errors import RunFailed
@@ -31,7 +32,7 @@ from ltdd_core.plugging.loading import Observers, load_plugins
 from ltdd_core.progress import Display
 from ltdd_core.runs.distilled import DISTILLED, DistilledSet, load_distilled, save_distilled
 from ltdd_core.runs.facts import data_facts, session_facts, versions
-from ltdd_core.runs.folder import METRICS, RESULT, TIMES, RunFolder
+from ltdd_core.runs.folder import CHECKPOINT, METRICS, RESULT, TIMES, RunFolder
 from ltdd_core.runs.pictures import save_picture
 from ltdd_core.setup import Setup
 
@@ -173,9 +174,9 @@ def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
     """All remaining steps of the matcher, with a checkpoint now and then and at the end."""
     matcher, folder, config = job.matcher, job.folder, job.run.config
     if checkpoint is not None:
-        matcher.load_state(checkpoint[1])
+        restore(matcher, *checkpoint, total=config.run.iterations, path=folder.path / CHECKPOINT)
     start, total = job.run.start, config.run.iterations
-    log, times = folder.log_from(METRICS, start), folder.log_from(TIMES, start)
+    log, times = (folder.log_from(name, start, job.setup.display.warn) for name in (METRICS, TIMES))
     pictured, losses = time.monotonic(), []
     job.setup.display.steps(start, total)
     try:

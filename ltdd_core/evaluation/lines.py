@@ -15,12 +15,10 @@ from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
 from ltdd_core.evaluation.head import ClassifierHead, Recipe
 from ltdd_core.evaluation.metrics import Row, average, row
+from ltdd_core.evaluation.predictions import PREDICTIONS, Scores, load_predictions, save_predictions
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.setup import ORIGINAL, Setup
-from ltdd_core.storage import load_tensors, save_tensors
-
-PREDICTIONS = "predictions.safetensors"
 
 
 @dataclass(frozen=True)
@@ -30,15 +28,6 @@ class Line:
     name: str
     head: Selection
     sets: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a classifier said about the test images."""
-
-    log_probabilities: Tensor
-    """float32 ``[N, classes]``."""
-    groups: Tensor | None
 
 
 def check_recipe(config: Config) -> tuple[str, ...]:
@@ -83,7 +72,7 @@ def result_rows(setup: Setup, distilled: DistilledSet, folder: Path) -> tuple[li
     accuracy of a direct line is that of its predicted classes under the partition of the multi-stage line.
     """
     lines = lines_of(setup.config, setup.catalog)
-    kept = kept_scores(folder, lines)
+    kept = kept_scores(folder, lines, setup.data)
     groups = None
     for line in lines:
         if line.name not in kept:
@@ -191,20 +180,13 @@ def _row(line: Line, scores: Scores, data: LongTailedSet, distilled: DistilledSe
     )
 
 
-def kept_scores(folder: Path, lines: Sequence[Line]) -> dict[str, Scores]:
-    """What the run in ``folder`` knows already of these lines, by name."""
-    if not (folder / PREDICTIONS).exists():
-        return {}
-    tensors, _ = load_tensors(folder / PREDICTIONS)
-    return {
-        line.name: Scores(tensors[line.name], tensors.get(f"{line.name}: groups"))
-        for line in lines
-        if line.name in tensors
-    }
+def kept_scores(folder: Path, lines: Sequence[Line], data: LongTailedSet | None = None) -> dict[str, Scores]:
+    """What the run in ``folder`` knows already of these lines, by name; it must fit ``data`` where they are given."""
+    size = (None, None) if data is None else (len(data.test_labels), data.classes)
+    known = load_predictions(folder / PREDICTIONS, *size)
+    return {line.name: known[line.name] for line in lines if line.name in known}
 
 
 def keep_scores(folder: Path, kept: dict[str, Scores]) -> None:
     """Write what is known of the lines of a run."""
-    tensors = {name: scores.log_probabilities for name, scores in kept.items()}
-    tensors |= {f"{name}: groups": s.groups for name, s in kept.items() if s.groups is not None}
-    save_tensors(folder / PREDICTIONS, tensors, {"about": "test log-probabilities of each line of the table"})
+    save_predictions(folder / PREDICTIONS, kept)

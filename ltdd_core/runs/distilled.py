@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from ltdd_core.config.validation import brief, validate_options
 from ltdd_core.data.normalisation import Normalisation, stored_normalisation
 from ltdd_core.errors import InputError
 from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.storage import load_tensors, save_tensors
+from ltdd_core.storage import digest_of, load_tensors, save_tensors
+from ltdd_core.training.options import TrainingOptions
 
 Decoder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Stored images and labels -> those that a network sees."""
@@ -82,16 +86,34 @@ class DistilledSet:
 
 
 FORMAT = "ltdd-distilled"
-
-
 FORMAT_VERSION = 1
-
-
 DISTILLED = "distilled.safetensors"
+
+
+def _can_be_written(name: str) -> str:
+    if name != name.encode(errors="replace").decode():
+        raise ValueError(f"{name!r} is no text that can be written")
+    return name
+
+
+class _Facts(BaseModel):
+    """The metadata of the file, but for its format."""
+
+    model_config = ConfigDict(strict=True)
+
+    class_names: list[Annotated[str, AfterValidator(_can_be_written)]] = Field(min_length=1)
+    normalisation: dict[str, Any]
+    ipc: int = Field(ge=1, le=10**9)
+    training: dict[str, float] = {}
+    decoder: str | None
+    origin: dict[str, Any]
+    digest: str | None = None
+    """Of the tensors; None in a file of an earlier version."""
 
 
 def save_distilled(path: Path, distilled: DistilledSet) -> None:
     """Write a distilled set for people who may never install ltdd; see docs/file-formats.md."""
+    tensors = {"images": distilled.images, "labels": distilled.labels, **distilled.normalisation.tensors()}
     facts = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -101,8 +123,8 @@ def save_distilled(path: Path, distilled: DistilledSet) -> None:
         "training": dict(distilled.training),
         "decoder": distilled.decoder,
         "origin": distilled.origin,
+        "digest": digest_of(tensors),
     }
-    tensors = {"images": distilled.images, "labels": distilled.labels, **distilled.normalisation.tensors()}
     save_tensors(path, tensors, facts)
 
 
@@ -113,7 +135,7 @@ def load_distilled(path: Path | str) -> DistilledSet:
         InputError: there is none, it is damaged, or its contents do not fit together.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - a name that no path can have is none
         path = path / DISTILLED
         if not path.is_file():
             raise InputError(f"{path.parent}: no {DISTILLED} in this folder; did the run finish?")
@@ -121,38 +143,57 @@ def load_distilled(path: Path | str) -> DistilledSet:
     if facts.get("format") != FORMAT:
         raise InputError(f"{path}: a safetensors file, but not a distilled set of ltdd.")
     if facts.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{path}: format version {facts.get('format_version')}; this ltdd reads {FORMAT_VERSION}.")
+        version = brief(facts.get("format_version"))
+        raise InputError(f"{path}: format version {version}; this ltdd reads {FORMAT_VERSION}.")
     try:
-        distilled = DistilledSet(
-            images=tensors["images"],
-            labels=tensors["labels"],
-            class_names=tuple(facts["class_names"]),
-            normalisation=stored_normalisation(facts["normalisation"], tensors),
-            ipc=int(facts["ipc"]),
-            training={name: float(value) for name, value in facts.get("training", {}).items()},
-            decoder=facts["decoder"],
-            origin=facts["origin"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: part of a distilled set is missing or malformed ({error!r}).") from error
-    _check(path, distilled)
+        distilled = _distilled(tensors, facts)
+        _check(distilled)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return distilled
 
 
-def _check(path: Path, distilled: DistilledSet) -> None:
+def _distilled(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> DistilledSet:
+    """What the file says; whether images and labels fit it is another question.
+
+    Raises:
+        InputError: something is missing, malformed or impossible.
+    """
+    facts: _Facts = validate_options((), _Facts, metadata)
+    for name in ("images", "labels"):
+        if name not in tensors:
+            raise InputError(f"the tensor {name!r} is missing.")
+    if facts.digest not in (None, digest_of(tensors)):
+        raise InputError("damaged: its tensors are not those that were written.")
+    validate_options(("training",), TrainingOptions, facts.training)
+    return DistilledSet(
+        images=tensors["images"],
+        labels=tensors["labels"],
+        class_names=tuple(facts.class_names),
+        normalisation=stored_normalisation(facts.normalisation, tensors),
+        ipc=facts.ipc,
+        training=facts.training,
+        decoder=facts.decoder,
+        origin=facts.origin,
+    )
+
+
+def _check(distilled: DistilledSet) -> None:
     images, labels, classes = distilled.images, distilled.labels, len(distilled.class_names)
+    if len({*distilled.class_names}) < classes:
+        raise InputError("two classes have the same name.")
     if images.dim() != 4 or images.dtype != torch.float32 or not torch.isfinite(images).all():
-        raise InputError(f"{path}: images must be finite float32 [n, C, H, W].")
+        raise InputError("images must be finite float32 [n, C, H, W].")
+    if not images.numel():
+        raise InputError("it holds no images.")
     hard = labels.dtype == torch.int64 and labels.dim() == 1
     soft = labels.dtype == torch.float32 and labels.shape[1:] == (classes,)
-    if len(labels) != len(images) or not (hard or soft):
-        raise InputError(f"{path}: labels must be int64 [n] or float32 [n, {classes}].")
-    if hard and len(labels) and (labels.min() < 0 or labels.max() >= classes):
-        raise InputError(f"{path}: a label is not one of the {classes} classes.")
-    if not len(images) or not torch.isfinite(labels).all():
-        raise InputError(f"{path}: it holds no images, or labels that are not finite.")
+    if not (hard or soft) or len(labels) != len(images):
+        raise InputError(f"labels must be int64 [n] or float32 [n, {classes}].")
+    if hard and (labels.min() < 0 or labels.max() >= classes):
+        raise InputError(f"a label is not one of the {classes} classes.")
+    if not torch.isfinite(labels).all():
+        raise InputError("the labels must be finite.")
     misfit = distilled.normalisation.misfit(tuple(images.shape[1:]))
     if misfit and distilled.decoder is None:
-        raise InputError(f"{path}: {misfit}.")
-    if not isinstance(distilled.decoder, str | None):
-        raise InputError(f"{path}: the decoder must be the name of a matcher, or null.")
+        raise InputError(f"{misfit}.")

@@ -14,7 +14,7 @@ from ltdd_core.data.sets import LongTailedSet
 
 
 def data_facts(data: LongTailedSet) -> dict[str, Any]:
-    """What a report says about the data."""
+    """What a report says about the data, and a digest by which a run knows them again."""
     return {
         "name": data.name,
         "classes": list(data.class_names),
@@ -23,6 +23,7 @@ def data_facts(data: LongTailedSet) -> dict[str, Any]:
         "test_images": len(data.test_labels),
         "imbalance": round(data.imbalance, 4),
         "image_shape": list(data.image_shape),
+        "digest": data.digest,
     }
 
 

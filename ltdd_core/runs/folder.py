@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
+import torch
 import yaml
+from pydantic import BaseModel, NonNegativeFloat
 from torch import Tensor
 
-from ltdd_core.config.layers import flat
+from ltdd_core.config.layers import flat, from_file
 from ltdd_core.config.model import Config
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, RunFailed, WriteError
 from ltdd_core.networks.store import FOLDER as NETWORKS
-from ltdd_core.storage import load_tensors, save_tensors, write_atomically, writing
+from ltdd_core.storage import json_text, load_tensors, parse_json, save_tensors, write_atomically, writing
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
@@ -31,6 +35,8 @@ LOCK = ".lock"
 FREE = {"data.root", "compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk", "compute.store"}
 """What may change when a run goes on: where it runs.  A device, a number of threads or a chunk of its own can
 change the last bits of a sum, so bit for bit holds only where these stay."""
+
+BEGIN_AGAIN = "Delete the file, and the run begins again."
 
 
 class RunFolder:
@@ -54,24 +60,37 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         with folder.locked():
             folder.check(config, resume=resume)  # again: another process may have been faster
+            folder._remove_temporary()
             if folder.is_empty():
-                folder.write_text(CONFIG, yaml.safe_dump(config.to_tree(), sort_keys=False))
+                folder.begin(config)
             yield folder
 
+    def _remove_temporary(self) -> None:
+        """What a process left that was killed while it wrote; a report may be written at any time, so not its."""
+        for ending in ("safetensors", "json", "jsonl", "yaml", "png"):
+            for file in self.path.glob(f".*.{ending}.*tmp"):
+                file.unlink(missing_ok=True)
+
+    def begin(self, config: Config) -> None:
+        """Write the configuration; from now on the folder holds a run."""
+        self.write_text(CONFIG, yaml.safe_dump(config.to_tree(), sort_keys=False))
+
     def check(self, config: Config, *, resume: bool) -> None:
-        """Whether a run with this configuration may begin, or go on, here.
+        """Whether a run with this configuration may begin, or resume, here.
 
         Raises:
             InputError: as :meth:`open`.
         """
         if self.is_empty():
+            self._check_can_be_made()
             return
         if resume:
             self.check_same(config)
             return
-        begun = (self.path / CONFIG).exists()
-        what = "holds a run already: go on with --resume" if begun else "is not empty: empty it"
-        raise InputError(f"{self.path} {what}, or name another folder with --out.")
+        can_resume = config.matcher.component is not None and (self.path / CONFIG).exists()
+        what = "holds a run already" if (self.path / CONFIG).exists() else "is not empty: empty it"
+        how = ": resume it with --resume" if can_resume else ""
+        raise InputError(f"{self.path} {what}{how}, or name another folder with --out.")
 
     def is_empty(self) -> bool:
         """Whether no run has begun here.
@@ -87,12 +106,19 @@ class RunFolder:
             file.name.startswith(".") or file.name == NETWORKS for file in self.path.iterdir()
         )
 
+    def _check_can_be_made(self) -> None:
+        place = self.path.absolute()
+        there = next(folder for folder in (place, *place.parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise InputError(f"{self.path} cannot be made: {there} is no folder that can be written to.")
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes out of the folder until the block ends.
 
         Raises:
             InputError: one is in there already, or the folder cannot be locked.
+            RunFailed: the work in the block could not write a file; that is not the fault of its input.
         """
         with writing(self.path / LOCK):
             file = (self.path / LOCK).open("w")
@@ -103,21 +129,20 @@ class RunFolder:
                 raise InputError(f"{self.path} is in use by another process.") from error
             except OSError as error:
                 raise InputError(f"{self.path} cannot be locked: {error.strerror}.") from error
-            yield
+            try:
+                yield
+            except WriteError as error:
+                raise RunFailed(f"{error} What was saved before is kept.") from error
 
     def stored_config(self) -> dict[str, Any]:
         """The configuration tree of the run in this folder.
 
         Raises:
-            InputError: there is no run.
+            InputError: there is no run, or its configuration is damaged.
         """
-        try:
-            tree = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"{self.path} holds no run to go on with.") from error
-        if not isinstance(tree, dict):
-            raise InputError(f"{self.path / CONFIG} is damaged.")
-        return tree
+        if not (self.path / CONFIG).is_file():
+            raise InputError(f"{self.path} holds no run to resume.")
+        return from_file(self.path / CONFIG).tree
 
     def check_same(self, config: Config) -> None:
         """Refuse to go on with another configuration; where and on what it runs may differ.
@@ -140,23 +165,27 @@ class RunFolder:
 
     def write_json(self, name: str, document: Any) -> None:
         """Write a JSON document atomically."""
-        self.write_text(name, json.dumps(document, indent=1) + "\n")
+        self.write_text(name, json_text(document, indent=1) + "\n")
 
     def seconds_taken(self) -> float | None:
         """What the process that finished the run took; None before that."""
-        return float(self._stored(RESULT, "seconds")[0]) if (self.path / RESULT).exists() else None
+        return self._stored(RESULT, _Result).seconds if (self.path / RESULT).exists() else None
 
     def begin_session(self, data: Mapping[str, Any], session: Mapping[str, Any]) -> None:
         """Note which data the run is about, and what this process computes on; one entry a process.
+
+        A run of an earlier version has no digest of its data, and resumes where the rest is the same.
 
         Raises:
             InputError: the run began with other data.
         """
         sessions: list[Any] = []
         if (self.path / FACTS).exists():
-            before, sessions = self._stored(FACTS, "data", "sessions")
-            if before != json.loads(json.dumps(data)):
+            stored = self._stored(FACTS, _RunFacts)
+            now = json.loads(json_text(data))
+            if stored.data != {key: value for key, value in now.items() if key in stored.data or key != "digest"}:
                 raise InputError(f"{self.path} holds a run on other images: the data have changed since it began.")
+            sessions = stored.sessions
         self.write_json(FACTS, {"data": data, "sessions": [*sessions, session]})
 
     def save_checkpoint(self, step: int, state: Mapping[str, Tensor]) -> None:
@@ -164,36 +193,74 @@ class RunFolder:
         save_tensors(self.path / CHECKPOINT, state, {"step": step})
 
     def load_checkpoint(self) -> tuple[int, dict[str, Tensor]] | None:
-        """Steps done and the state after them; None if there is no checkpoint yet."""
-        if not (self.path / CHECKPOINT).exists():
-            return None
-        state, facts = load_tensors(self.path / CHECKPOINT)
-        if not isinstance(facts.get("step"), int):
-            raise InputError(f"{self.path / CHECKPOINT} is no checkpoint of this version of ltdd.")
-        return facts["step"], state
+        """Steps done and the state after them; None if there is no checkpoint yet.
 
-    def log_from(self, name: str, step: int) -> StepLog:
-        """The log of that name, with what is younger than ``step`` taken out."""
+        Raises:
+            InputError: it is damaged.
+        """
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            return None
+        state, facts = load_tensors(path)
+        step = facts.get("step")
+        if type(step) is not int or step < 0:
+            raise InputError(f"{path} is no checkpoint of this version of ltdd.")
+        for name, tensor in state.items():
+            if not torch.isfinite(tensor).all():
+                raise InputError(f"{path}: {name!r} is not finite. {BEGIN_AGAIN}")
+        return step, state
+
+    def log_from(self, name: str, step: int, warn: Callable[[str], None] = lambda text: None) -> StepLog:
+        """The log of that name, with what is younger than ``step``, or damaged, taken out.
+
+        Args:
+            name: of the file.
+            step: how many steps the run has done.
+            warn: is told in one line if the log does not have all of those steps.
+        """
         path = self.path / name
-        kept = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:
-                    break  # the line that was being written when the process died
-                if entry["step"] < step:
-                    kept.append(line + "\n")
+        kept = list(_lines_before(step, path.read_bytes())) if path.exists() else []
+        if len(kept) < step:
+            warn(f"{path} has lost {step - len(kept)} of the {step} steps before this one.")
         self.write_text(name, "".join(kept))
         return StepLog(path)
 
-    def _stored(self, name: str, *keys: str) -> list[Any]:
-        """Values of a JSON document in the folder."""
+    def _stored(self, name: str, model: type[Stored]) -> Stored:
+        """A JSON document in the folder."""
         try:
-            document = json.loads((self.path / name).read_text(encoding="utf-8"))
-            return [document[key] for key in keys]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return model.model_validate(parse_json((self.path / name).read_bytes()))
+        except (OSError, ValueError) as error:
             raise InputError(f"{self.path / name} is damaged, or from another version of ltdd.") from error
+
+
+Stored = TypeVar("Stored", bound=BaseModel)
+
+
+class _RunFacts(BaseModel):
+    """``run.json``."""
+
+    data: dict[str, Any]
+    sessions: list[dict[str, Any]]
+
+
+class _Result(BaseModel):
+    """What is read of ``report.json``."""
+
+    seconds: NonNegativeFloat
+
+
+def _lines_before(step: int, content: bytes) -> Iterator[str]:
+    """The lines of a log of the steps before ``step``; damaged ones, such as a half-written last one, are left out."""
+    last = -1
+    for line in content.splitlines():
+        try:
+            entry = json.loads(line.decode())  # an earlier version wrote NaN
+            number = entry["step"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+        if type(number) is int and last < number < step:
+            last = number
+            yield line.decode() + "\n"
 
 
 class StepLog:
@@ -205,9 +272,10 @@ class StepLog:
             self._file: IO[str] = path.open("a", encoding="utf-8")
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append a line."""
+        """Append a line; a metric that is not finite, which JSON cannot hold, is null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         with writing(self._path):
-            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
             self._file.flush()
 
     def close(self) -> None:
@@ -216,9 +284,48 @@ class StepLog:
             self._file.close()
 
 
+@contextmanager
+def claimed(out: Path | None, stem: str) -> Iterator[Path]:
+    """The folder of a run, made at once: no other process takes its name, and a place where none can be is refused.
+
+    It is removed again if the block leaves it without a file.
+
+    Args:
+        out: where the user wants it; None: a new folder under ``runs/``.
+        stem: what the name of a new folder begins with.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    RunFolder(out or RUNS).is_empty()  # refuses a file of that name
+    wanted = out or RUNS / stem
+    made = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
+    with writing(wanted):
+        path = out or new_folder(stem)
+        path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield path
+    finally:
+        if out is None or out in made:
+            _remove_unused(path, *made)
+
+
+def _remove_unused(path: Path, *parents: Path) -> None:
+    """Remove the folder of a run that never began, and parents that were made for it."""
+    with contextlib.suppress(OSError, InputError):
+        if RunFolder(path).is_empty():
+            (path / LOCK).unlink(missing_ok=True)
+            for folder in dict.fromkeys((path, *parents)):
+                if folder.exists():
+                    folder.rmdir()  # an OSError where there is something in it
+
+
 def new_folder(stem: str) -> Path:
-    """A folder under runs/ that is not there yet."""
+    """Make a folder under ``runs/`` that was not there, ``STEM-1`` or the next number that is free."""
     number = 1
-    while (path := RUNS / f"{stem}-{number}").exists():
+    while True:
+        path = RUNS / f"{stem}-{number}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
         number += 1
-    return path

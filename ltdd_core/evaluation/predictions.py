@@ -1,0 +1,91 @@
+"""What classifiers said about the test images, kept so that no classifier is trained twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ltdd_core.errors import InputError
+from ltdd_core.storage import load_tensors, save_tensors
+
+PREDICTIONS = "predictions.safetensors"
+GROUPS = ": groups"
+TRAIN_AGAIN = "Delete the file, and the classifiers are trained again."
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a classifier said about the test images."""
+
+    log_probabilities: Tensor
+    """float32 ``[N, classes]``."""
+    groups: Tensor | None
+    """The partition of the classes, int64 ``[classes]``, if the classifier has one."""
+
+    def check(self, images: int | None = None, classes: int | None = None) -> None:
+        """See that these can be scores.
+
+        Args:
+            images: how many test images there are; None: any number.
+            classes: how many classes there are; None: any number.
+
+        Raises:
+            InputError: saying what is wrong.
+        """
+        scores = self.log_probabilities
+        if scores.dtype != torch.float32 or scores.dim() != 2 or not scores.numel():
+            raise InputError("predictions must be float32 [test images, classes].")
+        if len(scores) != (images or len(scores)) or scores.shape[1] != (classes or scores.shape[1]):
+            raise InputError(f"predictions {list(scores.shape)}; there are {images} test images of {classes} classes.")
+        best = scores.max(1).values
+        if torch.isnan(scores).any() or not torch.isfinite(best).all():
+            raise InputError("predictions must be log-probabilities, finite or -inf, and not -inf for every class.")
+        if self.groups is not None:
+            check_groups(self.groups, scores.shape[1])
+
+
+def check_groups(groups: Tensor, classes: int) -> None:
+    """See that a partition can be one.
+
+    Raises:
+        InputError: it is not int64 ``[classes]``, or has numbers that no group has.
+    """
+    if groups.dtype != torch.int64 or groups.shape != (classes,):
+        raise InputError(f"groups must be int64 [{classes}].")
+    if groups.min() < 0 or groups.max() >= classes:
+        raise InputError(f"a group is none of the at most {classes}.")
+
+
+def save_predictions(path: Path, known: Mapping[str, Scores]) -> None:
+    """Write the scores of classifiers by name."""
+    tensors = {name: scores.log_probabilities for name, scores in known.items()}
+    tensors |= {f"{name}{GROUPS}": scores.groups for name, scores in known.items() if scores.groups is not None}
+    save_tensors(path, tensors, {"about": "test log-probabilities of each line of the table"})
+
+
+def load_predictions(path: Path, images: int | None = None, classes: int | None = None) -> dict[str, Scores]:
+    """The scores of classifiers by name; none if there is no file.
+
+    Args:
+        path: of the file.
+        images: how many test images there are; None: any number.
+        classes: how many classes there are; None: any number.
+
+    Raises:
+        InputError: the file is damaged, or of other data.
+    """
+    if not path.exists():
+        return {}
+    tensors, _ = load_tensors(path)
+    names = [name for name in tensors if not name.endswith(GROUPS)]
+    known = {name: Scores(tensors[name], tensors.get(f"{name}{GROUPS}")) for name in names}
+    for name, scores in known.items():
+        try:
+            scores.check(images, classes)
+        except InputError as error:
+            raise InputError(f"{path}: {name!r}: {error} {TRAIN_AGAIN}") from error
+    return known

@@ -1,0 +1,200 @@
+"""The folder of a run: claimed when it is named, refused early, and gone again where nothing was written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, one_line_error
+
+from ltdd_core import InputError, configure, distill, load_tensors, save_tensors
+from ltdd_core.runs.folder import CHECKPOINT, FACTS, METRICS, TIMES, RunFolder, claimed, new_folder
+from ltdd_dm.matcher import DistributionMatcher
+
+TRAIN = ("train", "--network", "mlp", "--set", "training.original.epochs=1")
+DISTIL = ("distill", "--method", "dm", *TINY)
+
+
+def in_background(*command):
+    program = "from ltdd_core.cli import main; main()"
+    return subprocess.Popen([sys.executable, "-c", program, *command], stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("command", [TRAIN, DISTIL])
+def test_two_commands_at_once_without_a_folder_both_keep_their_results(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    both = [in_background(*command, "--threads", "1") for _ in range(2)]
+    messages = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], messages
+    assert len(list(Path("runs").glob("*/report.json"))) == 2
+
+
+def test_every_new_folder_has_a_number_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [str(new_folder("a")) for _ in range(3)] == ["runs/a-1", "runs/a-2", "runs/a-3"]
+
+
+def test_a_claimed_folder_in_which_nothing_was_written_is_gone_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out in (None, Path("deep/er/x")):
+        with claimed(out, "a") as path, RunFolder(path).locked():
+            assert path.is_dir()
+        assert list(tmp_path.iterdir()) == []
+    Path("mine").mkdir()
+    with claimed(Path("mine"), "a"):
+        pass
+    assert Path("mine").is_dir()  # it was there before
+    with claimed(None, "a") as path:
+        (path / "config.yaml").touch()
+    assert path.is_dir()
+
+
+def test_a_wrong_input_leaves_no_folder(ltdd):
+    one_line_error(ltdd("distill", "--method", "dm", "--data", "folder", "--root", "gone"))
+    one_line_error(ltdd("train", "--data", "folder", "--root", "gone", "--out", "a/b"))
+    assert list(Path().iterdir()) == []
+
+
+def test_a_place_where_no_folder_can_be_is_refused_before_any_work(ltdd, monkeypatch):
+    Path("file").touch()
+    assert "cannot write file/x: Not a directory" in one_line_error(ltdd(*TRAIN, "--out", "file/x"))
+    assert "cannot write file/x: Not a directory" in one_line_error(ltdd(*DISTIL, "--out", "file/x"))
+    assert "file is a file; a run needs a folder" in one_line_error(ltdd(*TRAIN, "--out", "file"))
+    monkeypatch.setattr("ltdd_core.distillation.distill.load_long_tailed", None)  # the data are not even loaded
+    with pytest.raises(InputError, match="file/x cannot be made"):
+        distill(configure(method="dm"), "file/x")
+
+
+def test_train_which_cannot_resume_does_not_advise_it(ltdd):
+    assert ltdd(*TRAIN, "--out", "x").exit_code == 0
+    message = one_line_error(ltdd(*TRAIN, "--out", "x"))
+    assert message == "Error: x holds a run already, or name another folder with --out."
+
+
+def test_resume_without_a_folder_takes_the_unfinished_run(ltdd):
+    assert ltdd(*DISTIL).exit_code == 0
+    (finished,) = Path("runs").iterdir()
+    unfinished = finished.with_name(finished.name.replace("-1", "-2"))
+    unfinished.mkdir()
+    (unfinished / "config.yaml").write_bytes((finished / "config.yaml").read_bytes())
+    os.utime(unfinished, (1, 1))
+    assert ltdd(*DISTIL, "--resume").exit_code == 0
+    assert (unfinished / "report.json").exists()
+
+
+# ---- what is read again on --resume ----------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(finished, tmp_path):
+    """A run that has taken its three steps and was killed before it wrote the distilled set."""
+    folder = tmp_path / "stopped"
+    shutil.copytree(finished, folder)
+    for name in ("distilled.safetensors", "predictions.safetensors", "report.json"):
+        (folder / name).unlink()
+    return folder
+
+
+@pytest.mark.parametrize("name", [METRICS, TIMES])
+@pytest.mark.parametrize("line", [b"null", b"5", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"step": true}', b"9" * 5000])
+def test_a_damaged_line_of_a_log_is_left_out_and_said(ltdd, stopped, name, line):
+    _, *rest = (stopped / name).read_bytes().splitlines()
+    (stopped / name).write_bytes(b"\n".join([line, *rest, b""]))
+    result = ltdd("distill", "--out", stopped, "--resume")
+    assert result.exit_code == 0, result.output
+    assert f"{name} has lost 1 of the 3 steps before this one" in " ".join(result.stderr.split())
+    assert (stopped / name).read_bytes().splitlines() == rest
+
+
+def test_a_whole_log_is_kept_bit_for_bit_and_nothing_is_said(ltdd, stopped):
+    before = (stopped / METRICS).read_bytes()
+    (stopped / METRICS).write_bytes(before + b'{"step": 3, "lo')
+    result = ltdd("distill", "--out", stopped, "--resume")
+    assert "has lost" not in result.stderr
+    assert (stopped / METRICS).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "facts"),
+    [
+        ({}, {"step": -5}),
+        ({}, {"step": 99}),
+        ({}, {"step": True}),
+        ({}, {"step": "3"}),
+        ({"images": None}, {}),
+        ({"images": None, "velocity": None}, {}),
+        ({"images": lambda images: images[:1]}, {}),
+        ({"images": lambda images: images[0]}, {}),
+        ({"images": lambda images: images * torch.nan}, {}),
+        ({"images": lambda images: torch.cat([images, images])}, {}),
+        ({"more": lambda images: torch.zeros(1)}, {}),
+    ],
+)
+def test_a_checkpoint_that_is_not_of_this_run_is_one_line(ltdd, stopped, change, facts):
+    state, known = load_tensors(stopped / CHECKPOINT)
+    for name, edit in change.items():
+        state[name] = edit and edit(state.get(name))
+    save_tensors(stopped / CHECKPOINT, {k: v for k, v in state.items() if v is not None}, {**known, **facts})
+    assert str(stopped / CHECKPOINT) in one_line_error(ltdd("distill", "--out", stopped, "--resume", "--quiet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", b"- a list"),
+        ("config.yaml", b"a: " + b"[" * 100_000),
+        ("config.yaml", b"ipc: " + b"9" * 5000),
+        ("config.yaml", b"a: &a {b: *a}"),
+        ("config.yaml", b"a: &a [1,1,1,1,1,1,1,1,1]\n" + b"".join(
+            b"a%d: &a%d [%s]\n" % (i, i, b",".join([b"*a%d" % (i - 1) if i else b"*a"] * 9)) for i in range(9))),
+        ("config.yaml", b"a: 2024-99-99"),
+        ("config.yaml", b"a: !!python/object:os.system {}"),
+        ("config.yaml", b"\xff\xfe"),
+        ("run.json", b"[" * 100_000),
+        ("run.json", b'{"data": [], "sessions": []}'),
+        ("run.json", b'{"data": {}, "sessions": 1}'),
+        ("run.json", b'{"data": {"images": ' + b"9" * 5000 + b"}}"),
+        ("run.json", b"null"),
+    ],
+)  # fmt: skip
+def test_a_damaged_document_of_a_run_is_one_line(ltdd, stopped, name, content):
+    (stopped / name).write_bytes(content)
+    message = one_line_error(ltdd("distill", "--out", stopped, "--resume", "--quiet"))
+    assert str(stopped / name) in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize("seconds", [b"null", b"NaN", b'"x"', b"-1", b"1" + b"0" * 400, b"[]"])
+def test_a_damaged_report_is_one_line(ltdd, finished, tmp_path, seconds):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "report.json").write_bytes(b'{"seconds": ' + seconds + b"}")
+    assert "report.json" in one_line_error(ltdd("distill", "--out", folder, "--resume", "--quiet"))
+
+
+def test_a_run_of_a_version_without_a_digest_of_the_data_resumes_and_has_one_then(ltdd, stopped):
+    facts = json.loads((stopped / FACTS).read_text())
+    digest = facts["data"].pop("digest")
+    (stopped / FACTS).write_text(json.dumps(facts))
+    assert ltdd("distill", "--out", stopped, "--resume", "--quiet").exit_code == 0
+    assert json.loads((stopped / FACTS).read_text())["data"]["digest"] == digest
+
+
+def test_a_run_does_not_resume_on_other_pixels(ltdd, stopped):
+    facts = json.loads((stopped / FACTS).read_text())
+    facts["data"]["digest"] = "0" * 32
+    (stopped / FACTS).write_text(json.dumps(facts))
+    assert "the data have changed" in one_line_error(ltdd("distill", "--out", stopped, "--resume", "--quiet"))
+
+
+def test_a_metric_that_is_not_finite_is_null(ltdd, tmp_path, monkeypatch):
+    step = DistributionMatcher.step
+    odd = {"nan": float("nan"), "inf": float("inf")}
+    monkeypatch.setattr(DistributionMatcher, "step", lambda self, number: {**step(self, number), **odd})
+    assert ltdd(*DISTIL, "--out", "x", "--quiet").exit_code == 0
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in Path("x", METRICS).read_text().splitlines()]
+    assert [(line["nan"], line["inf"]) for line in lines] == [(None, None)] * 3
