@@ -102,7 +102,8 @@ def distill(
     device = prepare_device(config)
     check_recipe(config)
     RunFolder(Path(out)).check(config, resume=resume)
-    data = load_long_tailed(config.data.name, config.data.make())
+    with StopRequest().at_once():
+        data = load_long_tailed(config.data.name, config.data.make())
     with StopRequest().listening() as stop, _memory_in_words():
         trainer = make_trainer(
             config, device, data.image_shape, seed=config.run.seed, catalog=catalog, stop=stop, display=display
