@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 
@@ -30,12 +29,17 @@ class RunFailed(Exception):
     """A run could not go on (its loss became NaN, say); what it had saved is intact. Exit code 1."""
 
 
-class Interrupted(Exception):
-    """The user or the system asked a run to stop, and it has saved itself. Exit code 130."""
+class Interrupted(KeyboardInterrupt):
+    """The user or the system asked a run to stop, and it has saved itself. Exit code 130.
+
+    It is no ``Exception``, so that code that survives whatever fails, in a plugin say, does not survive this.
+    """
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """An error for a name that does not exist, with the nearest one that does."""
+    import difflib
+
     names = sorted(known)
     close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""

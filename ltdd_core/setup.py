@@ -107,7 +107,8 @@ class Setup:
         Raises:
             InputError: the images are missing or cannot be used, or the cut is impossible.
         """
-        return load_long_tailed(self.config.data.name, self.config.data.make())
+        with self.stop.at_once():
+            return load_long_tailed(self.config.data.name, self.config.data.make())
 
     @cached_property
     def sampler(self) -> Sampler:

@@ -87,6 +87,7 @@ def work_on(
         pace = _Pace(len(grid.runs()), left)
         write_table(out, table_of(grid, work.kept, work.failures))
         for cells in left:
+            stop.check()
             say(pace.begin(cells[0]))
             work.on(cells)
             pace.end(cells[0])
@@ -192,7 +193,8 @@ class _Work:
         if key not in self._data:
             if len(self._data) == DATA_SETS:
                 self._data.pop(next(iter(self._data)))
-            self._data[key] = load_long_tailed(config.data.name, config.data.make())
+            with self.stop.at_once():
+                self._data[key] = load_long_tailed(config.data.name, config.data.make())
         return self._data[key]
 
     @contextmanager

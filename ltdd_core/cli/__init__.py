@@ -1,146 +1,65 @@
 """The command line: one file a command, each a thin layer over the Python API.
 
-Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 interrupted (and saved).
+Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 stopped by Ctrl-C, SIGTERM or SIGHUP.
+
+Nothing heavy is imported here, so that :func:`main` listens to signals before anything can take long.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import click
-
-from ltdd_core.cli.plugin_commands import COMMANDS, plugin_commands
-from ltdd_core.errors import InputError, Interrupted, RunFailed, unknown
-
-PLUGIN_COMMANDS = "ltdd.plugin_commands"
+from ltdd_core.cli.streams import Output, open_streams
+from ltdd_core.runs.stop import StopRequest
 
 
-class Ended(click.ClickException):
-    """One line on stderr and an exit code."""
+def __getattr__(name: str) -> Any:
+    """``cli``, the group of all commands, which takes click and the plugins to import."""
+    if name != "cli":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ltdd_core.cli.group import cli
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]
-
-
-@contextmanager
-def exit_codes() -> Iterator[None]:
-    """Turn our errors, and those of click about options, into one line and an exit code."""
-    try:
-        yield
-    except InputError as error:
-        raise Ended(str(error), 2) from error
-    except RunFailed as error:
-        raise Ended(str(error), 1) from error
-    except Interrupted as error:
-        raise Ended(str(error), 130) from error
-    except (KeyboardInterrupt, click.Abort) as error:
-        raise Ended("interrupted; what the last checkpoint holds is saved.", 130) from error
-    except click.exceptions.NoArgsIsHelpError:
-        raise
-    except click.UsageError as error:
-        raise Ended(" ".join(error.format_message().split()), 2) from error
-    except (click.ClickException, click.exceptions.Exit):
-        raise
-    except Exception as error:
-        _name_the_plugin(error)
-        raise
-
-
-def _name_the_plugin(error: Exception) -> None:
-    """After the traceback, whose code it was: a stranger's plugin has to be reported to its own author."""
-    from ltdd_core.plugging.loading import load_plugins, one_line
-
-    plugin = load_plugins().at_fault(error)
-    if plugin is not None:
-        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-        raise Ended(f"plugin {plugin.name!r} ({plugin}) failed: {one_line(error)}", 1) from error
-
-
-class Commands(click.Group):
-    """Imports a command when it is named and asks plugins for theirs."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Ours first, then those of plugins."""
-        return [*COMMANDS, *sorted(self._of_plugins(ctx))]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command by name."""
-        if cmd_name in COMMANDS:
-            command: click.Command = importlib.import_module(f"ltdd_core.cli.{cmd_name.replace('-', '_')}").command
-            return command
-        return self._of_plugins(ctx).get(cmd_name)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Options before the command."""
-        with exit_codes():
-            return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command."""
-        with exit_codes():
-            return super().invoke(ctx)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the first word names."""
-        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            raise unknown("command", args[0], self.list_commands(ctx))
-        return super().resolve_command(ctx, args)
-
-    def _of_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
-        from ltdd_core.plugging.catalog import Catalog
-        from ltdd_core.plugging.loading import load_plugins
-
-        if PLUGIN_COMMANDS not in ctx.meta:
-            plugins = load_plugins()
-            Catalog(plugins)  # takes those out that are broken in other ways
-            found = plugin_commands(plugins)
-            ctx.meta[PLUGIN_COMMANDS] = {name: command for name, (command, _) in found.items()}
-        commands: dict[str, click.Command] = ctx.meta[PLUGIN_COMMANDS]
-        return commands
-
-
-def _block(ctx: click.Context, parameter: click.Parameter, names: Sequence[str]) -> None:
-    """Block plugins for this command and for the processes that it starts."""
-    from ltdd_core.plugging.loading import BLOCK_VARIABLE
-
-    if names:
-        before = os.environ.get(BLOCK_VARIABLE)
-        os.environ[BLOCK_VARIABLE] = ",".join([*names, *([before] if before else [])])
-        ctx.call_on_close(lambda: _restore(BLOCK_VARIABLE, before))
-
-
-def _restore(variable: str, value: str | None) -> None:
-    os.environ.pop(variable, None)
-    if value is not None:
-        os.environ[variable] = value
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="ltdd")
-@click.option(
-    "--block",
-    multiple=True,
-    metavar="NAME",
-    is_eager=True,
-    expose_value=False,
-    callback=_block,
-    help="Do not load this plugin (as LTDD_BLOCK_PLUGINS=NAME); may be given again.",
-)
-def cli() -> None:
-    """Condense a long-tailed image set into a few images a class, and train on them."""
+    return cli
 
 
 def main() -> None:
-    """The ``ltdd`` command."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr] # bars and boxes, whatever the locale
-    cli(prog_name="ltdd")
+    """The ``ltdd`` command; it ends the process."""
+    try:
+        with StopRequest().commanding():
+            code = _finished(open_streams())
+    except KeyboardInterrupt:  # a second one, while the first is answered
+        code = 130
+    sys.exit(code)
+
+
+def _finished(output: Output) -> int:
+    """Run the command, and see that what it printed has arrived; the exit code."""
+    code, error = _run(output), output.finish()
+    if isinstance(error, BrokenPipeError):  # as `| head` leaves it
+        return code or 1
+    if error is not None:
+        return _say(f"cannot write to standard output: {error.strerror}.", code or 1)
+    return code
+
+
+def _run(output: Output) -> int:
+    """Run the command; how it ended."""
+    try:
+        from ltdd_core.cli.group import cli
+
+        cli(prog_name="ltdd")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else bool(end.code)
+    except KeyboardInterrupt as error:  # before click is there, or after it
+        return _say(str(error), 130)
+    except OSError:
+        if output.lost is None:
+            raise
+        return 1
+    return 0
+
+
+def _say(text: str, code: int) -> int:
+    print(f"Error: {text}", file=sys.stderr)  # noqa: T201 # click may not be there yet
+    return code

@@ -118,7 +118,8 @@ def _train(config: Config, out: Path | None, jobs: int, notes: Console) -> dict[
                     threads = max(1, torch.get_num_threads() // jobs)
                     train_in_processes(config, folder.path, jobs, threads, report, setup.stop.check)
         except Interrupted as error:
-            raise Interrupted(f"{error}: stopped and saved; the same command goes on.") from error
+            saved = "stopped and saved" if folder.numbers() else "stopped before anything was saved"
+            raise Interrupted(f"{error}: {saved}; the same command goes on.") from error
     return facts
 
 

@@ -1,0 +1,143 @@
+"""The group of all commands, those of plugins too, and how a command ends."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from signal import Signals
+from typing import Any
+
+import click
+
+from ltdd_core.cli.plugin_commands import COMMANDS, plugin_commands
+from ltdd_core.errors import InputError, RunFailed, unknown
+from ltdd_core.runs.stop import LOST
+
+PLUGIN_COMMANDS = "ltdd.plugin_commands"
+
+
+class Ended(click.ClickException):
+    """One line on stderr and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn our errors, and those of click about options, into one line and an exit code."""
+    try:
+        yield
+    except InputError as error:
+        raise Ended(str(error), 2) from error
+    except RunFailed as error:
+        raise Ended(str(error), 1) from error
+    except (KeyboardInterrupt, click.Abort) as error:
+        raise Ended(_how_it_stopped(error), 130) from error
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        raise Ended(" ".join(error.format_message().split()), 2) from error
+    except (click.ClickException, click.exceptions.Exit):
+        raise
+    except Exception as error:
+        _name_the_plugin(error)
+        raise
+
+
+def _how_it_stopped(error: BaseException) -> str:
+    """What a command says that was interrupted: its own words, or what is true of every command."""
+    text = str(error) or Signals.SIGINT.name
+    return f"{text}: stopped; {LOST}." if text in Signals.__members__ else text
+
+
+def _name_the_plugin(error: Exception) -> None:
+    """After the traceback, whose code it was: a stranger's plugin has to be reported to its own author."""
+    from ltdd_core.plugging.loading import load_plugins, one_line
+
+    plugin = load_plugins().at_fault(error)
+    if plugin is not None:
+        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        raise Ended(f"plugin {plugin.name!r} ({plugin}) failed: {one_line(error)}", 1) from error
+
+
+class Commands(click.Group):
+    """Imports a command when it is named and asks plugins for theirs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Ours first, then those of plugins."""
+        return [*COMMANDS, *sorted(self._of_plugins(ctx))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by name."""
+        if cmd_name in COMMANDS:
+            command: click.Command = importlib.import_module(f"ltdd_core.cli.{cmd_name.replace('-', '_')}").command
+            return command
+        return self._of_plugins(ctx).get(cmd_name)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Options before the command."""
+        with exit_codes():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        with exit_codes():
+            return super().invoke(ctx)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first word names."""
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise unknown("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+    def _of_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
+        from ltdd_core.plugging.catalog import Catalog
+        from ltdd_core.plugging.loading import load_plugins
+
+        if PLUGIN_COMMANDS not in ctx.meta:
+            plugins = load_plugins()
+            Catalog(plugins)  # takes those out that are broken in other ways
+            found = plugin_commands(plugins)
+            ctx.meta[PLUGIN_COMMANDS] = {name: command for name, (command, _) in found.items()}
+        commands: dict[str, click.Command] = ctx.meta[PLUGIN_COMMANDS]
+        return commands
+
+
+def _block(ctx: click.Context, parameter: click.Parameter, names: Sequence[str]) -> None:
+    """Block plugins for this command and for the processes that it starts."""
+    from ltdd_core.plugging.loading import BLOCK_VARIABLE
+
+    if names:
+        before = os.environ.get(BLOCK_VARIABLE)
+        os.environ[BLOCK_VARIABLE] = ",".join([*names, *([before] if before else [])])
+        ctx.call_on_close(lambda: _restore(BLOCK_VARIABLE, before))
+
+
+def _restore(variable: str, value: str | None) -> None:
+    os.environ.pop(variable, None)
+    if value is not None:
+        os.environ[variable] = value
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ltdd")
+@click.option(
+    "--block",
+    multiple=True,
+    metavar="NAME",
+    is_eager=True,
+    expose_value=False,
+    callback=_block,
+    help="Do not load this plugin (as LTDD_BLOCK_PLUGINS=NAME); may be given again.",
+)
+def cli() -> None:
+    """Condense a long-tailed image set into a few images a class, and train on them."""

@@ -1,0 +1,201 @@
+"""Ctrl-C, SIGTERM and SIGHUP: whenever they come, a command ends with one line and exit code 130."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from PIL import Image
+
+from ltdd_core import Interrupted
+from ltdd_core.runs.stop import StopRequest
+
+LTDD = str(Path(sys.executable).with_name("ltdd"))
+HOOK = """
+import os, signal, sys
+event, text, count = os.environ["AT"].split()
+names = os.environ["SIGNALS"].split()
+seen = []
+
+def look(name, arguments):
+    if name == event and arguments and any(text in str(each) for each in arguments[:2]) and len(seen) < int(count):
+        seen.append(1)
+        if len(seen) == int(count):
+            for each in names:
+                os.kill(os.getpid(), getattr(signal, each))
+
+sys.addaudithook(look)
+"""
+"""Sends the process its signals when an audit event, as of an import or of opening a file, comes for the n-th time."""
+
+NOTHING = "stopped; nothing was written."
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """Run the installed command in a folder of its own, with signals at a moment; its exit code and its stderr."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
+    (tmp_path / "here").mkdir()
+
+    def run(at, signals, *arguments):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "hook"), "AT": at, "SIGNALS": signals}
+        command = [LTDD, *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    return run
+
+
+def images(folder):
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for index in range(4):
+            Image.new("RGB", (8, 8), (60 * index, 10, 20)).save(folder / name / f"{index}.png")
+
+
+# ---- the command line ----------------------------------------------------------------------------
+
+DISTILL = ("distill", "--method", "dm", *TINY, "--out", "x")
+
+
+@pytest.mark.parametrize(
+    ("at", "number", "command"),
+    [
+        ("import click 1", "SIGINT", ("plugins",)),
+        ("import torch 1", "SIGHUP", DISTILL),
+        ("open matcher.cpython 1", "SIGTERM", DISTILL),
+        ("open 2.png 1", "SIGTERM", ("train", "--data", "folder", "--root", "../images")),
+        ("import ltdd_report.page 1", "SIGTERM", ("report", "../run")),
+        ("tempfile.mkdtemp .x- 1", "SIGTERM", ("export", "../run", "--format", "folder", "--out", "x")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_signal_where_nothing_is_at_stake_ends_the_command_there(at, number, command, stopped, finished, tmp_path):
+    images(tmp_path / "images")
+    shutil.copytree(finished, tmp_path / "run")
+    before = sorted(tmp_path.rglob("*.*"))
+    assert stopped(at, number, *command) == (130, f"Error: {number}: {NOTHING}\n")
+    assert [path for path in sorted(tmp_path.rglob("*.*")) if "__pycache__" not in path.parts] == before
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_images_are_distilled_saves_them(number, stopped, tmp_path):
+    code, said = stopped("open times.jsonl 2", number, *DISTILL, "--quiet")
+    assert (code, said) == (
+        130,
+        f"Error: {number}: stopped and saved. Go on with: ltdd distill --out x --resume\n",
+    )
+    assert (tmp_path / "here" / "x" / "checkpoint.safetensors").exists()
+    assert not (tmp_path / "here" / "x" / "distilled.safetensors").exists()
+
+
+def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_waits(stopped, tmp_path):
+    code, said = stopped("open times.jsonl 2", "SIGINT SIGINT", *DISTILL, "--quiet")
+    assert code == 130
+    assert said == "Error: SIGINT: stopped at once; what was not saved before is lost.\n"
+    assert not (tmp_path / "here" / "x" / "checkpoint.safetensors").exists()
+    code, said = stopped("open times.jsonl 2", "SIGTERM SIGTERM", *DISTILL[:-1], "y", "--quiet")
+    assert "stopped and saved" in said
+    assert (tmp_path / "here" / "y" / "checkpoint.safetensors").exists()
+
+
+def test_nohup_goes_on(tmp_path):
+    script = f"trap '' HUP; '{LTDD}' plugins >/dev/null & wait $!"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "AT": "import click 1", "SIGNALS": "SIGHUP"}
+    (tmp_path / "sitecustomize.py").write_text(HOOK)
+    assert subprocess.run(["bash", "-c", script], env=environment, capture_output=True).returncode == 0
+
+
+GRID = """
+data: [{name: digits-lt, n_max: 60}]
+ipc: [1]
+methods: [{method: dm, iterations: 2, label: a}, {method: dm, iterations: 3, label: b}]
+common: {network: mlp, training: {original: {epochs: 1}, distilled: {epochs: 1}}, compute: {threads: 1, device: cpu}}
+"""
+
+
+def test_a_signal_between_two_cells_of_a_grid_stops_before_the_next(stopped, tmp_path):
+    (tmp_path / "here" / "grid.yaml").write_text(GRID)
+    code, said = stopped("os.rename out/table.md 2", "SIGTERM", "bench", "grid.yaml", "--out", "out", "--quiet")
+    assert (code, said) == (130, "Error: SIGTERM: stopped; what is finished is kept, the same command goes on.\n")
+    assert len(list((tmp_path / "here").glob("out/runs/*"))) == 1
+    assert len(list((tmp_path / "here").glob("out/runs/*/report.json"))) == 1
+
+
+def test_a_signal_while_a_grid_loads_images_does_not_wait_for_them(stopped, tmp_path):
+    images(tmp_path / "images")
+    (tmp_path / "here" / "grid.yaml").write_text(GRID.replace("digits-lt, n_max: 60", "folder, root: ../images"))
+    code, said = stopped("open cat/1.png 1", "SIGTERM", "bench", "grid.yaml", "--out", "out", "--quiet")
+    assert (code, said) == (130, "Error: SIGTERM: stopped; what is finished is kept, the same command goes on.\n")
+
+
+# ---- the blocks ----------------------------------------------------------------------------------
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_block_notes_a_signal_and_puts_the_handlers_back(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted), StopRequest().listening() as stop:  # noqa: PT012
+        send(number)
+        assert stop.signal == number.name
+        stop.check()
+    assert signal.getsignal(number) is before
+
+
+def test_blocks_inside_one_another_share_one_request():
+    with pytest.raises(Interrupted), StopRequest().listening() as outer:  # noqa: PT012
+        with StopRequest().listening() as inner:
+            assert inner is outer
+        send(signal.SIGTERM)
+        assert outer.signal == "SIGTERM"
+        with StopRequest().listening():
+            pytest.fail("a block begins after a signal")
+
+
+def test_a_signal_at_which_nobody_looked_is_not_lost():
+    done = []
+    with pytest.raises(Interrupted, match="SIGTERM"), StopRequest().listening():  # noqa: PT012
+        send(signal.SIGTERM)
+        done.append(1)
+    assert done == [1]
+
+
+def test_where_nothing_is_lost_a_signal_ends_the_block_itself():
+    done = []
+    with pytest.raises(Interrupted, match="SIGTERM"), StopRequest().listening() as stop, stop.at_once():  # noqa: PT012
+        send(signal.SIGTERM)
+        done.append(1)
+    assert done == []
+
+
+def test_code_that_survives_every_exception_does_not_survive_a_request_to_stop():
+    with pytest.raises(Interrupted), StopRequest().listening() as stop:  # noqa: PT012
+        send(signal.SIGTERM)
+        try:
+            stop.check()
+        except Exception:
+            pytest.fail("taken for a failure")
+
+
+def test_a_thread_shares_the_request_of_the_main_one():
+    found = []
+
+    def work():
+        with StopRequest().listening() as stop:
+            found.append(stop)
+
+    with StopRequest().listening() as mine:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert found == [mine]
