@@ -7,17 +7,21 @@ import json
 import re
 import shutil
 import subprocess
+import unicodedata
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from conftest import TINY, one_line_error
 from hypothesis import given, settings, strategies as st
 
 from ltdd_report import comparing, figures
 from ltdd_report.comparing import bootstrap, class_accuracy, compare_runs
-from ltdd_report.reading import initial_images, read_run
+from ltdd_report.initial import initial_images
+from ltdd_report.reading import read_run
+from ltdd_report.visible import visible
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SECTIONS = ["table", "classes", "gains", "groups", "images", "loss", "provenance"]
@@ -70,7 +74,7 @@ def test_the_page_holds_all_that_it_needs_and_every_picture_says_what_it_shows(p
         assert len(about) > 20
 
 
-def test_what_the_images_began_as_is_what_the_run_began_with(finished):
+def test_the_initial_images_of_the_page_are_those_of_the_run(finished):
     run = read_run(finished)
     found = initial_images(run)
     from ltdd_core import configure
@@ -78,8 +82,10 @@ def test_what_the_images_began_as_is_what_the_run_began_with(finished):
 
     with open_setup(configure(**run.config)) as setup:
         task = task_of(setup)
-    assert torch.equal(found, task.initial_images)
-    assert not torch.equal(found, run.distilled.images)
+    assert torch.equal(found.images, task.initial_images)
+    assert not torch.equal(found.images, run.distilled.images)
+    assert not found.kept
+    assert not found.repeats
 
 
 def test_what_a_strangers_coreset_began_as_is_not_asked_for_since_a_network_would_have_to_be_trained(
@@ -140,7 +146,7 @@ def test_what_is_no_finished_run_gets_one_line(ltdd, finished, tmp_path):
     assert "is not finished: ltdd distill --out" in one_line_error(ltdd("report", tmp_path / "begun"))
     shutil.copytree(finished, tmp_path / "damaged")
     (tmp_path / "damaged" / "run.json").write_text("{}")
-    assert "cannot be read" in one_line_error(ltdd("report", tmp_path / "damaged"))
+    assert "run.json is damaged: data is missing" in one_line_error(ltdd("report", tmp_path / "damaged"))
 
 
 def test_a_line_without_predictions_and_a_folder_of_training_alone_get_one_line(ltdd, finished, tmp_path):
@@ -153,14 +159,119 @@ def test_a_line_without_predictions_and_a_folder_of_training_alone_get_one_line(
     assert "that distilled something" in one_line_error(ltdd("report", tmp_path / "run"))
 
 
-def test_a_partition_without_influence_is_named(ltdd, finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    config = yaml.safe_load((finished / "config.yaml").read_text())
-    for a, b, said in ((0.5, 0.5, True), (1.0, 0.5, False)):
-        config["head"] |= {"a": a, "b": b}
-        (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
-        assert ltdd("report", tmp_path / "run").exit_code == 0
-        assert ("has no\ninfluence" in (tmp_path / "run" / "report.html").read_text()) == said
+def test_a_partition_without_influence_is_named(ltdd, finished):
+    command = ["distill", "--method", "dm", "--plugin", "twostage", *TINY]
+    for a, b, routing, said in ((0.5, 0.5, "soft", True), (0.5, 0.5, "hard", False), (1.0, 0.5, "soft", False)):
+        options = ("--set", f"head.a={a}", "--set", f"head.b={b}", "--set", f"head.routing={routing}")
+        out = f"{a}-{b}-{routing}"
+        assert ltdd(*command, *options, "--out", out).exit_code == 0
+        assert read_run(Path(out)).partition_has_no_say == said
+        assert ltdd("report", out).exit_code == 0
+        assert ("has no\ninfluence" in Path(out, "report.html").read_text()) == said
+    undecided = {**read_run(finished).config["head"], "a": None, "b": None}  # what the head decides is not known here
+    run = read_run(finished)
+    assert not dataclasses.replace(run, config={**run.config, "head": undecided}).partition_has_no_say
+
+
+def page_of(ltdd, *options):
+    """The text of the page of a tiny run, all on one line."""
+    assert ltdd("distill", *TINY, *options, "--out", "run").exit_code == 0
+    assert ltdd("report", "run").exit_code == 0
+    return " ".join(Path("run/report.html").read_text().split())
+
+
+def test_the_page_claims_of_no_method_that_it_began_with_the_initial_images(ltdd):
+    text = page_of(ltdd, "--method", "dm")
+    assert "Below them are the initial images that were drawn for this run" in text
+    assert "repeats" not in text
+    assert "began as" not in text
+
+
+def test_the_page_says_that_initial_images_are_repeats(ltdd):
+    assert "some are repeats, changed a little" in page_of(ltdd, "--method", "dm", "--ipc", "3")
+
+
+@pytest.mark.parametrize("ipc", ["2", "3"])
+def test_the_page_says_that_a_coreset_is_its_initial_images_unchanged(ipc, ltdd):
+    text = page_of(ltdd, "--method", "coreset", "--ipc", ipc)  # with 3, classes of 2 images have no third one
+    assert "They are initial images of the run, unchanged." in text
+    assert "Below them" not in text
+
+
+@pytest.mark.parametrize("sampler", ["stranger", "random"])
+def test_no_network_is_trained_to_draw_the_initial_images_again(sampler, ltdd, site, monkeypatch):
+    """A sampler that nobody here knows by name asks for features; another one, named by ``init``, asks for none."""
+    site.install(
+        "picky",
+        """
+        from ltdd_samplers.coreset import HerdingSampler
+        from ltdd_core import hookimpl
+
+        @hookimpl
+        def ltdd_register_samplers(register):
+            register("stranger", HerdingSampler)
+        """,
+    )
+    command = ["distill", "--method", "dm", *TINY, "--init", sampler, "--out", "run"]
+    assert ltdd(*command).exit_code == 0
+    monkeypatch.setattr("ltdd_core.training.Trainer.train", lambda *args, **kwargs: pytest.fail("it trains a network"))
+    assert (initial_images(read_run(Path("run"))) is None) == (sampler == "stranger")
+
+
+@pytest.fixture
+def named(ltdd, tmp_path):
+    """Makes the folder of a finished run whose classes have these names."""
+    from PIL import Image
+
+    def make(names, out):
+        for part, size in (("train", 4), ("test", 2)):
+            for name in names:
+                (tmp_path / "data" / part / name).mkdir(parents=True)
+                for index in range(size):
+                    image = Image.new("RGB", (16, 16), (40 * index, 100, 200))
+                    image.save(tmp_path / "data" / part / name / f"{index}.png")
+        command = ["distill", "--method", "dm", "--data", "folder", "--root", tmp_path / "data", *TINY, "--out", out]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # of the picture that the run itself makes
+            assert ltdd(*command).exit_code == 0
+
+    return make
+
+
+def drawings(text):
+    """The vector graphics of a page."""
+    return [base64.b64decode(data).decode() for data in re.findall('data:image/svg[^,]*,([^"]*)', text)]
+
+
+def test_control_characters_in_names_are_shown_and_not_obeyed(ltdd, named):
+    run, page = "\x1b[31mrun", "\x1b[31mpage.html"
+    named(["\x1b[2J", "dog"], run)
+    for look in (["report"], ["compare", "--html", page], ["watch"]):
+        result = ltdd(*look, run)
+        assert result.exit_code == 0, result.output
+        assert "\x1b" not in result.output
+    for text in (Path(run, "report.html").read_text(), Path(page).read_text()):
+        assert drawings(text)
+        assert not any("\x1b" in drawing for drawing in drawings(text))
+        assert "\x1b" not in text
+        assert "\\x1b[2J" in text
+
+
+def test_names_that_the_font_of_figures_does_not_have_are_left_to_the_browser(ltdd, named):
+    named(["日本", "dog"], "run")
+    result = ltdd("report", "run")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert sum("日本" in drawing for drawing in drawings(Path("run/report.html").read_text())) == 5
+
+
+@given(st.text(st.characters()))
+def test_what_is_shown_has_no_control_characters_and_everything_else_stays(text):
+    shown = visible(text)
+    assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in shown)
+    shown.encode()
+    if all(unicodedata.category(character) not in ("Cc", "Cs") for character in text):
+        assert shown == text
 
 
 # ---- in a browser --------------------------------------------------------------------------------
@@ -219,9 +330,12 @@ def test_the_bars_and_the_frames_of_figures_are_the_numbers():
     assert [label.get_text() for label in drawn.get_yticklabels()] == ["x", "z", "y"]
     assert [(frame.get_xy(), frame.get_width()) for frame in drawn.patches] == [((-0.5, -0.5), 2), ((1.5, 1.5), 1)]
     pair = figures.images_figure("x", torch.zeros(12, 3, 8, 8), torch.ones(12, 3, 8, 8)).axes[0].images[0].get_array()
-    assert pair.shape == (17, 89, 3)
-    assert (pair[:8, :8] == 0).all()
-    assert (pair[9:] == 1).all()
+    assert pair.shape == (19, 91, 3)  # two lines of ten images, a pixel around each
+    assert (pair[1:9, 1:9] == 0).all()
+    assert (pair[10:] == 1).all()
+    single = figures.images_figure("x", torch.full((1, 1, 8, 8), 0.5), None).axes[0].images[0].get_array()
+    assert single.shape == (8, 8, 3)
+    assert (single == 0.5).all()
 
 
 def test_a_hundred_classes_have_numbers_and_no_labels():
@@ -277,8 +391,8 @@ def test_intervals_hold_what_they_should_and_equal_classifiers_do_not_differ():
 
 
 def test_the_statistics_of_classes():
-    own = np.array([[1, 1, 0, 0, 1, 1], [1, 0, 0, 0, 1, 1]], dtype=bool)
-    classes = class_accuracy(own, np.array([0, 0, 1, 1, 2, 2]))
+    right = np.array([[1, 1, 0, 0, 1, 1], [1, 0, 0, 0, 1, 1]], dtype=bool)
+    classes = class_accuracy(right, np.array([0, 0, 1, 1, 2, 2]))
     assert classes.tolist() == [[100, 0, 100], [50, 0, 100]]
     assert comparing.accuracy(classes).tolist() == pytest.approx([200 / 3, 50])
     assert comparing.deviation(classes)[1] == pytest.approx(np.std([50, 0, 100]))
@@ -355,4 +469,4 @@ def test_other_test_images_with_the_same_labels_are_refused(ltdd, tmp_path):
         command = ["distill", "--method", "dm", "--data", "folder", "--root", tmp_path / root, *TINY]
         assert ltdd(*command, "--seed", seed, "--out", f"run-{root}").exit_code == 0
     assert ltdd("compare", "run-a", "run-same").exit_code == 0
-    assert "they have other test images" in one_line_error(ltdd("compare", "run-a", "run-other"))
+    assert "they have different test images" in one_line_error(ltdd("compare", "run-a", "run-other"))

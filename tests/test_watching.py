@@ -19,11 +19,13 @@ import pytest
 import torch
 from conftest import TINY, one_line_error
 from hypothesis import given, strategies as st
+from ltdd_core.pictures import save_picture
 from rich.console import Console
 
 import ltdd_tensorboard
 from ltdd_core import load_distilled
 from ltdd_core.runs.pictures import save_picture
+from ltdd_report.running import is_running
 from ltdd_report.watching import BLOCKS, SILENT, curve, read_state, small_picture, view
 
 LTDD = str(Path(sys.executable).with_name("ltdd"))
@@ -45,13 +47,68 @@ def test_a_finished_run_is_shown_with_its_table(ltdd, finished):
 
 
 def test_how_far_a_run_is_in_words(finished):
-    state = dataclasses.replace(read_state(finished), report=None, silent=1.0)
+    state = dataclasses.replace(read_state(finished), report=None, silent=1.0, running=True)
     begun = dataclasses.replace(state, losses=state.losses[:2], seconds=[9.0, 0.25])
     assert "2/3" in seen(begun)
     assert "4.0 it/s, about 0 s to go" in seen(begun)
     assert "the first steps" in seen(dataclasses.replace(state, losses=state.losses[:1], seconds=[9.0]))
     assert "classifiers are being trained" in seen(state)
-    assert "--resume goes on" in seen(dataclasses.replace(begun, silent=2 * SILENT)).replace("\n", " ")
+    unknown = dataclasses.replace(begun, silent=2 * SILENT, running=None)
+    assert "if it has stopped" in seen(unknown)
+    assert "--resume continues it" in seen(unknown).replace("\n", " ")
+    stopped = seen(dataclasses.replace(begun, running=False)).replace("\n", " ")
+    assert "not running" in stopped
+    assert "--resume continues it" in stopped
+    assert "to go" not in stopped
+    assert "it/s" in seen(dataclasses.replace(begun, seconds=[9.0, 0.0]))
+
+
+def test_when_there_is_nothing_more_to_expect(finished):
+    state = dataclasses.replace(read_state(finished), report=None, seconds=[0.5, 10.0], running=False)
+    assert read_state(finished).over
+    assert not dataclasses.replace(state, silent=25.0).over  # a slow step on another machine may take that long
+    assert dataclasses.replace(state, silent=35.0).over
+    assert not dataclasses.replace(state, silent=35.0, running=True).over
+    assert not dataclasses.replace(state, silent=35.0, running=None).over
+
+
+def test_whether_a_run_is_running_is_told_without_touching_it(finished, tmp_path):
+    assert is_running(finished) is False
+    assert is_running(tmp_path) is False
+    assert is_running(tmp_path / "nothing") is False
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".lock").mkdir()
+    assert is_running(tmp_path) is None
+
+
+def test_a_killed_run_is_not_watched_for_ever(tmp_path):
+    """A real process, killed while it distils; the watching one has a pseudo-terminal."""
+    run = tmp_path / "a run"
+    command = [LTDD, "distill", "--method", "dm", *TINY, "--iterations", "100000", "--out", str(run)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as distilling:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert is_running(run) is True
+        distilling.kill()
+    files = {file.name: file.read_bytes() for file in run.iterdir()}
+    assert is_running(run) is False
+    once = subprocess.run([LTDD, "watch", str(run)], capture_output=True, text=True, timeout=60, check=True).stdout
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([LTDD, "watch", str(run)], stdout=theirs, stderr=theirs) as watching:
+        os.close(theirs)
+        text = b""
+        while piece := _read(ours):
+            text += piece
+        assert watching.wait(60) == 0
+    for shown in (once, text.decode()):
+        assert "not running" in shown
+        assert "to go" not in shown
+        assert f"ltdd distill --out '{run}' --resume" in re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\s+", " ", shown).replace(
+            "  ", " "
+        )
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == files
 
 
 def test_what_is_no_run_gets_one_line(ltdd, tmp_path):
@@ -123,7 +180,9 @@ def test_small_pictures_have_the_colours_of_the_images(finished, tmp_path):
         for own, label in zip(found, shown, strict=True):
             assert own == pytest.approx(expected[label], abs=1)  # a level, in drawing
     (tmp_path / "other.png").write_bytes(b"nothing")
-    assert list(small_picture(tmp_path / "other.png", 100, None)) == []
+    (line,) = small_picture(tmp_path / "other.png", 100, None)
+    assert line.plain.endswith("other.png is damaged and not shown")
+    assert list(small_picture(tmp_path / "none.png", 100, None)) == []
 
 
 # ---- dashboards ----------------------------------------------------------------------------------

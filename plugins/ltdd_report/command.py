@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ltdd_core.commands import consoles
+from ltdd_report.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,19 +19,19 @@ if TYPE_CHECKING:
 
 @click.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The file to write; else report.html in the run.")
+@click.option("--out", type=click.Path(path_type=Path), help="The file to write (default: report.html in RUN).")
 def report(run: Path, out: Path | None) -> None:
     """Write a page about the finished run in the folder RUN.
 
     One HTML file with everything in it: the table, classes and groups, what two stages gain and lose, the
-    distilled images beside what they began as, configuration and versions.
+    distilled images, and the initial images of the run where they can be drawn again, configuration and versions.
     """
     from ltdd_report.page import write_report
     from ltdd_report.reading import read_run
 
     target = out or run / "report.html"
     write_report(read_run(run), target)
-    click.echo(f"the report is in {target}")
+    click.echo(f"the report is in {visible(str(target))}")
 
 
 @click.command("watch")
@@ -38,8 +39,9 @@ def report(run: Path, out: Path | None) -> None:
 def watch(run: Path) -> None:
     """Follow the run in the folder RUN until it is finished.
 
-    Steps, loss, speed, the table, and some of the images where the terminal has colours. Ctrl-C ends the watching
-    and not the run. Written into a file or a pipe, it says once how far the run is.
+    Shows steps, loss, speed, the table, and some of the images where the terminal has colours. Ctrl-C ends the
+    watching and not the run. Where no process works on the run any more, it says so and how to resume the run.
+    Written into a file or a pipe, it says once how far the run is.
     """
     from ltdd_report.watching import follow
 
@@ -49,13 +51,13 @@ def watch(run: Path) -> None:
 
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--html", type=click.Path(path_type=Path), help="Write a page too.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--html", type=click.Path(path_type=Path), help="Also write an HTML page to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
 def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     """Compare the classifiers of finished runs on the same test images.
 
-    Runs that differ in the seed alone are taken together. Intervals are of the bootstrap over test images and seeds;
-    what is marked is not worse than the most accurate one by more than noise.
+    Runs that differ only in the seed are one line of the table. Intervals come from a bootstrap over test images and
+    seeds. A star marks a classifier that is not worse than the most accurate one by more than noise.
     """
     from ltdd_report.comparing import compare_runs
     from ltdd_report.page import write_comparison
@@ -70,7 +72,7 @@ def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     console, _ = consoles(as_json)
     console.print(_table(comparison))
     if html is not None:
-        click.echo(f"the page is in {html}")
+        click.echo(f"the page is in {visible(str(html))}")
 
 
 def _table(comparison: Comparison) -> Table:
@@ -80,15 +82,16 @@ def _table(comparison: Comparison) -> Table:
 
     from ltdd_report.comparing import DRAWS, LEVEL
 
-    title = f"{comparison.data}: per cent, with {LEVEL:.0f} % intervals of {DRAWS} draws; * not worse than the best"
-    table = Table(title=title, box=box.SIMPLE_HEAD)
+    data = visible(comparison.data)
+    title = f"{data}: per cent, with {LEVEL:.0f} % intervals of {DRAWS} draws; * not worse than the best"
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD)
     table.add_column("")
     for name in ("trained on", "seeds", "accuracy", "std", "worst", "behind the best"):
         table.add_column(name, justify="left" if name == "trained on" else "right")
     for entry in comparison.entries:
         table.add_row(
             "*" if entry.among_best else "",
-            Text(entry.name),
+            Text(visible(entry.name)),
             str(len(entry.seeds)),
             *(_text(interval) for interval in (entry.accuracy, entry.std, entry.worst)),
             "" if entry.behind is None else _text(entry.behind),

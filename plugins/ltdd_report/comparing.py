@@ -1,9 +1,9 @@
 """Compare classifiers of several runs on the same test images, with the noise of test images and of seeds.
 
-Runs whose configurations differ in nothing but the seed are one entry a line.  An interval comes from the bootstrap
-(Efron 1979): test images are drawn anew within each class, the same for all entries, so that differences are paired;
-seeds are drawn anew within each entry.  An entry is among the best where its difference from the most accurate one is
-not more than noise: the 95 per cent interval of the difference holds 0.
+Runs whose configurations differ only in the seed are one entry for each line of their tables.  An interval comes from
+the bootstrap (Efron 1979): test images are drawn with replacement within each class, the same for all entries, so that
+differences are paired; seeds are drawn with replacement within each entry.  An entry is among the best if its
+difference from the most accurate one is not more than noise: the 95 per cent interval of the difference holds 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ltdd_core import InputError
-from ltdd_report.reading import RunRecord, predictions, test_set
+from ltdd_report.reading import RunRecord, check_predictions, predictions, test_set
 
 DRAWS = 2000
 LEVEL = 95.0  # per cent
@@ -80,15 +80,16 @@ class Comparison:
 
 
 def compare_runs(runs: Sequence[RunRecord]) -> Comparison:
-    """Every line of every run, runs that differ in the seed alone together, the most accurate first.
+    """Every line of every run, the most accurate first; runs that differ only in the seed are one entry.
 
     Raises:
-        InputError: the runs have other test images, classes or counts, or one is given twice.
+        InputError: the runs have different test images, classes or counts, one is given twice, or the predictions of
+            one are damaged or not those of its table.
     """
     labels = _common_labels(runs)
     tables, seeds = _tables(runs, labels)
     drawn = dict(zip(tables, bootstrap(list(tables.values()), labels), strict=True))
-    known = {name: class_accuracy(own, labels) for name, own in tables.items()}
+    known = {name: class_accuracy(right, labels) for name, right in tables.items()}
     best = max(known, key=lambda name: float(known[name].mean()))
     entries = [_entry(name, seeds[name], known[name], drawn[name], known[best], drawn[best]) for name in tables]
     data = runs[0].data
@@ -130,28 +131,28 @@ def worst(classes: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(tables: Sequence[np.ndarray], labels: np.ndarray, draws: int = DRAWS, seed: int = 0) -> list[Drawn]:
-    """Draw test images anew within each class, alike for all entries, and the seeds of each entry.
+    """Draw test images within each class, the same for all entries, and the seeds of each entry, with replacement.
 
     Args:
         tables: for each entry bool ``[seeds, N]``: which test images each of its seeds has right.
         labels: int ``[N]``; every class occurs.
-        draws: how often.
+        draws: how many times.
         seed: of the draws.
     """
     random, classes = np.random.default_rng(seed), int(labels.max()) + 1
-    found = [np.empty((draws, len(own), classes)) for own in tables]
+    found = [np.empty((draws, len(right), classes)) for right in tables]
     for label in range(classes):
         members = np.flatnonzero(labels == label)
         often = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
-        for own, out in zip(tables, found, strict=True):
-            out[:, :, label] = 100 * (often @ own[:, members].T) / len(members)
+        for right, out in zip(tables, found, strict=True):
+            out[:, :, label] = 100 * (often @ right[:, members].T) / len(members)
     weights = [random.multinomial(len(t), np.full(len(t), 1 / len(t)), size=draws) / len(t) for t in tables]
-    return [Drawn(*each) for each in zip(found, weights, strict=True)]
+    return [Drawn(shares, weight) for shares, weight in zip(found, weights, strict=True)]
 
 
-def class_accuracy(own: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def class_accuracy(right: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Per cent right of each class, ``[seeds, classes]``, of bool ``[seeds, N]``."""
-    return np.stack([100 * own[:, labels == label].mean(1) for label in range(int(labels.max()) + 1)], 1)
+    return np.stack([100 * right[:, labels == label].mean(1) for label in range(int(labels.max()) + 1)], 1)
 
 
 def _entry(name: str, seeds: list[int], known: np.ndarray, drawn: Drawn, best: np.ndarray, best_drawn: Drawn) -> Entry:
@@ -185,28 +186,31 @@ def _tables(runs: Sequence[RunRecord], labels: np.ndarray) -> tuple[dict[str, np
     said: dict[str, dict[str, list[tuple[int, Tensor]]]] = {}
     for run, method in zip(runs, _names(runs), strict=True):
         for line, found in predictions(run).items():
+            check_predictions(run, line, found, labels)
             said.setdefault(line, {}).setdefault(method, []).append((int(run.config["seed"]), found))
     tables: dict[str, np.ndarray] = {}
     seeds: dict[str, list[int]] = {}
     for line, by_method in said.items():
         shared = len(by_method) > 1 and _all_same(list(by_method.values()))
-        for method, own in list(by_method.items())[: 1 if shared else None]:
+        for method, by_seed in list(by_method.items())[: 1 if shared else None]:
             name = line if shared or not method else f"{method}: {line}"
-            tables[name] = np.stack([found.argmax(1).numpy() == labels for _, found in own])
-            seeds[name] = [seed for seed, _ in own]
+            tables[name] = np.stack([found.argmax(1).numpy() == labels for _, found in by_seed])
+            seeds[name] = [seed for seed, _ in by_seed]
     return tables, seeds
 
 
-def _all_same(each: Sequence[Sequence[tuple[int, Tensor]]]) -> bool:
-    """Whether they are the same classifiers: those of the original images are, in the runs of all methods."""
+def _all_same(classifiers: Sequence[Sequence[tuple[int, Tensor]]]) -> bool:
+    """Whether all methods have the same seeds and predictions, as they have of classifiers of the original images."""
+    first, *others = classifiers
     return all(
-        len(own) == len(each[0])
-        and all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(own, each[0], strict=True))
-        for own in each[1:]
+        len(other) == len(first)
+        and all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(other, first, strict=True))
+        for other in others
     )
 
 
 def _common_labels(runs: Sequence[RunRecord]) -> np.ndarray:
+    """The labels of the test images that all runs share, int64 ``[N]``."""
     first = runs[0]
     for run in runs[1:]:
         for key in ("classes", "test_images", "counts"):
@@ -217,23 +221,23 @@ def _common_labels(runs: Sequence[RunRecord]) -> np.ndarray:
     for run in runs[1:]:
         if run.config["data"] == first.config["data"]:
             continue
-        own_images, own_labels = test_set(run)
-        if not torch.equal(own_labels, labels) or not torch.equal(own_images, images):
-            raise InputError(f"{run.path} and {first.path} cannot be compared: they have other test images.")
+        other_images, other_labels = test_set(run)
+        if not torch.equal(other_labels, labels) or not torch.equal(other_images, images):
+            raise InputError(f"{run.path} and {first.path} cannot be compared: they have different test images.")
     return labels.numpy()
 
 
 def _names(runs: Sequence[RunRecord]) -> list[str]:
     """What tells each run from those that differ from it in more than the seed: the method, and what else differs."""
-    flats = [_flat(_without_seed(run)) for run in runs]
-    if len({(tuple(own.items()), run.config["seed"]) for own, run in zip(flats, runs, strict=True)}) < len(runs):
+    settings = [_flat(_without_seed(run)) for run in runs]
+    if len({(*flat.items(), run.config["seed"]) for flat, run in zip(settings, runs, strict=True)}) < len(runs):
         raise InputError("a run is given twice, or two runs have the same configuration and seed.")
     names = []
-    for own in flats:
-        alike = [other for other in flats if other["matcher.name"] == own["matcher.name"]]
-        different = [key for key in own if any(other.get(key) != own[key] for other in alike)]
-        settings = ", ".join(f"{key}={own[key]}" for key in different)
-        names.append(f"{own['matcher.name']}{f' ({settings})' if settings else ''}")
+    for flat in settings:
+        same_method = [other for other in settings if other["matcher.name"] == flat["matcher.name"]]
+        different = [key for key in flat if any(other.get(key) != flat[key] for other in same_method)]
+        listed = ", ".join(f"{key}={flat[key]}" for key in different)
+        names.append(f"{flat['matcher.name']}{f' ({listed})' if listed else ''}")
     return names if len(set(names)) > 1 else [""] * len(runs)
 
 

@@ -14,6 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
+from torchvision.utils import make_grid
+
+from ltdd_report.visible import visible
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """Paul Tol's bright scheme, which colour-blind readers can tell apart."""
@@ -65,7 +68,7 @@ def speed_figure(seconds: Tensor) -> Figure:
     figure = Figure(figsize=(WIDTH, 2.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(seconds.numpy(), color=COLOURS[0], linewidth=1)
-    axes.set_ylim(0, 3 * float(seconds.median()))
+    axes.set_ylim(0, 3 * float(seconds.median()) or 1)
     axes.set_xlabel("step")
     axes.set_ylabel("seconds")
     _plain(axes)
@@ -76,14 +79,17 @@ def class_figure(names: Sequence[str], counts: Sequence[int], rows: Sequence[Row
     """Accuracy of each class for each line of the table; the training images of a class are under its name."""
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(rows)
+    width, bars = 0.8 / len(rows), []
     for index, row in enumerate(rows):
         places = np.arange(len(names)) + (index - (len(rows) - 1) / 2) * width
-        axes.bar(places, row["per_class"], width=width, color=COLOURS[index % len(COLOURS)], label=row["name"])
+        bars.append(axes.bar(places, row["per_class"], width=width, color=COLOURS[index % len(COLOURS)])[0])
     axes.set_ylim(0, 100)
     axes.set_ylabel("accuracy, per cent")
     _name_classes(axes, [f"{name}\n{count}" for name, count in zip(names, counts, strict=True)])
-    figure.legend(loc="outside upper center", ncols=min(3, len(rows)), frameon=False, fontsize=9)
+    lines = [visible(row["name"]) for row in rows]
+    legend = figure.legend(bars, lines, loc="outside upper center", ncols=min(3, len(rows)), frameon=False, fontsize=9)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     _plain(axes)
     return figure
 
@@ -128,7 +134,7 @@ def confusion_figure(
         frame.set_linewidth(2)
         axes.add_patch(frame)
         start += len(group)
-    shown = [names[label] for label in order]
+    shown = [visible(names[label]) for label in order]
     if len(names) <= NAMED:
         axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=8, parse_math=False)
         axes.set_yticks(range(len(names)), shown, fontsize=8, parse_math=False)
@@ -138,26 +144,27 @@ def confusion_figure(
 
 
 def images_figure(name: str, distilled: Tensor, initial: Tensor | None) -> Figure:
-    """The distilled images of one class, and under them what they began as.
+    """The distilled images of one class, and under them its initial images.
 
     Args:
+        name: of the class.
         distilled: float ``[n, C, H, W]`` in [0, 1].
         initial: the same of the initial images, or None.
     """
-    pairs = [distilled[:SHOWN]] if initial is None else [distilled[:SHOWN], initial[:SHOWN]]
-    columns = len(pairs[0])
+    lines = [distilled[:SHOWN]] if initial is None else [distilled[:SHOWN], initial[:SHOWN]]
+    columns = len(lines[0])
     _, channels, height, width = distilled.shape
-    gap = max(1, height // 16)
-    sheet = torch.ones(channels, len(pairs) * (height + gap) - gap, columns * (width + gap) - gap)
-    for line, images in enumerate(pairs):
-        for column, image in enumerate(images):
-            y, x = line * (height + gap), column * (width + gap)
-            sheet[:, y : y + height, x : x + width] = image
+    images = torch.cat(lines).clamp(0, 1)
+    sheet = make_grid(
+        images if channels == 3 else images.mean(1, keepdim=True),
+        nrow=columns,
+        padding=max(1, height // 16),
+        pad_value=1,
+    )
     side = 0.55  # inches an image
-    figure = Figure(figsize=(columns * side, len(pairs) * side * height / width), dpi=100)
+    figure = Figure(figsize=(columns * side, len(lines) * side * height / width), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
-    pixels = sheet.permute(1, 2, 0).clamp(0, 1).numpy() if channels == 3 else sheet.mean(0).clamp(0, 1).numpy()
-    axes.imshow(pixels, cmap=None if channels == 3 else "gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.imshow(sheet.permute(1, 2, 0).numpy(), interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     figure.set_label(name)
     return figure
@@ -167,6 +174,7 @@ def _name_classes(axes: Axes, names: Sequence[str]) -> None:
     if len(names) > NAMED:
         axes.set_xlabel("class")
         return
+    names = [visible(name, keep="\n") for name in names]
     longest = max(len(line) for name in names for line in name.split("\n"))
     turned = len(names) * longest > 75
     axes.set_xticks(range(len(names)), names, rotation=90 if turned else 0, fontsize=8, parse_math=False)

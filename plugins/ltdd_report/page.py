@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,16 @@ from typing import Any
 import jinja2
 import yaml
 from markupsafe import Markup
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from ltdd_core import write_atomically, writing
 from ltdd_report import figures
 from ltdd_report.comparing import Comparison
-from ltdd_report.reading import RunRecord, initial_images
+from ltdd_report.initial import Initial, initial_images
+from ltdd_report.reading import RunRecord, shown_images
+from ltdd_report.visible import visible
 
 COLUMNS = {
     "images": "images",
@@ -35,6 +38,7 @@ COLUMNS = {
 }
 """Of the table: the key of a row, and its heading."""
 MOST_CLASSES = 20  # whose images are shown
+MISSING = "Glyph .* missing from font"  # what matplotlib warns of
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def write_report(run: RunRecord, out: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    names, counts, rows, began = run.data["classes"], run.data["counts"], run.rows, initial_images(run)
+    names, counts, rows, initial = run.data["classes"], run.data["counts"], run.rows, initial_images(run)
     page = _template("report.html").render(
         title=run.title,
         run=run,
@@ -69,8 +73,8 @@ def write_report(run: RunRecord, out: Path) -> None:
         confusions=[_confusion(run, row) for row in rows],
         loss=_loss(run),
         speed=_speed(run),
-        images=list(_images(run, began)),
-        began=began is not None,
+        images=list(_images(run, initial)),
+        beside=_beside(run, initial),
         hidden=max(0, len(names) - MOST_CLASSES),
         config=yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
     )
@@ -100,21 +104,44 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
 def _template(name: str) -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value, keep="\n") if type(value) is str else value,
     )
     environment.globals["style"] = Markup((Path(__file__).parent / "templates" / "style.css").read_text())  # noqa: S704
     return environment.get_template(f"{name}.j2")
 
 
 def _picture(figure: Figure, text: str, caption: str = "", *, kind: str = "svg") -> Picture:
-    buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     if kind == "svg":
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        media, content = "image/svg+xml", _svg(figure)
     else:
+        media, buffer = "image/png", io.BytesIO()
         figure.savefig(buffer, format="png")
-    media = "image/svg+xml" if kind == "svg" else "image/png"
-    return Picture(f"data:{media};base64,{base64.b64encode(buffer.getvalue()).decode()}", text, caption)
+        content = buffer.getvalue()
+    return Picture(f"data:{media};base64,{base64.b64encode(content).decode()}", text, caption)
+
+
+def _svg(figure: Figure) -> bytes:
+    """Text as outlines, which look the same everywhere; as text for the browser where a name has other scripts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", MISSING)
+        try:
+            return _saved(figure)
+        except UserWarning:
+            warnings.filterwarnings("ignore", MISSING)
+            with rc_context({"svg.fonttype": "none"}):
+                return _saved(figure)
+
+
+def _saved(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
 
 
 def _cell(value: Any) -> str:
@@ -179,17 +206,37 @@ def _speed(run: RunRecord) -> Picture | None:
     return _picture(figures.speed_figure(run.seconds), text, text)
 
 
-def _images(run: RunRecord, initial: Tensor | None) -> Iterator[Picture]:
-    distilled = run.distilled
-    hard = distilled.labels if distilled.labels.dim() == 1 else distilled.labels.argmax(1)
-    shown = distilled.normalisation.invert(distilled.images)
-    began: Tensor | None = None if initial is None else distilled.normalisation.invert(initial.cpu())
-    for label, name in list(enumerate(distilled.class_names))[:MOST_CLASSES]:
-        own = hard == label
-        figure = figures.images_figure(name, shown[own], None if began is None else began[own])
-        below = "" if began is None else ", and below each what it began as"
-        text = f"{int(own.sum())} distilled images of {name}{below}."
+def _images(run: RunRecord, initial: Initial | None) -> Iterator[Picture]:
+    shown, hard = shown_images(run)
+    start = run.distilled.normalisation.invert(initial.images) if initial and _comparable(run, initial) else None
+    for label, name in list(enumerate(run.data["classes"]))[:MOST_CLASSES]:
+        members = hard == label
+        if not bool(members.any()):  # soft labels may have no image whose likeliest class it is
+            continue
+        first = None if initial is None or start is None else start[initial.labels == label]
+        figure = figures.images_figure(name, shown[members], first)
+        below = "" if first is None else ", and below them the initial images of the run"
+        text = f"{int(members.sum())} distilled images of {name}{below}."
         yield _picture(figure, text, f"{name} ({run.data['counts'][label]})", kind="png")
+
+
+def _comparable(run: RunRecord, initial: Initial) -> bool:
+    """Whether there is an initial image for each distilled one, and not the same image."""
+    return not initial.kept and initial.images.shape == run.distilled.images.shape
+
+
+def _beside(run: RunRecord, initial: Initial | None) -> str:
+    """What the page says of the initial images."""
+    if initial is None:
+        return ""
+    if initial.kept:
+        return "They are initial images of the run, unchanged."
+    if not _comparable(run, initial):
+        return ""
+    text = "Below them are the initial images that were drawn for this run; the method decides whether to use them."
+    if initial.repeats:
+        text += " Where a class has fewer training images than that, some are repeats, changed a little."
+    return text
 
 
 def _listed(what: str, names: Sequence[str], values: Sequence[float]) -> str:

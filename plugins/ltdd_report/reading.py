@@ -1,34 +1,43 @@
-"""What the folder of a finished run holds; docs/file-formats.md describes the files."""
+"""What the folder of a run holds; docs/file-formats.md describes the files.
+
+Every file that a command of this plugin reads is read and checked here.  A file that is damaged, or does not go with
+the others, is an :class:`InputError` of one line that names it.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from pydantic import ValidationError
 from torch import Tensor
 
 from ltdd_core import (
-    Distillation,
     DistilledSet,
     InputError,
-    configure,
-    generator,
+    LongTailedSet,
     load_data,
     load_distilled,
     load_tensors,
 )
-from ltdd_core.commands import open_setup, task_of
+from ltdd_report.documents import Configuration, Document, Facts, LossLine, Report, SecondsLine, fault
+from ltdd_report.visible import visible
 
-ROW = {
-    *("name", "images", "accuracy", "std", "many", "medium", "few", "worst", "harmonic_mean", "group_accuracy"),
-    *("calibration_error", "per_class", "confusion"),
-}
-"""What a line of the table must have."""
+CONFIG, FACTS, REPORT = "config.yaml", "run.json", "report.json"
+METRICS, TIMES = "metrics.jsonl", "times.jsonl"
+DISTILLED, PREDICTIONS = "distilled.safetensors", "predictions.safetensors"
+LOGS: Mapping[str, tuple[type[Document], str]] = {METRICS: (LossLine, "loss"), TIMES: (SecondsLine, "seconds")}
+ABOVE_ONE = 1e-3  # by how much a log-probability in fp32 may be above 0
+NOT_DISTILLED = "is not the folder of a run that distilled something: ltdd distill makes those."
 
 
 @dataclass(frozen=True)
@@ -67,108 +76,138 @@ class RunRecord:
 
     @property
     def partition_has_no_say(self) -> bool:
-        """Whether the head pools its stages with one exponent for group and class, so that groups cancel out."""
+        """Whether the head pools its stages with one exponent for group and class, so that groups cancel out.
+
+        An exponent that the head chooses by itself is not known here.
+        """
         head = self.config["head"]
-        return "a" in head and head["a"] == head.get("b") and head.get("routing") != "hard"
+        a, b = head.get("a"), head.get("b")
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b))
+        return numbers and a == b and head.get("routing") != "hard"
 
 
 def read_run(path: Path) -> RunRecord:
     """Read a finished run.
 
     Raises:
-        InputError: it is not the folder of a finished run, or a file in it is damaged.
+        InputError: it is not the folder of a finished run, or a file in it is damaged or belongs to another run.
     """
-    if (path / "report.json").exists() and not (path / "run.json").exists():
-        raise InputError(f"{path} is not the folder of a run that distilled something: ltdd distill makes those.")
-    if not (path / "report.json").exists():
-        begun = (path / "config.yaml").exists()
-        what = f"is not finished: ltdd distill --out {path} --resume" if begun else "is not the folder of a run"
+    if (path / REPORT).exists() and not (path / FACTS).exists():
+        raise InputError(f"{path} {NOT_DISTILLED}")
+    if not (path / REPORT).exists():
+        begun = (path / CONFIG).exists()
+        what = f"is not finished: {resume_command(path)}" if begun else "is not the folder of a run"
         raise InputError(f"{path} {what}.")
-    try:
-        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        steps, losses = read_log(path / "metrics.jsonl", "loss")
-        _, seconds = read_log(path / "times.jsonl", "seconds")
-        record = RunRecord(
-            path,
-            config,
-            facts["data"],
-            tuple(facts["sessions"]),
-            report,
-            torch.tensor(steps, dtype=torch.int64),
-            torch.tensor(losses, dtype=torch.float64),
-            torch.tensor(seconds, dtype=torch.float64),
-            load_distilled(path),
-        )
-        if not record.rows or not record.title:
-            raise ValueError("it has no rows")
-        for row in record.rows:
-            lost = ROW - row.keys()
-            if lost:
-                raise ValueError(f"a line has no {min(lost)!r}")
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} holds a run that cannot be read: {error}.") from error
+    config, facts, report = read_config(path), _read_json(path / FACTS, Facts), read_report(path)
+    steps, losses = read_log(path / METRICS)
+    if (path / METRICS).exists() and steps[-1:] != [config["iterations"] - 1]:
+        raise InputError(f"{path / METRICS} is damaged: the run took {config['iterations']} steps and it lacks some.")
+    with _reading(path / DISTILLED):
+        distilled = load_distilled(path)
+    record = RunRecord(
+        path,
+        config,
+        facts["data"],
+        tuple(facts["sessions"]),
+        report,
+        torch.tensor(steps, dtype=torch.int64),
+        torch.tensor(losses, dtype=torch.float64),
+        torch.tensor(read_log(path / TIMES)[1], dtype=torch.float64),
+        distilled,
+    )
+    _check_same_run(record)
+    _check_images(record)
     return record
 
 
-def read_log(path: Path, key: str) -> tuple[list[int], list[float]]:
-    """The steps of a log and a value of each; nothing where a method takes no steps and there is no log.
+def resume_command(path: Path) -> str:
+    """What to type to finish a run."""
+    return f"ltdd distill --out {shlex.quote(str(path))} --resume"
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """The configuration of the run in a folder.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: the log cannot be read, or has no such value.
+        InputError: there is none, it is damaged, or the run distils nothing.
+    """
+    file = path / CONFIG
+    with _reading(file):
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if isinstance(tree, dict) and "matcher" in tree and tree["matcher"] is None:
+            raise InputError(f"{path} {NOT_DISTILLED}")
+        Configuration.model_validate(tree)
+        json.dumps(tree)  # plain data: no dates, nothing that holds itself
+    config: Mapping[str, Any] = tree
+    return config
+
+
+def read_report(path: Path) -> Mapping[str, Any]:
+    """The result of the finished run in a folder.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    return _read_json(path / REPORT, Report)
+
+
+def read_log(path: Path) -> tuple[list[int], list[float]]:
+    """The steps of a log and the loss or the seconds of each; nothing where there is no log.
+
+    A method that takes no steps has none.
+
+    Raises:
+        InputError: it is damaged.
     """
     if not path.exists():
         return [], []
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")  # after the last line feed: what is being written
-    entries = [json.loads(line) for line in lines]
-    return [int(entry["step"]) for entry in entries], [float(entry[key]) for entry in entries]
+    model, key = LOGS[path.name]
+    with _reading(path):
+        *lines, _ = path.read_bytes().split(b"\n")  # after the last line feed: what is being written
+    entries = []
+    for number, line in enumerate(lines, 1):
+        with _reading(path, f"line {number}: "):
+            entries.append(_checked(json.loads(line.decode()), model))
+    steps = [entry["step"] for entry in entries]
+    if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+        raise InputError(f"{path} is damaged: its steps are not in order.")
+    return steps, [float(entry[key]) for entry in entries]
 
 
-def initial_images(run: RunRecord) -> Tensor | None:
-    """What the distilled images began as, float32 ``[classes * ipc, C, H, W]``, normalised; drawn again from the seed.
+def shown_images(run: RunRecord) -> tuple[Tensor, Tensor]:
+    """The distilled images as they look, float32 ``[n, C, H, W]`` in [0, 1], and the class of each, int64 ``[n]``.
 
-    None where they cannot be had: the data are not here, the method starts from something else, or a network would
-    have to be trained to choose them.
+    Of a soft label it is the likeliest class.
+
+    Raises:
+        InputError: the normalisation that is kept with them cannot be undone.
     """
-    if run.config["init"] not in ("real", "noise"):
-        return None
-    settings = {key: value for key, value in run.config.items() if key != "compute"}
-    try:
-        with open_setup(configure(**settings, compute={"device": "cpu"}), folder=run.path) as setup:
-            task = task_of(setup)
-            if run.config["init"] == "real" and _chosen_by_features(task):
-                return None
-            images = task.initial_images
-    except InputError:
-        return None
-    return images if images.shape == run.distilled.images.shape else None
-
-
-def _chosen_by_features(task: Distillation) -> bool:
-    """Whether the sampler asks for features, and so for a trained network, to choose the initial images."""
-
-    class Asked(Exception):
-        """The answer."""
-
-    def features(label: int) -> Tensor:
-        raise Asked
-
-    draws = generator(task.seed, "who chooses")
-    try:
-        for label in range(task.data.classes):
-            task.sampler.representatives(label, task.ipc, draws, features)
-    except Asked:
-        return True
-    return False
+    distilled, path = run.distilled, run.path / DISTILLED
+    with _reading(path):
+        images = distilled.normalisation.invert(distilled.images)
+        if not bool(torch.isfinite(images).all()):
+            raise ValueError
+    return images, distilled.labels if distilled.labels.dim() == 1 else distilled.labels.argmax(1)
 
 
 def predictions(run: RunRecord) -> dict[str, Tensor]:
-    """The log-probabilities of every test image, float32 ``[N, classes]``, for each line of the table."""
-    tensors, _ = load_tensors(run.path / "predictions.safetensors")
-    missing = [row["name"] for row in run.rows if row["name"] not in tensors]
-    if missing:
-        raise InputError(f"{run.path / 'predictions.safetensors'} has nothing of the line {missing[0]!r}.")
+    """The log-probabilities of every test image, float32 ``[N, classes]``, for each line of the table.
+
+    Raises:
+        InputError: a line is not there, or what is there cannot be its log-probabilities.
+    """
+    path = run.path / PREDICTIONS
+    with _reading(path):
+        tensors, _ = load_tensors(path)
+    shape = (run.data["test_images"], len(run.data["classes"]))
+    for row in run.rows:
+        found = tensors.get(row["name"])
+        if found is None:
+            raise InputError(f"{path} has nothing of the line {row['name']!r}.")
+        if tuple(found.shape) != shape or not found.is_floating_point():
+            raise InputError(f"{path} is damaged: the line {row['name']!r} is not {shape[0]} x {shape[1]} numbers.")
+        if not bool((found <= ABOVE_ONE).all()) or bool(found.isneginf().all(1).any()):  # NaN is not below anything
+            raise InputError(f"{path} is damaged: the line {row['name']!r} has values that are no log-probabilities.")
     return {row["name"]: tensors[row["name"]] for row in run.rows}
 
 
@@ -176,8 +215,119 @@ def test_set(run: RunRecord) -> tuple[Tensor, Tensor]:
     """The test images as the source has them, uint8 ``[N, C, H, W]``, and their labels, int64 ``[N]``.
 
     Raises:
-        InputError: the data are not where the run found them.
+        InputError: the data are not where the run found them, or are others now.
     """
     section = dict(run.config["data"])
     data = load_data(section.pop("name"), **section)
+    if not has_data_of(run, data):
+        raise InputError(f"{run.path} holds a run on other images than those of the data set {data.name!r} now.")
     return data.test_images, data.test_labels
+
+
+def has_data_of(run: RunRecord, data: LongTailedSet) -> bool:
+    """Whether a data set has the classes, the counts and the number of test images of a run."""
+    expected = (run.data["classes"], run.data["counts"], run.data["test_images"], run.data["image_shape"])
+    return expected == (list(data.class_names), list(data.counts), len(data.test_labels), list(data.image_shape))
+
+
+def check_predictions(run: RunRecord, name: str, found: Tensor, labels: np.ndarray) -> None:
+    """Refuse predictions that are not those of the table.
+
+    Args:
+        run: whose they are.
+        name: of the line.
+        found: log-probabilities, float32 ``[N, classes]``.
+        labels: int64 ``[N]``.
+
+    Raises:
+        InputError: the table has other accuracies.
+    """
+    (row,) = (row for row in run.rows if row["name"] == name)
+    hits = np.bincount(labels[found.argmax(1).numpy() == labels], minlength=len(row["per_class"])).tolist()
+    if hits != [line[label] for label, line in enumerate(row["confusion"])]:
+        raise InputError(f"{run.path / PREDICTIONS} does not go with {REPORT}: the line {name!r} has other accuracies.")
+
+
+# ---- damage --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reading(path: Path, place: str = "") -> Iterator[None]:
+    """Turn what can be wrong with a file into one line; ``place`` is where in the file.
+
+    Raises:
+        InputError: it cannot be read, or does not say what it must.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        text = fault(error)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is damaged: {place}it is not UTF-8.") from error
+    except RecursionError as error:
+        raise InputError(f"{path} is damaged: {place}it is nested too deeply.") from error
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged: {place}{_short(error)}.") from error
+    else:
+        return
+    raise InputError(f"{path} is damaged: {visible(place + text)}.")
+
+
+def _short(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return visible(f"line {error.problem_mark.line + 1}: {error.problem}")
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not JSON ({error.msg}, line {error.lineno})"
+    return "a value in it cannot be read"
+
+
+def _read_json(path: Path, model: type[Document]) -> Mapping[str, Any]:
+    with _reading(path):
+        return _checked(json.loads(path.read_text(encoding="utf-8")), model)
+
+
+def _checked(document: Any, model: type[Document]) -> Mapping[str, Any]:
+    """The document itself once it is sure that it is what the model says."""
+    model.model_validate(document)
+    checked: Mapping[str, Any] = document
+    return checked
+
+
+def _check_same_run(run: RunRecord) -> None:
+    """Refuse files of different runs."""
+    if run.report["data"] != run.data:
+        raise InputError(f"{run.path}: {REPORT} and {FACTS} are about different data.")
+    if list(run.distilled.class_names) != run.data["classes"]:
+        raise InputError(f"{run.path}: {DISTILLED} and {FACTS} have different classes.")
+    if run.config["data"]["name"] != run.data["name"]:
+        raise InputError(f"{run.path}: {CONFIG} and {FACTS} are about different data.")
+    if run.config["matcher"]["name"] != run.report["method"]:
+        raise InputError(f"{run.path}: {CONFIG} and {REPORT} name different methods.")
+    made = run.distilled.origin.get("configuration") if isinstance(run.distilled.origin, dict) else None
+    place = _difference({**run.config, "compute": {}}, made)
+    if place is not None:
+        raise InputError(f"{run.path}: {CONFIG} and {DISTILLED} differ in {visible(place)}, so they are of two runs.")
+
+
+def _difference(one: Any, other: Any, place: str = "") -> str | None:
+    """Where two trees first have different values at a key that both have; None if they do not."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return None if one == other else place
+    shared = [key for key in one if key in other and (place, key) != ("data", "root")]
+    places = (_difference(one[key], other[key], f"{place}.{key}" if place else key) for key in shared)
+    return next((found for found in places if found is not None), None)
+
+
+def _check_images(run: RunRecord) -> None:
+    """Refuse distilled images that no picture can be made of."""
+    distilled, path = run.distilled, run.path / DISTILLED
+    shape = tuple(distilled.images.shape[1:])
+    misfit = distilled.normalisation.misfit(shape)
+    if misfit:
+        raise InputError(f"{path} is damaged: {misfit}.")
+    if distilled.decoder is None and list(shape) != run.data["image_shape"]:
+        raise InputError(f"{run.path}: {DISTILLED} and {FACTS} have images of different sizes.")
+    if distilled.labels.dim() == 1 and len(distilled.labels.unique()) < len(distilled.class_names):
+        raise InputError(f"{path} is damaged: a class has no image.")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import struct
 import time
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import Image
+from pydantic import ValidationError
 from rich.color import Color
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,12 +24,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ltdd_core import InputError
-from ltdd_report.reading import read_log
+from ltdd_report.documents import Sheet
+from ltdd_report.reading import METRICS, REPORT, TIMES, read_config, read_log, read_report, resume_command
+from ltdd_report.running import is_running
+from ltdd_report.visible import visible
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE = 60  # characters of the loss curve, at most
 RECENT = 50  # steps that the speed is an average of
+SHORTEST = 1e-6  # seconds; times are written with so many digits
 SILENT = 60.0  # seconds after which one would like to know
+SETTLED = 5.0  # seconds without a change after which a run that no process works on is over
 EACH = 1.0  # seconds between two looks
 COLUMNS = {"accuracy": "accuracy", "std": "std", "few": "few", "worst": "worst", "group_accuracy": "group"}
 SMALLEST, LARGEST = 8, 16  # pixels of a small image, two in a character
@@ -38,55 +46,71 @@ class State:
     """How far a run is."""
 
     path: Path
-    config: dict[str, Any]
+    config: Mapping[str, Any]
     losses: Sequence[float]
     seconds: Sequence[float]
     """Of each step; fewer than losses, or none, where the process died while it wrote."""
-    report: dict[str, Any] | None
+    report: Mapping[str, Any] | None
     """The result, when it is there."""
     silent: float
     """Seconds since a file of the run changed."""
+    running: bool | None
+    """Whether a process of this machine works on it; None where that cannot be known."""
 
     @property
     def total(self) -> int:
         """Steps of the whole run."""
         return int(self.config["iterations"])
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be expected.
+
+        A run on another machine may look as if no process worked on it, so its files are given some time to change.
+        """
+        patience = max(SETTLED, 3 * max(self.seconds[-RECENT:], default=0.0))
+        return self.report is not None or (self.running is False and self.silent > patience)
+
 
 def read_state(path: Path) -> State:
     """How far the run in a folder is.
 
     Raises:
-        InputError: there is no run of ``ltdd distill``.
+        InputError: there is no run of ``ltdd distill``, or a file of it is damaged.
     """
-    try:
-        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        if config["matcher"] is None:
-            raise TypeError
-        report = path / "report.json"
-        state = State(
-            path,
-            config,
-            read_log(path / "metrics.jsonl", "loss")[1],
-            read_log(path / "times.jsonl", "seconds")[1],
-            json.loads(report.read_text(encoding="utf-8")) if report.exists() else None,
-            time.time() - max(file.stat().st_mtime for file in path.iterdir()),
-        )
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is not the folder of a run that distils something.") from error
-    return state
+    if not (path / "config.yaml").is_file():
+        raise InputError(f"{path} is not the folder of a run that distils something.")
+    running = is_running(path)  # before the report: a run that ends between the two is finished
+    return State(
+        path,
+        read_config(path),
+        read_log(path / METRICS)[1],
+        read_log(path / TIMES)[1],
+        read_report(path) if (path / REPORT).exists() else None,
+        _silence(path),
+        running,
+    )
+
+
+def _silence(path: Path) -> float:
+    """Seconds since a file of the folder changed; files that go away meanwhile do not count."""
+    changes = []
+    for file in path.iterdir():
+        with contextlib.suppress(OSError):
+            changes.append(file.stat().st_mtime)
+    return time.time() - max(changes, default=0.0)
 
 
 def follow(path: Path, console: Console) -> None:
-    """Show the run until it is finished or the user has seen enough; where nobody looks, once.
+    """Show the run until it is finished or stopped, or the user has seen enough; where nobody looks, once.
 
     Raises:
         InputError: as :func:`read_state`.
     """
     state = read_state(path)
-    if console.is_terminal and state.report is None:
+    if console.is_terminal and not state.over:
         with Live(console=console, transient=True, auto_refresh=False) as live:
-            while state.report is None:
+            while not state.over:
                 live.update(view(state, console), refresh=True)
                 time.sleep(EACH)
                 state = read_state(path)
@@ -98,7 +122,7 @@ def view(state: State, console: Console) -> RenderableType:
     config = state.config
     method, data = config["matcher"]["name"], config["data"]["name"]
     title = f"{method} on {data}, {config['ipc']} images a class, seed {config['seed']}"
-    parts: list[RenderableType] = [Text(title, style="bold")]
+    parts: list[RenderableType] = [Text(visible(title), style="bold")]
     if state.losses:
         parts.append(_progress(state, console.width))
         parts.append(Text.assemble("loss ", (curve(state.losses, min(CURVE, console.width - 20)), "cyan"),
@@ -132,17 +156,18 @@ def _progress(state: State, width: int) -> RenderableType:
 def _words(state: State) -> str:
     if state.report is not None:
         return f"finished, {state.report['seconds']:.0f} s"
+    resume = f"{visible(resume_command(state.path))} continues it"
+    if state.running is False:
+        return f"not running: no process on this machine works on it; {resume}"
     if state.silent > SILENT:
-        return (
-            f"nothing new for {state.silent:.0f} s; if it has stopped, ltdd distill --out {state.path} --resume goes on"
-        )
+        return f"nothing new for {state.silent:.0f} s; if it has stopped, {resume}"
     if len(state.losses) >= state.total:
         return "distilled; classifiers are being trained"
     recent = state.seconds[1:][-RECENT:]  # the first step may have compiled the network
     if not recent:
         return "the first steps"
     pace = sum(recent) / len(recent)
-    speed = f"{1 / pace:.1f} it/s" if pace < 1 else f"{pace:.1f} s/it"
+    speed = f"{1 / max(pace, SHORTEST):.1f} it/s" if pace < 1 else f"{pace:.1f} s/it"
     return f"{speed}, about {pace * (state.total - len(state.losses)):.0f} s to go"
 
 
@@ -153,26 +178,28 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_column(heading, justify="right")
     for row in rows:
         values = (row.get(key) for key in COLUMNS)
-        table.add_row(Text(row["name"]), *("n/a" if value is None else f"{value:.1f}" for value in values))
+        table.add_row(Text(visible(row["name"])), *("n/a" if value is None else f"{value:.1f}" for value in values))
     return table
 
 
 def small_picture(path: Path, width: int, lines: int | None) -> Iterator[Text]:
     """Some of the distilled images, classes from the most to the least frequent, two pixels in a character.
 
-    ``lines`` is how many there is room for; None for as many as it takes.  Nothing where there is no picture yet.
+    ``lines`` is how many there is room for; None for as many as it takes.  Nothing where there is no picture yet, and
+    one line where it is damaged.
     """
-    try:
-        with Image.open(path) as opened:
-            place = json.loads(opened.text["sheet"])  # type: ignore[attr-defined]
-            sheet = opened.convert("RGB").crop(place["box"])
-    except (OSError, AttributeError, KeyError, ValueError):
+    if not path.exists():
         return
-    (across, down), gap, rows = place["size"], place["gap"], place["rows"]
-    side = max(SMALLEST, min(LARGEST, down, width // place["columns"] - 1)) // 2 * 2
-    columns = min(place["columns"], width // (side + 1))
+    try:
+        sheet, place = _sheet(path)
+    except _UNREADABLE:
+        yield Text(f"{visible(str(path))} is damaged and not shown")
+        return
+    (across, down), gap, rows = place.size, place.gap, place.rows
+    side = max(SMALLEST, min(LARGEST, down, width // place.columns - 1)) // 2 * 2
+    columns = min(place.columns, width // (side + 1))
     shown = rows if lines is None else min(rows, lines // (side // 2 + 1))
-    scale = sheet.width / (place["columns"] * (across + gap) - gap)
+    scale = sheet.width / (place.columns * (across + gap) - gap)
     for index in range(shown):
         top = round(index * (rows - 1) / max(1, shown - 1)) * (down + gap)
         corners = [(column * (across + gap), top) for column in range(columns)]
@@ -180,6 +207,29 @@ def small_picture(path: Path, width: int, lines: int | None) -> Iterator[Text]:
             (x * scale + 1, y * scale + 1, (x + across) * scale - 1, (y + down) * scale - 1) for x, y in corners
         ]
         yield _half_blocks([sheet.resize((side, side), Image.Resampling.BOX, box) for box in boxes])
+
+
+_UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, RecursionError, struct.error, zlib.error,
+               Image.DecompressionBombError, ValidationError)  # fmt: skip
+"""What Pillow and the text entry of a damaged PNG may raise."""
+
+
+def _sheet(path: Path) -> tuple[Image.Image, Sheet]:
+    """The part of the picture that has the images, and where each of them is.
+
+    Raises:
+        one of _UNREADABLE: the picture is damaged.
+    """
+    with Image.open(path) as opened:
+        place = Sheet.model_validate(json.loads(getattr(opened, "text", {})["sheet"]))
+        left, top, right, bottom = place.box
+        (across, down), gap = place.size, place.gap
+        scale = (right - left) / (place.columns * (across + gap) - gap)
+        high = (place.rows * (down + gap) - gap) * scale
+        inside = left < right <= opened.width and top < bottom <= opened.height
+        if not inside or min(across, down) * scale <= 2 or abs(high - (bottom - top)) > scale + 2:
+            raise ValueError
+        return opened.convert("RGB").crop(place.box), place
 
 
 def _half_blocks(images: Sequence[Image.Image]) -> Text:

@@ -1,0 +1,166 @@
+"""What the files of a run must say before a page, a table or a picture is made of them."""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+LARGEST = 2**53  # above it a float does not hold every integer
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+PerCent = Annotated[float, Field(ge=0, le=100 + 1e-6)]  # a sum of shares can be a rounding error above 100
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+Loss = Annotated[float, Field(ge=-1e100, le=1e100)]  # sums and ratios of such numbers are still finite
+ROUNDING = 1e-6  # per cent
+
+
+class Document(BaseModel):
+    """A mapping with names as keys.  Keys that nothing here reads may hold anything."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class Section(Document):
+    """A component in a configuration: its name, and options that are its own business."""
+
+    name: str
+
+
+class Configuration(Document):
+    """``config.yaml`` of a run that distils something."""
+
+    data: Section
+    sampler: Section
+    matcher: Section
+    head: Section
+    ipc: Positive
+    iterations: Count
+    init: str
+    seed: int
+
+
+class Data(Document):
+    """The data set of a run, in ``run.json`` and in ``report.json``."""
+
+    name: str
+    classes: Annotated[list[str], Field(min_length=1)]
+    counts: list[Positive]
+    images: Positive
+    test_images: Positive
+    imbalance: Annotated[float, Field(ge=1, le=LARGEST)]
+    image_shape: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        if len(self.counts) != len(self.classes) or sum(self.counts) != self.images:
+            raise ValueError("must have one count for each class, and as many images as the counts add up to")
+        return self
+
+
+class Session(Document):
+    """What one process of a run computed on and with."""
+
+    from_step: Count
+    device: str
+    threads: Count
+    python: str
+    versions: dict[str, str]
+
+
+class Facts(Document):
+    """``run.json``."""
+
+    data: Data
+    sessions: list[Session]
+
+
+class Line(Document):
+    """One classifier in the result table."""
+
+    name: str
+    images: Count
+    accuracy: PerCent
+    std: PerCent
+    many: PerCent | None
+    medium: PerCent | None
+    few: PerCent | None
+    worst: PerCent
+    harmonic_mean: PerCent
+    group_accuracy: PerCent | None
+    calibration_error: PerCent
+    per_class: list[PerCent]
+    confusion: list[list[Annotated[float, Field(ge=0, le=LARGEST)]]]
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> Self:
+        classes, totals = len(self.per_class), [sum(row) for row in self.confusion]
+        if [len(row) for row in self.confusion] != [classes] * classes or not all(totals):
+            raise ValueError("must have a confusion matrix of all classes, with test images in every row")
+        right = [self.confusion[label][label] for label in range(classes)]
+        shares = [100 * hits / total for hits, total in zip(right, totals, strict=True)]
+        pairs = [*zip(shares, self.per_class, strict=True), (100 * sum(right) / sum(totals), self.accuracy)]
+        if not all(math.isclose(share, said, abs_tol=ROUNDING) for share, said in [*pairs, (min(shares), self.worst)]):
+            raise ValueError("must have the accuracies that follow from its confusion matrix")
+        return self
+
+
+class Report(Document):
+    """``report.json``."""
+
+    method: str
+    data: Data
+    seconds: Seconds
+    groups: list[list[str]] | None
+    rows: Annotated[list[Line], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if len({row.name for row in self.rows}) < len(self.rows):
+            raise ValueError("must have another name for each row")
+        if any(len(row.per_class) != len(self.data.classes) for row in self.rows):
+            raise ValueError("must have rows with as many classes as the data have")
+        if any(sum(map(sum, row.confusion)) != self.data.test_images for row in self.rows):
+            raise ValueError("must have rows with as many test images as the data have")
+        if self.groups is not None and sorted(chain(*self.groups)) != sorted(self.data.classes):
+            raise ValueError("must have every class in one group")
+        return self
+
+
+class LossLine(Document):
+    """A line of ``metrics.jsonl``."""
+
+    step: Count
+    loss: Loss
+
+
+class SecondsLine(Document):
+    """A line of ``times.jsonl``."""
+
+    step: Count
+    seconds: Seconds
+
+
+class Sheet(Document):
+    """Where the images are in ``distilled.png``: its text entry ``sheet``."""
+
+    box: tuple[Count, Count, Count, Count]
+    size: tuple[Positive, Positive]
+    gap: Count
+    rows: Annotated[int, Field(ge=1, le=1000)]
+    columns: Annotated[int, Field(ge=1, le=1000)]
+
+    model_config = ConfigDict(strict=False)  # a JSON list is a tuple here
+
+
+def fault(error: ValidationError) -> str:
+    """The first fault as half a sentence: ``rows.0.accuracy must be a valid number``."""
+    first: Any = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(key) for key in first["loc"])
+    text = {"missing": "is missing", "model_type": "must be a mapping", "dict_type": "must be a mapping"}.get(
+        first["type"], first["msg"]
+    )
+    text = text.removeprefix("Value error, ").replace("Input should be", "must be").replace("Keys should", "must")
+    return f"{place or 'it'} {text}"
