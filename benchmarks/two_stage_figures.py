@@ -18,10 +18,10 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ltdd_ablations.calibration import corrected, offsets
 from ltdd_core import load_tensors
 from ltdd_report.figures import COLOURS
-from ltdd_twostage.calibration import corrected, offsets
-from ltdd_twostage.head import TwoStageHead, say_of_the_first
+from ltdd_twostage.head import TwoStageHead, effective_margin, stage1_weight
 from ltdd_twostage.stages import pooled, split
 
 GOAL = 52.7
@@ -87,8 +87,8 @@ class Stages(NamedTuple):
         """The pool of both; the head's own ``a``, ``b`` and ``margin`` unless given."""
         options = TwoStageHead.Options()
         a = options.a if a is None else a
-        b = say_of_the_first(self.first.counts, options.worth) if b is None else b
-        offset = offset or {"margin": options.margin}
+        b = stage1_weight(self.first.counts, options.worth) if b is None else b
+        offset = offset or {"margin": effective_margin(options)}
         q, r = corrected(self.first.log_p, offsets(self.first.counts, **offset)), self.direct.log_p
         (q_group, q_within), (r_group, r_within) = split(q, self.groups), split(r, self.groups)
         log_p = pooled(a, q_group, r_group)[:, self.groups] + pooled(b, q_within, r_within)
@@ -98,8 +98,9 @@ class Stages(NamedTuple):
 def stages(known: list[Line], seed: int) -> Stages:
     untaught = [
         line for line in known
-        if line.seed == seed and line.head["name"] == "twostage" and line.head["partition"] == "max-cut"
-        and line.head["within"] == "classes" and not line.head["taught"]
+        if line.seed == seed and line.head["name"] in ("twostage", "twostage-ablations")
+        and line.head.get("partition", "max-cut") == "max-cut" and line.head["within"] == "classes"
+        and not line.head.get("taught")
     ]  # fmt: skip
     if not untaught or untaught[0].groups is None:
         raise SystemExit(f"the grid has no two-stage line of seed {seed} with an untaught stage 2")
@@ -111,7 +112,12 @@ def stages(known: list[Line], seed: int) -> Stages:
     )
     # The head does nothing else than this page: its own answers are those of the pool.
     for line in untaught:
-        own = found.pool(line.head["a"], line.head["b"], margin=line.head["margin"], debias=line.head["debias"])
+        margin = line.head["margin"]
+        offset = {
+            "margin": effective_margin(TwoStageHead.Options()) if margin is None else margin,
+            "debias": line.head.get("debias", 0.0),
+        }
+        own = found.pool(line.head["a"], line.head["b"], **offset)
         torch.testing.assert_close(own.log_p, line.log_p, atol=1e-3, rtol=1e-3)
     return found
 
@@ -119,7 +125,7 @@ def stages(known: list[Line], seed: int) -> Stages:
 def plane(found: list[Stages]) -> Figure:
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
-    for index, margin in enumerate((0.0, TwoStageHead.Options().margin)):
+    for index, margin in enumerate((0.0, effective_margin(TwoStageHead.Options()))):
         for a in STEPS:
             x, y = zip(*(place([each.pool(a, b, margin=margin) for each in found]) for b in STEPS), strict=True)
             label = f"margin {margin:g}" if a == 0 else None

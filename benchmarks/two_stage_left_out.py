@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from ltdd_ablations.calibration import Corrected, balanced_nll, corrected, offsets, predictions
+from ltdd_ablations.teaching import TaughtHead, taught
 from ltdd_core import Classifier, configure, load_distilled
 from ltdd_core.commands import open_setup
 from ltdd_core.config.model import Config
@@ -25,9 +27,7 @@ from ltdd_core.data.longtail import cut
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.runs.folder import RunFolder
 from ltdd_core.seeding import generator
-from ltdd_twostage.calibration import Corrected, balanced_nll, corrected, offsets, predictions
-from ltdd_twostage.head import TwoStageHead, say_of_the_first
-from ltdd_twostage.labels import TaughtHead, taught
+from ltdd_twostage.head import TwoStageHead, effective_margin, stage1_weight
 from ltdd_twostage.stages import pooled, split
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--mixup", type=float)
     parser.add_argument("--schedule")
     parser.add_argument("--taught", type=float, default=0.0)
-    parser.add_argument("--margin", type=float, default=TwoStageHead.Options().margin, help="of the weights")
+    parser.add_argument("--margin", type=float, default=effective_margin(TwoStageHead.Options()), help="of the weights")
     parser.add_argument("--images", type=int, default=1000, help="of a class, at most")
     given = parser.parse_args()
 
@@ -93,10 +93,9 @@ def main() -> None:
         second = TaughtHead(TaughtHead.Options(weight=given.taught)).fit([taught(own, teacher)], trainer)
     else:
         second = trainer.component("head", "linear").fit([own], trainer)
-    paper = TwoStageHead(TwoStageHead.Options(preset="paper"))
-    groups = paper.partition(original, trainer, trainer.component("head", "linear"))
+    groups = TwoStageHead(TwoStageHead.Options()).partition(original, trainer)
     q, r = said(first, images), said(second, images)
-    b = say_of_the_first(counts, TwoStageHead.Options().worth)
+    b = stage1_weight(counts, TwoStageHead.Options().worth)
     print(f"{given.run.name}: {len(labels)} left-out images; accuracy, deviation, negative log-likelihood")
     print(f"the head's b: {b:.3f}")
     for margin in (0, 0.5, 1, 1.5, 2, 2.5, 3):

@@ -42,14 +42,14 @@ TINY = {
     "methods": ["dm", NOISE],
     "seeds": [0, 1],
 }
-SOFT = {"preset": "paper", "routing": "soft"}
-SOFT_OPTIONS = ["--set", "head.preset=paper", "--set", "head.routing=soft"]
+PAPER = {"targets": "groups", "stage1": "linear", "within": "separate", "routing": "hard"}
+SOFT = {**PAPER, "routing": "soft"}
 LINES = [
     {"name": "original, one stage", "recipe": {"name": "direct", "data": "original"}},
     {"name": "{method}, one stage"},
     {"name": "original + original", "plugins": "twostage", "recipe": {"stage2": "original"}, "head": SOFT},
     {"name": "original + {method}", "plugins": "twostage", "head": SOFT},
-    {"name": "original + {method}, hard", "plugins": "twostage", "head": {"preset": "paper"}},
+    {"name": "original + {method}, hard", "plugins": "twostage", "head": PAPER},
 ]
 
 
@@ -161,7 +161,8 @@ def test_a_line_is_the_one_that_distill_gives(whole, ltdd, tmp_path):
     options += ["--set", "network.width=8", "--set", "network.depth=2"]
     options += ["--set", "training.original.epochs=2", "--set", "training.distilled.epochs=2"]
     result = ltdd(
-        "distill", "--method", "dm", "--plugin", "twostage", *SOFT_OPTIONS, *options, "--out", tmp_path / "a", "--json"
+        *("distill", "--method", "dm", "--preset", "twostage-paper", "--set", "head.routing=soft"),
+        *(*options, "--out", tmp_path / "a", "--json"),
     )
     assert result.exit_code == 0, result.output
     direct, distilled, twostage = json.loads(result.stdout)["rows"]
@@ -248,7 +249,7 @@ def test_stages_of_the_same_head_are_trained_once_for_all_methods(ltdd):
 def test_heads_that_differ_in_how_stages_are_pooled_share_the_stages(ltdd):
     stages = {"targets": "classes", "stage1": "balanced-softmax", "within": "classes", "taught": 0.5}
     lines = [
-        {"name": f"a {a}, b {b}", "plugins": "twostage", "head": {**stages, "a": a, "b": b}}
+        {"name": f"a {a}, b {b}", "plugins": "ablations", "head": {**stages, "a": a, "b": b}}
         for a, b in ((0, 0), (0.5, 0.5), (1, 0.5))
     ]
     alone = {"name": "alone", "recipe": {"name": "direct", "data": "original"}, "head": "balanced-softmax"}

@@ -53,11 +53,18 @@ def test_every_registered_component_keeps_its_contract(kind, name):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"routing": "hard"}, {"within": "shared"}, {"groups": 3}, {"groups": 3, "within": "shared", "routing": "hard"}],
+    ("head", "options"),
+    [
+        ("twostage", {"routing": "hard"}),
+        ("twostage", {"within": "separate"}),
+        ("twostage", {"groups": 3}),
+        ("twostage-ablations", {"within": "shared"}),
+        ("twostage-ablations", {"within": "others", "partition": "random"}),
+        ("twostage-ablations", {"groups": 3, "within": "shared", "routing": "hard"}),
+    ],
 )
-def test_two_stage_options_keep_the_contract(options):
-    check_head(CATALOG.get("head", "twostage").load(), **options)
+def test_two_stage_options_keep_the_contract(head, options):
+    check_head(CATALOG.get("head", head).load(), **options)
 
 
 class Mean(ClassMatcher):

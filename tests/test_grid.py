@@ -10,6 +10,7 @@ from conftest import one_line_error
 from hypothesis import given, settings, strategies as st
 from test_bench import LINES, write
 
+from ltdd_core import configure
 from ltdd_core.bench.axes import expanded
 from ltdd_core.bench.grid import read_grid
 from ltdd_core.plugging.catalog import Catalog
@@ -129,7 +130,8 @@ def test_the_grid_of_baselines_has_every_head_and_coreset():
     catalog = Catalog(load_plugins())
     grid = read_grid(TOP / "benchmarks" / "baselines.yaml", catalog)
     on_original = {line.line.head.name for row in grid.rows for _, line in row.members if line.run is None}
-    assert on_original == set(catalog.names("head")) - {"twostage", "ensemble"}
+    one_stage = {name for name in catalog.names("head") if catalog.get("head", name).load().stages == 1}
+    assert on_original == one_stage - {"ensemble"}
     assert {cell.config.run.init for cell in grid.cells} == {"real", "herding", "k-center"}
     assert {len(row.members) for row in grid.rows} == {2}
 
@@ -157,7 +159,17 @@ def test_the_grid_of_two_stages_has_its_own_stages_and_controls():
     grid = read_grid(TOP / "benchmarks" / "two-stage.yaml", Catalog(load_plugins()))
     heads = {line.name: line.line.head for row in grid.rows for _, line in row.members}
     assert heads["original, two balanced softmax"].name == "ensemble"
-    pooled = {name: head.options for name, head in heads.items() if head.name == "twostage"}
-    assert sum(options.preset == "paper" for options in pooled.values()) == 2
-    assert any(options.partition == "random" for options in pooled.values())
-    assert any((options.a, options.b) == (0, 0) for options in pooled.values())
+    pooled = [head.options for head in heads.values() if head.name == "twostage"]
+    variants = [head.options for head in heads.values() if head.name == "twostage-ablations"]
+    published = configure("twostage-paper", method="dm").head.options
+    assert [options.routing for options in pooled if options.targets == "groups"] == ["hard", "soft"]
+    assert published in pooled
+    assert any(options.partition == "random" for options in variants)
+    assert any((options.a, options.b) == (0, 0) for options in variants)
+
+
+@pytest.mark.parametrize("path", sorted((TOP / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_benchmark_resolves(path):
+    grid = read_grid(path, Catalog(load_plugins()))
+    assert grid.cells
+    assert all(row.members for row in grid.rows)

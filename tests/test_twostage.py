@@ -1,15 +1,27 @@
 """Two-stage classification against its definition image by image, and its training end to end."""
 
 import itertools
+import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from conftest import TINY
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
-from ltdd_core import Augmentation, BaseOptions, InputError, LongTailedSet, PerChannel, Softmax, TrainingSet, generator
+from ltdd_core import (
+    Augmentation,
+    BaseOptions,
+    InputError,
+    LongTailedSet,
+    PerChannel,
+    Softmax,
+    TrainingSet,
+    configure,
+    generator,
+)
 from ltdd_core.config.resolve import component_maker
 from ltdd_core.data.by_class import InstanceSampler
 from ltdd_core.evaluation.linear import Direct, LinearHead
@@ -21,14 +33,15 @@ from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.trainer import Trainer
 from ltdd_hierarchical.recipe import Hierarchical
 from ltdd_samplers.power import ClassBalancedSampler
-from ltdd_twostage.head import TwoStageHead
-from ltdd_twostage.labels import of_groups, of_members, within_groups
-from ltdd_twostage.second import columns
+from ltdd_twostage import PAPER
+from ltdd_twostage.head import TwoStageHead, effective_b, effective_margin
+from ltdd_twostage.labels import of_groups, of_members
 from ltdd_twostage.stages import OfGroups, TwoStage, WithinGroups
 
 PLAIN = PerChannel((0.0,), (1.0,))
 COUNTS = (12, 5, 2, 1, 1)
 COMPONENT = component_maker(Catalog(load_plugins()))
+PUBLISHED = {key: value for key, value in PAPER["head"].items() if key != "name"}
 
 
 def network(outputs, seed, sharpness=1.0):
@@ -199,48 +212,17 @@ def test_a_set_without_an_order_has_none_in_its_parts():
     assert of_members(toy(), torch.tensor([0, 1])).order is None
 
 
-@pytest.mark.parametrize("soft", [False, True])
-def test_the_shared_loss_is_the_cross_entropy_within_each_images_group(soft):
-    groups, data = torch.tensor([0, 1, 0, 1, 1]), toy(soft=soft)
-    logits = torch.randn(len(data), 5, generator=generator(2, "logits")) * 3
-    expected = []
-    for row, label in zip(logits.double(), data.labels, strict=True):
-        group = groups[label.argmax() if soft else label]
-        members = [c for c in range(5) if groups[c] == group]
-        target = [label[c].item() if soft else float(c == label) for c in members]
-        log_p = row[members].log_softmax(0).tolist()
-        expected.append(-sum(t / sum(target) * p for t, p in zip(target, log_p, strict=True)))
-    found = within_groups(groups)(logits, data.labels)
-    assert found.item() == pytest.approx(sum(expected) / len(expected), rel=1e-4)
-
-
-@pytest.mark.parametrize("soft", [False, True])
-def test_the_shared_loss_moves_no_logit_of_another_group(soft):
-    groups, data = torch.tensor([0, 1, 0, 1, 1]), toy(soft=soft)
-    logits = torch.zeros(len(data), 5, requires_grad=True)
-    within_groups(groups)(logits, data.labels).backward()
-    hard = data.labels.argmax(1) if soft else data.labels
-    same = groups[None, :] == groups[hard][:, None]
-    assert (logits.grad[~same] == 0).all()
-    assert (logits.grad[same] != 0).all()
-
-
-def test_a_group_reads_its_owncolumns_of_the_shared_network():
-    made, batch = network(5, 0), images(3)
-    assert torch.equal(columns(made, torch.tensor([1, 3, 4]))(batch), made(batch)[:, [1, 3, 4]])
-
-
 # ---- end to end ----------------------------------------------------------------------------------
 
 
-def fit(first="original", second="distilled", seed=0, calls=None, soft=False, order=None, **options):
-    sets = {"original": replace(toy(soft=soft), order=order), "distilled": toy("distilled", (3,) * 5, soft)}
-    head = TwoStageHead(TwoStageHead.Options(**{"preset": "paper", "routing": "soft", **options}))
-    return head.fit([sets[first], sets[second]], trainer(seed, calls))
+def fit(first="original", second="distilled", seed=0, calls=None, soft=False, head=TwoStageHead, **options):
+    sets = {"original": toy(soft=soft), "distilled": toy("distilled", (3,) * 5, soft)}
+    made = head(head.Options(**{**PUBLISHED, "routing": "soft", **options}))
+    return made.fit([sets[first], sets[second]], trainer(seed, calls))
 
 
 @pytest.mark.parametrize("routing", ["soft", "hard"])
-@pytest.mark.parametrize("within", ["separate", "shared"])
+@pytest.mark.parametrize("within", ["separate", "classes"])
 @pytest.mark.parametrize("groups", [2, 3, 5, 9])
 @pytest.mark.parametrize("first", ["original", "distilled"])
 @pytest.mark.parametrize("second", ["original", "distilled"])
@@ -258,14 +240,14 @@ def test_every_choice_fits_a_set_whose_tail_has_one_image(routing, within, group
 
 def test_the_classes_are_told_apart_after_enough_epochs():
     data = [toy(counts=(20,) * 5), toy("distilled", (20,) * 5)]
-    for within, routing in itertools.product(("separate", "shared"), ("soft", "hard")):
-        head = TwoStageHead(TwoStageHead.Options(preset="paper", within=within, routing=routing))
+    for within, routing in itertools.product(("separate", "classes"), ("soft", "hard")):
+        head = TwoStageHead(TwoStageHead.Options(**{**PUBLISHED, "within": within, "routing": routing}))
         fitted = head.fit(data, trainer(epochs=60, lr=0.1))
         predicted = fitted.log_probabilities(data[0].images).argmax(1)
         assert (predicted == data[0].labels).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("within", ["separate", "shared"])
+@pytest.mark.parametrize("within", ["separate", "classes"])
 def test_the_same_seed_fits_the_same_classifier_and_draws_nothing_globally(within):
     before, batch = torch.random.get_rng_state(), images(7)
     first = fit(within=within).log_probabilities(batch)
@@ -293,7 +275,7 @@ def test_samplers_order_both_stages():
 def test_the_plain_classifier_behind_the_partition_is_the_direct_line(linear_first):
     calls = []
     made, data = trainer(calls=calls), toy()
-    direct, two_stage = LinearHead(BaseOptions()), TwoStageHead(TwoStageHead.Options(preset="paper"))
+    direct, two_stage = LinearHead(BaseOptions()), TwoStageHead(TwoStageHead.Options(**PUBLISHED))
     for head in (direct, two_stage) if linear_first else (two_stage, direct):
         fitted = head.fit([data, toy("distilled", (3,) * 5)][: head.stages], made)
         if head is direct:
@@ -315,12 +297,8 @@ def test_each_stage_learns_from_its_own_set():
     expected = [f"classes of group {g + 1} on the distilled set" for g, size in enumerate(sizes) if size > 1]
     assert calls[2:] == expected
     calls.clear()
-    fit(calls=calls, first="distilled", second="original", within="shared")
-    assert calls == [
-        "classes on the distilled set",
-        "groups on the distilled set",
-        "classes within groups on the original set",
-    ]
+    fit(calls=calls, first="distilled", second="original", within="classes")
+    assert calls == ["classes on the distilled set", "groups on the distilled set", "classes on the original set"]
 
 
 def test_soft_labels_under_which_a_class_has_no_image_get_one_line():
@@ -329,8 +307,8 @@ def test_soft_labels_under_which_a_class_has_no_image_get_one_line():
     labels[:, 4] = 0.001
     lost = replace(data, labels=labels / labels.sum(1, keepdim=True))
     with pytest.raises(InputError, match=r"class 4 as its likeliest label.*stage1=original"):
-        TwoStageHead(TwoStageHead.Options(preset="paper")).fit([lost, toy("distilled")], trainer())
-    with pytest.raises(InputError, match=r"classes \[4\].*head\.within=shared"):
+        TwoStageHead(TwoStageHead.Options(**PUBLISHED)).fit([lost, toy("distilled")], trainer())
+    with pytest.raises(InputError, match=r"classes \[4\].*head\.within=classes"):
         of_members(lost, torch.tensor([4]))
 
 
@@ -349,10 +327,8 @@ def test_each_stage_may_have_a_head_of_its_own():
 
 
 def test_stages_that_do_not_go_together_get_one_line():
-    with pytest.raises(InputError, match=r"head\.stage2=twostage has stages of its own"):
+    with pytest.raises(InputError, match=r"head\.stage2=twostage has 2 stages"):
         fit(stage2="twostage")
-    with pytest.raises(InputError, match="within=shared is a network of its own"):
-        COMPONENT("head", {"name": "twostage", "within": "shared", "stage2": "cosine"})
     with pytest.raises(
         InputError, match=r"head\.stage1: unknown head 'balanced-softmx'. Did you mean 'balanced-softmax'"
     ):
@@ -369,6 +345,103 @@ def test_the_head_of_a_stage_has_its_own_options():
     assert not torch.equal(plain, said({"name": "logit-adjustment", "tau": 2.0}))
     with pytest.raises(InputError, match=r"head\.stage1: .*unknown .*'taux'. Did you mean 'tau'"):
         COMPONENT("head", {"name": "twostage", "stage1": {"name": "logit-adjustment", "taux": 2.0}})
+
+
+# ---- options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chosen", "margin", "b"),
+    [
+        ({}, 2, 0.3),
+        ({"stage1": "logit-adjustment"}, 2, 0.3),
+        ({"stage1": {"name": "balanced-softmax"}}, 2, 0.3),
+        ({"stage1": "cosine"}, 0, 0.3),
+        ({"within": "separate"}, 2, 0.3),
+        ({"worth": 2.0}, 2, 0.6),
+        ({"targets": "groups"}, 0, 0),
+        ({"targets": "groups", "margin": 1.5}, 1.5, 0),
+        ({"stage1": "cosine", "margin": 0.5, "b": 0.9}, 0.5, 0.9),
+        ({"margin": 0.0, "b": 0.0}, 0, 0),
+    ],
+)
+def test_margin_and_b_suit_the_other_options_unless_they_are_given(chosen, margin, b):
+    options = TwoStageHead.Options(**chosen)
+    assert effective_margin(options) == margin
+    counts = torch.tensor([2, 6, 3])  # their harmonic mean is 3
+    assert effective_b(options, counts, same_set=False) == pytest.approx(b)
+    same = 0.5 if options.b is None and options.targets == "classes" else b
+    assert effective_b(options, counts, same_set=True) == same
+
+
+def test_stored_options_that_are_changed_in_one_are_as_if_written_so_at_once():
+    stored = TwoStageHead.Options().model_dump(mode="json")
+    for change in ({"targets": "groups"}, {"stage1": "cosine"}, {"within": "separate"}, {"routing": "hard"}):
+        assert TwoStageHead.Options(**{**stored, **change}) == TwoStageHead.Options(**change)
+    assert effective_margin(TwoStageHead.Options(**{**stored, "targets": "groups"})) == 0
+    assert TwoStageHead.Options(**stored) == TwoStageHead.Options()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"a": 0.5, "within": "separate"}, "a < 1 asks stage 2 for the group: use within=classes"),
+        ({"targets": "groups", "b": 0.5}, "b > 0 asks stage 1 for the class: use targets=classes"),
+    ],
+)
+def test_options_that_do_not_go_together_get_one_line(options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        COMPONENT("head", {"name": "twostage", **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_is_evaluated_with_another_option_has_what_goes_with_it(finished, ltdd):
+    result = ltdd("evaluate", finished, "--set", "head.targets=groups", "--json")
+    assert result.exit_code == 0, result.output
+    fresh = ltdd("evaluate", finished, "--plugin", "twostage", "--set", "head.targets=groups", "--json")
+    assert json.loads(result.stdout)["rows"] == json.loads(fresh.stdout)["rows"]
+
+
+# ---- the paper's head ----------------------------------------------------------------------------
+
+
+def test_the_preset_is_the_published_head_and_names_every_option_that_decides_its_answer():
+    config = configure("twostage-paper", method="dm")
+    assert (config.head.name, config.recipe.name, config.run.plugins) == ("twostage", "hierarchical", ("twostage",))
+    assert config.head.options.model_dump() == {
+        "groups": 2, "centres": 5, "targets": "groups", "stage1": "linear", "stage2": "linear", "within": "separate",
+        "routing": "hard", "a": 1, "b": 0, "margin": 0, "worth": 7,
+    }  # fmt: skip
+    decided = set(TwoStageHead.Options.model_fields) - {"worth"}  # which has a say where b is None
+    assert decided == set(PUBLISHED)
+    changed = configure("twostage-paper", method="dm", head={"routing": "soft"})
+    assert changed.head.options == TwoStageHead.Options(**{**PUBLISHED, "routing": "soft"})
+
+
+def test_what_is_said_beside_the_preset_wins():
+    other = configure("twostage-paper", method="dm", head="cosine", recipe="direct")
+    assert (other.head.name, other.recipe.name) == ("cosine", "direct")
+    watched = configure("twostage-paper", method="dm", plugins=["tensorboard"])
+    assert (watched.head.name, watched.recipe.name, watched.run.plugins) == (
+        "twostage",
+        "hierarchical",
+        ("tensorboard",),
+    )
+    assert watched.head.options == TwoStageHead.Options(**PUBLISHED)
+
+
+def test_the_preset_distils_and_evaluates(finished, ltdd, tmp_path):
+    shown = ltdd("distill", "--method", "dm", "--preset", "twostage-paper", *TINY, "--out", tmp_path / "run", "--json")
+    assert shown.exit_code == 0, shown.output
+    again = ltdd("evaluate", finished, "--preset", "twostage-paper", "--json")
+    assert again.exit_code == 0, again.output
+    rows, (row,) = json.loads(shown.stdout)["rows"], json.loads(again.stdout)["rows"]
+    assert rows[-1]["name"] == row["name"] == "two-stage, original + distilled"
+    assert row["accuracy"] == rows[-1]["accuracy"]
+    assert "classes of group 1 on the distilled set" in again.stderr
+    soft = ltdd("evaluate", finished, "--preset", "twostage-paper", "--set", "head.within=classes", "--json")
+    assert soft.exit_code == 0, soft.output
+    assert "of group 1" not in soft.stderr
 
 
 # ---- recipes -------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ import pytest
 import torch
 from conftest import TINY, one_line_error
 from hypothesis import given, strategies as st
-from ltdd_core.pictures import save_picture
 from rich.console import Console
 
 import ltdd_tensorboard

@@ -119,7 +119,7 @@ class Trainer:
         other.augmentation = augmentation
         return other
 
-    def part(self, name: str | None, decided_by: Mapping[str, Any] | None = None) -> Trainer:
+    def part(self, name: str) -> Trainer:
         """The same trainer for a part of a classifier, such as one of its stages.
 
         What is trained for ``"classes"`` in it is trained for ``name``, so that a head can train that part as
@@ -129,8 +129,7 @@ class Trainer:
             name: of the part; it decides the initial weights and the random draws of what the part trains.
         """
         part = copy.copy(self)
-        if name is not None:
-            part._part = name if self._part is None else f"{self._part}, {name}"
+        part._part = name if self._part is None else f"{self._part}, {name}"
         return part
 
     def train(

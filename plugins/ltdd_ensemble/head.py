@@ -49,6 +49,5 @@ class EnsembleHead(ClassifierHead):
             raise InputError(
                 f"head.of={name_of(self.options.of)} has stages of its own, and a member is one classifier."
             )
-        decided_by = {"name": name_of(self.options.of), **head.options.model_dump(mode="json")}
-        names = [None, *(f"member {index}" for index in range(2, self.options.members + 1))]
-        return Averaged([head.fit(sets, trainer.part(name, decided_by)) for name in names])
+        others = (trainer.part(f"member {index}") for index in range(2, self.options.members + 1))
+        return Averaged([head.fit(sets, member) for member in (trainer, *others)])

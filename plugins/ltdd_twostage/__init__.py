@@ -1,4 +1,4 @@
-"""Two-stage classification, for every method there is: ``--plugin twostage``."""
+"""Two-stage classification, with any method: ``--plugin twostage``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,37 @@ import click
 from ltdd_core import Register, hookimpl
 from ltdd_twostage.command import command
 
+PAPER = {
+    "plugins": ["twostage"],
+    "head": {
+        "name": "twostage",
+        "groups": 2,
+        "centres": 5,
+        "targets": "groups",
+        "stage1": "linear",
+        "stage2": "linear",
+        "within": "separate",
+        "routing": "hard",
+        "a": 1.0,
+        "b": 0.0,
+        "margin": 0.0,
+    },
+    # Named here too, so that the preset stays whole where --plugin names other plugins.
+    "recipe": {"name": "hierarchical", "stage1": "original", "stage2": "distilled"},
+    "sources": {"head": "Zheng et al., ICMSSP 2024", "recipe": "Zheng et al., ICMSSP 2024"},
+}
+
 
 @hookimpl
 def ltdd_register_heads(register: Register) -> None:
     """Group first, then class within the group."""
     register("twostage", "ltdd_twostage.head:TwoStageHead")
+
+
+@hookimpl
+def ltdd_register_presets(register: Register) -> None:
+    """The head as published."""
+    register("twostage-paper", PAPER)
 
 
 @hookimpl

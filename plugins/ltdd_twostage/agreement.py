@@ -1,7 +1,7 @@
 """How much two partitions agree, and how good a cut is.
 
 The adjusted Rand index (Hubert & Arabie 1985) is 1 for the same partition and 0 on average for partitions by chance.
-Its permutation test deals the classes of one partition out anew, with the same group sizes.
+Its permutation test gives the classes of each partition to groups of the same sizes at random.
 """
 
 from __future__ import annotations
@@ -18,37 +18,44 @@ from torch import Tensor
 from ltdd_core import cut_value, generator
 
 PERMUTATIONS = 999
-ENUMERATED = 200_000  # partitions that are looked at one by one
+ENUMERATED = 200_000  # partitions at most that are compared one by one
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of several partitions of the same classes."""
+    """How much several partitions of the same classes agree."""
 
     mean: float
-    """Adjusted Rand index, the mean over pairs."""
+    """Mean adjusted Rand index over pairs."""
     lowest: float
-    """Of any pair."""
+    """Lowest adjusted Rand index of a pair."""
     same: float
-    """Share of pairs that are the same partition."""
+    """Share of pairs that are the same partition, from 0 to 1."""
     p_value: float
-    """How often partitions by chance with the same group sizes have a mean as high."""
+    """Share of random partitions with the same group sizes whose mean is as high."""
     pairs: int
+    """Number of pairs."""
 
 
 def agreement(partitions: Sequence[Tensor], seed: int = 0, permutations: int = PERMUTATIONS) -> Agreement | None:
-    """The agreement of every pair; None of less than two.
+    """The agreement of every pair; None for fewer than two partitions.
 
     Args:
         partitions: int64 ``[classes]`` each.
-        seed: of the permutations.
-        permutations: how many.
+        seed: of the permutation test.
+        permutations: number of random partitions in the test.
     """
     return _of_pairs(partitions, list(itertools.combinations(range(len(partitions)), 2)), seed, permutations)
 
 
 def agreement_between(first: Sequence[Tensor], second: Sequence[Tensor], seed: int = 0) -> Agreement | None:
-    """The agreement of each of the first with its counterpart among the second."""
+    """The agreement of each partition with its counterpart; None for no partition.
+
+    Args:
+        first: int64 ``[classes]`` each.
+        second: as many, in the same order.
+        seed: of the permutation test.
+    """
     count = len(first)
     return _of_pairs([*first, *second], [(index, count + index) for index in range(count)], seed, PERMUTATIONS)
 
@@ -58,21 +65,25 @@ def _of_pairs(
 ) -> Agreement | None:
     if not pairs:
         return None
-    found = [adjusted_rand_score(partitions[i], partitions[j]) for i, j in pairs]
+    scores = [adjusted_rand_score(partitions[i], partitions[j]) for i, j in pairs]
     draws, higher = generator(seed, "permutation test"), 0
     for _ in range(permutations):
-        dealt = [own[torch.randperm(len(own), generator=draws)] for own in partitions]
-        mean = float(np.mean([adjusted_rand_score(dealt[i], dealt[j]) for i, j in pairs]))
-        higher += mean >= np.mean(found) - 1e-12
-    same = float(np.mean([score > 1 - 1e-12 for score in found]))
-    return Agreement(float(np.mean(found)), min(found), same, (1 + higher) / (1 + permutations), len(pairs))
+        permuted = [partition[torch.randperm(len(partition), generator=draws)] for partition in partitions]
+        mean = float(np.mean([adjusted_rand_score(permuted[i], permuted[j]) for i, j in pairs]))
+        higher += mean >= np.mean(scores) - 1e-12
+    same = float(np.mean([score > 1 - 1e-12 for score in scores]))
+    return Agreement(float(np.mean(scores)), min(scores), same, (1 + higher) / (1 + permutations), len(pairs))
 
 
 def spectral_bound(distances: Tensor, groups: int) -> float:
-    """No cut into K groups is larger: n (K - 1) / (2 K) times the largest eigenvalue of the Laplacian.
+    """A value that no cut into K groups exceeds: n (K - 1) / (2 K) times the largest eigenvalue of the Laplacian.
 
     For K = 2 it is Mohar & Poljak's (1990).  For K groups as vectors of a regular simplex, the cut is (K - 1) / K times
     the sum over pairs of w_ij (1 - <v_i, v_j>) = tr(V' L V) / 2 with tr(V' V) = n.
+
+    Args:
+        distances: w, float64 ``[n, n]``, symmetric.
+        groups: K.
     """
     weights = distances.numpy()
     laplacian = np.diag(weights.sum(1)) - weights
@@ -80,16 +91,21 @@ def spectral_bound(distances: Tensor, groups: int) -> float:
 
 
 def second_best(distances: Tensor, member: Tensor, groups: int) -> float:
-    """The value of the best other partition into as many groups: of all there are where those can be looked at.
+    """The value of the best other partition into as many groups.
 
-    Beyond that, of those that differ by a class moved or by two exchanged.
+    Where there are more than 200,000 partitions, only those count that differ by one class moved or two exchanged.
+
+    Args:
+        distances: float64 ``[classes, classes]``, symmetric.
+        member: the group of each class in the given partition, int64 ``[classes]``.
+        groups: number of groups.
     """
-    weights, own = distances.numpy(), member.numpy()
-    every = groups ** (len(own) - 1) <= ENUMERATED
-    others = _all_partitions(len(own), groups) if every else iter(_neighbours(own, groups))
+    weights, given = distances.numpy(), member.numpy()
+    few = groups ** (len(given) - 1) <= ENUMERATED
+    others = _all_partitions(len(given), groups) if few else iter(_neighbours(given, groups))
     best = -np.inf
     for other in others:
-        if len(np.unique(other)) == groups and not _same(other, own):
+        if len(np.unique(other)) == groups and not _same(other, given):
             best = max(best, cut_value(weights, other))
     return float(best)
 
@@ -99,21 +115,22 @@ def _all_partitions(classes: int, groups: int) -> Iterator[np.ndarray]:
         yield np.array((0, *tail))
 
 
-def _neighbours(own: np.ndarray, groups: int) -> list[np.ndarray]:
+def _neighbours(member: np.ndarray, groups: int) -> list[np.ndarray]:
     found = []
-    for label in range(len(own)):
+    for label in range(len(member)):
         for group in range(groups):
-            changed = own.copy()
+            changed = member.copy()
             changed[label] = group
             found.append(changed)
-    for i, j in itertools.combinations(range(len(own)), 2):
-        if own[i] != own[j]:
-            changed = own.copy()
-            changed[[i, j]] = own[[j, i]]
+    for i, j in itertools.combinations(range(len(member)), 2):
+        if member[i] != member[j]:
+            changed = member.copy()
+            changed[[i, j]] = member[[j, i]]
             found.append(changed)
     return found
 
 
-def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether they are the same groups under other numbers."""
-    return len({*zip(one.tolist(), other.tolist(), strict=True)}) == len(set(one.tolist())) == len(set(other.tolist()))
+def _same(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether they are the same groups, numbered in another way."""
+    pairs = {*zip(first.tolist(), second.tolist(), strict=True)}
+    return len(pairs) == len(set(first.tolist())) == len(set(second.tolist()))

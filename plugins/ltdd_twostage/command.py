@@ -1,4 +1,4 @@
-"""``ltdd analyze grouping``: do networks see groups of classes, and always the same?"""
+"""``ltdd analyze grouping``: do networks see groups of classes, and do they always see the same groups?"""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ def command() -> None:
 
 @command.command("grouping")
 @click.option("--source", "sources", multiple=True, metavar="test|original|RUN",
-              help="Whose images are looked at: the balanced test images, the long-tailed set, or the distilled set of "
-              "a run; repeatable. Test and original unless given.")  # fmt: skip
-@click.option("--network", "networks", multiple=True, metavar="NAME", help="Repeatable; convnet-d3 unless given.")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Networks of each kind.")
-@click.option("--groups", "counts", multiple=True, type=click.IntRange(min=2), help="K; repeatable. 2 and 3 if not.")
-@click.option("--precision", metavar="fp32|bf16", help="Of features.")
+              help="Images to look at: the balanced test images, the long-tailed set, or the distilled set of a run; "
+              "repeatable. Default: test and original.")  # fmt: skip
+@click.option("--network", "networks", multiple=True, metavar="NAME",
+              help="Network to train; repeatable. Default: convnet-d3.")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True,
+              help="Number of networks of each kind.")  # fmt: skip
+@click.option("--groups", "counts", multiple=True, type=click.IntRange(min=2),
+              help="Number of groups K; repeatable. Default: 2 and 3.")  # fmt: skip
+@click.option("--precision", metavar="fp32|bf16", help="Precision of features.")
 @click.option("--compile", is_flag=True, help="Compile the networks.")
 @data_options
 @compute_options
@@ -51,7 +54,7 @@ def grouping(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Put the classes into groups that lie far apart in feature space, again and again, and see how they agree.
+    """Put the classes into groups that lie far apart in feature space, for many networks, and compare the groups.
 
     Each network learns the long-tailed set as a plain classifier; its features of the images of a source give the
     groups. Agreement is the adjusted Rand index: 1 for the same groups, 0 for groups by chance.
@@ -59,23 +62,23 @@ def grouping(
     results, notes = consoles(as_json)
     with only_json(as_json):
 
-        def read(**own: Any) -> Config:
-            above = {f"--{key}": tree for key, tree in own.items()}
+        def read(**trees: Any) -> Config:
+            above = {f"--{flag}": tree for flag, tree in trees.items()}
             return read_config(
                 given, assignments=assignments, config_file=config_file, preset=preset, above=above, distils=False
             )
 
         plain = read()
-        first = plain.run.seed
+        first_seed = plain.run.seed
         configs = [
             read(network={"network": {"name": network}}, seeds={"seed": seed})
             for network in dict.fromkeys(networks or (plain.network.name,))
-            for seed in range(first, first + seeds)
+            for seed in range(first_seed, first_seed + seeds)
         ]
-        names, views = _looked_at(configs, sources or ("test", "original"), None if quiet else notes)
-        document, tables = _told(names, views, counts or (2, 3), plain.data.name)
+        class_names, views = _views(configs, sources or ("test", "original"), None if quiet else notes)
+        document, tables = _results(class_names, views, counts or (2, 3), plain.data.name)
         if out is not None:
-            _write(out, document, names, views, counts or (2, 3))
+            _write(out, document, class_names, views, counts or (2, 3))
     if as_json:
         click.echo(json.dumps(document))
         return
@@ -85,59 +88,60 @@ def grouping(
         results.print(f"figures and numbers are in {out}", soft_wrap=True)
 
 
-def _looked_at(
+def _views(
     configs: Sequence[Config], sources: Sequence[str], notes: Console | None
 ) -> tuple[Sequence[str], list[View]]:
+    """The names of the classes, and how every network sees every source."""
     from ltdd_core import Display
     from ltdd_twostage.grouping import views_of
 
-    class Told(Display):
+    class TrainingNotes(Display):
         """Says what is trained."""
 
         def training(self, what: str) -> None:
             if notes is not None:
                 notes.print(f"training a network: {what}", soft_wrap=True)
 
-    found = list(views_of(configs, list(dict.fromkeys(sources)), Told()))
+    found = list(views_of(configs, list(dict.fromkeys(sources)), TrainingNotes()))
     return found[0][0], [view for _, view in found]
 
 
-def _told(
-    names: Sequence[str], views: Sequence[View], counts: Sequence[int], data: str
+def _results(
+    class_names: Sequence[str], views: Sequence[View], counts: Sequence[int], data: str
 ) -> tuple[dict[str, Any], list[Any]]:
     """The JSON document and the tables."""
     from dataclasses import asdict
 
     from ltdd_twostage.grouping import partition_of, stability
 
-    document: dict[str, Any] = {"data": data, "classes": list(names), "partitions": [], "stability": []}
+    document: dict[str, Any] = {"data": data, "classes": list(class_names), "partitions": [], "stability": []}
     tables: list[Any] = []
     for groups in dict.fromkeys(counts):
         partitions = [partition_of(view, groups) for view in views]
         agreements = stability(partitions)
-        document["partitions"] += [{"k": groups, **each.to_json(names)} for each in partitions]
-        document["stability"] += [{"k": groups, "between": name, **asdict(each)} for name, each in agreements]
-        tables += [_partition_table(groups, names, partitions), _stability_table(groups, agreements)]
+        document["partitions"] += [{"k": groups, **partition.to_json(class_names)} for partition in partitions]
+        document["stability"] += [{"k": groups, "between": name, **asdict(found)} for name, found in agreements]
+        tables += [_partition_table(groups, class_names, partitions), _stability_table(groups, agreements)]
     return document, tables
 
 
-def _partition_table(groups: int, names: Sequence[str], partitions: Sequence[Partition]) -> Any:
+def _partition_table(groups: int, class_names: Sequence[str], partitions: Sequence[Partition]) -> Any:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=f"{groups} groups", box=box.SIMPLE_HEAD)
-    for name in ("source", "network", "seed", "groups", "margin %", "of the bound %"):
-        table.add_column(name, justify="left" if name in ("source", "network", "groups") else "right")
-    for each in partitions:
-        shown = " | ".join(", ".join(group) for group in each.to_json(names)["groups"]) if len(names) <= 40 else ""
+    for column in ("source", "network", "seed", "groups", "margin %", "of the bound %"):
+        table.add_column(column, justify="left" if column in ("source", "network", "groups") else "right")
+    for partition in partitions:
+        members = partition.to_json(class_names)["groups"] if len(class_names) <= 40 else []
         table.add_row(
-            each.view.source,
-            each.view.network,
-            str(each.view.seed),
-            Text(shown),
-            f"{each.margin:.2f}",
-            f"{100 * each.value / each.bound:.1f}",
+            partition.view.source,
+            partition.view.network,
+            str(partition.view.seed),
+            Text(" | ".join(", ".join(names) for names in members)),
+            f"{partition.margin:.2f}",
+            f"{100 * partition.value / partition.bound:.1f}",
         )
     return table
 
@@ -147,16 +151,16 @@ def _stability_table(groups: int, agreements: Sequence[tuple[str, Agreement]]) -
     from rich.table import Table
 
     table = Table(title=f"{groups} groups: agreement (adjusted Rand index)", box=box.SIMPLE_HEAD)
-    for name in ("between", "pairs", "mean", "lowest", "same %", "p"):
-        table.add_column(name, justify="left" if name == "between" else "right")
-    for name, each in agreements:
-        cells = (str(each.pairs), f"{each.mean:.2f}", f"{each.lowest:.2f}", f"{100 * each.same:.0f}")
-        table.add_row(name, *cells, f"{each.p_value:.3f}")
+    for column in ("between", "pairs", "mean", "lowest", "same %", "p"):
+        table.add_column(column, justify="left" if column == "between" else "right")
+    for name, found in agreements:
+        cells = (str(found.pairs), f"{found.mean:.2f}", f"{found.lowest:.2f}", f"{100 * found.same:.0f}")
+        table.add_row(name, *cells, f"{found.p_value:.3f}")
     return table
 
 
 def _write(
-    out: Path, document: dict[str, Any], names: Sequence[str], views: Sequence[View], counts: Sequence[int]
+    out: Path, document: dict[str, Any], class_names: Sequence[str], views: Sequence[View], counts: Sequence[int]
 ) -> None:
     """Figures of the first seed of every source and network, and the document."""
     import io
@@ -177,8 +181,8 @@ def _write(
         stem = re.sub(r"[^\w.-]+", "-", f"{view.source}-{view.network}".strip("/"))
         member = partition_of(view, counts[0]).member
         for name, figure in (
-            ("tsne", embedding_figure(view.features, view.labels, names, member, seed=view.seed)),
-            ("distances", distance_figure(view.distances, names, member)),
+            ("tsne", embedding_figure(view.features, view.labels, class_names, member, seed=view.seed)),
+            ("distances", distance_figure(view.distances, class_names, member)),
         ):
             buffer = io.BytesIO()
             FigureCanvasAgg(figure)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ltdd_core import class_centres, generator
 
-SHOWN = 60  # images a class in the picture; t-SNE takes long, and more dots hide each other
-NAMED = 40  # classes; more have no labels
+SHOWN = 60  # images per class in the figure; t-SNE takes long, and more dots hide each other
+NAMED = 40  # classes at most whose names are shown
 HULL = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 
 
@@ -32,14 +32,14 @@ def embedding_figure(
         labels: int64 ``[N]``; every class occurs.
         names: of the classes.
         member: the group of each class, int64 ``[classes]``.
-        centres: M; a class with fewer different images has one for each of them.
+        centres: number of k-means centres M; a class with fewer different images has one for each of them.
         seed: of k-means, of the choice of images, and of t-SNE.
     """
-    points, own, first = _points(features, labels, len(names), centres, seed)
+    points, classes, is_centre = _points(features, labels, len(names), centres, seed)
     draw = int(torch.randint(2**31, (), generator=generator(seed, "t-SNE")))
     perplexity = min(30.0, (len(points) - 1) / 3)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what scikit-learn will change one day
+        warnings.simplefilter("ignore")  # changes that scikit-learn announces
         flat = TSNE(perplexity=perplexity, random_state=draw, init="pca").fit_transform(points)
     figure = Figure(figsize=(7.2, 6.2), layout="constrained")
     axes = figure.subplots()
@@ -47,14 +47,13 @@ def embedding_figure(
     if len(names) > 10:
         colours = colormaps["hsv"](np.linspace(0, 0.95, len(names)))
     for label, name in enumerate(names):
-        mine = own == label
-        dots, marks = mine & ~first, mine & first
+        dots, marks = (classes == label) & ~is_centre, (classes == label) & is_centre
         axes.scatter(flat[dots, 0], flat[dots, 1], s=7, color=colours[label], alpha=0.5, linewidths=0)
         axes.scatter(flat[marks, 0],
             flat[marks, 1], s=60, marker="^", color=colours[label], edgecolors="black", linewidths=0.7,
                      label=name if len(names) <= NAMED else None)  # fmt: skip
     for group in range(int(member.max()) + 1):
-        inside = first & np.isin(own, np.flatnonzero(member.numpy() == group))
+        inside = is_centre & np.isin(classes, np.flatnonzero(member.numpy() == group))
         _hull(axes, flat[inside], HULL[group % len(HULL)])
     axes.set_xticks([])
     axes.set_yticks([])
@@ -64,18 +63,18 @@ def embedding_figure(
 
 
 def _points(
-    features: Tensor, labels: Tensor, classes: int, centres: int, seed: int
+    features: Tensor, labels: Tensor, class_count: int, centres: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres and some images of each class, the class of each, and which are centres."""
-    draws, points, own, first = generator(seed, "images of a figure"), [], [], []
-    for label in range(classes):
-        mine = features[labels == label].double()
-        means = class_centres(mine, centres, seed)
-        some = mine[torch.randperm(len(mine), generator=draws)[:SHOWN]]
+    """Points ``[P, D]``, which are the centres and some images of each class; their classes; which are centres."""
+    draws, points, classes, is_centre = generator(seed, "images of a figure"), [], [], []
+    for label in range(class_count):
+        class_features = features[labels == label].double()
+        means = class_centres(class_features, centres, seed)
+        some = class_features[torch.randperm(len(class_features), generator=draws)[:SHOWN]]
         points += [means, some]
-        own += [label] * (len(means) + len(some))
-        first += [True] * len(means) + [False] * len(some)
-    return torch.cat(points).float().numpy(), np.array(own), np.array(first)
+        classes += [label] * (len(means) + len(some))
+        is_centre += [True] * len(means) + [False] * len(some)
+    return torch.cat(points).float().numpy(), np.array(classes), np.array(is_centre)
 
 
 def _hull(axes: object, points: np.ndarray, colour: str) -> None:
@@ -90,7 +89,13 @@ def _hull(axes: object, points: np.ndarray, colour: str) -> None:
 
 
 def distance_figure(distances: Tensor, names: Sequence[str], member: Tensor) -> Figure:
-    """Class distances as a heat map in the order of a dendrogram (average linkage); names have their group's colour."""
+    """Class distances as a heat map in the order of a dendrogram (average linkage); names have their group's colour.
+
+    Args:
+        distances: float64 ``[classes, classes]``, symmetric.
+        names: of the classes.
+        member: the group of each class, int64 ``[classes]``.
+    """
     table = distances.numpy()
     tree = linkage(squareform(table, checks=False), "average")
     figure = Figure(figsize=(7.2, 7.4), layout="constrained")

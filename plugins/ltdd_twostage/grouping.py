@@ -1,4 +1,4 @@
-"""The grouping hypothesis, measured: in which groups do the features of a network put the classes, and is it always so?
+"""The grouping hypothesis, measured: which groups of classes do the features of a network show, and always the same?
 
 A network learns the long-tailed set as a plain classifier, which is what the two-stage head does; its features of the
 images of a *source* give class distances and a partition.  Sources are the balanced test images, the long-tailed
@@ -54,14 +54,15 @@ class Partition:
 
     view: View
     groups: int
+    """Number of groups."""
     member: Tensor
     """int64 ``[classes]``."""
     value: float
-    """Of the cut: the distance between classes of different groups, summed."""
+    """Value of the cut: the sum of distances between classes of different groups."""
     second: float
-    """Of the best other partition."""
+    """Value of the best other partition."""
     bound: float
-    """Which no cut exceeds."""
+    """Value that no cut exceeds."""
 
     @property
     def margin(self) -> float:
@@ -69,9 +70,13 @@ class Partition:
         return 100 * (self.value - self.second) / self.value
 
     def to_json(self, names: Sequence[str]) -> dict[str, Any]:
-        """What ``--json`` prints of it."""
+        """What ``--json`` prints of it.
+
+        Args:
+            names: of the classes.
+        """
         by_group = [
-            [name for name, own in zip(names, self.member.tolist(), strict=True) if own == group]
+            [name for name, member in zip(names, self.member.tolist(), strict=True) if member == group]
             for group in range(int(self.member.max()) + 1)
         ]
         facts = {"source": self.view.source, "network": self.view.network, "seed": self.view.seed}
@@ -87,7 +92,7 @@ def views_of(
     Args:
         configs: they differ in the network and the seed.
         sources: ``test``, ``original``, or the folder of a run.
-        display: told what is trained.
+        display: gets the name of each network that is trained.
 
     Raises:
         InputError: a source, a network or the data cannot be used.
@@ -119,7 +124,12 @@ def _view(source: str, images: TrainingSet, network: str, plain: Any, trainer: T
 
 
 def partition_of(view: View, groups: int) -> Partition:
-    """The largest cut of a view into K groups, and how it compares."""
+    """The largest cut of a view into K groups, with the values it is compared with.
+
+    Args:
+        view: how a network sees the classes.
+        groups: K.
+    """
     member = max_cut(view.distances, groups, view.seed)
     value = cut_value(view.distances.numpy(), member.numpy())
     return Partition(
@@ -147,12 +157,12 @@ def stability(partitions: Sequence[Partition]) -> list[tuple[str, Agreement]]:
         for source in sources
         for network in networks
     ]
-    for one, other in itertools.combinations(sources, 2):
+    for pair in itertools.combinations(sources, 2):
         places = [(network, seed) for network in networks for seed in seeds]
-        mine, theirs = ([by_place[source, net, seed] for net, seed in places] for source in (one, other))
-        found.append((f"sources: {one} and {other}", agreement_between(mine, theirs)))
-    for one, other in itertools.combinations(networks, 2):
+        first, second = ([by_place[source, net, seed] for net, seed in places] for source in pair)
+        found.append((f"sources: {pair[0]} and {pair[1]}", agreement_between(first, second)))
+    for pair in itertools.combinations(networks, 2):
         seen = [(source, seed) for source in sources for seed in seeds]
-        mine, theirs = ([by_place[source, network, seed] for source, seed in seen] for network in (one, other))
-        found.append((f"networks: {one} and {other}", agreement_between(mine, theirs)))
-    return [(name, each) for name, each in found if each is not None]
+        first, second = ([by_place[source, network, seed] for source, seed in seen] for network in pair)
+        found.append((f"networks: {pair[0]} and {pair[1]}", agreement_between(first, second)))
+    return [(name, compared) for name, compared in found if compared is not None]

@@ -1,15 +1,16 @@
-"""What each stage says of an image, and how the two are pooled.
+"""What each stage says of an image, and how the two are combined.
 
 A classifier of the classes, q(c | x), says two things under a partition: the group, log q(g) = log sum_{c in g} q(c),
 and the class within the group, log q(c | g) = log q(c) - log q(g(c)).  A classifier of the groups says the first only,
 one of the classes within each group the second only.
 
-With q from stage 1 and r from stage 2 the pooled classifier is
+With q from stage 1 and r from stage 2 the answer is
 
     log P(c) = a log q(g) + (1 - a) log r(g) + b log q(c | g) + (1 - b) log r(c | g) - log Z,        g = g(c).
 
-(a, b) = (1, 0) is two-stage classification with soft routing, (0, 0) stage 2 alone, (1, 1) stage 1 alone, and a = b a
-product of experts (Hinton 2002; as BalPoE, Aimar et al., CVPR 2023, averages logits), where the partition has no say.
+(a, b) = (1, 0) is two-stage classification with soft routing, (0, 0) stage 2 alone, and (1, 1) stage 1 alone.  a = b is
+a product of experts (Hinton 2002; BalPoE, Aimar et al., CVPR 2023, averages logits), which the partition does not
+change.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 from ltdd_core import Classifier
 
 Parts = tuple[Tensor | None, Tensor | None]
-"""``(log p(g) [n, K], log p(c | g(c)) [n, classes])``; None where a stage has no opinion."""
+"""``(log p(g) [n, K], log p(c | g(c)) [n, classes])``; None where a stage says nothing."""
 
 
 class Stage(ABC):
@@ -57,7 +58,7 @@ class OfClasses(Stage):
         self.classifier, self.groups = classifier, groups
 
     def parts(self, images: Tensor) -> Parts:
-        """The sums over groups, and what is left of each class within its group."""
+        """The sum over each group, and the class within its group."""
         return split(self.classifier.log_probabilities(images), self.groups)
 
 
@@ -65,7 +66,7 @@ class WithinGroups(Stage):
     """A classifier for each group; None for a group of one class.
 
     Args:
-        classifiers: of the classes of a group in their order; a column after those is left out, not shared out.
+        classifiers: of the classes of each group, in their order.
         groups: int64 ``[classes]``.
     """
 
@@ -75,35 +76,35 @@ class WithinGroups(Stage):
     def parts(self, images: Tensor) -> Parts:
         """The class within the group only."""
         result = images.new_zeros(len(images), len(self.groups), dtype=torch.float32)
-        for index, classifier in enumerate(self.classifiers):
+        for group, classifier in enumerate(self.classifiers):
             if classifier is not None:
-                members = torch.nonzero(self.groups == index).flatten().to(images.device)
-                result[:, members] = classifier.log_probabilities(images)[:, : len(members)]
+                members = torch.nonzero(self.groups == group).flatten().to(images.device)
+                result[:, members] = classifier.log_probabilities(images)
         return None, result
 
 
 def split(log_p: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     """Log p(g) ``[n, K]`` and log p(c | g(c)) ``[n, classes]`` of log p(c) ``[n, classes]``."""
     sums = group_sums(log_p, groups)
-    # A group that is ruled out leaves -inf - -inf: within it nothing is known, and nothing counts.
+    # A group with probability 0 gives -inf - -inf: nothing is known within it, and nothing there counts.
     return sums, (log_p - sums[:, groups]).nan_to_num(nan=0.0, neginf=-torch.inf)
 
 
 def group_sums(log_p: Tensor, groups: Tensor) -> Tensor:
     """Log of the sums of probabilities over groups: ``[n, classes]`` to ``[n, K]``."""
-    return torch.stack([log_p[:, groups == index].logsumexp(1) for index in range(int(groups.max()) + 1)], 1)
+    return torch.stack([log_p[:, groups == group].logsumexp(1) for group in range(int(groups.max()) + 1)], 1)
 
 
 class TwoStage(Classifier):
-    """Both stages, pooled.
+    """Both stages, combined.
 
     Args:
         groups: int64 ``[classes]``.
         first: stage 1, q.
         second: stage 2, r.
-        a: how much of the group is stage 1's opinion, from 0 to 1.
-        b: how much of the class within the group is.
-        hard: route hard: the likeliest group is certain.
+        a: weight of stage 1 in the choice of the group, from 0 to 1.
+        b: weight of stage 1 in the choice of the class within the group, from 0 to 1.
+        hard: whether the likeliest group is taken as certain.
     """
 
     groups: Tensor
@@ -117,20 +118,23 @@ class TwoStage(Classifier):
         (q_group, q_within), (r_group, r_within) = self.first.parts(images), self.second.parts(images)
         group = pooled(self.a, q_group, r_group)
         if self.hard:
-            chosen = F.one_hot(group.argmax(1), group.shape[1]).bool()
-            group = torch.where(chosen, 0.0, -torch.inf)
+            likeliest = F.one_hot(group.argmax(1), group.shape[1]).bool()
+            group = torch.where(likeliest, 0.0, -torch.inf)
         return (group[:, self.groups] + pooled(self.b, q_within, r_within)).log_softmax(1)
 
 
-def pooled(weight: float, one: Tensor | None, other: Tensor | None) -> Tensor:
-    """Weight times one and 1 - weight times the other; an opinion with weight 0 need not be there."""
-    terms = [(weight, one), (1 - weight, other)]
+def pooled(weight: float, first: Tensor | None, second: Tensor | None) -> Tensor:
+    """Weight times the first plus 1 - weight times the second; one with weight 0 may be None.
+
+    Raises:
+        ValueError: one with a weight is None.
+    """
     total: Tensor | float = 0.0
-    for share, opinion in terms:
-        if share:
-            if opinion is None:
-                raise ValueError("a stage without an opinion has weight")
-            total = total + share * opinion
+    for factor, log_p in ((weight, first), (1 - weight, second)):
+        if factor:
+            if log_p is None:
+                raise ValueError("a stage that says nothing has a weight")
+            total = total + factor * log_p
     if not isinstance(total, Tensor):
-        raise ValueError("weights add up to 0")
+        raise ValueError("the weights add up to 0")
     return total

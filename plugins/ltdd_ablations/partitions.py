@@ -1,4 +1,4 @@
-"""Partitions beside the paper's: what is taken for each other goes together, or classes go together by chance."""
+"""Other partitions: classes that are confused share a group, or the groups are random."""
 
 from __future__ import annotations
 
@@ -22,11 +22,17 @@ def soft_confusion(log_p: Tensor, labels: Tensor) -> Tensor:
 
 
 def least_confused(log_p: Tensor, labels: Tensor, groups: int, seed: int) -> Tensor:
-    """Groups of classes that are taken for each other, int64 ``[classes]``: spectral clustering of A = (F + F^T) / 2.
+    """Groups of classes that are confused, int64 ``[classes]``: spectral clustering of A = (F + F^T) / 2.
 
-    F is :func:`soft_confusion`.  The normalised cut of A keeps what is confused inside a group, which is what a router
+    F is :func:`soft_confusion`.  The normalised cut of A keeps confused classes in one group, which is what a router
     needs (Bengio et al., NeurIPS 2010; HD-CNN, Yan et al., ICCV 2015), and does not ask for groups of equal size.
-    Numbered in the order of their first classes; with as many groups as classes each class is a group.
+    Groups are numbered in the order of their first classes; with as many groups as classes each class is a group.
+
+    Args:
+        log_p: as of :func:`soft_confusion`.
+        labels: int64 ``[N]``; every class occurs.
+        groups: number of groups.
+        seed: of the clustering.
     """
     confusion = soft_confusion(log_p, labels)
     if groups >= len(confusion):
@@ -38,5 +44,10 @@ def least_confused(log_p: Tensor, labels: Tensor, groups: int, seed: int) -> Ten
 
 
 def shuffled(groups: Tensor, seed: int) -> Tensor:
-    """Groups of the same sizes by chance: the control of any partition."""
+    """Random groups of the same sizes, int64 ``[classes]``: the control of any partition.
+
+    Args:
+        groups: the partition, int64 ``[classes]``.
+        seed: of the draw.
+    """
     return numbered(groups[torch.randperm(len(groups), generator=generator(seed, "random groups"))])

@@ -1,0 +1,85 @@
+"""Other labels and losses for stage 2: the others as one class more, a softmax within each group, two sets as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltdd_core import TrainingSet, cross_entropy, draw_by_class
+from ltdd_twostage.labels import has_member
+
+OTHER_GROUP = -1e9  # a logit that no softmax notices, and finite: 0 x -inf would be NaN
+
+
+def of_members_and_others(data: TrainingSet, members: Tensor) -> TrainingSet:
+    """All images; those of other classes are one class more, the last (as BAGS, Li et al., CVPR 2020).
+
+    Args:
+        data: hard or soft labels of classes.
+        members: the classes, int64, ascending.
+
+    Raises:
+        InputError: soft labels leave the members without an image.
+    """
+    has_member(data, members)
+    count = len(members)
+    if data.labels.dim() == 1:
+        labels = torch.where(
+            torch.isin(data.labels, members), torch.searchsorted(members, data.labels).clamp(max=count - 1), count
+        )
+    else:
+        of_the_members = data.labels[:, members]
+        of_the_others = (data.labels.sum(1) - of_the_members.sum(1))[:, None].clamp(min=0)
+        labels = torch.cat([of_the_members, of_the_others], 1)
+    return replace(data, labels=labels, classes=count + 1)
+
+
+def within_groups(groups: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross-entropy over the classes of each image's group; soft labels are renormalised.
+
+    Args:
+        groups: the group of each class, int64 ``[classes]``.
+
+    Returns:
+        A loss of logits ``[n, classes]`` and of hard labels ``[n]`` or soft ones ``[n, classes]``.
+    """
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        hard = labels if labels.dim() == 1 else labels.argmax(1)
+        other = groups[None, :] != groups[hard][:, None]
+        if labels.dim() == 2:
+            labels = labels.masked_fill(other, 0)
+            labels = labels / labels.sum(1, keepdim=True)
+        return cross_entropy(logits.masked_fill(other, OTHER_GROUP), labels)
+
+    return loss
+
+
+def both(first: TrainingSet, second: TrainingSet) -> TrainingSet:
+    """Two sets as one: half of the draws of an epoch are class-balanced draws from the first, half from the second.
+
+    It is trained under the name of the first set, with its epochs and learning rate.
+
+    Args:
+        first: hard or soft labels.
+        second: hard or soft labels of the same classes.
+    """
+    sets = (first, second)
+    images = [
+        data.normalisation.apply(data.images) if data.images.dtype == torch.uint8 else data.images for data in sets
+    ]
+    labels = [F.one_hot(data.labels, data.classes).float() if data.labels.dim() == 1 else data.labels for data in sets]
+    hard, uniform = [data.hard_labels() for data in sets], torch.ones(first.classes, dtype=torch.float64)
+
+    def order(progress: float, draws: torch.Generator) -> Tensor:
+        balanced = draw_by_class(hard[0], uniform, draws)
+        from_first = len(balanced) // 2
+        from_second = torch.randint(len(hard[1]), (len(balanced) - from_first,), generator=draws) + len(balanced)
+        mixed = torch.cat([balanced[:from_first], from_second])
+        return mixed[torch.randperm(len(mixed), generator=draws)]
+
+    return replace(first, images=torch.cat(images), labels=torch.cat(labels), order=order)
