@@ -177,6 +177,14 @@ def test_a_run_is_read_wherever_its_images_are_now(ltdd, run):
     assert seen(ltdd, "compare", run).exit_code == 0
 
 
+def test_a_distilled_set_of_an_unknown_normalisation_is_named(run):
+    path = run / "distilled.safetensors"
+    tensors, facts = load_tensors(path)
+    for kind in (None, "other"):
+        save_tensors(path, tensors, {**facts, "normalisation": {"kind": kind}})
+        assert f"{path} is damaged: normalisation of kind {kind!r}" in refused(read_run, run)
+
+
 # ---- any damage ----------------------------------------------------------------------------------
 
 RAW = {
@@ -304,8 +312,9 @@ def test_whatever_is_damaged_gets_one_line_or_does_not_matter(ltdd, run, data):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @given(data=st.data())
-@settings(HERE, max_examples=1000)
+@settings(HERE, max_examples=600)
 def test_whatever_is_damaged_gets_one_line_or_does_not_matter_many_times(ltdd, run, data):
     check_any_damage(ltdd, run, data)
 

@@ -134,8 +134,9 @@ def read_config(path: Path) -> Mapping[str, Any]:
     file = path / CONFIG
     with _reading(file):
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if isinstance(tree, dict) and "matcher" in tree and tree["matcher"] is None:
-            raise InputError(f"{path} {NOT_DISTILLED}")
+    if isinstance(tree, dict) and "matcher" in tree and tree["matcher"] is None:
+        raise InputError(f"{path} {NOT_DISTILLED}")
+    with _reading(file):
         Configuration.model_validate(tree)
         json.dumps(tree)  # plain data: no dates, nothing that holds itself
     config: Mapping[str, Any] = tree
@@ -260,6 +261,10 @@ def _reading(path: Path, place: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except InputError as error:
+        if path.name in str(error):
+            raise
+        raise InputError(f"{path} is damaged: {error}") from error
     except ValidationError as error:
         text = fault(error)
     except OSError as error:
