@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 Value = TypeVar("Value")
+LARGEST = 2**63
+"""What numbers of options are below: larger ones do not fit into the integers that computing is done with."""
 
 
 class BaseOptions(BaseModel):
@@ -17,7 +21,7 @@ class BaseOptions(BaseModel):
     ``TrainingOptions(epochs=40)``, which stays for the others.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -26,6 +30,46 @@ class BaseOptions(BaseModel):
             return values
         defaults = {name: field.get_default(call_default_factory=True) for name, field in cls.model_fields.items()}
         return {name: _over(defaults.get(name), value) for name, value in values.items()}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        return value if bool in (field.annotation, *get_args(field.annotation)) else _unmistakable(value)
+
+
+class _Flag:
+    """True or false where it is not asked for: pydantic would take it for 1 or 0."""
+
+    def __init__(self, value: bool) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return repr(self._value)
+
+
+def _unmistakable(value: Any) -> Any:
+    """A value, and each item of a list, that pydantic takes for what it is.
+
+    Raises:
+        PydanticCustomError: a number of more than 64 bits, or text that no file name can hold.
+    """
+    if isinstance(value, list | tuple):
+        return [_unmistakable(item) for item in value]
+    if isinstance(value, bool):
+        return _Flag(value)
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise PydanticCustomError("too_large", "too large")
+    if isinstance(value, str) and not _is_text(value):
+        raise PydanticCustomError("broken_text", "broken text")
+    return value
+
+
+def _is_text(value: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 def _over(default: Any, given: Any) -> Any:
@@ -42,7 +86,7 @@ Named = str | dict[str, Any]
 
 def name_of(named: Named) -> str:
     """The name of a component that an option names, alone or with options."""
-    return named if isinstance(named, str) else str(named.get("name"))
+    return str(named.get("name") if isinstance(named, Mapping) else named)
 
 
 def option(default: Value, text: str, *, source: str = "", component: str = "", **limits: Any) -> Value:

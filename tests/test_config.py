@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from ltdd_core import InputError, configure
 from ltdd_core.cli.settings import layers
 from ltdd_core.config.layers import Layer, flat, from_assignments, from_file, merged
+from ltdd_core.config.model import DistilledTraining
 from ltdd_core.config.resolve import resolve, resolve_data
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import load_plugins
@@ -124,11 +125,19 @@ def test_set_takes_a_path_and_plain_yaml(text, tree):
 
 
 @pytest.mark.parametrize(
-    "text", ["ipc", "=5", "a..b=1", ".a=1", "ipc=[1", "ipc=!!python/name:os.system", "ipc={a: 1, a: 2}"]
+    "text",
+    [
+        *("ipc", "=5", "a..b=1", ".a=1", "ipc=[1", "ipc=!!python/name:os.system", "ipc={a: 1, a: 2}"),
+        *("\udcff=1", "ipc=\udcff", "a\x1b[31mb=1", "ipc=\x1b[31m", "a\nb", "a." * 3000 + "b=1", "ipc=" + "9" * 5000),
+        *("x" * 5000, "training=&x {original: *x}"),
+    ],
+    ids=lambda text: ascii(text[:30]),
 )
 def test_set_in_another_form_is_refused(text):
-    with pytest.raises(InputError, match=r"^--set .*(write it as|not plain YAML)"):
+    with pytest.raises(InputError, match=r"^--set .*(write it as|not plain YAML)") as caught:
         from_assignments([text])
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 250
 
 
 def test_short_forms_mean_the_long_ones():
@@ -157,6 +166,14 @@ FILES = {
     "two documents": (b"ipc: 1\n---\nipc: 2\n", "not plain YAML"),
     "open bracket": (b"plugins: [a\n", "not plain YAML"),
     "very deep": (b"a: " + b"[" * 5000, "nested too deeply"),
+    "deep by aliases": (
+        b"a0: &a0 {}\n" + b"".join(b"a%d: &a%d {x: *a%d}\n" % (i, i, i - 1) for i in range(1, 60)),
+        "deep",
+    ),
+    "inside itself": (b"training: &x {original: *x}", "nested too deeply"),
+    "5000 digits": (b"ipc: " + b"9" * 5000, "line 1: a value that cannot be read as int"),
+    "no date": (b"ipc: 2001-99-99", "line 1: a value that cannot be read as timestamp"),
+    "no number": (b"ipc: !!float x", "line 1: a value that cannot be read as float"),
 }
 
 
@@ -195,6 +212,18 @@ WRONG = [
     ({"ipc": None}, "ipc must be a whole number, not None."),
     ({"ipc": 0}, "ipc must be at least 1, not 0."),
     ({"ipc": {"x": [1]}}, "ipc must be a whole number, not {'x': [1]}."),
+    ({"ipc": float("inf")}, "ipc must be a finite number, not inf."),
+    ({"ipc": 10**6000}, "ipc must be below 2^63, not a number of thousands of digits."),
+    ({"iterations": 2**63}, "iterations must be below 2^63, not 9223372036854775808."),
+    ({"head": {"name": 10**6000}}, "head.name must be a name, not a number of thousands of digits."),
+    (
+        {"head": {"name": "twostage", "stage1": {"name": "twostage", "stage1": 3}}},
+        "head.stage1 must be text or a mapping",
+    ),
+    ({"init": "a\0b"}, "init must be valid text, not 'a\\x00b'."),
+    ({"init": "\ud800"}, "init must be valid text, not '\\ud800'."),
+    ({"data": {"mean": [0.5, True]}}, "each item of data.mean must be a number, not True."),
+    ({"training": {f"a{i}": 1 for i in range(3000)}}, "unknown training option 'a0'."),
     ({"init": "reel"}, "init: unknown way to start 'reel'. Did you mean 'real'? Available: "),
     ({"plugins": 3}, "plugins must be a list of names, not 3."),
     ({"head": None}, "head is a name, or a mapping with a name and options."),
@@ -204,10 +233,10 @@ WRONG = [
     ({"compute": {"threads": True}}, "compute.threads must be a whole number, not True."),
     ({"compute": {"compile": "perhaps"}}, "compute.compile must be true or false, not 'perhaps'."),
     ({"data": {"imbalance": "x"}}, "data.imbalance must be a number or 'natural', not 'x'."),
-    ({"data": {"imbalance": float("nan")}}, "data.imbalance must be finite, not nan."),
+    ({"data": {"imbalance": float("nan")}}, "data.imbalance must be a finite number or 'natural', not nan."),
     ({"data": {"mean": [0.5, "x"]}}, "each item of data.mean must be a number, not 'x'."),
     ({"data": {"mean": 0.5}}, "data.mean must be a list, not 0.5."),
-    ({"matcher": {"lr_img": "inf"}}, "matcher.lr_img must be finite, not inf."),
+    ({"matcher": {"lr_img": "inf"}}, "matcher.lr_img must be a finite number, not 'inf'."),
     ({"training": 5}, "training must be a mapping of options, not 5."),
     ({"training": None}, "training must be a mapping of options, not None."),
     ({"training": {"original": []}}, "training.original must be a mapping of options, not []."),
@@ -247,6 +276,15 @@ def test_the_origin_is_the_layer_whose_value_counts():
         resolve(CATALOG, [DM, low, high])
     with pytest.raises(InputError, match=r"^low.yaml: "):
         resolve(CATALOG, [DM, Layer("higher.yaml", {"ipc": 5}), low])
+
+
+@pytest.mark.parametrize("lr", [-1.0, 0.0, float("nan"), float("inf")])
+def test_a_learning_rate_that_was_learned_is_validated(lr):
+    with pytest.raises(
+        InputError, match=r"^learned with the distilled set: training\.distilled\.lr must be (above 0|a fin)"
+    ):
+        DistilledTraining().with_learned({"lr": lr})
+    assert DistilledTraining(lr=0.5).with_learned({"lr": lr}).lr == 0.5
 
 
 def test_a_configuration_needs_a_method():

@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
 import yaml
@@ -23,8 +24,10 @@ import yaml
 from ltdd_core.errors import InputError, OptionError
 
 Tree = dict[str, Any]
-DEEPEST, MOST_VALUES = 64, 1_000_000
-"""Of a configuration: levels, and values on one of them."""
+DEEPEST, MOST_VALUES = 50, 1_000_000
+"""Of a configuration: levels, of which four are used, and values on one of them."""
+SHOWN = 100
+"""Letters of a wrong ``--set`` in a message."""
 COMPONENTS = ("data", "sampler", "network", "matcher", "head", "recipe")
 
 
@@ -51,15 +54,16 @@ def from_file(path: Path) -> Layer:
     Raises:
         InputError: it cannot be read, holds a tag or anything else that is not plain data.
     """
+    origin = _printable(str(path))
     try:
         tree = _plain_yaml(path.read_bytes())
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}.") from error
+        raise InputError(f"cannot read {origin}: {error.strerror}.") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not plain YAML: {_short(error)}.") from error
+        raise InputError(f"{origin}: not plain YAML: {_short(error)}.") from error
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: a configuration is a mapping, such as 'ipc: 10'.")
-    return Layer(str(path), tree)
+        raise InputError(f"{origin}: a configuration is a mapping, such as 'ipc: 10'.")
+    return Layer(origin, tree)
 
 
 def from_assignments(assignments: Sequence[str]) -> list[Layer]:
@@ -71,16 +75,39 @@ def from_assignments(assignments: Sequence[str]) -> list[Layer]:
     layers = []
     for text in assignments:
         path, equals, value = text.partition("=")
-        if not equals or not all(path.split(".")):
-            raise InputError(f"--set {text}: write it as --set matcher.lr_img=1.0.")
+        keys = path.split(".")
+        if not equals or not all(keys) or not path.isprintable() or len(keys) > DEEPEST:
+            raise InputError(f"--set {_shown(text)}: write it as --set matcher.lr_img=1.0.")
         try:
-            tree = _plain_yaml(value.encode())
+            tree = _plain_yaml(value)
         except yaml.YAMLError as error:
-            raise InputError(f"--set {text}: the value is not plain YAML: {_short(error)}.") from error
-        for key in reversed(path.split(".")):
+            raise InputError(f"--set {_shown(text)}: the value is not plain YAML: {_short(error)}.") from error
+        for key in reversed(keys):
             tree = {key: tree}
-        layers.append(Layer(f"--set {path}", tree))
+        layers.append(Layer(f"--set {_shown(path)}", tree))
     return layers
+
+
+def _printable(text: str) -> str:
+    """Text as a part of one line, whatever a terminal would make of it."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _shown(text: str) -> str:
+    """The same, and not all of it if it is long."""
+    return _printable(text) if len(text) <= SHOWN else f"{_printable(text[:SHOWN])}..."
+
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = 80
+
+
+def brief(value: Any) -> str:
+    """How a wrong value is shown: it may hold anything, and any amount of it."""
+    try:
+        return _repr.repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def normalised(layer: Layer) -> Layer:
@@ -108,7 +135,7 @@ def normalised(layer: Layer) -> Layer:
         if kind in tree and not isinstance(tree[kind], dict):
             raise InputError(f"{layer.origin}: {kind} is a name, or a mapping with a name and options.")
         if kind in tree and not isinstance(tree[kind].get("name", ""), str):
-            raise InputError(f"{layer.origin}: {kind}.name must be a name, not {tree[kind]['name']!r}.")
+            raise InputError(f"{layer.origin}: {kind}.name must be a name, not {brief(tree[kind]['name'])}.")
     return Layer(layer.origin, tree)
 
 
@@ -164,18 +191,30 @@ def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Tree:
     both = dict(lower)
     for key, value in upper.items():
         below = both.get(key)
-        both[key] = _merge(below, value) if _together(below, value) else value
+        if isinstance(value, dict) and isinstance(below, dict) and not _other_component(below, value):
+            both[key] = _merge(below, value)
+        else:
+            both[key] = value
     return both
 
 
-def _together(lower: Any, upper: Any) -> bool:
-    """Whether two values are sections to merge; options of one component are not for another."""
-    sections = isinstance(lower, dict) and isinstance(upper, dict)
-    return sections and upper.get("name", lower.get("name")) == lower.get("name", upper.get("name"))
+def _other_component(lower: Tree, upper: Tree) -> bool:
+    """Whether a section names another component, for which the options below it are not meant."""
+    return "name" in lower and upper.get("name", lower["name"]) != lower["name"]
 
 
 class _Loader(yaml.SafeLoader):
     """Plain data only, and no key twice: YAML's own loader keeps the last one and says nothing."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node; of one that claims to be a number or a date, and is none, YAML raises anything."""
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            kind = str(node.tag).rpartition(":")[2]
+            raise yaml.MarkedYAMLError(
+                problem=f"a value that cannot be read as {kind}", problem_mark=node.start_mark
+            ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping whose keys are names."""
@@ -194,7 +233,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _plain_yaml(content: bytes) -> Any:
+def _plain_yaml(content: bytes | str) -> Any:
     try:
         tree = yaml.load(content, Loader=_Loader)  # noqa: S506 - a SafeLoader
         _check_size(tree)
@@ -231,5 +270,5 @@ def _check_size(tree: Any) -> None:
 def _short(error: yaml.YAMLError) -> str:
     """What is wrong and in which line, without the excerpt."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return " ".join(str(error).split()).rstrip(".")
+        return _shown(f"line {error.problem_mark.line + 1}: {error.problem}")
+    return _printable(" ".join(str(error).split())).rstrip(".")

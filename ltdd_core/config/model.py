@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltdd_core.config.layers import COMPONENTS, Tree
+from ltdd_core.config.validation import validate_options
+from ltdd_core.errors import InputError, OptionError
 from ltdd_core.options import BaseOptions, option
 from ltdd_core.training.options import TrainingOptions
 
@@ -60,9 +62,19 @@ class DistilledTraining(TrainingOptions):
     )
 
     def with_learned(self, learned: Mapping[str, float]) -> TrainingOptions:
-        """These options, the learning rate decided."""
+        """These options, the learning rate decided.
+
+        Raises:
+            InputError: the one that was learned is none.
+        """
         lr = self.lr if self.lr is not None else learned.get("lr", TrainingOptions().lr)
-        return TrainingOptions(**{**self.model_dump(), "lr": lr})
+        try:
+            options: TrainingOptions = validate_options(
+                ("training", "distilled"), TrainingOptions, {**self.model_dump(), "lr": lr}
+            )
+        except OptionError as error:
+            raise InputError(f"learned with the distilled set: {error}") from error
+        return options
 
 
 class Training(BaseOptions):

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ltdd_core.config.layers import COMPONENTS, Layer, Tree, located, merged, normalised
+from ltdd_core.config.layers import COMPONENTS, Layer, Tree, brief, located, merged, normalised
 from ltdd_core.config.model import (
     DEFAULT_NAMES,
     NO_METHOD,
@@ -24,7 +24,7 @@ from ltdd_core.config.model import (
     Selection,
     Training,
 )
-from ltdd_core.config.validation import brief, validate_options
+from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError, unknown
 from ltdd_core.options import BaseOptions, Named
 from ltdd_core.plugging.catalog import KINDS, Catalog

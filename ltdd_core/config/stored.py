@@ -32,7 +32,7 @@ def asked_for(catalog: Catalog, stored: Layer) -> Layer:
         return layer
     tree = layer.tree
     for path in reversed(list(paths(tree))):
-        if path in ((kind, "name") for kind in COMPONENTS):
+        if path[1:] == ("name",) and path[0] in COMPONENTS:
             continue
         rest = _without(tree, path)
         try:

@@ -47,6 +47,8 @@ def mixed(
 
         return mean
 
-    weighs = isinstance(loss, WeightedLoss)
-    mixed_loss = WeightedLoss(of_both(loss.each), of_both(loss.weight)) if weighs else of_both(loss)
+    if isinstance(loss, WeightedLoss):
+        mixed_loss: Loss = WeightedLoss(of_both(loss.each), of_both(loss.weight))
+    else:
+        mixed_loss = of_both(loss)
     return part * images + (1 - part) * images[other], pairs, mixed_loss
