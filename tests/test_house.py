@@ -13,6 +13,7 @@ CORE = ROOT / "ltdd_core"
 FLOORS = (
     ("errors", "options", "seeding", "progress", "hookspecs"),
     ("storage",),
+    ("locking",),
     ("plugging", "data", "networks"),
     ("training",),
     ("config",),

@@ -113,7 +113,7 @@ def distill(
         if not (Path(out) / DISTILLED).exists():
             matcher.prepare(task)
         display.data(f"{data.summary()}; on {device.type}")
-        with RunFolder.open(Path(out), config, resume=resume) as folder:
+        with RunFolder.open(Path(out), config, resume=resume, warn=display.warn) as folder:
             checkpoint = folder.load_checkpoint()
             session = session_facts(config, device, [str(plugin) for plugin in observers.active])
             folder.begin_session(data_facts(data), {"from_step": checkpoint[0] if checkpoint else 0, **session})
