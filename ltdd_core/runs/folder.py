@@ -102,9 +102,10 @@ class RunFolder:
         Raises:
             InputError: it is not a folder.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"{self.path} is a file; a run needs a folder.")
-        return not self.path.exists() or all(file.name.startswith(".") for file in self.path.iterdir())
+        with writing(self.path):  # a name may be too long, a folder closed
+            if self.path.exists() and not self.path.is_dir():
+                raise InputError(f"{self.path} is a file; a run needs a folder.")
+            return not self.path.exists() or all(file.name.startswith(".") for file in self.path.iterdir())
 
     def _check_can_be_made(self) -> None:
         place = self.path.absolute()
@@ -214,7 +215,7 @@ class RunFolder:
             warn: is told in one line if the log does not have all of those steps.
         """
         path = self.path / name
-        kept = list(_lines_before(step, path.read_bytes())) if path.exists() else []
+        kept = list(_lines_before(step, path.read_bytes())) if path.is_file() else []
         if len(kept) < step:
             warn(f"{path} has lost {step - len(kept)} of the {step} steps before this one.")
         self.write_text(name, "".join(kept))
