@@ -116,9 +116,9 @@ def _check_size(path: Path, archive: zipfile.ZipFile, name: str) -> None:
     """Refuse an array whose header claims more than there is, before numpy makes room for it."""
     member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
     with archive.open(member) as file:
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        readers = {b"\1\0": np.lib.format.read_array_header_1_0, b"\2\0": np.lib.format.read_array_header_2_0}
         start = file.read(len(np.lib.format.MAGIC_PREFIX) + 2)
-        reader = readers.get(tuple(start[-2:]))
+        reader = readers.get(start[-2:])
         if not start.startswith(np.lib.format.MAGIC_PREFIX) or reader is None:
             return  # no array that is taken here, which the caller says
         shape, _, dtype = reader(file)
