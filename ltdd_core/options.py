@@ -80,6 +80,25 @@ def _over(default: Any, given: Any) -> Any:
     return {**base, **{name: _over(base.get(name), value) for name, value in given.items()}}
 
 
+def changes(options: BaseOptions, usual: BaseOptions | None = None) -> dict[str, Any]:
+    """What differs from the defaults, as JSON has it: an option that is added later, with a default, is not in it.
+
+    Args:
+        options: of a component.
+        usual: what to compare with; the defaults of its class unless given.
+    """
+    found, plain = {}, options.model_dump(mode="json")
+    for name, field in type(options).model_fields.items():
+        value = getattr(options, name)
+        default = field.get_default(call_default_factory=True) if usual is None else getattr(usual, name)
+        if isinstance(value, BaseOptions) and type(value) is type(default):
+            if value != default:
+                found[name] = changes(value, default)
+        elif value != default:
+            found[name] = plain[name]
+    return found
+
+
 Named = str | dict[str, Any]
 """Another component as the value of an option: its name, or its name and options, ``{"name": "ldam", "scale": 10}``."""
 

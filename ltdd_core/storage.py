@@ -61,6 +61,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         _sync_folder(path.parent)
 
 
+def sync(path: Path) -> None:
+    """Make what was written to a file survive a power cut, whoever has it open.
+
+    Raises:
+        WriteError: the disk is full or broken.
+    """
+    with writing(path), path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """A safetensors file with JSON facts in its metadata, written atomically.
 

@@ -348,6 +348,12 @@ BOMB = "more than 89 million pixels: make it smaller or remove it."
         ("text.jpg", lambda path: path.write_text("I am no image"), NO_IMAGE),
         ("empty.png", lambda path: path.touch(), NO_IMAGE),
         ("link.png", lambda path: path.symlink_to("gone.png"), "cannot be read: No such file or directory."),
+        ("pipe.png", os.mkfifo, "this is a pipe or a device, not an image file: remove it."),
+        (
+            "device.png",
+            lambda path: path.symlink_to("/dev/zero"),
+            "this is a pipe or a device, not an image file: remove it.",
+        ),
         ("1x1.png", lambda path: write(path, image(size=(1, 1))), f"1x1 pixels; {SMALL}"),
         ("flat.png", lambda path: write(path, image(size=(90, 3))), f"90x3 pixels; {SMALL}"),
         ("cmyk.jpg", lambda path: write(path, image("CMYK")), f"images of mode CMYK {GUESSED}"),

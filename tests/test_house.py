@@ -13,7 +13,7 @@ CORE = ROOT / "ltdd_core"
 FLOORS = (
     ("errors", "options", "seeding", "progress", "hookspecs"),
     ("storage",),
-    ("identity",),
+    ("identity", "locking"),
     ("plugging", "data", "networks"),
     ("training",),
     ("config",),

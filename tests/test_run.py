@@ -295,6 +295,23 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run_fails_the_run_and_keeps_the_
     assert load_tensors(Path("x", CHECKPOINT))[1]["step"] == 10
 
 
+def test_a_checkpoint_is_never_on_the_disk_before_the_lines_of_its_steps(tmp_path, monkeypatch):
+    """What is on the disk after a power cut is what was synced."""
+    sync, lines, seen = os.fsync, {}, []
+
+    def noted(handle):
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))  # noqa: PTH115
+        if path.suffix == ".jsonl":
+            lines[path.name] = len(path.read_bytes().splitlines())
+        elif CHECKPOINT in path.name:
+            seen.append(dict(lines))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    distill(tiny(), tmp_path / "a")
+    assert seen == [{"metrics.jsonl": step, "times.jsonl": step} for step in (5, 10, 12)]
+
+
 @pytest.mark.parametrize("init", ["real", "noise"])
 @pytest.mark.parametrize("sampler", ["instance", "square-root", "class-balanced"])
 def test_a_class_with_one_image_and_fewer_than_ipc(tmp_path, init, sampler):

@@ -1,5 +1,7 @@
 """Digits, NumPy archives, and torchvision's sets with and without their files."""
 
+import io
+import os
 import re
 import struct
 import time
@@ -164,6 +166,27 @@ def test_npz_never_unpickles(tmp_path):
     made["train_images"] = np.array([Bomb()], dtype=object)
     assert "Object arrays cannot be loaded" in refusal(Npz, root=save(tmp_path, made))
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_npz_whose_header_claims_terabytes_is_refused_before_any_room_is_made(tmp_path, write):
+    path = save(tmp_path, arrays(), write)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**36, 32, 32)})
+    members["train_images.npy"] = header.getvalue() + bytes(1000)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert refusal(Npz, root=path) == (
+        f"{path}: 'train_images' claims {2**46} bytes, which the file cannot hold: it is damaged."
+    )
+
+
+def test_npz_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "set.npz")
+    assert "this is a pipe or a device" in refusal(Npz, root=tmp_path / "set.npz")
 
 
 def test_npz_that_is_no_archive(tmp_path):

@@ -245,21 +245,28 @@ class _Reader:
 
 
 def decided_by(line: Line, config: Config, run: Config) -> Tree:
-    """What decides the predictions of a classifier."""
-    science = config.science()
-    unused = {"original", "distilled"} - set(line.sets)
+    """What decides the predictions of a classifier, as far as it differs from the defaults."""
     return {
-        **{key: science[key] for key in ("data", "sampler", "network", "augment", "seed", "compute")},
-        "training": {key: value for key, value in science["training"].items() if key not in unused},
-        "head": line.head.to_tree(),
+        **deciding(line, config.deciding_changes(), line.head.changes()),
         "sets": list(line.sets),
-        "run": run.science() if "distilled" in line.sets else None,
+        "run": run.deciding_changes() if "distilled" in line.sets else None,
+    }
+
+
+def deciding(line: Line, tree: Tree, head: Tree) -> Tree:
+    """What decides a classifier beside its distilled set, of a configuration tree and the tree of its head."""
+    unused = {"original", "distilled"} - set(line.sets)
+    sections = ("data", "sampler", "network", "augment", "seed", "compute")
+    return {
+        **{key: tree[key] for key in sections if key in tree},
+        "training": {key: value for key, value in tree["training"].items() if key not in unused},
+        "head": head,
     }
 
 
 def run_folder(run: Config) -> str:
     """The name of the folder of a run."""
-    return f"{_stem(run, distilled=True)}-{_digest(run.science())}"
+    return f"{_stem(run, distilled=True)}-{_digest(run.deciding_changes())}"
 
 
 def cell_line(name: str, line: Line, config: Config, run: Config) -> CellLine:

@@ -15,7 +15,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ltdd_core.bench.grid import CellLine
+from ltdd_core.bench.grid import CellLine, deciding
+from ltdd_core.config.model import differences
 from ltdd_core.config.validation import validate_options
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
@@ -97,7 +98,7 @@ class KeptLines:
         Raises:
             InputError: the file is damaged.
         """
-        kept = self._load(self.folder / line.file)
+        kept = self._load(line)
         return Scores(kept.log_probabilities, kept.groups)
 
     def get(self, line: CellLine) -> Kept | None:
@@ -107,7 +108,7 @@ class KeptLines:
             InputError: the file is damaged.
         """
         if line.file not in self._read and self.has(line):
-            self._read[line.file] = self._load(self.folder / line.file)
+            self._read[line.file] = self._load(line)
         return self._read.get(line.file)
 
     def groups(self, lines: Sequence[CellLine]) -> Tensor | None:
@@ -115,7 +116,8 @@ class KeptLines:
         known = (self.get(line) for line in lines)
         return next((one.groups for one in known if one is not None and one.groups is not None), None)
 
-    def _load(self, path: Path) -> Kept:
+    def _load(self, line: CellLine) -> Kept:
+        path = self.folder / line.file
         tensors, metadata = load_tensors(path)
         try:
             facts: _Facts = validate_options((), _Facts, metadata)
@@ -130,7 +132,23 @@ class KeptLines:
             kept.check()
         except (InputError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged ({error}). {TRAIN_AGAIN}") from error
+        _check_same(path, line, facts.configuration)
         return kept
+
+
+def _check_same(path: Path, line: CellLine, stored: dict[str, Any] | None) -> None:
+    """Refuse a classifier of a version with other defaults: the names of files only tell what differs from them."""
+    if stored is None:
+        return
+    config, head = line.config, line.line.head
+    now = deciding(line.line, config.science(), head.to_tree())
+    changed = deciding(line.line, config.deciding_changes(), head.changes())
+    try:
+        found = differences(deciding(line.line, stored, stored["head"]), now, changed)
+    except (KeyError, AttributeError) as error:
+        raise InputError(f"{path}: its configuration is damaged. {TRAIN_AGAIN}") from error
+    for key, how in found.items():
+        raise InputError(f"{path} is of another configuration: {key} {how}. {TRAIN_AGAIN}")
 
 
 class _Facts(BaseModel):
@@ -140,3 +158,4 @@ class _Facts(BaseModel):
 
     class_names: list[str]
     images: int = Field(ge=1)
+    configuration: dict[str, Any] | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from ltdd_core.bench.grid import Cell, CellLine, Grid, GridRow
 from ltdd_core.bench.kept import Kept, KeptLines
 from ltdd_core.evaluation.metrics import Row, average, parts_of
-from ltdd_core.storage import write_atomically
+from ltdd_core.storage import json_text, write_atomically
 
 PLACE = ("data", "imbalance", "ipc", "method", "plugins")
 METRICS = (
@@ -41,7 +40,7 @@ def write_table(out: Path, document: Document) -> None:
     Raises:
         InputError: they cannot be written.
     """
-    texts = {"json": json.dumps(document, indent=1) + "\n", "md": markdown(document), "csv": as_csv(document)}
+    texts = {"json": json_text(document, indent=1) + "\n", "md": markdown(document), "csv": as_csv(document)}
     for ending, text in texts.items():
         path = out / f"table.{ending}"
         if not path.exists() or path.read_bytes() != text.encode():

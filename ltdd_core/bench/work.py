@@ -81,7 +81,7 @@ def work_on(
     """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    with RunFolder(out).locked(), StopRequest().listening() as stop:
+    with RunFolder(out).locked(display.warn), StopRequest().listening() as stop:
         work = _Work(out, catalog, display, say, stop)
         left = [cells for cells in grid.runs() if not all(state_of(cell, out) == "finished" for cell in cells)]
         pace = _Pace(len(grid.runs()), left)

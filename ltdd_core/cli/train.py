@@ -86,7 +86,7 @@ def _train(
     with claimed(out, f"{config.data.name}-{config.head.name}-seed{config.run.seed}") as path:
         folder = RunFolder(path)
         folder.check(config, resume=False)
-        with folder.locked():
+        with folder.locked(display.warn):
             try:
                 for line in train_original(
                     config,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ltdd_core.config.layers import COMPONENTS, Tree
-from ltdd_core.config.validation import validate_options
+from ltdd_core.config.layers import COMPONENTS, Tree, flat
+from ltdd_core.config.validation import brief, validate_options
 from ltdd_core.errors import InputError, OptionError
-from ltdd_core.options import BaseOptions, option
+from ltdd_core.options import BaseOptions, changes, option
 from ltdd_core.training.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -122,6 +122,10 @@ class Selection:
         """Name and all options, as in a configuration file."""
         return {"name": self.name, **self.options.model_dump(mode="json")}
 
+    def changes(self) -> Tree:
+        """Name, and the options that differ from their defaults."""
+        return {"name": self.name, **changes(self.options)}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -147,12 +151,45 @@ class Config:
         tree["compute"] = self.compute.model_dump(mode="json")
         return tree
 
+    def changes(self) -> Tree:
+        """What differs from today's defaults, and the names of the components.
+
+        What the data source suggests is written here like any other value.  A digest of this stays the same when a
+        later version has more options.
+        """
+        tree: Tree = {kind: getattr(self, kind).changes() for kind in COMPONENTS}
+        tree.update(changes(self.run), training=changes(self.training), compute=changes(self.compute))
+        return tree
+
     def science(self) -> Tree:
         """The part that decides the result: without folders, devices and the like."""
-        tree = self.to_tree()
-        tree["data"].pop("root", None)
-        tree["compute"] = {key: tree["compute"][key] for key in ("precision", "compile")}
-        return tree
+        return _science(self.to_tree())
+
+    def deciding_changes(self) -> Tree:
+        """The part of :meth:`changes` that decides the result."""
+        return _science(self.changes())
+
+
+def _science(tree: Tree) -> Tree:
+    tree["data"].pop("root", None)
+    tree["compute"] = {key: tree["compute"][key] for key in ("precision", "compile") if key in tree["compute"]}
+    return tree
+
+
+def differences(stored: Tree, now: Tree, changed: Tree) -> dict[str, str]:
+    """What a stored configuration says otherwise, by the path of an option: ``"was 1 and is now 2"``.
+
+    Args:
+        stored: perhaps by an earlier version; an option that it does not have is taken to have today's default.
+        now: everything spelt out.
+        changed: what of it differs from today's defaults.
+    """
+    before, after, unusual = flat(stored), flat(now), flat(changed)
+    return {
+        key: f"was {brief(before.get(key))} and is now {brief(after.get(key))}"
+        for key in sorted({*before, *after})
+        if (before[key] != after.get(key) if key in before else key in unusual)
+    }
 
 
 NO_METHOD = Selection("matcher", "none", BaseOptions(), None, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ltdd_core.errors import InputError
+from ltdd_core.storage import reason_of
 
 SMALLEST_SIDE = 4
 GREY_MODES = {"1", "L", "LA"}
@@ -61,6 +63,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, which leave the pixels as they are
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+                raise InputError(f"{path}: this is a pipe or a device, not an image file: remove it.")
             with Image.open(path) as image:
                 yield image
     except InputError:
@@ -73,8 +77,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise InputError(f"{path}: this image is damaged ({reason}): remove it or put it right.") from error
+        raise InputError(f"{path}: this image is damaged ({reason_of(error)}): remove it or put it right.") from error
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -5,6 +5,7 @@ It holds ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,6 +18,12 @@ from ltdd_core.data.imagefile import SMALLEST_SIDE
 from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
 from ltdd_core.errors import InputError
 from ltdd_core.options import option
+from ltdd_core.storage import reason_of
+
+DAMAGE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+"""What zipfile and numpy raise for a damaged member, one that holds Python objects, and an encrypted one."""
+MOST_PACKED = 1100
+"""Bytes that deflate can make of one; it is 1032 in theory."""
 
 
 class Npz(DataSource):
@@ -53,6 +60,8 @@ class Npz(DataSource):
 
 def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable]:
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(f"--root {path}: this is a pipe or a device; give the .npz file.")
         with path.open("rb") as file:
             # np.load would take a single array or a pickle as well.
             if not zipfile.is_zipfile(file):
@@ -64,10 +73,10 @@ def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable]:
         raise InputError(f"--root {path}: there is no such file.") from error
     except IsADirectoryError as error:
         raise InputError(f"--root {path}: this is a folder; give the .npz file, or use data 'folder'.") from error
-    # What zipfile and numpy raise for a damaged member, one that holds Python objects, and an encrypted one.
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise InputError(f"{path}: cannot be read as an archive of plain arrays ({reason}).") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: its arrays do not fit into memory.") from error
+    except DAMAGE as error:
+        raise InputError(f"{path}: cannot be read as an archive of plain arrays ({reason_of(error)}).") from error
 
 
 def _table(path: Path, archive: Any, part: str) -> ArrayTable:
@@ -96,7 +105,23 @@ def _table(path: Path, archive: Any, part: str) -> ArrayTable:
 def _array(path: Path, archive: Any, name: str) -> np.ndarray:
     if name not in archive:
         raise InputError(f"{path}: array {name!r} is missing; it has {', '.join(sorted(archive)) or 'none'}.")
+    _check_size(path, archive.zip, name)
     array = archive[name]
     if not isinstance(array, np.ndarray):  # numpy hands out the bytes of whatever else is in the archive
         raise InputError(f"{path}: {name!r} is not a NumPy array: write the archive with numpy.savez.")
     return array
+
+
+def _check_size(path: Path, archive: zipfile.ZipFile, name: str) -> None:
+    """Refuse an array whose header claims more than there is, before numpy makes room for it."""
+    member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
+    with archive.open(member) as file:
+        readers = {b"\1\0": np.lib.format.read_array_header_1_0, b"\2\0": np.lib.format.read_array_header_2_0}
+        start = file.read(len(np.lib.format.MAGIC_PREFIX) + 2)
+        reader = readers.get(start[-2:])
+        if not start.startswith(np.lib.format.MAGIC_PREFIX) or reader is None:
+            return  # no array that is taken here, which the caller says
+        shape, _, dtype = reader(file)
+    claimed, packed = math.prod(shape) * dtype.itemsize, min(member.compress_size, path.stat().st_size)
+    if claimed > member.file_size or member.file_size > MOST_PACKED * (packed + 1):
+        raise InputError(f"{path}: {name!r} claims {claimed} bytes, which the file cannot hold: it is damaged.")

@@ -109,7 +109,7 @@ def distill(
         if not (out / DISTILLED).exists():
             matcher.prepare(task_of(setup))
         display.data(f"{setup.data.summary()}; on {setup.device.type}")
-        with RunFolder.open(out, config, resume=resume) as folder:
+        with RunFolder.open(out, config, resume=resume, warn=display.warn) as folder:
             checkpoint = folder.load_checkpoint()
             start = checkpoint[0] if checkpoint else 0
             session = session_facts(config, setup.device, [str(plugin) for plugin in observers.active])

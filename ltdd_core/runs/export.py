@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,13 @@ from ltdd_core.errors import InputError, unknown
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
-from ltdd_core.storage import write_atomically, writing
+from ltdd_core.storage import json_text, write_atomically, writing
 from ltdd_core.training.options import TrainingOptions
 
 CERTAIN = 200.0
 """Logit of a hard label: e^-200 is nothing beside 1 in float32, so that its softmax is one-hot to the last bit."""
+LARGEST_RATE = 1e30
+"""A learning rate above it is damage."""
 LEAST = 1e-30
 """Probability that stands for 0 where a soft label becomes logits."""
 
@@ -126,7 +127,7 @@ def _npz(distilled: DistilledSet, target: Path) -> None:
         "images": distilled.images.numpy(),
         "labels": distilled.labels.numpy(),
         "class_names": np.array(distilled.class_names),
-        "normalisation": np.array(json.dumps(facts)),
+        "normalisation": np.array(json_text(facts)),
         **{name: tensor.numpy() for name, tensor in distilled.normalisation.tensors().items()},
     }
     content = io.BytesIO()
@@ -160,11 +161,14 @@ def _umask() -> int:
 
 
 def _learning_rate(distilled: DistilledSet) -> float:
-    """The learned one; else that of the configuration; else the default."""
+    """The learned one; else that of the configuration, where there is a usable one; else the default."""
     if "lr" in distilled.training:
         return float(distilled.training["lr"])
-    configured = distilled.origin.get("configuration", {}).get("training", {}).get("distilled", {}).get("lr")
-    return float(configured or TrainingOptions().lr)
+    found: Any = distilled.origin
+    for key in ("configuration", "training", "distilled", "lr"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    usable = isinstance(found, int | float) and not isinstance(found, bool) and 0 < found < LARGEST_RATE
+    return float(found) if usable else TrainingOptions().lr
 
 
 def _hard(labels: Tensor) -> Tensor:

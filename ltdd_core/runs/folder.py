@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -17,11 +18,12 @@ import yaml
 from pydantic import BaseModel, NonNegativeFloat
 from torch import Tensor
 
-from ltdd_core.config.layers import flat, from_file
-from ltdd_core.config.model import Config
+from ltdd_core import locking
+from ltdd_core.config.layers import from_file
+from ltdd_core.config.model import Config, differences
 from ltdd_core.errors import InputError, RunFailed, WriteError
 from ltdd_core.networks.store import FOLDER as NETWORKS
-from ltdd_core.storage import json_text, load_tensors, parse_json, save_tensors, write_atomically, writing
+from ltdd_core.storage import json_text, load_tensors, parse_json, save_tensors, sync, write_atomically, writing
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
@@ -47,7 +49,9 @@ class RunFolder:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, config: Config, *, resume: bool) -> Iterator[RunFolder]:
+    def open(
+        cls, path: Path, config: Config, *, resume: bool, warn: Callable[[str], None] = warnings.warn
+    ) -> Iterator[RunFolder]:
         """Make the folder, or go on in it, and keep other processes out until the block ends.
 
         Raises:
@@ -58,7 +62,7 @@ class RunFolder:
         folder.check(config, resume=resume)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        with folder.locked():
+        with folder.locked(warn):
             folder.check(config, resume=resume)  # again: another process may have been faster
             folder._remove_temporary()
             if folder.is_empty():
@@ -73,7 +77,8 @@ class RunFolder:
 
     def begin(self, config: Config) -> None:
         """Write the configuration; from now on the folder holds a run."""
-        self.write_text(CONFIG, yaml.safe_dump(config.to_tree(), sort_keys=False))
+        defaults = f"# Every option is spelt out; those that nobody set have the defaults of ltdd {version('ltdd')}.\n"
+        self.write_text(CONFIG, defaults + yaml.safe_dump(config.to_tree(), sort_keys=False))
 
     def check(self, config: Config, *, resume: bool) -> None:
         """Whether a run with this configuration may begin, or resume, here.
@@ -100,11 +105,12 @@ class RunFolder:
         Raises:
             InputError: it is not a folder.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"{self.path} is a file; a run needs a folder.")
-        return not self.path.exists() or all(
-            file.name.startswith(".") or file.name == NETWORKS for file in self.path.iterdir()
-        )
+        with writing(self.path):  # a name may be too long, a folder closed
+            if self.path.exists() and not self.path.is_dir():
+                raise InputError(f"{self.path} is a file; a run needs a folder.")
+            return not self.path.exists() or all(
+                file.name.startswith(".") or file.name == NETWORKS for file in self.path.iterdir()
+            )
 
     def _check_can_be_made(self) -> None:
         place = self.path.absolute()
@@ -113,22 +119,16 @@ class RunFolder:
             raise InputError(f"{self.path} cannot be made: {there} is no folder that can be written to.")
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out of the folder until the block ends.
+    def locked(self, warn: Callable[[str], None] = warnings.warn) -> Iterator[None]:
+        """Keep other processes out of the folder until the block ends; ``warn`` is told where that is not possible.
 
         Raises:
             InputError: one is in there already, or the folder cannot be locked.
             RunFailed: the work in the block could not write a file; that is not the fault of its input.
         """
-        with writing(self.path / LOCK):
-            file = (self.path / LOCK).open("w")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{self.path} is in use by another process.") from error
-            except OSError as error:
-                raise InputError(f"{self.path} cannot be locked: {error.strerror}.") from error
+        with locking.locked(self.path / LOCK, wait=False, warn=warn) as mine:
+            if not mine:
+                raise InputError(f"{self.path} is in use by another process.")
             try:
                 yield
             except WriteError as error:
@@ -147,15 +147,13 @@ class RunFolder:
     def check_same(self, config: Config) -> None:
         """Refuse to go on with another configuration; where and on what it runs may differ.
 
+        An option that an earlier version did not have is taken to have had today's default.
+
         Raises:
             InputError: naming the first options that differ.
         """
-        before, now = flat(self.stored_config()), flat(config.to_tree())
-        differing = [
-            f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key) and key not in FREE
-        ]
+        found = differences(self.stored_config(), config.to_tree(), config.changes())
+        differing = [f"{key} {how}" for key, how in found.items() if key not in FREE]
         if differing:
             raise InputError(f"{self.path} holds a run of another configuration: {'; '.join(differing[:3])}.")
 
@@ -189,7 +187,10 @@ class RunFolder:
         self.write_json(FACTS, {"data": data, "sessions": [*sessions, session]})
 
     def save_checkpoint(self, step: int, state: Mapping[str, Tensor]) -> None:
-        """Keep what the next step depends on; ``step`` is how many are done."""
+        """Keep what the next step depends on; ``step`` is how many are done, and the logs have lines of all of them."""
+        for name in (METRICS, TIMES):
+            if (self.path / name).exists():
+                sync(self.path / name)
         save_tensors(self.path / CHECKPOINT, state, {"step": step})
 
     def load_checkpoint(self) -> tuple[int, dict[str, Tensor]] | None:
@@ -219,7 +220,7 @@ class RunFolder:
             warn: is told in one line if the log does not have all of those steps.
         """
         path = self.path / name
-        kept = list(_lines_before(step, path.read_bytes())) if path.exists() else []
+        kept = list(_lines_before(step, path.read_bytes())) if path.is_file() else []
         if len(kept) < step:
             warn(f"{path} has lost {step - len(kept)} of the {step} steps before this one.")
         self.write_text(name, "".join(kept))

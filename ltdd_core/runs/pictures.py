@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import torch
 
 from ltdd_core.runs.distilled import DistilledSet
-from ltdd_core.storage import write_atomically
+from ltdd_core.storage import json_text, write_atomically
 
 MOST_COLUMNS = 20
 MOST_ROWS = 50
@@ -59,5 +58,5 @@ def save_picture(path: Path, distilled: DistilledSet) -> None:
     box = [round(left * wide), round((1 - top) * high), round(right * wide), round((1 - bottom) * high)]
     buffer = io.BytesIO()
     place = {"box": box, "rows": classes, "columns": columns, "size": [width, height], "gap": gap}
-    canvas.print_png(buffer, metadata={"sheet": json.dumps(place)})
+    canvas.print_png(buffer, metadata={"sheet": json_text(place)})
     write_atomically(path, buffer.getvalue())
