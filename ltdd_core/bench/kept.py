@@ -47,6 +47,8 @@ class KeptLines:
     def __init__(self, out: Path) -> None:
         self.folder = out / LINES
         self._read: dict[str, Kept] = {}
+        self.damaged: dict[str, str] = {}
+        """Why a file could not be read, by its name."""
 
     def has(self, line: CellLine) -> bool:
         """Whether it was trained."""
@@ -76,13 +78,12 @@ class KeptLines:
         return Scores(tensors["log_probabilities"], tensors.get("groups"))
 
     def get(self, line: CellLine) -> Kept | None:
-        """None if it was not trained yet.
-
-        Raises:
-            InputError: the file is damaged.
-        """
-        if line.file not in self._read and self.has(line):
-            self._read[line.file] = self._load(self.folder / line.file)
+        """None if it was not trained yet, or if its file is damaged, which is noted."""
+        if line.file not in {*self._read, *self.damaged} and self.has(line):
+            try:
+                self._read[line.file] = self._load(self.folder / line.file)
+            except InputError as error:
+                self.damaged[line.file] = f"{error} Delete the file, and it is trained again."
         return self._read.get(line.file)
 
     def groups(self, lines: Sequence[CellLine]) -> Tensor | None:
@@ -102,4 +103,4 @@ class KeptLines:
                 int(facts["images"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: part of what is known of a classifier is missing; delete the file.") from error
+            raise InputError(f"{path}: part of what is known of a classifier is missing.") from error

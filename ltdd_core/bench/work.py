@@ -6,12 +6,11 @@ A run or a classifier that fails is noted and costs the others nothing.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-
-import torch
 
 from ltdd_core.bench.grid import Cell, CellLine, Grid, cell_line
 from ltdd_core.bench.kept import KeptLines
@@ -20,11 +19,12 @@ from ltdd_core.bench.trainer import SharingTrainer
 from ltdd_core.config.model import Config
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.distillation.distill import OUT_OF_MEMORY, distill
-from ltdd_core.errors import InputError, RunFailed
+from ltdd_core.distillation.distill import distill
+from ltdd_core.errors import OUT_OF_MEMORY, InputError, RunFailed, is_out_of_memory
 from ltdd_core.evaluation.lines import PREDICTIONS, keep_scores, kept_scores, lines_of, make_trainer, scores_of
 from ltdd_core.networks.network import Network
 from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import one_line
 from ltdd_core.progress import Display
 from ltdd_core.runs.devices import prepare_device
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
@@ -41,12 +41,15 @@ Failures = dict[str, str]
 
 
 def state_of(cell: Cell, out: Path) -> str:
-    """``finished``, ``begun`` or ``not begun``."""
+    """``finished``, ``begun``, ``not begun``, or ``damaged`` with the reason."""
     folder, kept = RunFolder(out / RUNS / cell.folder), KeptLines(out)
     trained = sum(kept.has(line) for line in cell.lines)
-    if is_finished(cell, out) and trained == len(cell.lines):
-        return "finished"
-    return "not begun" if folder.is_empty() and not trained else "begun"
+    try:
+        if is_finished(cell, out) and trained == len(cell.lines):
+            return "finished"
+        return "not begun" if folder.is_empty() and not trained else "begun"
+    except (InputError, OSError) as error:
+        return f"damaged: {error}"
 
 
 def is_finished(cell: Cell, out: Path) -> bool:
@@ -205,15 +208,23 @@ class _Work:
 
     @contextmanager
     def _noting(self, what: str) -> Iterator[None]:
-        """Note why something failed and go on."""
+        """Note why something failed, a bug in a plugin say, and go on."""
         try:
             yield
-        except (InputError, RunFailed) as error:
-            self.failures[what] = str(error)
-        except torch.OutOfMemoryError:
-            self.failures[what] = f"out of memory: {OUT_OF_MEMORY}"
-        if what in self.failures:
+        except Exception as error:
+            self.failures[what] = self._reason(error)
             self.say(f"failed: {self.failures[what]}")
+
+    def _reason(self, error: Exception) -> str:
+        """Why it failed, in one line; what is nobody's message is shown whole, for whoever mends it."""
+        if is_out_of_memory(error):
+            return OUT_OF_MEMORY
+        if isinstance(error, InputError | RunFailed):
+            return str(error)
+        self.say("".join(traceback.format_exception(error)).rstrip())
+        plugin = self.catalog.plugins.at_fault(error)
+        whose = "" if plugin is None else f"plugin {plugin.name!r} ({plugin}) failed: "
+        return f"{whose}{one_line(error)}"
 
 
 def _images(line: CellLine, data: LongTailedSet, distilled: DistilledSet | None) -> int:

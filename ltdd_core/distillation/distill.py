@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.matcher import Distillation, Matcher
 from ltdd_core.distillation.task import prepare_task
-from ltdd_core.errors import RunFailed
+from ltdd_core.errors import RunFailed, memory_in_words
 from ltdd_core.evaluation.lines import check_recipe, make_trainer, result_rows, training_options
 from ltdd_core.evaluation.metrics import Row
 from ltdd_core.hookspecs import Run
@@ -39,7 +38,6 @@ from ltdd_core.training.trainer import Trainer
 PICTURE = "distilled.png"
 RISEN = 1.3  # of a loss, times what it began as; runs that worked ended at 1.02 or less
 SECONDS_BETWEEN_PICTURES = 20.0  # while a run goes on; one takes some tenths of a second
-OUT_OF_MEMORY = "try --set compute.chunk=N with a small N, a smaller matcher.batch_real, --ipc or --image-size."
 
 
 @dataclass(frozen=True)
@@ -102,9 +100,9 @@ def distill(
     device = prepare_device(config)
     check_recipe(config)
     RunFolder(Path(out)).check(config, resume=resume)
-    with StopRequest().at_once():
+    with StopRequest().at_once(), memory_in_words():
         data = load_long_tailed(config.data.name, config.data.make())
-    with StopRequest().listening() as stop, _memory_in_words():
+    with StopRequest().listening() as stop, memory_in_words():
         trainer = make_trainer(
             config, device, data.image_shape, seed=config.run.seed, catalog=catalog, stop=stop, display=display
         )
@@ -133,14 +131,6 @@ def distill(
             if observers.detached:
                 write_report(folder, result, observers)
     return result
-
-
-@contextmanager
-def _memory_in_words() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise RunFailed(f"out of memory: {OUT_OF_MEMORY}") from error
 
 
 def write_report(folder: RunFolder, result: Result, observers: Observers) -> None:

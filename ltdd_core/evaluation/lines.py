@@ -13,7 +13,7 @@ from torch import Tensor
 from ltdd_core.config.model import DEFAULT_NAMES, Config, Selection
 from ltdd_core.config.resolve import component_maker, select
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, memory_in_words
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe
 from ltdd_core.evaluation.metrics import Row, average, row
 from ltdd_core.plugging.catalog import Catalog
@@ -223,7 +223,7 @@ def repeated_rows(
         raise InputError(f"recipe {config.recipe.name!r} trains on a distilled set, and there is none.")
     for network in networks:
         changed, rows = replace(config, network=network), []
-        with StopRequest().listening() as stop:
+        with StopRequest().listening() as stop, memory_in_words():
             for seed in range(config.run.seed, config.run.seed + repeats):
                 trainer = make_trainer(
                     changed,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ltdd_core.config.model import Config, Selection
 from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.errors import memory_in_words
 from ltdd_core.evaluation.head import Softmax
 from ltdd_core.evaluation.lines import check_fits, make_trainer, test_log_probabilities, training_sets
 from ltdd_core.plugging.catalog import Catalog
@@ -126,7 +127,7 @@ def quality_of(
     for network in networks:
         changed = replace(config, network=network)
         found = []
-        with StopRequest().listening() as stop:
+        with StopRequest().listening() as stop, memory_in_words():
             for seed in range(config.run.seed, config.run.seed + repeats):
                 augmented = make_trainer(
                     changed,
