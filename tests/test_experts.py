@@ -20,7 +20,7 @@ from ltdd_core import Augmentation, ClassifierHead, InputError, Interrupted, Run
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.runs.stop import StopRequest
 from ltdd_core.storage import load_tensors
-from ltdd_mtt import jobs, training
+from ltdd_mtt import jobs as processes, training
 from ltdd_mtt.experts import ExpertFolder, ExpertOptions, bytes_on_disk, expert_key, folder_for
 from ltdd_mtt.jobs import task_of
 from ltdd_mtt.student import flat_parameters
