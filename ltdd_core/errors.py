@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import errno
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 
 class InputError(Exception):
@@ -34,6 +36,36 @@ class Interrupted(KeyboardInterrupt):
 
     It is no ``Exception``, so that code that survives whatever fails, in a plugin say, does not survive this.
     """
+
+
+_MEMORY_WORDS = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or on a CPU, for which torch has no type of its own."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):
+        return type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in _MEMORY_WORDS)
+    return isinstance(error, MemoryError)
+
+
+@contextmanager
+def memory_in_words(advice: str) -> Iterator[None]:
+    """Turn running out of memory into one line.
+
+    Args:
+        advice: what to try, as the end of a sentence.
+
+    Raises:
+        RunFailed: memory ran out.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise RunFailed(f"out of memory: {advice}") from error
+        raise
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:

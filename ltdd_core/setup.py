@@ -14,12 +14,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ltdd_core.config.advice import against_memory
 from ltdd_core.config.model import Config, Selection
 from ltdd_core.config.resolve import component_maker
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.normalisation import Normalisation
 from ltdd_core.data.sampler import Features, Sampler
 from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.errors import memory_in_words
 from ltdd_core.networks.network import NetworkFactory
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.store import NetworkStore
@@ -76,11 +78,13 @@ class Setup:
 
         Raises:
             InputError: the device, or compilation, is asked for and cannot be had.
+            RunFailed: memory ran out inside the block.
         """
         catalog, display = catalog or Catalog(load_plugins()), display or Display()
         device, store = find_device(config.compute), store or NetworkStore()
         listening = nullcontext(stop) if stop is not None else StopRequest().listening()
-        with computing(config.compute, device), listening as heard:
+        words = memory_in_words(against_memory(config))
+        with computing(config.compute, device), words, listening as heard:
             setup = cls(config, catalog, display, heard, device, store)
             if data is not None:
                 vars(setup)["data"] = data

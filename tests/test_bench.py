@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -376,6 +377,94 @@ def test_list_and_only_table(ltdd):
 
 
 # ---- what goes wrong -----------------------------------------------------------------------------
+
+
+BAD_MATCHER = """
+    from ltdd_core import ClassMatcher, hookimpl
+
+    class Bad(ClassMatcher):
+        \"\"\"Raise.\"\"\"
+        def class_loss(self, network, real, synthetic):
+            raise {error}
+
+    @hookimpl
+    def ltdd_register_matchers(register):
+        register("bad", Bad)
+"""
+
+
+def test_a_bug_in_a_plugin_costs_its_own_cells_only_and_the_plugin_is_named(ltdd, site):
+    site.install("bad", BAD_MATCHER.format(error="ValueError('a bug')"))
+    write("grid.yaml", methods=["bad", "dm"], seeds=[0])
+    result = ltdd("bench", "grid.yaml", "--out", "out")
+    assert result.exit_code == 1
+    assert "ValueError: a bug" in result.stderr
+    assert "Traceback" in result.stderr  # for the author of the plugin
+    assert result.stderr.splitlines()[-1].startswith("Error: 1 of the runs and classifiers failed")
+    reasons = {row["method"]: [one["reason"] for one in row["missing"]] for row in table("out")}
+    assert reasons["bad"] == ["plugin 'bad' (stranger-bad 1.5) failed: ValueError: a bug"]
+    assert reasons["dm"] == []
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit(3)"])
+def test_what_is_no_failure_ends_a_grid(error, ltdd, site):
+    site.install("bad", BAD_MATCHER.format(error=error))
+    write("grid.yaml", methods=["bad", "dm"], seeds=[0])
+    assert ltdd("bench", "grid.yaml", "--out", "out").exit_code == (3 if "3" in error else 130)
+    assert not list(Path("out/runs").glob("*-dm-*"))
+
+
+def test_memory_that_runs_out_in_one_cell_is_noted_with_advice(ltdd, site):
+    site.install("bad", BAD_MATCHER.format(error='RuntimeError("DefaultCPUAllocator: can\'t allocate memory")'))
+    write("grid.yaml", methods=["bad", "dm"], seeds=[0])
+    assert ltdd("bench", "grid.yaml", "--out", "out").exit_code == 1
+    reasons = {row["method"]: [one["reason"] for one in row["missing"]] for row in table("out")}
+    assert reasons["bad"][0].startswith("out of memory: try --set compute.chunk=N")
+    assert reasons["dm"] == []
+
+
+def test_one_damaged_run_costs_its_own_cell_only(ltdd):
+    write("grid.yaml", methods=["dm", "coreset"], seeds=[0])
+    assert ltdd("bench", "grid.yaml", "--out", "out").exit_code == 0
+    (bad,) = Path("out/runs").glob("*-coreset-*")
+    (other,) = Path("out/runs").glob("*-dm-*")
+    shutil.rmtree(other)
+    (bad / "config.yaml").write_text("- no: configuration\n")
+    cells = json.loads(ltdd("bench", "grid.yaml", "--out", "out", "--list", "--json").stdout)
+    states = {cell["cell"].split(",")[0]: cell["state"] for cell in cells}
+    assert states == {"dm": "begun", "coreset": f"damaged: {bad}/config.yaml is damaged."}
+    assert ltdd("bench", "grid.yaml", "--out", "out", "--only-table").exit_code == 0
+    result = ltdd("bench", "grid.yaml", "--out", "out", "--quiet")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert (other / "report.json").exists()
+
+
+def test_one_damaged_file_of_a_classifier_costs_its_own_row_only(ltdd):
+    write("grid.yaml", methods=["dm", "coreset"], seeds=[0])
+    assert ltdd("bench", "grid.yaml", "--out", "out").exit_code == 0
+    (bad,) = Path("out/lines").glob("*-coreset-*")
+    bad.write_bytes(b"nothing")
+    for options in ([], ["--only-table"]):
+        result = ltdd("bench", "grid.yaml", "--out", "out", "--quiet", *options)
+        assert result.exit_code == 1
+        assert result.stderr.count("\n") == 1
+        reasons = {row["method"]: [one["reason"] for one in row["missing"]] for row in table("out")}
+        assert reasons["dm"] == []
+        assert f"{bad}: damaged" in reasons["coreset"][0]
+        assert "Delete the file" in reasons["coreset"][0]
+
+
+@pytest.mark.parametrize("files", [4, 5, 8])
+def test_too_few_open_files_are_no_traceback(files, tmp_path):
+    write(tmp_path / "grid.yaml", methods=["dm"], seeds=[0])
+    ltdd = Path(sys.executable).with_name("ltdd")
+    command = f"ulimit -n {files}; exec {ltdd} bench grid.yaml --out out --quiet"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Error: ")
 
 
 def test_a_failing_cell_costs_the_others_nothing(ltdd):

@@ -158,6 +158,32 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_one_line_and_exit_code_1(lt
     assert re.fullmatch(r"Error: the loss of step 0 is nan; .*\n", result.stderr)
 
 
+LARGE_NETWORK = """
+    from ltdd_core import Network, hookimpl
+
+    class Large(Network):
+        \"\"\"Too large.\"\"\"
+        def __init__(self, shape, outputs, options):
+            raise ERROR
+        def embed(self, images):
+            return images
+
+    @hookimpl
+    def ltdd_register_networks(register):
+        register("large", Large)
+"""
+
+
+@pytest.mark.parametrize("error", ["MemoryError", 'RuntimeError("DefaultCPUAllocator: can\'t allocate memory")'])
+@pytest.mark.parametrize("command", ["distill", "train", "evaluate"])
+def test_memory_that_runs_out_on_a_cpu_is_one_line_with_advice(command, error, ltdd, site, finished):
+    site.install("large", LARGE_NETWORK.replace("ERROR", error))
+    more = {"distill": ("--method", "dm"), "train": (), "evaluate": (finished,)}[command]
+    result = ltdd(command, *more, "--quiet", "--network", "large")
+    assert result.exit_code == 1, result.output
+    assert re.fullmatch(r"Error: out of memory: try --set compute.chunk=N .*\n", result.stderr)
+
+
 def test_a_bug_shows_its_traceback_and_exit_code_1(site, tmp_path, monkeypatch):
     site.install("mean", MEAN_MATCHER.replace("return (", "raise KeyError('a bug'); return ("))
     monkeypatch.setenv("PYTHONPATH", str(site.folder))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from ltdd_core import Augmentation, ClassifierHead, InputError, Interrupted, Run
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.runs.stop import StopRequest
 from ltdd_core.storage import load_tensors
-from ltdd_mtt import training
+from ltdd_mtt import jobs as processes, training
 from ltdd_mtt.experts import ExpertFolder, ExpertOptions, bytes_on_disk, expert_key, folder_for
 from ltdd_mtt.jobs import task_of
 from ltdd_mtt.student import flat_parameters
@@ -350,6 +351,35 @@ def test_what_ends_one_of_several_processes_is_one_line(ltdd):
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: training of expert ")
     assert result.stderr.count("\n") == 1
+
+
+def test_an_expert_is_no_ensemble(ltdd):
+    assert "experts.head=ensemble is made of other heads; an expert is one network" in one_line_error(
+        ltdd("experts", "train", *OPTIONS, "--quiet", "--set", "experts.head=ensemble")
+    )
+
+
+@pytest.mark.parametrize("line", ["a note from a C library", "7", "[1]", "{}", '{"code": 3}'])
+def test_what_a_library_prints_in_a_child_is_no_message(line, monkeypatch, capfd):
+    said = queue.Queue()
+    child = f"import os, sys; sys.stdin.read(); os.write(1, {line.encode() + bytes([10, 255, 10])!r})"
+    real = subprocess.Popen
+    monkeypatch.setattr(
+        processes.subprocess, "Popen", lambda command, **how: real([sys.executable, "-c", child], **how)
+    )
+    processes._start("{}", said)
+    assert said.get(timeout=60) == {"code": 0}
+    assert line in capfd.readouterr().err
+
+
+def test_a_child_that_dies_before_it_reads_still_says_so(monkeypatch):
+    said, real = queue.Queue(), subprocess.Popen
+    child = "import os; os.close(0); os._exit(7)"
+    monkeypatch.setattr(
+        processes.subprocess, "Popen", lambda command, **how: real([sys.executable, "-c", child], **how)
+    )
+    processes._start("x" * 10**7, said)
+    assert said.get(timeout=60) == {"code": 7}
 
 
 def started(*arguments, log):

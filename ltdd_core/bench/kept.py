@@ -68,6 +68,8 @@ class KeptLines:
     def __init__(self, out: Path) -> None:
         self.folder = out / LINES
         self._read: dict[str, Kept] = {}
+        self.damaged: dict[str, str] = {}
+        """Why a file could not be read, by its name."""
 
     def has(self, line: CellLine) -> bool:
         """Whether it was trained."""
@@ -102,13 +104,12 @@ class KeptLines:
         return Scores(kept.log_probabilities, kept.groups)
 
     def get(self, line: CellLine) -> Kept | None:
-        """None if it was not trained yet.
-
-        Raises:
-            InputError: the file is damaged.
-        """
-        if line.file not in self._read and self.has(line):
-            self._read[line.file] = self._load(line)
+        """None if it was not trained yet, or if its file is damaged, which is noted."""
+        if line.file not in {*self._read, *self.damaged} and self.has(line):
+            try:
+                self._read[line.file] = self._load(line)
+            except InputError as error:
+                self.damaged[line.file] = str(error)
         return self._read.get(line.file)
 
     def groups(self, lines: Sequence[CellLine]) -> Tensor | None:

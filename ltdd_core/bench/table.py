@@ -64,7 +64,7 @@ def _row_document(row: GridRow, kept: KeptLines, failures: Mapping[str, str]) ->
         "classes": list(found[0][2].class_names) if found else [],
         "published": row.published.model_dump(include=set(known), mode="json") if row.published else None,
         "missing": [
-            {"seed": cell.seed, "reason": _reason(cell, line, failures)}
+            {"seed": cell.seed, "reason": _reason(cell, line, {**failures, **kept.damaged})}
             for cell, line in row.members
             if kept.get(line) is None
         ],

@@ -6,12 +6,11 @@ A run or a classifier that fails is noted and costs the others nothing.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-
-import torch
 
 from ltdd_core.bench.grid import Cell, CellLine, Grid, cell_line
 from ltdd_core.bench.kept import KeptLines
@@ -19,13 +18,13 @@ from ltdd_core.bench.table import table_of, write_table
 from ltdd_core.config.model import Config
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.distillation.advice import against_memory
 from ltdd_core.distillation.distill import distill
 from ltdd_core.errors import InputError, RunFailed
 from ltdd_core.evaluation.lines import keep_scores, kept_scores, lines_of, scores_of
 from ltdd_core.evaluation.predictions import PREDICTIONS
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.loading import one_line
 from ltdd_core.progress import Display
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
 from ltdd_core.runs.facts import versions
@@ -42,12 +41,15 @@ Failures = dict[str, str]
 
 
 def state_of(cell: Cell, out: Path) -> str:
-    """``finished``, ``begun`` or ``not begun``."""
+    """``finished``, ``begun``, ``not begun``, or ``damaged`` with the reason."""
     folder, kept = RunFolder(out / RUNS / cell.folder), KeptLines(out)
     trained = sum(kept.has(line) for line in cell.lines)
-    if is_finished(cell, out) and trained == len(cell.lines):
-        return "finished"
-    return "not begun" if folder.is_empty() and not trained else "begun"
+    try:
+        if is_finished(cell, out) and trained == len(cell.lines):
+            return "finished"
+        return "not begun" if folder.is_empty() and not trained else "begun"
+    except (InputError, OSError) as error:
+        return f"damaged: {error}"
 
 
 def is_finished(cell: Cell, out: Path) -> bool:
@@ -145,7 +147,7 @@ class _Work:
             if line.run is None:
                 self._train(line, None)
         distilled = None
-        with self._noting(first.folder, first.config):
+        with self._noting(first.folder):
             distilled = self._distilled(first)
         for line in lines:
             if line.run is not None and distilled is not None:
@@ -178,7 +180,7 @@ class _Work:
         if self.kept.has(line):
             return
         self.say(f"classifier: {line.name}")
-        with self._noting(line.file, line.config):
+        with self._noting(line.file):
             self.stop.check()
             data = self._loaded(line.config)
             opened = Setup.open(
@@ -198,16 +200,22 @@ class _Work:
         return self._data[key]
 
     @contextmanager
-    def _noting(self, what: str, config: Config) -> Iterator[None]:
-        """Note why something failed and go on."""
+    def _noting(self, what: str) -> Iterator[None]:
+        """Note why something failed, a bug in a plugin say, and go on."""
         try:
             yield
-        except (InputError, RunFailed) as error:
-            self.failures[what] = str(error)
-        except torch.OutOfMemoryError:
-            self.failures[what] = f"out of memory: {against_memory(config)}"
-        if what in self.failures:
+        except Exception as error:
+            self.failures[what] = self._reason(error)
             self.say(f"failed: {self.failures[what]}")
+
+    def _reason(self, error: Exception) -> str:
+        """Why it failed, in one line; what is nobody's message is shown whole, for whoever mends it."""
+        if isinstance(error, InputError | RunFailed):
+            return str(error)
+        self.say("".join(traceback.format_exception(error)).rstrip())
+        plugin = self.catalog.plugins.at_fault(error)
+        whose = "" if plugin is None else f"plugin {plugin.name!r} ({plugin}) failed: "
+        return f"{whose}{one_line(error)}"
 
 
 def _images(line: CellLine, data: LongTailedSet, distilled: DistilledSet | None) -> int:

@@ -64,7 +64,8 @@ def command(
     if not only_table:
         with only_json(as_json):
             failed = _run(wanted, folder, catalog, notes, quiet, verbose)
-    document = table_of(wanted, KeptLines(folder), failed)
+    kept = KeptLines(folder)
+    document = table_of(wanted, kept, failed)
     write_table(folder, document)
     if as_json:
         click.echo(json.dumps(document))
@@ -72,7 +73,7 @@ def command(
         _print(results, document)
     if not quiet:
         notes.print(f"the table is in {folder / 'table.md'}, .csv and .json", soft_wrap=True)
-    if failed:
+    if failed := {**failed, **kept.damaged}:
         raise RunFailed(
             f"{len(failed)} of the runs and classifiers failed, see 'Not finished' in {folder / 'table.md'}; "
             "the same command tries them again."

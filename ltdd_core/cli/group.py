@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import traceback
@@ -13,7 +14,7 @@ from typing import Any
 import click
 
 from ltdd_core.cli.plugin_commands import COMMANDS, plugin_commands
-from ltdd_core.errors import InputError, RunFailed, unknown
+from ltdd_core.errors import InputError, RunFailed, is_out_of_memory, unknown
 from ltdd_core.runs.stop import LOST
 
 PLUGIN_COMMANDS = "ltdd.plugin_commands"
@@ -45,6 +46,10 @@ def exit_codes() -> Iterator[None]:
     except (click.ClickException, click.exceptions.Exit):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise Ended("out of memory: use fewer or smaller images, or a machine with more.", 1) from error
+        if os.strerror(errno.EMFILE) in str(error):  # of whatever type: of the system, of an import, of safetensors
+            raise Ended("too many open files: allow more of them (ulimit -n 1024).", 1) from error
         _name_the_plugin(error)
         raise
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltdd_core.config.advice import against_divergence
 from ltdd_core.config.model import Config
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.distillation.advice import against_divergence, against_memory
 from ltdd_core.distillation.checkpoint import restore
 from ltdd_core.distillation.matcher import Matcher
 from ltdd_core.distillation.task import task_of
@@ -104,7 +103,7 @@ def distill(
     check_recipe(config)
     RunFolder(out).check(config, resume=resume)
     store = store or NetworkStore(config.compute.store or out / NETWORKS)
-    with Setup.open(config, catalog=catalog, display=display, store=store) as setup, _memory_in_words(config):
+    with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
         matcher: Matcher = config.matcher.make()
         if not (out / DISTILLED).exists():
             matcher.prepare(task_of(setup))
@@ -130,14 +129,6 @@ def distill(
             if observers.detached:
                 write_report(folder, result, observers)
     return result
-
-
-@contextmanager
-def _memory_in_words(config: Config) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise RunFailed(f"out of memory: {against_memory(config)}") from error
 
 
 def write_report(folder: RunFolder, result: Result, observers: Observers) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,18 +71,30 @@ def _heard(message: dict[str, Any], report: Report) -> int:
 
 def _start(order: str, said: queue.Queue[dict[str, Any]]) -> subprocess.Popen[str]:
     command = [sys.executable, "-P", "-m", "ltdd_mtt.jobs"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, errors="replace")  # noqa: S603
 
     def listen(theirs: IO[str], lines: IO[str]) -> None:
-        with theirs:
+        with suppress(BrokenPipeError), theirs:  # a process that died at once says so with its exit code
             theirs.write(order)
         with lines:
             for line in lines:
-                said.put(json.loads(line))
+                _pass_on(line, said)
         said.put({"code": process.wait()})
 
     threading.Thread(target=listen, args=(process.stdin, process.stdout), daemon=True).start()
     return process
+
+
+def _pass_on(line: str, said: queue.Queue[dict[str, Any]]) -> None:
+    """A message; what else a library prints on standard output goes to the user."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        message = None
+    if isinstance(message, dict) and message.keys() & {"expert", "error"}:
+        said.put(message)
+    else:
+        sys.stderr.write(line)
 
 
 def work() -> int:

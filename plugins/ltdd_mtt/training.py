@@ -7,7 +7,8 @@ and when its training is made longer later.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,6 +166,7 @@ class ExpertTrainer(Trainer):
             precision=task.networks.precision,
             compiled=task.networks.compiled,
             keep_going=task.keep_going,
+            component=self._no_other_head,
         )
         self.school, self.record, self.called = school, record, False
 
@@ -231,3 +233,7 @@ class ExpertTrainer(Trainer):
         """
         head = name_of(self.school.options.head)
         raise InputError(f"experts.head={head} trains a last layer of its own; an expert is one network, trained once.")
+
+    def _no_other_head(self, kind: str, named: str | Mapping[str, Any]) -> Any:
+        head = name_of(self.school.options.head)
+        raise InputError(f"experts.head={head} is made of other heads; an expert is one network.")
