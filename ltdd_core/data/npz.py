@@ -34,7 +34,7 @@ class Npz(DataSource):
         """Read the four arrays; nothing in the file is ever executed."""
         path = self.options.root
         if path is None:
-            raise InputError("data 'npz' needs --root: a .npz file in MedMNIST's layout.")
+            raise InputError("data source 'npz' needs --root: a .npz file in MedMNIST's layout.")
         train, test = _load_tables(path)
         if train.images.shape[1:] != test.images.shape[1:]:
             shapes = [list(table.images.shape[1:]) for table in (train, test)]
@@ -63,7 +63,9 @@ def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable]:
     except FileNotFoundError as error:
         raise InputError(f"--root {path}: there is no such file.") from error
     except IsADirectoryError as error:
-        raise InputError(f"--root {path}: this is a folder; give the .npz file, or use data 'folder'.") from error
+        raise InputError(
+            f"--root {path}: this is a folder; give the .npz file, or use data source 'folder'."
+        ) from error
     # What zipfile and numpy raise for a damaged member, one that holds Python objects, and an encrypted one.
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
