@@ -50,7 +50,7 @@ class Run:
 
 @hookspec
 def ltdd_register_datasets(register: Register) -> None:
-    """Offer sources of labelled images (:class:`ltdd_core.DataSource`), for ``--data``."""
+    """Offer data sources (:class:`ltdd_core.DataSource`), which give labelled images, for ``--data``."""
 
 
 @hookspec

@@ -16,7 +16,7 @@ from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.testing import (
     ContractError,
-    check_dataset,
+    check_data,
     check_head,
     check_matcher,
     check_network,
@@ -322,7 +322,7 @@ def test_a_wrong_network_is_caught(wrong, message):
 
 
 def test_the_embedded_data_keep_the_contract():
-    check_dataset(CATALOG.get("data", "digits-lt").load())
+    check_data(CATALOG.get("data", "digits-lt").load())
 
 
 class Levels(DataSource):
@@ -362,14 +362,14 @@ class Unlimited(Levels):
 
 
 def test_a_right_data_source_passes_and_a_wrong_one_is_caught():
-    check_dataset(Levels)
+    check_data(Levels)
     for wrong, message in (
         (Floating, "uint8"),
         (Changeable, "the same each time"),
         (Lacking, "each class has an image"),
         (Unlimited, "extend LongTailOptions"),
     ):
-        caught(check_dataset, wrong, message)
+        caught(check_data, wrong, message)
 
 
 # ---- heads and recipes ---------------------------------------------------------------------------

@@ -14,7 +14,7 @@ SHORT = {
     "sampler": ["train", "--sampler", "mine-too", "--set", "training.original.epochs=1", "--set", "network.width=4"],
     "head": ["train", "--head", "mine-too", "--set", "training.original.epochs=1", "--set", "network.width=4"],
     "recipe": ["distill", "--method", "dm", *TINY, "--plugin", "twostage", "--set", "recipe.name=mine-too"],
-    "dataset": ["data", "show", "--data", "mine-too"],
+    "data": ["data", "show", "--data", "mine-too"],
     "network": ["train", "--network", "mine-too", "--set", "training.original.epochs=1"],
 }
 
@@ -36,7 +36,9 @@ def test_a_new_plugin_works_and_passes_its_own_test(kind, ltdd, tmp_path):
     folder = tmp_path / "ltdd-mine-too"
     assert f"pip install -e {folder} && ltdd " in result.stdout
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    assert files == ["README.md", "ltdd_mine_too/__init__.py", "pyproject.toml", "tests/test_contract.py"]
+    package = ["ltdd_mine_too/__init__.py", f"ltdd_mine_too/{kind}.py"]
+    assert files == ["README.md", *package, "pyproject.toml", "tests/test_contract.py"]
+    assert f"\n{result.stdout.split(' && ')[1].splitlines()[0]}\n" in (folder / "README.md").read_text()
     installed(folder, tmp_path / "site")
     environment = {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     options = {"check": True, "capture_output": True, "text": True, "env": environment, "cwd": tmp_path}
@@ -46,21 +48,39 @@ def test_a_new_plugin_works_and_passes_its_own_test(kind, ltdd, tmp_path):
     assert done.stdout
     listed = subprocess.run([*main, "plugins", "mine-too"], **options).stdout
     assert "ltdd-mine-too 0.1.0" in listed
+    program = "import sys, ltdd_mine_too; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], **options)  # every command imports the entry module
 
 
 def test_the_module_is_short(ltdd, tmp_path):
     """A method is its equation: what is neither documentation nor empty has some 15 lines."""
     for kind in KINDS:
         assert ltdd("new-plugin", f"a-{kind}", "--kind", kind, "--out", tmp_path).exit_code == 0
-        text = (tmp_path / f"ltdd-a-{kind}" / f"ltdd_a_{kind}" / "__init__.py").read_text()
+        package = tmp_path / f"ltdd-a-{kind}" / f"ltdd_a_{kind}"
+        text = (package / f"{kind}.py").read_text() + (package / "__init__.py").read_text()
         lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith('"""')]
-        assert len(lines) <= 20, kind
+        assert len(lines) <= 22, kind
+
+
+def test_the_code_is_linted_and_formatted_as_ours_is(ltdd, tmp_path):
+    ruff = Path(sys.executable).with_name("ruff")
+    for kind in KINDS:
+        assert ltdd("new-plugin", f"a-{kind}", "--kind", kind, "--out", tmp_path).exit_code == 0
+        for command in (["format", "--check"], ["check", "--select", "E,F,I,UP,W"]):
+            checked = subprocess.run(
+                [ruff, *command, "--line-length", "120", "."],
+                cwd=tmp_path / f"ltdd-a-{kind}",
+                capture_output=True,
+                text=True,
+            )
+            assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
         ("mine", "matchr", "unknown kind 'matchr'. Did you mean 'matcher'?"),
+        ("mine", "dataset", "unknown kind 'dataset'. Did you mean 'data'?"),
         ("Mine", "matcher", "'Mine' is no name for a plugin"),
         ("my_plugin", "matcher", "'my_plugin' is no name for a plugin"),
         ("../mine", "matcher", "'../mine' is no name for a plugin"),

@@ -20,7 +20,7 @@ import ltdd_core.commands
 from ltdd_core import InputError, configure, hookspecs
 from ltdd_core.cli.plugin_commands import plugin_commands
 from ltdd_core.config.resolve import component_maker
-from ltdd_core.plugging.catalog import INTERFACES, KINDS, Catalog
+from ltdd_core.plugging.catalog import INTERFACES, KINDS, Catalog, noun
 from ltdd_core.plugging.loading import load_plugins
 
 ROOT = Path(__file__).parent.parent
@@ -284,7 +284,9 @@ def test_an_unfinished_component_is_one_line_for_who_names_it(kind, site, ltdd):
             register("half", Half)
     """)  # fmt: skip
     message = one_line_error(ltdd("describe", kind, "half"))
-    assert f"{kind} 'half' of plugin 'half' (stranger-half 1.5) is not finished: its class Half has no " in message
+    assert (
+        f"{noun(kind)} 'half' of plugin 'half' (stranger-half 1.5) is not finished: its class Half has no " in message
+    )
     if kind != "matcher":
         assert "is not finished" in one_line_error(ltdd("distill", "--method", "dm", "--set", f"{kind}.name=half"))
 

@@ -1,4 +1,4 @@
-"""``ltdd new-plugin``: the package of a method, sampler or head of one's own, working from the start."""
+"""``ltdd new-plugin``: the package of a new method, sampler, head, ..., which works from the start."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ltdd_core.cli.settings import consoles
 
 @click.command("new-plugin")
 @click.argument("name")
-@click.option("--kind", required=True, metavar="matcher|sampler|head|recipe|dataset|network", help="What it offers.")
+@click.option("--kind", required=True, metavar="matcher|sampler|head|recipe|data|network", help="What it offers.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where its folder goes; else here.")
 def command(name: str, kind: str, out: Path) -> None:
-    """Write a package ltdd-NAME that works: a module of some 15 lines, its entry point, a test of its contract.
+    """Write a package ltdd-NAME that works: a class of some 10 lines, its entry point, a test of its contract.
 
-    Change the module; nothing else has to be written.
+    Change the class; nothing else has to be written.
     """
     from ltdd_core.plugging.catalog import Catalog
     from ltdd_core.plugging.loading import load_plugins

@@ -27,7 +27,7 @@ from ltdd_core.config.model import (
 from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError, unknown
 from ltdd_core.options import BaseOptions, Named
-from ltdd_core.plugging.catalog import KINDS, Catalog
+from ltdd_core.plugging.catalog import KINDS, Catalog, noun
 
 SOURCES = "sources"
 """The key of a preset under which it says where its values come from."""
@@ -239,7 +239,7 @@ def _chosen_by_plugins(catalog: Catalog, wanted: Tree, *, named: Tree) -> list[L
             other, by = chosen.setdefault(kind, (name, plugin.name))
             if other != name:
                 raise InputError(
-                    f"plugins {by!r} and {plugin.name!r} choose different {kind}s, "
+                    f"plugins {by!r} and {plugin.name!r} choose different {noun(kind)}s, "
                     f"{other!r} and {name!r}: name one with --set {kind}.name=NAME."
                 )
         tree = {kind: {"name": name} for kind, name in answer.items()}

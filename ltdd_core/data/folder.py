@@ -66,7 +66,7 @@ class ImageFolder(DataSource):
     def load(self, generator: torch.Generator) -> SourceImages:
         """List the files, look at their headers, and hold out a test set if there is none."""
         if self.options.root is None:
-            raise InputError("data 'folder' needs --root: a folder with train/ and test/, one folder a class.")
+            raise InputError("data source 'folder' needs --root: a folder with train/ and test/, one folder a class.")
         return load_folder(self.options.root, self.options.image_size, self.options.test_share, generator)
 
 

@@ -41,7 +41,7 @@ class Npz(DataSource):
         """Read the four arrays; nothing in the file is ever executed."""
         path = self.options.root
         if path is None:
-            raise InputError("data 'npz' needs --root: a .npz file in MedMNIST's layout.")
+            raise InputError("data source 'npz' needs --root: a .npz file in MedMNIST's layout.")
         train, test = _load_tables(path)
         if train.images.shape[1:] != test.images.shape[1:]:
             shapes = [list(table.images.shape[1:]) for table in (train, test)]
@@ -72,7 +72,9 @@ def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable]:
     except FileNotFoundError as error:
         raise InputError(f"--root {path}: there is no such file.") from error
     except IsADirectoryError as error:
-        raise InputError(f"--root {path}: this is a folder; give the .npz file, or use data 'folder'.") from error
+        raise InputError(
+            f"--root {path}: this is a folder; give the .npz file, or use data source 'folder'."
+        ) from error
     except MemoryError as error:
         raise InputError(f"{path}: its arrays do not fit into memory.") from error
     except DAMAGE as error:

@@ -34,6 +34,11 @@ INTERFACES: Mapping[str, str] = {
 since interfaces need torch."""
 
 
+def noun(kind: str) -> str:
+    """What a sentence calls a component of a kind."""
+    return "data source" if kind == "data" else kind
+
+
 @dataclass(frozen=True)
 class Entry:
     """A name, what stands behind it and who offers it."""
@@ -73,7 +78,7 @@ class Entry:
 
     def _check(self, component: Any) -> None:
         interface = getattr(importlib.import_module("ltdd_core"), INTERFACES[self.kind])
-        owner = f"{self.kind} {self.name!r} of plugin {self.owner.name!r} ({self.owner})"
+        owner = f"{noun(self.kind)} {self.name!r} of plugin {self.owner.name!r} ({self.owner})"
         if not (isinstance(component, type) and issubclass(component, interface)):
             raise InputError(f"{owner} is no subclass of {interface.__name__}.")
         missing = sorted(getattr(component, "__abstractmethods__", ()))
@@ -87,7 +92,7 @@ class Entry:
                 return getattr(importlib.import_module(module), attribute)
         except PluginFailed as failed:
             raise InputError(
-                f"{self.kind} {self.name!r} of plugin {self.owner.name!r} ({self.owner}) cannot be loaded from "
+                f"{noun(self.kind)} {self.name!r} of plugin {self.owner.name!r} ({self.owner}) cannot be loaded from "
                 f"{self.target!r}: {failed}. Its traceback: ltdd plugins {self.owner.name}"
             ) from failed.error
 
@@ -109,7 +114,7 @@ class Catalog:
         """
         table = self._tables[kind]
         if name not in table:
-            raise unknown(kind, name, table)
+            raise unknown(noun(kind), name, table)
         return table[name]
 
     def names(self, kind: str) -> list[str]:
@@ -137,12 +142,14 @@ class Catalog:
     def _collector(self, offers: dict[tuple[str, str], Entry], kind: str, plugin: Plugin) -> Any:
         def register(name: str, component: Any) -> None:
             if not isinstance(name, str) or not name:
-                raise TypeError(f"register(name, component): the name of a {kind} must be text, not {name!r}")
+                raise TypeError(f"register(name, component): the name of a {noun(kind)} must be text, not {name!r}")
             owner = self._tables[kind][name].owner if name in self._tables[kind] else None
             if (kind, name) in offers:
                 owner = plugin
             if owner is not None:
-                raise ValueError(f"{kind} {name!r} of {plugin.name!r} is already offered by {owner.name!r} ({owner})")
+                raise ValueError(
+                    f"{noun(kind)} {name!r} of {plugin.name!r} is already offered by {owner.name!r} ({owner})"
+                )
             offers[kind, name] = Entry(kind, name, component, plugin)
 
         return register

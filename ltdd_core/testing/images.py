@@ -74,7 +74,7 @@ def _check_epoch(contract: Contract, images: int, progress: float, sampler: Samp
     contract.must(torch.equal(order, again), Sampler.epoch, "epoch is a function of its arguments")
 
 
-def check_dataset(component: type[DataSource], **options: Any) -> None:
+def check_data(component: type[DataSource], **options: Any) -> None:
     """The same images each time, of one size, every class in both parts; a cut to a long tail goes through.
 
     Args:
