@@ -342,10 +342,10 @@ def test_the_first_stage_favours_rare_classes_as_its_options_say(options):
     [
         ({"a": 0.5, "within": "others"}, "a < 1 asks stage 2 for the group: use within=classes"),
         ({"targets": "groups", "b": 0.5}, "b > 0 asks stage 1 for the class: use targets=classes"),
-        ({"within": "shared", "stage2": "cosine"}, "within=shared has a loss of its own: use stage2=linear"),
+        ({"within": "shared", "stage2": "cosine"}, "within=shared has its own loss: use stage2=linear"),
         ({"targets": "groups", "taught": 0.5}, "taught > 0 needs targets=classes"),
         ({**CLASSES, "within": "others", "taught": 0.5}, "taught > 0 needs targets=classes, and within=separate or"),
-        ({**CLASSES, "taught": 0.5, "stage2": "cosine"}, "taught > 0 has a loss of its own: use stage2=linear"),
+        ({**CLASSES, "taught": 0.5, "stage2": "cosine"}, "taught > 0 has its own loss: use stage2=linear"),
         ({"targets": "groups", "partition": "confusion"}, "partition=confusion asks stage 1 for the class"),
         ({"backbone": "stage1"}, "backbone=stage1 needs targets=classes"),
     ],

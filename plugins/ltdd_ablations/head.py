@@ -23,12 +23,12 @@ from ltdd_twostage.stages import OfClasses, OfGroups, Stage
 
 
 class AblationsHead(TwoStageHead):
-    """Group first, then class within the group, with one thing or another changed."""
+    """Two-stage classification with the variants that were measured."""
 
     title = "two-stage ablation"
 
     class Options(TwoStageHead.Options):
-        """Those of the two-stage head, and what may be changed."""
+        """The options of the two-stage head, and its variants."""
 
         within: Literal["separate", "classes", "others", "shared"] = option(  # type: ignore[assignment] # more choices
             "classes",
@@ -74,7 +74,7 @@ class AblationsHead(TwoStageHead):
             for wrong, text in (
                 (
                     self.within == "shared" and name_of(self.stage2) != "linear",
-                    "within=shared has a loss of its own: use stage2=linear",
+                    "within=shared has its own loss: use stage2=linear",
                 ),
                 (
                     self.taught > 0 and (self.targets == "groups" or self.within in ("shared", "others")),
@@ -82,7 +82,7 @@ class AblationsHead(TwoStageHead):
                 ),
                 (
                     self.taught > 0 and name_of(self.stage2) != "linear",
-                    "taught > 0 has a loss of its own: use stage2=linear",
+                    "taught > 0 has its own loss: use stage2=linear",
                 ),
                 (
                     self.partition == "confusion" and self.targets == "groups",

@@ -19,7 +19,7 @@ from ltdd_twostage.stages import OfClasses, Stage, WithinGroups
 def second_stage(
     options: Any, head: ClassifierHead, sets: Sequence[TrainingSet], groups: Tensor, first: Stage, trainer: Trainer
 ) -> Stage:
-    """Stage 2 as the options of the head of ablations say.
+    """Stage 2, trained as the options of :class:`ltdd_ablations.head.AblationsHead` ask.
 
     Args:
         options: of that head.
