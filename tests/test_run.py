@@ -63,6 +63,7 @@ def test_the_folder_of_a_run_holds_everything(tmp_path):
         "distilled.png",
         "distilled.safetensors",
         "metrics.jsonl",
+        "networks",
         "predictions.safetensors",
         "report.json",
         "run.json",
@@ -146,12 +147,12 @@ def test_resume_without_a_run_begins_one(tmp_path):
 
 def test_a_folder_with_a_run_or_anything_else_is_not_overwritten(tmp_path):
     distill(tiny(iterations=2), tmp_path / "a")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
     with pytest.raises(InputError, match="holds a run already: resume it with --resume"):
         distill(tiny(iterations=2), tmp_path / "a")
     with pytest.raises(InputError, match="another configuration: iterations was 2 and is now 3"):
         distill(tiny(iterations=3), tmp_path / "a", resume=True)
-    assert before == {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.tex").touch()
     with pytest.raises(InputError, match="is not empty"):
