@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from ltdd_linear.linear import LinearHead
 from test_twostage import COMPONENT, PUBLISHED, fit, images, network, partitions, toy, trainer
 from torch.nn import functional as F
 
@@ -26,6 +25,7 @@ from ltdd_ablations.partitions import least_confused, shuffled, soft_confusion
 from ltdd_ablations.second import WithoutOthers, columns
 from ltdd_ablations.teaching import taught, taught_loss, taught_members
 from ltdd_core import InputError, Softmax, configure, generator
+from ltdd_core.evaluation.linear import LinearHead
 from ltdd_twostage.head import TwoStageHead
 from ltdd_twostage.labels import of_members
 from ltdd_twostage.stages import OfGroups, TwoStage, WithinGroups
@@ -181,7 +181,7 @@ def test_folds_have_their_share_of_every_class_and_a_lone_image_has_one():
 
 def test_out_of_fold_predictions_come_from_classifiers_that_did_not_see_the_image():
     data, made = toy(counts=(9, 6, 3)), trainer(epochs=1)
-    found = out_of_fold(LinearHead(LinearHead.Options()), data, 3, made, "classes", {})
+    found = out_of_fold(LinearHead(LinearHead.Options()), data, 3, made, "classes")
     fold = _folds(data.labels, 3, generator(made.seed, "folds"))
     for index in range(3):
         out = fold == index

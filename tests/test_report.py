@@ -214,7 +214,8 @@ def test_no_network_is_trained_to_draw_the_initial_images_again(sampler, ltdd, s
     )
     command = ["distill", "--method", "dm", *TINY, "--init", sampler, "--out", "run"]
     assert ltdd(*command).exit_code == 0
-    monkeypatch.setattr("ltdd_core.training.Trainer.train", lambda *args, **kwargs: pytest.fail("it trains a network"))
+    train = "ltdd_core.training.trainer.Trainer.train"
+    monkeypatch.setattr(train, lambda *args, **kwargs: pytest.fail("it trains a network"))
     assert (initial_images(read_run(Path("run"))) is None) == (sampler == "stranger")
 
 

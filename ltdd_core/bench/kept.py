@@ -109,7 +109,8 @@ class KeptLines:
             try:
                 self._read[line.file] = self._load(line)
             except InputError as error:
-                self.damaged[line.file] = str(error)
+                advice = "" if TRAIN_AGAIN in str(error) else f" {TRAIN_AGAIN}"
+                self.damaged[line.file] = f"{error}{advice}"
         return self._read.get(line.file)
 
     def groups(self, lines: Sequence[CellLine]) -> Tensor | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--only-table", is_flag=True, help="Write the table of what is finished; run nothing.")
 @click.option("--device", metavar="auto|cpu|cuda", help="Where to compute.")
 @click.option("--threads", metavar="N", help="CPU threads.")
+@click.option("--store", metavar="DIR", help="Folder of trained networks; else the folder networks of the grid.")
 @click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Any option, for every cell.")
 @output_options
 def command(
