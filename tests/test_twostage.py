@@ -384,6 +384,8 @@ def test_recipes_assign_a_set_to_each_stage():
 
 @pytest.mark.parametrize("stages", [1, 3])
 def test_hierarchical_refuses_heads_of_one_stage(stages):
-    with pytest.raises(InputError, match=rf"the head has {stages}: use --head twostage, or --recipe direct") as caught:
+    with pytest.raises(
+        InputError, match=rf"the head has {stages}: use a head of two stages, or --recipe direct"
+    ) as caught:
         Hierarchical(Hierarchical.Options()).assign(stages)
     assert "\n" not in str(caught.value)

@@ -7,7 +7,7 @@ import click
 from ltdd_core.plugging.loading import Plugin, PluginFailed, Plugins, plugin_code
 
 COMMANDS = ("distill", "train", "evaluate", "export", "bench", "plugins", "describe", "data", "new-plugin", "doctor")
-"""Our own; no plugin can take their names."""
+"""Commands of ltdd itself; no plugin can take their names."""
 
 
 def plugin_commands(plugins: Plugins) -> dict[str, tuple[click.Command, Plugin]]:
