@@ -19,7 +19,7 @@ COMMANDS = (
     "new-plugin",
     "doctor",
 )
-"""Our own; no plugin can take their names."""
+"""Commands of ltdd itself; no plugin can take their names."""
 
 
 def plugin_commands(plugins: Plugins) -> dict[str, tuple[click.Command, Plugin]]:

@@ -15,9 +15,9 @@ class CosineHead(ClassifierHead):
     title = "cosine"
 
     class Options(BaseOptions):
-        """The scale."""
+        """The scale of the logits."""
 
-        scale: float = option(16.0, "of the cosines", source="OLTR, public code", gt=0)
+        scale: float = option(16.0, "scale of the cosine logits", source="OLTR, public code", gt=0)
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Train on the one set."""

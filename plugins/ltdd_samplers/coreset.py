@@ -1,4 +1,4 @@
-"""Coresets: which real images stand for a class, chosen by their features; epochs see every image alike.
+"""Coresets: which real images stand for a class, chosen by their features; epochs have every image once.
 
 Features are those of a classifier trained on the long-tailed set, not augmented.
 """

@@ -14,10 +14,14 @@ class EffectiveNumberSampler(ByClassSampler):
     """An image of class c weighs (1 - beta) / (1 - beta^n_c), so p_c ~ n_c (1 - beta) / (1 - beta^n_c)."""
 
     class Options(BaseOptions):
-        """Between images and classes."""
+        """How near to class-balanced."""
 
         beta: float = option(
-            0.9999, "0: images alike; towards 1: classes alike", source="LDAM-DRW, public code", ge=0, lt=1
+            0.9999,
+            "beta of the effective number: at 0 as instance, near 1 class-balanced",
+            source="LDAM-DRW, public code",
+            ge=0,
+            lt=1,
         )
 
     def weights(self, progress: float) -> Tensor:

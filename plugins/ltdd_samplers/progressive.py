@@ -9,7 +9,7 @@ from ltdd_core import ByClassSampler
 
 
 class ProgressiveSampler(ByClassSampler):
-    """From every image alike in the first epoch to every class alike in the last: p_c = (1 - t) n_c / N + t / C."""
+    """From instance-balanced in the first epoch to class-balanced in the last: p_c = (1 - t) n_c / N + t / C."""
 
     def weights(self, progress: float) -> Tensor:
         """Probabilities of the classes, float64 ``[classes]``."""
