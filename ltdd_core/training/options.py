@@ -8,7 +8,11 @@ from ltdd_core.options import BaseOptions, option
 
 
 class TrainingOptions(BaseOptions):
-    """How one network is trained.  SGD as in the evaluation of DC's public code."""
+    """How one network is trained.  SGD as in the evaluation of DC's public code.
+
+    The step schedule of that code has one epoch more before the learning rate drops, epochs + 1 in all, and loses the
+    momentum at the drop, where it makes a new optimizer.
+    """
 
     epochs: int = option(300, "passes over the images", source="DC, public code: 300, or 1000 with DSA", ge=1)
     lr: float = option(0.01, "initial learning rate", source="DC, public code", gt=0)
