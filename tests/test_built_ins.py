@@ -119,7 +119,7 @@ def test_every_register_hook_belongs_to_a_kind():
     assert hooks == {*KINDS.values(), "ltdd_register_commands"}
 
 
-ENGLISH = {"compare", "cosine", "losses", "random", "report", "samplers", "watch"}
+ENGLISH = {"class-balanced", "compare", "cosine", "losses", "random", "report", "samplers", "watch"}
 """Names of plugins, components or commands that are ordinary words of English or of mathematics as well."""
 DEPENDENCIES = {
     (

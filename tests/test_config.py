@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from ltdd_core import InputError, configure
 from ltdd_core.cli.settings import layers
 from ltdd_core.config.layers import Layer, flat, from_assignments, from_file, merged
-from ltdd_core.config.model import DistilledTraining
+from ltdd_core.config.model import Compute, DistilledTraining, OriginalTraining, RunOptions
 from ltdd_core.config.resolve import resolve, resolve_data
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import load_plugins
@@ -497,3 +497,30 @@ def test_a_section_of_the_method_can_be_written_without_the_method(site):
         configure(method="sectioned", teacher={"rate": -1})
     with pytest.raises(InputError, match=r"configure\(\): unknown option 'teacher'"):
         configure(method="dm", teacher={"rate": 0.25})
+
+
+# ---- help texts ----------------------------------------------------------------------------------
+
+GENERAL = [RunOptions, Compute, OriginalTraining, DistilledTraining]
+DESCRIBED = GENERAL + [
+    CATALOG.get(kind, name).load().Options
+    for kind, names in {
+        "data": CATALOG.names("data"),
+        "head": ["class-balanced", "focal", "logit-adjustment", "ldam", "crt", "lws", "tau-norm", "ncm", "ensemble"],
+    }.items()
+    for name in names
+]
+
+
+@pytest.mark.parametrize("options", DESCRIBED, ids=lambda options: options.__qualname__)
+def test_the_help_of_an_option_stands_alone(options):
+    """ "of the focal loss" or "0: all classes" say nothing in a list of options."""
+    for name, field in options.model_fields.items():
+        text = field.description
+        assert text, name
+        first = text.split()[0].rstrip(":,")
+        assert first not in ("of", "how", "what", "where", "which", "the", "unless", "without", "auto", "0"), (
+            name,
+            text,
+        )
+        assert "alike" not in text

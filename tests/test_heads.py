@@ -99,7 +99,7 @@ def test_a_retrained_layer_does_not_start_from_the_plain_one():
     assert (found.weight - plain.linear.weight).abs().max() > 0.1
 
 
-def test_the_second_stage_draws_every_class_alike():
+def test_the_second_stage_is_class_balanced():
     data = toy()
     order = _balanced(data).order
     drawn = torch.cat([data.labels[order(0.0, generator(seed, "order"))] for seed in range(60)])

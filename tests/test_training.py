@@ -3,6 +3,7 @@
 import math
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,16 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from ltdd_core import Augmentation, PerChannel, RunFailed, Trainer, TrainingSet, cross_entropy, generator
+from ltdd_core import (
+    Augmentation,
+    CompiledNetwork,
+    PerChannel,
+    RunFailed,
+    Trainer,
+    TrainingSet,
+    cross_entropy,
+    generator,
+)
 from ltdd_core.networks.zoo import MLP, ConvNet, ResNet18
 from ltdd_core.seeding import global_generator
 from ltdd_core.training.loop import _factor, backward_in_chunks, train
@@ -301,6 +311,24 @@ def test_precision_changes_little_and_leaves_a_plain_network(precision):
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
 def test_a_compiled_training_is_the_same_up_to_rounding():
     torch.testing.assert_close(weights(trained(compiled=True)), weights(trained()), rtol=1e-3, atol=1e-5)
+
+
+class Telling(MLP):
+    """Features are NaN where its Python code runs, uncompiled."""
+
+    def embed(self, images):
+        return super().embed(images) * (1.0 if torch.compiler.is_compiling() else math.nan)
+
+
+def test_the_twelfth_kind_of_network_of_a_process_is_still_compiled(monkeypatch):
+    """torch stops at the ninth unless told otherwise, and goes on with the uncompiled network."""
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))  # without a C++ compiler
+    torch.compiler.reset()
+    images = torch.randn(2, 1, 8, 8)
+    for width in range(1, 13):
+        features = CompiledNetwork(small(Telling, width=width), "fp32", compiled=True).embed(images)
+        assert torch.isfinite(features).all(), f"network {width} runs uncompiled"
+    assert CompiledNetwork(small(Telling), "fp32", compiled=False).embed(images).isnan().all()
 
 
 class Stop(Exception):

@@ -29,13 +29,17 @@ if TYPE_CHECKING:
 @click.option("--method", metavar="NAME", help="Distillation method (a matcher): see ltdd describe matcher.")
 @click.option("--ipc", metavar="N", help="Synthetic images per class.")
 @click.option("--iterations", metavar="N", help="Steps of the matcher.")
-@click.option("--init", metavar="real|noise|NAME", help="Initial images: of the sampler, of another one, or noise.")
+@click.option(
+    "--init",
+    metavar="real|noise|NAME",
+    help="Initial images: real ones of the run's sampler or of the one named, or noise.",
+)
 @click.option("--network", metavar="NAME", help="Network to match with and to train.")
-@click.option("--sampler", metavar="NAME", help="How real images are drawn.")
-@click.option("--precision", metavar="fp32|bf16", help="Of features, in matching and training.")
+@click.option("--sampler", metavar="NAME", help="Sampler that draws real images.")
+@click.option("--precision", metavar="fp32|bf16", help="Precision of the features: fp32 or bf16.")
 @click.option("--compile", is_flag=True, help="Compile networks, in matching and training.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; else a new one under runs/.")
-@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; unless given, a new one under runs/.")
+@click.option("--resume", is_flag=True, help="Resume a run that was interrupted.")
 @data_options
 @classifier_options
 @compute_options

@@ -22,8 +22,8 @@ from ltdd_core.cli.settings import (
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--network", "networks", multiple=True, metavar="NAME", help="Network to train; repeatable.")
-@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Seeds.")
-@click.option("--quality", is_flag=True, help="Compare with the whole set and with random images too.")
+@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Number of seeds.")
+@click.option("--quality", is_flag=True, help="Also compare with the whole set and with random real images.")
 @data_options
 @classifier_options
 @compute_options

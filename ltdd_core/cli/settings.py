@@ -50,25 +50,33 @@ def _together(*options: Decorator) -> Decorator:
 
 data_options = _together(
     click.option("--data", metavar="NAME", help="Data source: digits-lt, cifar10-lt, folder, ..."),
-    click.option("--root", metavar="DIR", help="Where the data are."),
+    click.option("--root", metavar="DIR", help="Folder or file of the data."),
     click.option("--imbalance", metavar="X", help="Imbalance factor n_max / n_min, or 'natural'."),
     click.option("--n-max", metavar="N", help="Images of the largest class."),
-    click.option("--order", metavar="ORDER", help="Head first: native, reversed or random."),
+    click.option(
+        "--order", metavar="ORDER", help="Order of the classes from head to tail: native, reversed or random."
+    ),
     click.option("--image-size", metavar="N", help="Side of the images of a folder."),
 )
 classifier_options = _together(
     click.option("--head", metavar="NAME", help="Classifier head."),
-    click.option("--recipe", metavar="NAME", help="Which data train which stage."),
+    click.option("--recipe", metavar="NAME", help="Recipe, which says which data train which stage."),
     click.option("--plugin", multiple=True, metavar="NAME", help="Plugin to activate; repeatable."),
 )
 compute_options = _together(
-    click.option("--seed", metavar="N", help="Seed of everything random."),
-    click.option("--device", metavar="auto|cpu|cuda", help="Where to compute."),
-    click.option("--threads", metavar="N", help="CPU threads."),
-    click.option("--store", metavar="DIR", help="Folder where trained networks are kept and found."),
-    click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Any option: matcher.lr_img=1.0."),
+    click.option("--seed", metavar="N", help="Seed of everything random except the cut to the long tail."),
+    click.option("--device", metavar="auto|cpu|cuda", help="Device to compute on."),
+    click.option("--threads", metavar="N", help="Number of CPU threads."),
+    click.option("--store", metavar="DIR", help="Folder of trained networks, to keep them in and to find them."),
+    click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="PATH=VALUE",
+        help="Any option by its path: matcher.lr_img=1.0; repeatable.",
+    ),
     click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration file."),
-    click.option("--preset", metavar="NAME", help="Named configuration, below the file."),
+    click.option("--preset", metavar="NAME", help="Named configuration, over which the file and the options stand."),
 )
 output_options = _together(
     click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr."),

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 @click.command("train")
 @click.option("--head", metavar="NAME", help="Classifier head: see ltdd describe head.")
-@click.option("--sampler", metavar="NAME", help="How epochs are drawn.")
+@click.option("--sampler", metavar="NAME", help="Sampler that draws the images of an epoch.")
 @click.option("--plugin", multiple=True, metavar="NAME", help="Plugin to activate; repeatable.")
 @click.option("--network", "networks", multiple=True, metavar="NAME", help="Network to train; repeatable.")
-@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Seeds.")
-@click.option("--precision", metavar="fp32|bf16", help="Of features.")
+@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Number of seeds.")
+@click.option("--precision", metavar="fp32|bf16", help="Precision of the features: fp32 or bf16.")
 @click.option("--compile", is_flag=True, help="Compile networks.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the result; else a new one under runs/.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the result; unless given, a new one under runs/."
+)
 @data_options
 @compute_options
 @output_options

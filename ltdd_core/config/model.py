@@ -35,15 +35,15 @@ class RunOptions(BaseOptions):
     ipc: int = option(10, "synthetic images per class", ge=1)
     iterations: int = option(1000, "steps of the matcher; the published lengths are in the presets", ge=1)
     init: str = option(
-        REAL, "initial images: real ones that stand for their class by the sampler, or by another; noise"
+        REAL, "initial images: real ones chosen by the run's sampler, noise, or real ones chosen by the sampler named"
     )
     augment: str = option(
         "color_crop_cutout_flip_scale_rotate",
-        "differentiable augmentation in matching and training, operations joined by _, or none",
+        "differentiable augmentation in matching and training: operations joined by _, or none",
         source="DSA, public code",
     )
-    seed: int = option(0, "of everything random but the cut to the long tail (data.seed)", ge=0)
-    plugins: tuple[str, ...] = option((), "active plugins: they choose components and watch the run")
+    seed: int = option(0, "seed of everything random except the cut to the long tail (data.seed)", ge=0)
+    plugins: tuple[str, ...] = option((), "active plugins, which choose components and watch the run")
 
 
 class OriginalTraining(TrainingOptions):
@@ -58,7 +58,10 @@ class DistilledTraining(TrainingOptions):
 
     epochs: int = option(1000, "passes over the images", source="DSA, public code", ge=1)
     lr: float | None = option(  # type: ignore[assignment] # None until the method has had its say
-        None, "initial learning rate; unless given, what the method learned, else 0.01", source="DC, public code", gt=0
+        None,
+        "initial learning rate; unless given, the one that the method learned, else 0.01",
+        source="DC, public code",
+        gt=0,
     )
 
     def with_learned(self, learned: Mapping[str, float]) -> TrainingOptions:
@@ -87,17 +90,18 @@ class Training(BaseOptions):
 class Compute(BaseOptions):
     """What a run computes with; nothing here is part of the science."""
 
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes the GPU where there is one")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "device to compute on; auto: the GPU where there is one")
     threads: int | None = option(None, "CPU threads; all cores unless given", ge=1)
     precision: Literal["fp32", "bf16"] = option(
-        "fp32", "of features, in matching and training; bf16 pays on GPUs and CPUs with AMX or AVX-512-BF16"
+        "fp32",
+        "precision of the features in matching and training; bf16 pays on GPUs and CPUs with AMX or AVX-512-BF16",
     )
-    compile: bool = option(False, "compile networks, in matching and training (needs a compiler)")
-    checkpoint_every: int = option(20, "steps between checkpoints", ge=1)
-    store: Path | None = option(
-        None, "folder where trained networks are kept and found; unless given, the folder networks of the run"
+    compile: bool = option(False, "compiled networks in matching and training, for which a C++ compiler is needed")
+    checkpoint_every: int = option(20, "steps between two checkpoints", ge=1)
+    chunk: int | None = option(
+        None, "images that pass a network at once; unless given, for 32x32 pixels 32 on a CPU and 2048 on a GPU", ge=1
     )
-    chunk: int | None = option(None, "images at once through a network; of 32x32, 32 on a CPU and 2048 on a GPU", ge=1)
+    store: Path | None = option(None, "folder of trained networks; unless given, the folder networks of the run")
 
 
 SECTIONS = {*COMPONENTS, "training", "compute", *RunOptions.model_fields}

@@ -48,17 +48,21 @@ class ImageFolder(DataSource):
     class Options(LongTailOptions):
         """The data as they are, unless an imbalance is asked for."""
 
-        root: Path | None = option(None, "the folder with train/ and test/, or with the class folders")
+        root: Path | None = option(None, "folder with train/ and test/, or with the class folders")
         imbalance: float | Literal["natural"] = option(
             "natural", "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
         )
-        order: Order = option("native", "which class is the head; native: folder names, sorted")
+        order: Order = option(
+            "native", "order of the classes from head to tail: native (sorted folder names), reversed or random"
+        )
         image_size: int | None = option(
-            None, "side of the square images; else their own if they agree and are at most 64, else 32", ge=4
+            None,
+            "side of the square images; unless given, that of all files if they agree and it is at most 64, else 32",
+            ge=4,
         )
         test_share: float = option(
             0.2,
-            "without a test folder: share of the smallest class, held out of every class alike",
+            "share of the smallest class that is held out of every class for testing where there is no test folder",
             gt=0,
             lt=1,
         )

@@ -32,7 +32,7 @@ class Npz(DataSource):
     class Options(LongTailOptions):
         """The data as they are, unless an imbalance is asked for."""
 
-        root: Path | None = option(None, "the .npz file")
+        root: Path | None = option(None, ".npz file with the images")
         imbalance: float | Literal["natural"] = option(
             "natural", "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
         )

@@ -82,11 +82,12 @@ class LongTailOptions(BaseOptions):
     n_max: int | None = option(
         None, "images of the largest class; unless given, as many as the smallest has before the cut", ge=1
     )
-    order: Order = option("native", "which class is the head: native, reversed or random")
-    seed: int = option(0, "which images stay; the same for every --seed of a run", ge=0)
+    order: Order = option("native", "order of the classes from head to tail: native, reversed or random")
+    seed: int = option(0, "seed of the cut to the long tail, the same for every --seed of a run", ge=0)
     normalisation: Literal["per-channel", "zca"] = option(
-        "per-channel", "of images: mean and deviation of each channel, or ZCA whitening over all pixels"
+        "per-channel",
+        "normalisation of the images: mean and deviation of each channel, or ZCA whitening over all pixels",
     )
-    zca_eps: float = option(0.1, "what ZCA adds to the variances", source="MTT, public code", gt=0)
-    mean: tuple[float, ...] | None = option(None, "fixed channel means in [0, 1]; else from the training images")
-    std: tuple[float, ...] | None = option(None, "fixed channel deviations; else from the training images")
+    zca_eps: float = option(0.1, "number that ZCA adds to the variances", source="MTT, public code", gt=0)
+    mean: tuple[float, ...] | None = option(None, "channel means in [0, 1]; unless given, those of the training images")
+    std: tuple[float, ...] | None = option(None, "channel deviations; unless given, those of the training images")

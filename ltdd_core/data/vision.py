@@ -35,9 +35,9 @@ class VisionSource(DataSource):
         """IF 100, as most of the literature reports."""
 
         root: Path | None = option(
-            None, "where the files are, or train/ and test/ folders of images; else the user's cache folder"
+            None, "folder of the files, or of train/ and test/ folders of images; unless given, the user's cache folder"
         )
-        image_size: int | None = option(None, "side of the images, when root is an image folder", ge=4)
+        image_size: int | None = option(None, "side of the images where root is an image folder", ge=4)
 
     dataset: ClassVar[str]
     """The class in ``torchvision.datasets``."""

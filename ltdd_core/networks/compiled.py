@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,12 +11,29 @@ from torch import Tensor
 
 from ltdd_core.networks.network import Network
 
+Embed = Callable[[Tensor], Tensor]
+KINDS = 64
+"""Kinds of networks of one class that a process compiles."""
+
 
 def precision_context(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Mixed precision for ``bf16``, nothing for ``fp32``."""
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+def _compile(embed: Embed) -> Embed:
+    """Compiled once for every kind of network (width, image shape, mode, gradients or none) of a class in a process.
+
+    torch shares what it has compiled between networks of the same kind, and by default leaves the ninth kind as it is:
+    a grid over widths then goes on without compiling, with a warning in torch's log.
+    """
+    import torch._dynamo.config as dynamo  # takes a second
+
+    dynamo.recompile_limit = max(dynamo.recompile_limit, KINDS)
+    compiled: Embed = torch.compile(embed)
+    return compiled
 
 
 class CompiledNetwork(Network):
@@ -27,7 +45,7 @@ class CompiledNetwork(Network):
     def __init__(self, inner: Network, precision: str, compiled: bool) -> None:
         super().__init__()
         self.inner, self.linear = inner, inner.linear
-        self._inner_embed = torch.compile(inner.embed) if compiled else inner.embed
+        self._inner_embed = _compile(inner.embed) if compiled else inner.embed
         self._precision, self._compiled = precision, compiled
 
     @property

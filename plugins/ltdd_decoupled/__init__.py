@@ -1,4 +1,4 @@
-"""A plain network first, a classifier for every class alike afterwards: ``--head crt|lws|tau-norm|ncm``."""
+"""A plain network first, a class-balanced classifier afterwards: ``--head crt|lws|tau-norm|ncm``."""
 
 from __future__ import annotations
 

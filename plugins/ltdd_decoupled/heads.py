@@ -1,7 +1,7 @@
 """Decoupled training (Kang et al., "Decoupling Representation and Classifier", ICLR 2020, section 4).
 
 All four start from the plain classifier that the run trains anyway, and change its last layer: cRT trains a new one
-with classes drawn alike, LWS learns a scale for each class in the same way, tau-normalisation divides the weights of
+with class-balanced draws, LWS learns a scale for each class in the same way, tau-normalisation divides the weights of
 each class by a power of their norm, and NCM does without a layer.
 """
 
@@ -42,7 +42,7 @@ class SecondStage(BaseOptions):
 
     epochs: int = option(10, "passes over the images", source="Kang et al. 2020", ge=1)
     lr: float = option(0.2, "initial learning rate, cosine to 0", source="Kang et al. 2020", gt=0)
-    batch: int = option(32, "images a step; Kang et al.: 512", ge=1)
+    batch: int = option(32, "images in a step; Kang et al.: 512", ge=1)
 
     def training(self) -> TrainingOptions:
         """The rest as in the paper."""
@@ -52,7 +52,7 @@ class SecondStage(BaseOptions):
 
 
 class RetrainedHead(ClassifierHead):
-    """cRT: a new last layer, trained with classes drawn alike on frozen features."""
+    """cRT: a new last layer, trained with class-balanced draws on frozen features."""
 
     title = "cRT"
     Options = SecondStage
@@ -66,7 +66,7 @@ class RetrainedHead(ClassifierHead):
 
 
 class ScaledHead(ClassifierHead):
-    """LWS: a scale for each class's logit, learned with classes drawn alike; the weights stay."""
+    """LWS: a scale for each class's logit, learned with class-balanced draws; the weights stay."""
 
     title = "LWS"
 
@@ -108,8 +108,10 @@ class NormalisedHead(ClassifierHead):
     class Options(BaseOptions):
         """Which tau."""
 
-        tau: float | None = option(None, "unless given, the best on the images kept aside", ge=0)
-        kept_aside: float = option(0.2, "part of each class that chooses tau; one image always stays", gt=0, lt=1)
+        tau: float | None = option(None, "power of the norm; unless given, the best on the images kept aside", ge=0)
+        kept_aside: float = option(
+            0.2, "part of each class that is kept aside to choose tau; never its last image", gt=0, lt=1
+        )
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Train the plain classifier and normalise it."""
@@ -144,7 +146,9 @@ class NearestMeanHead(ClassifierHead):
         """Nearest in which sense."""
 
         distance: Literal["cosine", "euclidean"] = option(
-            "cosine", "probabilities: softmax of 16 cosines, or of -d^2 / mean d^2", source="Kang et al. 2020"
+            "cosine",
+            "distance to the class means; probabilities are the softmax of 16 cosines, or of -d^2 / mean d^2",
+            source="Kang et al. 2020",
         )
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
@@ -196,7 +200,7 @@ def _mean_recall(logits: Tensor, labels: Tensor) -> float:
 
 
 def _balanced(data: TrainingSet) -> TrainingSet:
-    """The same images, every class drawn alike."""
+    """The same images in class-balanced draws."""
     labels = data.hard_labels().cpu()
     weights = torch.ones(data.classes, dtype=torch.float64)
 

@@ -1,6 +1,6 @@
 """The mean of the log-probabilities of several networks that differ in their initial weights and draws.
 
-It is what a classifier of several networks has to be compared with: a gain that two alike networks give as well is not
+It is what a classifier of several networks has to be compared with: a gain that two such networks give as well is not
 owed to what they do differently (Lakshminarayanan et al., NeurIPS 2017, average probabilities; the mean of logarithms
 is the pool of the two-stage head).
 """
@@ -36,7 +36,7 @@ class EnsembleHead(ClassifierHead):
         """Of what, and how many."""
 
         of: Named = option("linear", "head of each member", component="head")
-        members: int = option(2, "how many", ge=2)
+        members: int = option(2, "number of members", ge=2)
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Train each on the one set; the first is the head alone.

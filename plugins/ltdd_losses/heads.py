@@ -41,9 +41,13 @@ class ClassBalancedHead(ClassifierHead):
         """The weights."""
 
         beta: float = option(
-            0.9999, "0: all classes alike; towards 1: as 1 / n_c", source="Cui et al. 2019", ge=0, lt=1
+            0.9999,
+            "beta of the class weights: 0 for equal ones, towards 1 for those of 1 / n_c",
+            source="Cui et al. 2019",
+            ge=0,
+            lt=1,
         )
-        gamma: float = option(0.0, "of the focal loss; 0 is cross-entropy", source="Cui et al. 2019", ge=0)
+        gamma: float = option(0.0, "gamma of the focal loss; 0: cross-entropy", source="Cui et al. 2019", ge=0)
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Train on the one set."""
@@ -60,7 +64,7 @@ class FocalHead(ClassifierHead):
     class Options(BaseOptions):
         """How much less."""
 
-        gamma: float = option(1.0, "0 is cross-entropy", source="LDAM-DRW, public code", ge=0)
+        gamma: float = option(1.0, "gamma of the focal loss; 0: cross-entropy", source="LDAM-DRW, public code", ge=0)
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Train on the one set."""
@@ -87,9 +91,12 @@ class LogitAdjustmentHead(ClassifierHead):
     class Options(BaseOptions):
         """How far, and when."""
 
-        tau: float = option(1.0, "of tau log pi_c; 1 is consistent for the balanced error", source="Menon et al. 2021")
+        tau: float = option(
+            1.0, "factor of log pi_c; 1 is consistent for the balanced error", source="Menon et al. 2021"
+        )
         when: Literal["training", "afterwards"] = option(
-            "training", "training: + tau log pi_c in the loss; afterwards: - tau log pi_c at a plain classifier"
+            "training",
+            "time of the adjustment: + tau log pi_c in the loss of training, or - tau log pi_c afterwards",
         )
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
@@ -115,12 +122,20 @@ class MarginHead(ClassifierHead):
     class Options(BaseOptions):
         """Margins, and when classes begin to be weighted."""
 
-        margin: float = option(0.5, "of the rarest class", source="LDAM-DRW, public code", gt=0)
-        scale: float = option(30.0, "s, of the cosines", source="LDAM-DRW, public code", gt=0)
-        deferred: float = option(
-            0.8, "part of the epochs before weights; 1: none at all", source="LDAM-DRW, public code", ge=0, le=1
+        margin: float = option(
+            0.5, "margin of the rarest class, in units of cosines", source="LDAM-DRW, public code", gt=0
         )
-        beta: float = option(0.9999, "of the weights then", source="LDAM-DRW, public code", ge=0, lt=1)
+        scale: float = option(30.0, "scale of the cosine logits", source="LDAM-DRW, public code", gt=0)
+        deferred: float = option(
+            0.8,
+            "part of the epochs before classes are weighted; 1: no weights at all",
+            source="LDAM-DRW, public code",
+            ge=0,
+            le=1,
+        )
+        beta: float = option(
+            0.9999, "beta of the class weights in the weighted phase", source="LDAM-DRW, public code", ge=0, lt=1
+        )
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Train on the one set."""

@@ -20,7 +20,7 @@ def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
 
     Args:
         counts: float64 ``[C]``; a class with less than one image counts as one.
-        beta: from 0, where all classes weigh alike, to below 1; towards 1 weights are as 1 / n_c.
+        beta: from 0, where all classes have the same weight, to below 1; towards 1 weights are as 1 / n_c.
     """
     # 1 - beta^n would lose its digits where beta is almost 1.
     weights = (1 - beta) / -torch.expm1(counts.clamp(min=1) * math.log(beta)) if beta else torch.ones_like(counts)
