@@ -190,7 +190,7 @@ def check(name, whole, folder, data):
     except InputError as error:
         said = str(error)
     assert "\n" not in said
-    assert len(said) < 1500
+    assert len(said) < 10_000  # of many faults each has a sentence
 
 
 @pytest.mark.parametrize("name", DOORS)
@@ -215,7 +215,7 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(name, whole, tmp_path):
 @pytest.mark.parametrize("name", DOORS)
 def test_files_damaged_in_very_many_ways_are_read_or_refused(name, whole, tmp_path):
     @given(st.data())
-    @settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
     def try_one(data):
         check(name, whole, tmp_path, data)
 

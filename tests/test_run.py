@@ -157,7 +157,7 @@ def test_a_folder_with_a_run_or_anything_else_is_not_overwritten(tmp_path):
     (tmp_path / "b" / "thesis.tex").touch()
     with pytest.raises(InputError, match="is not empty"):
         distill(tiny(), tmp_path / "b")
-    with pytest.raises(InputError, match="holds no run to go on with"):
+    with pytest.raises(InputError, match="holds no run to resume"):
         distill(tiny(), tmp_path / "b", resume=True)
     (tmp_path / "c").touch()
     with pytest.raises(InputError, match="is a file; a run needs a folder"):
