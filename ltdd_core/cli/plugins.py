@@ -58,7 +58,7 @@ def command(name: str | None, as_json: bool) -> None:
         table.add_row(row["name"], f"{row['distribution']} {row['version']}", state, offered)
     console.print(table)
     for error in _errors(catalog, shown) if name is not None else []:
-        click.echo("".join(traceback.format_exception(error)))
+        console.print("".join(traceback.format_exception(error)), soft_wrap=True)
 
 
 def _errors(catalog: Catalog, plugins: Sequence[Plugin]) -> Iterator[BaseException]:

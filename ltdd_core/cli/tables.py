@@ -23,8 +23,10 @@ def number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1f}"
 
 
-def bar(share: float, width: int = BAR) -> str:
-    """A bar for a share from 0 to 1, in eighths of a character."""
+def bar(share: float, width: int = BAR, *, plain: bool = False) -> str:
+    """A bar for a share from 0 to 1, in eighths of a character; plain: of what every encoding has."""
+    if plain:
+        return ("#" * round(max(0.0, min(1.0, share)) * width)).ljust(width)
     eighths = round(max(0.0, min(1.0, share)) * width * 8)
     full, rest = divmod(eighths, 8)
     return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width)
@@ -109,6 +111,7 @@ def print_data(console: Console, data: LongTailedSet) -> None:
         f"imbalance factor {data.imbalance:.4g}",
         soft_wrap=True,
     )
+    plain = console.options.ascii_only
     shot_of = {label: shot for shot, members in shot_groups(data.counts).items() for label in members}
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
@@ -116,7 +119,7 @@ def print_data(console: Console, data: LongTailedSet) -> None:
     table.add_column("")
     table.add_column("shot")
     for label, (name, count) in enumerate(zip(data.class_names, data.counts, strict=True)):
-        table.add_row(name, str(count), bar(count / max(data.counts), 40), shot_of[label])
+        table.add_row(name, str(count), bar(count / max(data.counts), 40, plain=plain), shot_of[label])
     console.print(table)
     groups = shot_groups(data.counts)
     console.print(
@@ -126,12 +129,13 @@ def print_data(console: Console, data: LongTailedSet) -> None:
 
 
 def _print_classes(console: Console, rows: Sequence[Row], class_names: Sequence[str], counts: Sequence[int]) -> None:
+    plain = console.options.ascii_only
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
     table.add_column("images", justify="right")
     for row in rows:
         table.add_column(row.name)
     for label, (name, count) in enumerate(zip(class_names, counts, strict=True)):
-        cells = [f"{bar(row.per_class[label] / 100)} {row.per_class[label]:5.1f}" for row in rows]
+        cells = [f"{bar(row.per_class[label] / 100, plain=plain)} {row.per_class[label]:5.1f}" for row in rows]
         table.add_row(name, str(count), *cells)
     console.print(table)

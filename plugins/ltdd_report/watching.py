@@ -84,7 +84,7 @@ def follow(path: Path, console: Console) -> None:
         InputError: as :func:`read_state`.
     """
     state = read_state(path)
-    if console.is_terminal and state.report is None:
+    if console.is_interactive and state.report is None:
         with Live(console=console, transient=True, auto_refresh=False) as live:
             while state.report is None:
                 live.update(view(state, console), refresh=True)
