@@ -1,6 +1,9 @@
 """Standard streams as a command may find them: full, closed, a pipe that nobody reads."""
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +103,16 @@ def test_a_user_without_a_home_gets_one_line(tmp_path):
     done = run(script, tmp_path, PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "name a folder with --root" in done.stderr
+
+
+@pytest.mark.parametrize("columns", [100, 80, 60, 40])
+def test_a_narrow_terminal_shows_every_digit(columns, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "x")
+    again = "$LTDD distill --out x --resume --quiet"
+    done = run(f'script -qc "stty cols {columns}; {again}" /dev/null </dev/null', tmp_path, TERM="xterm")
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.stdout)
+    for row in json.loads((finished / "report.json").read_text())["rows"]:
+        values = [row[key] for key in ("accuracy", "std", "many", "few", "worst", "harmonic_mean", "group_accuracy")]
+        for value in [*values, *row["per_class"]]:
+            assert value is None or re.search(rf"(?<![\d.]){value:.1f}(?!\d)", shown), (value, shown)
+    assert max(map(len, shown.splitlines())) <= columns
