@@ -1,12 +1,18 @@
 """Standard streams as a command may find them: full, closed, a pipe that nobody reads."""
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import TINY
+from PIL import Image
+
+from ltdd_core.cli.streams import printable
 
 LTDD = str(Path(sys.executable).with_name("ltdd"))
 FULL = "Error: cannot write to standard output: No space left on device.\n"
@@ -36,3 +42,77 @@ def test_a_run_does_not_need_its_streams(closed, tmp_path):
     assert (tmp_path / "x" / "report.json").exists()
     assert "Traceback" not in done.stderr
     assert (tmp_path / "x" / ".lock").read_text() == ""  # nobody's output ends up in a file of the run
+
+
+def images(folder):
+    for name in ("cat", "dog\x1b[2J", "\u65e5"):
+        (folder / name).mkdir(parents=True)
+        for index in range(4):
+            Image.new("RGB", (8, 8), (60 * index, 10, 20)).save(folder / name / f"{index}.png")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "data show --data folder --root images",
+        "train --data folder --root images --network mlp --set training.original.epochs=1 --out x",
+        "data show --data $'a\\e[2Jb'",
+        "distill --method dm --data folder --root $'images\\e[2J'",
+        "report $'x\\e[2J'",
+        "bench $'x\\e[2J\\xff.yaml'",
+        "$'x\\e[2J'",
+    ],
+)
+def test_control_characters_do_not_reach_the_terminal(command, tmp_path):
+    images(tmp_path / "images")
+    done = run(f'"$LTDD" {command} 2>&1', tmp_path)
+    assert "\x1b" not in done.stdout
+    if command.startswith(("data show --data folder", "bench")):
+        assert "\\x1b[2J" in done.stdout
+
+
+def test_what_is_printable_stays_as_it_is():
+    assert printable("a\x1b[2Jb\r\x9b\udcff\n") == "a\\x1b[2Jb\\r\\x9b\\udcff\n"
+    assert printable("Z\u00fcrich \u2588 \u65e5") == "Z\u00fcrich \u2588 \u65e5"
+
+
+def test_colours_in_a_file_are_no_moving_bars(tmp_path):
+    done = run(f'"$LTDD" distill --method dm {" ".join(TINY)} --out x', tmp_path, FORCE_COLOR="1")
+    assert "\r" not in done.stderr
+    assert "iteration 3/3" in done.stderr
+
+
+def test_a_dumb_terminal_gets_lines(tmp_path):
+    script = f'script -qc "$LTDD distill --method dm {" ".join(TINY)} --out x" /dev/null </dev/null'
+    done = run(script, tmp_path, TERM="dumb")
+    assert "iteration 3/3" in done.stdout
+
+
+def test_in_a_locale_without_utf_8_names_and_bars_can_be_read(tmp_path):
+    images(tmp_path / "images")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    done = run('"$LTDD" data show --data folder --root images', tmp_path, **locale)
+    assert done.returncode == 0, done.stderr
+    assert "\\u65e5" in done.stdout
+    assert "########" in done.stdout
+
+
+def test_a_user_without_a_home_gets_one_line(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import pwd\n\ndef no(uid):\n    raise KeyError\n\npwd.getpwuid = no\n")
+    script = 'unset HOME XDG_CACHE_HOME; exec "$LTDD" data show --data fashion-mnist-lt'
+    done = run(script, tmp_path, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "name a folder with --root" in done.stderr
+
+
+@pytest.mark.parametrize("columns", [100, 80, 60, 40])
+def test_a_narrow_terminal_shows_every_digit(columns, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "x")
+    again = "$LTDD distill --out x --resume --quiet"
+    done = run(f'script -qc "stty cols {columns}; {again}" /dev/null </dev/null', tmp_path, TERM="xterm")
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.stdout)
+    for row in json.loads((finished / "report.json").read_text())["rows"]:
+        values = [row[key] for key in ("accuracy", "std", "many", "few", "worst", "harmonic_mean", "group_accuracy")]
+        for value in [*values, *row["per_class"]]:
+            assert value is None or re.search(rf"(?<![\d.]){value:.1f}(?!\d)", shown), (value, shown)
+    assert max(map(len, shown.splitlines())) <= columns

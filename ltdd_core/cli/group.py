@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from ltdd_core.cli.plugin_commands import COMMANDS, plugin_commands
+from ltdd_core.cli.streams import printable
 from ltdd_core.errors import InputError, RunFailed, is_out_of_memory, unknown
 from ltdd_core.runs.stop import LOST
 
@@ -24,7 +25,7 @@ class Ended(click.ClickException):
     """One line on stderr and an exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.exit_code = exit_code  # type: ignore[misc]
 
 
@@ -66,7 +67,7 @@ def _name_the_plugin(error: Exception) -> None:
 
     plugin = load_plugins().at_fault(error)
     if plugin is not None:
-        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        click.echo(printable("".join(traceback.format_exception(error))), err=True, nl=False)
         raise Ended(f"plugin {plugin.name!r} ({plugin}) failed: {one_line(error)}", 1) from error
 
 

@@ -47,7 +47,7 @@ class LiveDisplay(Display):
         self._ends.clear()
         if start:
             self._console.print(f"going on after {start} of {total} iterations", soft_wrap=True)
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._progress = Progress(
                 TextColumn("distilling"),
                 BarColumn(),

@@ -45,7 +45,7 @@ def command(name: str | None, as_json: bool) -> None:
         return
     _print(rows)
     for error in [*(plugin.error for plugin in shown if name is not None and plugin.error), *failed.values()]:
-        click.echo("".join(traceback.format_exception(error)))
+        consoles(as_json)[0].print("".join(traceback.format_exception(error)), soft_wrap=True)
 
 
 def _row(plugin: Plugin, offers: Mapping[str, Sequence[str]], faults: Mapping[str, str]) -> dict[str, Any]:

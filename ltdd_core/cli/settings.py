@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
+from ltdd_core.cli.streams import printable
 from ltdd_core.config.layers import Layer, from_assignments, from_file
 from ltdd_core.errors import InputError
 
@@ -122,12 +125,36 @@ def only_json(as_json: bool) -> Iterator[None]:
         yield
 
 
+class PlainConsole(Console):
+    """Text from outside as it is, without markup, and without the power to command a terminal.
+
+    FORCE_COLOR gives colours to a file, but no moving bars.
+    """
+
+    def __init__(self, *, stderr: bool) -> None:
+        in_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+        super().__init__(
+            stderr=stderr,
+            width=None if in_terminal else 140,
+            force_interactive=None if in_terminal else False,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Text that is printed, or that is in a table, with its control characters visible."""
+        return super().render_str(printable(text), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The same for text that was made elsewhere."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
 def consoles(as_json: bool) -> tuple[Console, Console]:
     """Where results and where everything else goes; a pipe is not folded to 80 columns.
 
     Names come from users and plugins, so brackets and colons in them are no markup.
     """
-    plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
-    width = None if sys.stdout.isatty() else 140
-    notes = Console(stderr=True, width=None if sys.stderr.isatty() else 140, **plain)
-    return Console(stderr=as_json, width=width, **plain), notes
+    return PlainConsole(stderr=as_json), PlainConsole(stderr=True)

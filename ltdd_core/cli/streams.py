@@ -5,9 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import BinaryIO, TextIO
+
+_COMMANDS = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+"""Control characters but the end of a line, and halves of characters, as of a file name that is no UTF-8."""
+
+
+def printable(text: str) -> str:
+    """Names and messages from outside, with what could command a terminal as visible escapes."""
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Output(io.TextIOWrapper):
@@ -75,7 +84,7 @@ def open_streams() -> Output:
 
 
 def _parts(stream: TextIO | None, number: int) -> tuple[BinaryIO, str | None, str]:
-    """Bytes, encoding, and question marks for what the encoding does not have."""
+    """Bytes, encoding, and escapes for what the encoding does not have."""
     if stream is None:
-        return open(number, "wb", closefd=False), None, "replace"  # a number, open for good
-    return stream.buffer, stream.encoding, "replace"
+        return open(number, "wb", closefd=False), None, "backslashreplace"  # a number, open for good
+    return stream.buffer, stream.encoding, "backslashreplace"

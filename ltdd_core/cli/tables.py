@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from ltdd_core.data.longtail import shot_groups
@@ -23,8 +24,10 @@ def number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1f}"
 
 
-def bar(share: float, width: int = BAR) -> str:
-    """A bar for a share from 0 to 1, in eighths of a character."""
+def bar(share: float, width: int = BAR, *, plain: bool = False) -> str:
+    """A bar for a share from 0 to 1, in eighths of a character; plain: of what every encoding has."""
+    if plain:
+        return ("#" * round(max(0.0, min(1.0, share)) * width)).ljust(width)
     eighths = round(max(0.0, min(1.0, share)) * width * 8)
     full, rest = divmod(eighths, 8)
     return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width)
@@ -32,17 +35,35 @@ def bar(share: float, width: int = BAR) -> str:
 
 def print_rows(console: Console, rows: Sequence[Row], class_names: Sequence[str], counts: Sequence[int]) -> None:
     """The result table, and the accuracy of every class as bars."""
-    title = "per cent; std, worst and harmonic mean are over classes"
-    table = Table(title=title, title_style="dim", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("trained on", min_width=15)  # two words a line in a terminal of 80 columns
-    table.add_column("images", justify="right")
     columns = ("accuracy", "std", *parts_of(rows), "worst", "harmonic_mean", "group_accuracy")
-    for column in columns:
-        table.add_column(HEADINGS.get(column, column), justify="right")
-    for row in rows:
-        table.add_row(row.name, str(row.images), *(number(getattr(row, column)) for column in columns))
-    console.print(table)
+    head = ["trained on", "images", *(HEADINGS.get(column, column) for column in columns)]
+    body = [[row.name, str(row.images), *(number(getattr(row, column)) for column in columns)] for row in rows]
+    _print_numbers(console, "per cent; std, worst and harmonic mean are over classes", head, body)
     _print_classes(console, rows, class_names, counts)
+
+
+def _print_numbers(console: Console, title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> None:
+    """A table of numbers with a name before each row; turned round where a terminal is too narrow for all digits."""
+    table = _of_numbers(title, head, body)
+    if not _fits(console, table):
+        turned = list(zip(head, *body, strict=True))
+        table = _of_numbers(title, turned[0], turned[1:], whole=False)
+    console.print(table)
+
+
+def _of_numbers(title: str, head: Sequence[str], body: Sequence[Sequence[str]], *, whole: bool = True) -> Table:
+    """``whole``: no number and no heading may be folded."""
+    table = Table(title=title, title_style="dim", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column(head[0], min_width=15 if whole else None)  # two words a line in a terminal of 80 columns
+    for heading in head[1:]:
+        table.add_column(heading, justify="right", no_wrap=whole, overflow="fold")
+    for cells in body:
+        table.add_row(*cells)
+    return table
+
+
+def _fits(console: Console, table: Table) -> bool:
+    return Measurement.get(console, console.options.update(width=1000), table).minimum <= console.width
 
 
 def print_groups(console: Console, groups: Sequence[Sequence[str]] | None) -> None:
@@ -56,21 +77,18 @@ def print_repeated(console: Console, lines: Sequence[Repeated]) -> None:
     repeats, mean = lines[0].repeats, lines[0].mean
     over = "one seed" if repeats == 1 else f"{repeats} seeds, ± deviation over them"
     title = f"{mean.name}, {mean.images} images; per cent, mean of {over}"
-    table = Table(title=title, title_style="dim", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("network")
     shown = ["accuracy", "std", *parts_of([line.mean for line in lines]), "worst"]
     if mean.group_accuracy is not None:
         shown.append("group_accuracy")
-    for column in shown:
-        table.add_column(HEADINGS.get(column, column), justify="right")
+    body = []
     for line in lines:
-        cells = []
+        cells = [line.network]
         for column in shown:
             value, deviation = getattr(line.mean, column), getattr(line.deviation, column)
             spread = f"±{deviation:.1f}" if repeats > 1 and value is not None else ""
             cells.append(f"{number(value)}{spread}")
-        table.add_row(line.network, *cells)
-    console.print(table)
+        body.append(cells)
+    _print_numbers(console, title, ["network", *(HEADINGS.get(column, column) for column in shown)], body)
 
 
 QUALITY = {
@@ -109,6 +127,7 @@ def print_data(console: Console, data: LongTailedSet) -> None:
         f"imbalance factor {data.imbalance:.4g}",
         soft_wrap=True,
     )
+    plain = console.options.ascii_only
     shot_of = {label: shot for shot, members in shot_groups(data.counts).items() for label in members}
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
@@ -116,7 +135,7 @@ def print_data(console: Console, data: LongTailedSet) -> None:
     table.add_column("")
     table.add_column("shot")
     for label, (name, count) in enumerate(zip(data.class_names, data.counts, strict=True)):
-        table.add_row(name, str(count), bar(count / max(data.counts), 40), shot_of[label])
+        table.add_row(name, str(count), bar(count / max(data.counts), 40, plain=plain), shot_of[label])
     console.print(table)
     groups = shot_groups(data.counts)
     console.print(
@@ -126,12 +145,18 @@ def print_data(console: Console, data: LongTailedSet) -> None:
 
 
 def _print_classes(console: Console, rows: Sequence[Row], class_names: Sequence[str], counts: Sequence[int]) -> None:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class")
-    table.add_column("images", justify="right")
-    for row in rows:
-        table.add_column(row.name)
-    for label, (name, count) in enumerate(zip(class_names, counts, strict=True)):
-        cells = [f"{bar(row.per_class[label] / 100)} {row.per_class[label]:5.1f}" for row in rows]
-        table.add_row(name, str(count), *cells)
+    """Accuracies of every class, with bars where there is room for them."""
+    plain = console.options.ascii_only
+    for width in (BAR, 0):
+        table = Table(box=None, pad_edge=False)
+        table.add_column("class", overflow="fold")
+        table.add_column("images", justify="right", no_wrap=True)
+        for row in rows:
+            table.add_column(row.name, justify="left" if width else "right", min_width=width + 6, overflow="fold")
+        for label, (name, count) in enumerate(zip(class_names, counts, strict=True)):
+            shares = [row.per_class[label] for row in rows]
+            bars = [f"{bar(share / 100, width, plain=plain)} {share:5.1f}" for share in shares]
+            table.add_row(name, str(count), *bars)
+        if _fits(console, table):
+            break
     console.print(table)

@@ -98,7 +98,7 @@ def load_folder(root: Path, image_size: int | None, test_share: float, generator
     return SourceImages(
         FileTable(tuple(train_paths), train_labels, size, grey),
         FileTable(tuple(test_paths), test_labels, size, grey),
-        tuple(classes),
+        tuple(os.fsencode(name).decode() for name in classes),  # in any locale a name is what its bytes say in UTF-8
     )
 
 
@@ -135,9 +135,10 @@ def _class_folders(folder: Path) -> list[str]:
     if len(names) < 2:
         raise InputError(f"{folder}: {len(names)} class folder(s); at least two are needed, one a class.")
     for name in names:
-        # Names end up in JSON, which is UTF-8.
-        if name != name.encode(errors="replace").decode():
-            raise InputError(f"{folder}: the folder name {name!r} is not valid UTF-8: rename it.")
+        try:
+            os.fsencode(name).decode()  # names end up in JSON, which is UTF-8
+        except UnicodeDecodeError as error:
+            raise InputError(f"{folder}: the folder name {name!r} is not valid UTF-8: rename it.") from error
     return names
 
 

@@ -127,7 +127,15 @@ class FashionMnist(VisionSource):
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltdd"
+    """The user's cache folder.
+
+    Raises:
+        InputError: the user has no home, as in some containers.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltdd"
+    except RuntimeError as error:
+        raise InputError("this user has no home folder for the data: name a folder with --root.") from error
 
 
 @contextlib.contextmanager

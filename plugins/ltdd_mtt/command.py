@@ -164,12 +164,12 @@ def _progress(notes: Console, count: int, epochs: int) -> Iterator[Report]:
         finished, now = sum(done.values()), time.monotonic()
         bar.update(shown, completed=finished)
         due = now - last > SECONDS_BETWEEN_LINES or (finished == total and said != total)
-        if due and not notes.is_terminal:
+        if due and not notes.is_interactive:
             last, said = now, finished
             left = (now - began) / max(1, finished - before) * (total - finished)
             notes.print(f"epoch {finished}/{total}  {_clock(left)} left")
 
-    with bar if notes.is_terminal else nullcontext():
+    with bar if notes.is_interactive else nullcontext():
         yield report
 
 

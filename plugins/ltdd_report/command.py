@@ -31,7 +31,7 @@ def report(run: Path, out: Path | None) -> None:
 
     target = out or run / "report.html"
     write_report(read_run(run), target)
-    click.echo(f"the report is in {visible(str(target))}")
+    consoles(False)[0].print(f"the report is in {target}", soft_wrap=True)
 
 
 @click.command("watch")
@@ -72,7 +72,7 @@ def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     console, _ = consoles(as_json)
     console.print(_table(comparison))
     if html is not None:
-        click.echo(f"the page is in {visible(str(html))}")
+        console.print(f"the page is in {html}", soft_wrap=True)
 
 
 def _table(comparison: Comparison) -> Table:

@@ -108,7 +108,7 @@ def follow(path: Path, console: Console) -> None:
         InputError: as :func:`read_state`.
     """
     state = read_state(path)
-    if console.is_terminal and not state.over:
+    if console.is_interactive and not state.over:
         with Live(console=console, transient=True, auto_refresh=False) as live:
             while not state.over:
                 live.update(view(state, console), refresh=True)
