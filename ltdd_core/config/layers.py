@@ -218,6 +218,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping whose keys are names."""
+        if not isinstance(node, yaml.MappingNode):  # "!!map x"
+            return super().construct_mapping(node, deep)  # says so
         seen = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":  # "<<", resolved by our parent
@@ -246,7 +248,7 @@ def _plain_yaml(content: bytes | str) -> Any:
 
 def _levels(value: Any, known: dict[int, float]) -> float:
     """How deep a value is nested; infinite where an alias stands inside of what it stands for."""
-    if not isinstance(value, dict | list):
+    if not isinstance(value, dict | list | tuple):  # a tuple is an item of YAML's !!omap
         return 0
     if id(value) not in known:
         known[id(value)] = math.inf
