@@ -172,6 +172,9 @@ FILES = {
     ),
     "inside itself": (b"training: &x {original: *x}", "nested too deeply"),
     "5000 digits": (b"ipc: " + b"9" * 5000, "line 1: a value that cannot be read as int"),
+    "no mapping": (b"ipc: !!map x", "line 1: expected a mapping node, but found scalar"),
+    "no set": (b"ipc: !!set [a]", "line 1: expected a mapping node, but found sequence"),
+    "inside its pairs": (b"ipc: &x !!omap [a: *x]", "nested too deeply"),
     "no date": (b"ipc: 2001-99-99", "line 1: a value that cannot be read as timestamp"),
     "no number": (b"ipc: !!float x", "line 1: a value that cannot be read as float"),
 }

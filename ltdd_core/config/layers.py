@@ -218,6 +218,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping whose keys are names."""
+        if not isinstance(node, yaml.MappingNode):  # "!!map x"
+            return super().construct_mapping(node, deep)  # says so
         seen = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":  # "<<", resolved by our parent
@@ -256,7 +258,7 @@ def _check_size(tree: Any) -> None:
         inside = (
             value
             for branch in level
-            if isinstance(branch, dict | list)
+            if isinstance(branch, dict | list | tuple)  # a tuple is an item of YAML's !!omap
             for value in (branch.values() if isinstance(branch, dict) else branch)
         )
         level = list(itertools.islice(inside, MOST_VALUES + 1))
