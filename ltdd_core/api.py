@@ -60,6 +60,7 @@ def evaluate(
     networks: Sequence[str] = (),
     repeats: int = 1,
     settings: Sequence[Layer | Mapping[str, Any]] = (),
+    preset: str | None = None,
     catalog: Catalog | None = None,
     display: Display | None = None,
 ) -> Iterator[Repeated]:
@@ -75,12 +76,15 @@ def evaluate(
         repeats: how many seeds, from the configured one on.
         settings: what to change in the stored configuration, shaped like configuration files: ``head``,
             ``recipe``, ``plugins``, ``training``.  Another head drops the stored recipe.
+        preset: a named configuration, above the stored one and below ``settings``.
+        catalog: of all components; made anew unless given.
+        display: told what happens.
 
     Raises:
         InputError: the file, the settings or the data cannot be used.
     """
     catalog = catalog or Catalog(load_plugins())
-    config, loaded, chosen = _to_evaluate(distilled, networks, settings, catalog)
+    config, loaded, chosen = _to_evaluate(distilled, networks, settings, preset, catalog)
 
     def lines() -> Iterator[Repeated]:
         store = _store(config, Path(distilled))
@@ -96,6 +100,7 @@ def quality(
     networks: Sequence[str] = (),
     repeats: int = 1,
     settings: Sequence[Layer | Mapping[str, Any]] = (),
+    preset: str | None = None,
     catalog: Catalog | None = None,
     display: Display | None = None,
 ) -> Iterator[Quality]:
@@ -104,7 +109,7 @@ def quality(
     Arguments and errors are those of :func:`evaluate`; head and recipe play no part.
     """
     catalog = catalog or Catalog(load_plugins())
-    config, loaded, chosen = _to_evaluate(distilled, networks, settings, catalog)
+    config, loaded, chosen = _to_evaluate(distilled, networks, settings, preset, catalog)
 
     def scores() -> Iterator[Quality]:
         store = _store(config, Path(distilled))
@@ -126,6 +131,7 @@ def _to_evaluate(
     distilled: Path | str,
     networks: Sequence[str],
     settings: Sequence[Layer | Mapping[str, Any]],
+    preset: str | None,
     catalog: Catalog,
 ) -> tuple[Config, DistilledSet, list[Selection]]:
     """The configuration, the distilled set and the networks to train."""
@@ -135,7 +141,7 @@ def _to_evaluate(
     tree = _stored_settings(Path(distilled), loaded.origin)
     stored = asked_for(catalog, Layer(str(distilled), {**tree, "plugins": []}))
     named = [[Layer("--network", {"network": {"name": name}})] for name in networks] or [[]]
-    configs = [resolve(catalog, [*given, *name], stored=stored) for name in named]
+    configs = [resolve(catalog, [*given, *name], preset, stored=stored) for name in named]
     return configs[0], loaded, [each.network for each in configs]
 
 

@@ -50,7 +50,6 @@ def command(
     from ltdd_core import api
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.cli.tables import print_quality, print_repeated
-    from ltdd_core.config.resolve import preset_layer
     from ltdd_core.errors import Interrupted
     from ltdd_core.plugging.catalog import Catalog
     from ltdd_core.plugging.loading import load_plugins
@@ -61,11 +60,9 @@ def command(
     with only_json(as_json):
         catalog = Catalog(load_plugins())
         settings = layers(config_file, assignments, given)
-        if preset is not None:
-            settings.insert(0, preset_layer(catalog, preset))
         display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
         options: dict[str, Any] = {"networks": networks, "repeats": repeats, "settings": settings}
-        options |= {"catalog": catalog, "display": display}
+        options |= {"preset": preset, "catalog": catalog, "display": display}
         lines = []
         try:
             for line in api.evaluate(run, **options):
