@@ -119,6 +119,7 @@ from .training.augment import (
     Augmentation as Augmentation,
 )
 from .training.loop import (
+    gradient_in_chunks as gradient_in_chunks,
     train as train,
 )
 from .training.losses import (

@@ -14,14 +14,24 @@ import torch
 from conftest import TINY
 from hypothesis import given, strategies as st
 
-from ltdd_core import Augmentation, InputError, Interrupted, NetworkPool, configure, distill, generator
+from ltdd_core import (
+    Augmentation,
+    InputError,
+    Interrupted,
+    NetworkPool,
+    configure,
+    cross_entropy,
+    distill,
+    generator,
+    gradient_in_chunks,
+)
 from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.networks.zoo import ConvNet
 from ltdd_core.progress import Display
 from ltdd_core.seeding import global_generator
 from ltdd_core.testing import IPC, PlainSampler, check_matcher, tiny_long_tailed, tiny_task
 from ltdd_dc.distance import DISTANCES
-from ltdd_dc.gradients import SECOND_ORDER, mean_gradient
+from ltdd_dc.gradients import SECOND_ORDER
 from ltdd_dc.matcher import DatasetCondensation, SiameseCondensation, published_loops
 
 METHODS = {"dc": DatasetCondensation, "dsa": SiameseCondensation}
@@ -232,7 +242,7 @@ def test_the_gradient_in_chunks_is_that_of_the_mean_loss(chunk):
     network, labels = small_network((3, 8, 8), 4), torch.tensor([0, 1, 3, 3, 2, 0, 1])
     images = torch.randn(7, 3, 8, 8, generator=generator(0, "images"))
     parameters = [*network.parameters(), torch.zeros(3, requires_grad=True)]  # the last one does nothing
-    found = mean_gradient(network, parameters, images, labels, chunk)
+    found = gradient_in_chunks(network, parameters, images, labels, cross_entropy, chunk)
     torch.nn.functional.cross_entropy(network(images), labels).backward()
     for own, parameter in zip(found[:-1], network.parameters(), strict=True):
         torch.testing.assert_close(own, parameter.grad, rtol=1e-10, atol=1e-12)

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, grad_and_value
 
-from ltdd_core import Batch, CompiledNetwork, Network, cross_entropy
+from ltdd_core import Batch, CompiledNetwork, Network, cross_entropy, gradient_in_chunks
 from ltdd_dc.distance import DISTANCES, Distance, Gradient, compares
 
 SECOND_ORDER = 8  # an image takes about so many times the memory when its gradient is differentiated again
-
-
-def mean_gradient(
-    network: Network, parameters: Sequence[Tensor], images: Tensor, labels: Tensor, chunk: int
-) -> tuple[Tensor, ...]:
-    """The gradient of the mean cross-entropy in some parameters, ``chunk`` images at a time.
-
-    A few dozen images at a time stay in a processor's cache between layers; their shares add up to the
-    gradient of the whole batch as long as the network has no batch statistics, or frozen ones.
-    """
-    parts = math.ceil(len(images) / chunk)
-    total: tuple[Tensor, ...] = ()
-    for part, own in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-        loss = cross_entropy(network(part), own) * (len(part) / len(images))
-        share = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        total = tuple(map(torch.add, total, share)) if total else share
-    return total
 
 
 class GradientMatching:
@@ -83,7 +65,7 @@ class GradientMatching:
         parameters, found = [self._parameters[name] for name in self._compared], []
         for place in places:
             images, labels = real.of_class(place), real.labels_of(place)
-            found.append(mean_gradient(self.network, parameters, images, labels, self.chunk))
+            found.append(gradient_in_chunks(self.network, parameters, images, labels, cross_entropy, self.chunk))
         return {name: torch.stack(own) for name, own in zip(self._compared, zip(*found, strict=True), strict=True)}
 
 

@@ -32,8 +32,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltdd_core import Augmentation, Batch, BatchMatcher, CompiledNetwork, Distillation, Network, generator, option
-from ltdd_dc.gradients import GradientMatching, mean_gradient
+from ltdd_core import (
+    Augmentation,
+    Batch,
+    BatchMatcher,
+    CompiledNetwork,
+    Distillation,
+    Network,
+    cross_entropy,
+    generator,
+    gradient_in_chunks,
+    option,
+)
+from ltdd_dc.gradients import GradientMatching
 
 PUBLISHED_IPC = (1, 10, 20, 30, 40, 50)
 PUBLISHED_INNER = (1, 50, 25, 20, 15, 10)
@@ -135,7 +146,8 @@ class GradientMatcher(BatchMatcher):
             for indices in torch.randperm(len(images), generator=draws).split(self.options.batch_train):
                 transform = task.augmentation.draw(task.data.image_shape, draws, len(indices))
                 own = indices.to(images.device)
-                gradient = mean_gradient(network, parameters, transform(images[own]), self.labels[own], task.chunk)
+                batch = transform(images[own]), self.labels[own]
+                gradient = gradient_in_chunks(network, parameters, *batch, cross_entropy, task.chunk)
                 with torch.no_grad():
                     for parameter, slope in zip(parameters, gradient, strict=True):
                         parameter.sub_(slope, alpha=self.options.lr_net)
