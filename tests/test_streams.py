@@ -19,7 +19,8 @@ FULL = "Error: cannot write to standard output: No space left on device.\n"
 
 
 def run(script, folder, **settings):
-    environment = {**os.environ, "LTDD": LTDD, **settings}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment = {**inherited, "LTDD": LTDD, **settings}
     return subprocess.run(["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
 
 
