@@ -57,9 +57,13 @@ from .distillation.partition import (
     max_cut as max_cut,
     numbered as numbered,
 )
+from .distillation.trajectories import (
+    Trajectories as Trajectories,
+)
 from .errors import (
     InputError as InputError,
     Interrupted as Interrupted,
+    OptionError as OptionError,
     RunFailed as RunFailed,
 )
 from .evaluation.head import (
@@ -88,6 +92,9 @@ from .networks.network import (
 )
 from .networks.pool import (
     NetworkPool as NetworkPool,
+)
+from .networks.trajectory import (
+    Trajectory as Trajectory,
 )
 from .options import (
     BaseOptions as BaseOptions,

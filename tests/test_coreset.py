@@ -17,8 +17,7 @@ from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.progress import Display
 from ltdd_core.setup import Setup
 from ltdd_core.training.trainer import Trainer
-from ltdd_mtt.experts import ExpertFolder
-from ltdd_mtt.training import train_experts
+from ltdd_mtt.experts import experts_of, train_experts
 from ltdd_samplers.coreset import centres, herd
 
 IPC = 4
@@ -159,12 +158,18 @@ def test_who_starts_from_nothing_chooses_nothing(tmp_path, monkeypatch):
     wanted = config("mtt", init="herding", matcher={"experts": {"count": 1, "epochs": 1}})
     with open_setup(wanted) as setup:
         task = task_of(setup)
-    trained = []
-    monkeypatch.setattr(Trainer, "train", lambda *given, **more: trained.append(more))
+    trained, plain = [], Trainer.train
+
+    def noted(trainer, data, **given):
+        trained.append(trainer._full("classes"))
+        return plain(trainer, data, **given)
+
+    monkeypatch.setattr(Trainer, "train", noted)
     options = wanted.matcher.options.experts
-    train_experts(task, options, ExpertFolder(tmp_path / "experts"), lambda index, done: None)
-    assert trained == []
-    assert (tmp_path / "experts" / "expert-0000.safetensors").exists()
+    experts = experts_of(task, options)
+    train_experts(task, options, experts, lambda number, epochs: None)
+    assert trained == ["expert 0"]
+    assert experts[0].epochs() == 1
 
 
 def test_the_versions_of_a_run_name_who_chose_its_first_images(tmp_path):

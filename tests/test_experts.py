@@ -1,11 +1,9 @@
 """Experts: trained as written, nothing lost, shared by processes, and found again by the runs that need them."""
 
+import copy
 import json
 import os
-import queue
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -13,18 +11,23 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from conftest import TINY, one_line_error
+from conftest import one_line_error
+from filelock import FileLock
 from torch.nn import functional as F
 
 from ltdd_core import Augmentation, ClassifierHead, InputError, Interrupted, RunFailed, Sampler, configure, generator
+from ltdd_core.commands import open_setup, task_of
 from ltdd_core.data.load import load_long_tailed
-from ltdd_core.runs.stop import StopRequest
-from ltdd_core.storage import load_tensors
-from ltdd_mtt import jobs as processes, training
-from ltdd_mtt.experts import ExpertFolder, ExpertOptions, bytes_on_disk, expert_key, folder_for
-from ltdd_mtt.jobs import task_of
-from ltdd_mtt.student import flat_parameters
-from ltdd_mtt.training import train_experts
+from ltdd_core.networks import trajectory
+from ltdd_core.networks.store import SHARED, stored_networks
+from ltdd_core.networks.trajectory import flat_parameters
+from ltdd_core.seeding import global_generator
+from ltdd_core.storage import load_tensors, save_tensors
+from ltdd_mtt.experts import (
+    ExpertOptions,
+    experts_of,
+    train_experts,
+)
 
 DATA = {"name": "digits-lt", "n_max": 20, "imbalance": 20}
 SMALL = {"method": "mtt", "ipc": 2, "data": DATA, "network": {"name": "convnet-d3", "width": 8, "depth": 2}}
@@ -44,33 +47,47 @@ def _elsewhere(tmp_path, monkeypatch):
 
 
 def task(**settings):
-    return task_of(configure(**{**SMALL, **settings}), StopRequest())
+    with open_setup(configure(**{**SMALL, **settings})) as setup:
+        return task_of(setup)
+
+
+def experts_in(path, own=None, **options):
+    """Experts in a folder of their own, trained or not."""
+    return experts_of(replace(own or task(), shared=path), ExpertOptions(**options))
 
 
 def trained(path, own=None, **options):
-    """A folder of experts, and what was reported."""
-    reports, folder = [], ExpertFolder(path)
-    train_experts(own or task(), ExpertOptions(**options), folder, lambda *report: reports.append(report))
-    return folder, reports
+    """Experts in a folder of their own, and what was reported."""
+    reports, own, options = [], replace(own or task(), shared=path), ExpertOptions(**options)
+    experts = experts_of(own, options)
+    train_experts(own, options, experts, lambda *report: reports.append(report))
+    return experts, reports
 
 
 def contents(folder):
+    """The bytes of all files; a lock goes with the process that holds it, unless that is killed."""
     return {file.name: file.read_bytes() for file in folder.iterdir() if not file.name.startswith(".")}
+
+
+def files(folder):
+    """The files of experts by their number."""
+    return {int(one.key["what"].split()[1]): one.path for one in stored_networks(folder)}
 
 
 def test_a_trajectory_is_plain_sgd(tmp_path):
     """Written out: no chunks, no optimiser, the draws of each epoch in their order."""
     config = configure(**SMALL)
     data, own = load_long_tailed("digits-lt", config.data.make()), task()
-    folder, reports = trained(tmp_path / "e", own, count=2, epochs=3, lr=0.05, batch=32)
+    experts, reports = trained(tmp_path / "e", own, count=2, epochs=3, lr=0.05, batch=32)
     assert reports == [(index, done) for index in (0, 1) for done in (0, 1, 2, 3)]
     sampler, augmentation = config.sampler.make(), Augmentation(config.run.augment)
     sampler.prepare(data)
     for index in (0, 1):
-        network, rows = own.networks.new("expert", index), []
-        rows.append(flat_parameters(network))
+        with global_generator(0, f"weights for expert {index} on original"):
+            network = config.network.component((1, 8, 8), 10, config.network.options)
+        rows = [flat_parameters(network)]
         for epoch in range(3):
-            draws = generator(0, f"expert {index}: epoch", epoch)
+            draws = generator(0, f"expert {index} on original: epoch", epoch)
             for batch in sampler.epoch(epoch / 2, draws).split(32):
                 images = data.normalisation.apply(data.train_images[batch])
                 images = augmentation.draw((1, 8, 8), draws, len(batch))(images)
@@ -80,15 +97,15 @@ def test_a_trajectory_is_plain_sgd(tmp_path):
                     for value in network.parameters():
                         value -= 0.05 * value.grad
             rows.append(flat_parameters(network))
-        stored, facts = load_tensors(folder.file(index))
+        stored, facts = load_tensors(experts[index].path)
         torch.testing.assert_close(stored["trajectory"], torch.stack(rows), rtol=1e-4, atol=1e-6)
         assert set(stored) == {"trajectory"}
         assert facts["parameters"] == [[name, list(value.shape)] for name, value in network.named_parameters()]
-        assert facts["recipe"]["lr"] == 0.05
-        first, last = folder.rows(index, 0, 3)
+        assert facts["key"]["what"] == f"expert {index} on the original set"
+        first, last = experts[index].rows(0, 3)
         assert torch.equal(first, stored["trajectory"][0])
         assert torch.equal(last, stored["trajectory"][3])
-    assert not torch.equal(folder.rows(0, 0, 0)[0], folder.rows(1, 0, 0)[0])
+    assert not torch.equal(experts[0].rows(0)[0], experts[1].rows(0)[0])
 
 
 def test_what_is_there_is_kept_and_made_longer(tmp_path):
@@ -109,13 +126,12 @@ def test_half_precision_takes_half_the_room_and_goes_on_exactly(tmp_path, store)
     trained(tmp_path / "grown", count=1, epochs=3, store=store)
     trained(tmp_path / "grown", count=1, epochs=7, store=store)
     assert contents(tmp_path / "grown") == contents(tmp_path / "half")
-    exact, stored = (load_tensors(folder.file(0))[0] for folder in (full, half))
+    exact, stored = (load_tensors(experts[0].path)[0] for experts in (full, half))
     assert torch.equal(stored["trajectory"], exact["trajectory"].to(stored["trajectory"].dtype))
     assert torch.equal(stored["last"], exact["trajectory"][-1])
-    assert half.rows(0, 1, 2)[0].dtype == torch.float32
-    key, options = expert_key(task(), ExpertOptions()), ExpertOptions(count=3, epochs=7)
-    assert bytes_on_disk(key, options) == 3 * exact["trajectory"].numel() * 4
-    assert bytes_on_disk(key, options.model_copy(update={"store": store})) == 3 * exact["trajectory"].numel() * 2
+    assert half[0].rows(1, 2)[0].dtype == torch.float32
+    assert full[0].size(7) == exact["trajectory"].numel() * 4
+    assert half[0].size(7) == exact["trajectory"].numel() * 2
 
 
 def test_batch_normalisation_goes_on_with_its_averages(tmp_path):
@@ -129,27 +145,33 @@ def test_batch_normalisation_goes_on_with_its_averages(tmp_path):
 
 
 def test_an_interruption_saves_the_epochs_that_are_done(tmp_path):
-    folder, own = ExpertFolder(tmp_path / "cut"), task()
+    own, calls = task(), []
 
     def keep_going():
-        if folder.numbers() == [0] and calls.append(0) is None and len(calls) > 7:
+        if list(files(tmp_path / "cut")) == [0] and calls.append(0) is None and len(calls) > 5:
             raise Interrupted("SIGINT")
 
-    calls = []
+    stopping = replace(own, trainer=replaced(own.trainer, keep_going=keep_going))
     with pytest.raises(Interrupted):
-        trained(tmp_path / "cut", replace(own, keep_going=keep_going), count=2, epochs=4, batch=32)
-    done = load_tensors(folder.file(1))[0]["trajectory"]
+        trained(tmp_path / "cut", stopping, count=2, epochs=4, batch=32)
+    done = load_tensors(files(tmp_path / "cut")[1])[0]["trajectory"]
     assert 1 < len(done) < 5
     trained(tmp_path / "cut", own, count=2, epochs=4, batch=32)
     trained(tmp_path / "again", own, count=2, epochs=4, batch=32)
     assert contents(tmp_path / "cut") == contents(tmp_path / "again")
 
 
+def replaced(trainer, **changes):
+    other = copy.copy(trainer)
+    vars(other).update(changes)
+    return other
+
+
 def test_samplers_and_heads_have_their_say(tmp_path):
     rows = {}
     for name in ("instance", "class-balanced"):
-        folder, _ = trained(tmp_path / name, count=1, epochs=2, sampler=name)
-        rows[name] = folder.rows(0, 0, 2)
+        experts, _ = trained(tmp_path / name, count=1, epochs=2, sampler=name)
+        rows[name] = experts[0].rows(0, 2)
     assert torch.equal(rows["instance"][0], rows["class-balanced"][0])
     assert not torch.equal(rows["instance"][1], rows["class-balanced"][1])
 
@@ -179,6 +201,17 @@ class Idle(Negative):
         return None
 
 
+class Decaying(Negative):
+    def fit(self, sets, trainer):
+        trainer.train(sets[0], outputs=sets[0].classes, loss_at=lambda progress: F.cross_entropy)
+
+
+class Reading(Negative):
+    def fit(self, sets, trainer):
+        numbers = iter(range(1000))
+        trainer.train(sets[0], outputs=sets[0].classes, loss=lambda x, y: next(numbers) * F.cross_entropy(x, y))
+
+
 class Ageing(Sampler):
     """Orders late epochs otherwise than early ones."""
 
@@ -195,30 +228,47 @@ class Ageing(Sampler):
         raise NotImplementedError
 
 
-def with_component(kind, component):
+def with_head(head):
     own = task()
-    return replace(own, component=lambda k, s: component(component.Options()) if k == kind else own.component(k, s))
+    return replace(own, component=lambda k, s: head(head.Options()) if k == "head" else own.component(k, s))
+
+
+def with_sampler(sampler):
+    own, made = task(), sampler(sampler.Options())
+    made.prepare(own.data)
+    return replace(own, original=lambda named: replace(own.original("instance"), order=made.epoch))
 
 
 def test_the_loss_is_the_one_of_the_head(tmp_path):
-    own = with_component("head", Negative)
-    folder, _ = trained(tmp_path / "n", own, count=1, epochs=1, batch=1000, lr=0.01)
+    experts, _ = trained(tmp_path / "n", with_head(Negative), count=1, epochs=1, batch=1000, lr=0.01)
     plain, _ = trained(tmp_path / "p", count=1, epochs=1, batch=1000, lr=0.01)
-    (start, up), (_, down) = folder.rows(0, 0, 1), plain.rows(0, 0, 1)
+    (start, up), (_, down) = experts[0].rows(0, 1), plain[0].rows(0, 1)
     torch.testing.assert_close(up - start, start - down, rtol=1e-3, atol=1e-7)
 
 
-@pytest.mark.parametrize(("head", "message"), [(Twice, "several networks"), (Narrow, "several"), (Idle, "no network")])
-def test_a_head_that_makes_no_expert_is_refused(tmp_path, head, message):
-    with pytest.raises(InputError, match=f"experts.head=linear trains .*{message}|{message}"):
-        trained(tmp_path / "e", with_component("head", head), count=1, epochs=1)
+UNSUITED = [
+    (Twice, "trains several networks"),
+    (Narrow, "has not one logit for each class"),
+    (Idle, "trains no network"),
+    (Decaying, "changes the last layer, or the loss during training"),
+    (Reading, "cannot be told from others"),
+]
 
 
-def test_a_sampler_that_minds_how_far_training_is_cannot_be_extended(tmp_path):
-    own = with_component("sampler", Ageing)
-    trained(tmp_path / "e", own, count=1, epochs=2)
-    with pytest.raises(InputError, match=r"recipe\.epochs is 2 there and 3 here"):
-        trained(tmp_path / "e", own, count=1, epochs=3)
+@pytest.mark.parametrize(("head", "message"), UNSUITED)
+def test_a_head_that_makes_no_expert_is_refused_before_anything_is_trained(tmp_path, head, message):
+    with pytest.raises(InputError, match=f"^experts.head=linear .*{message}"):
+        trained(tmp_path / "e", with_head(head), count=1, epochs=1)
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_sampler_that_minds_how_far_training_is_gives_other_experts_for_another_length(tmp_path):
+    own = with_sampler(Ageing)
+    short, _ = trained(tmp_path / "e", own, count=1, epochs=2)
+    longer, reports = trained(tmp_path / "e", own, count=1, epochs=3)
+    assert reports[0] == (0, 0)
+    assert short[0].path != longer[0].path
+    assert not torch.equal(short[0].rows(2)[0], longer[0].rows(2)[0])
 
 
 def test_an_expert_that_diverges_is_one_line(tmp_path):
@@ -227,61 +277,99 @@ def test_an_expert_that_diverges_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"format": "ltdd-experts", "format_version": 9}', b"\xff"])
-def test_a_damaged_key_or_expert_is_one_line(tmp_path, content):
-    folder, _ = trained(tmp_path / "e", count=1, epochs=1)
-    folder.file(0).write_bytes(content)
-    with pytest.raises(InputError, match=r"expert-0000\.safetensors: damaged, or no expert.*delete it"):
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 100, None])
+def test_a_damaged_expert_is_one_line(tmp_path, content):
+    experts, _ = trained(tmp_path / "e", count=1, epochs=1)
+    whole = experts[0].path.read_bytes()
+    experts[0].path.write_bytes(whole[:-10] if content is None else content)
+    with pytest.raises(
+        InputError, match=rf"{experts[0].path.name}: damaged, or no trajectory: .*remove the file"
+    ) as caught:
         trained(tmp_path / "e", count=1, epochs=2)
-    (tmp_path / "e" / "experts.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"holds no experts|of another version"):
-        trained(tmp_path / "e", count=1, epochs=2)
+    assert "\n" not in str(caught.value)
 
 
-def test_an_expert_of_another_network_is_one_line(tmp_path):
-    folder, _ = trained(tmp_path / "e", count=1, epochs=1)
+def nothing_finite(tensors):
+    return tensors | {"trajectory": tensors["trajectory"] * torch.nan}
+
+
+def no_averages(tensors):
+    return {"trajectory": tensors["trajectory"]}
+
+
+def narrow(tensors):
+    return tensors | {"trajectory": tensors["trajectory"][:, :1]}
+
+
+@pytest.mark.parametrize("change", [nothing_finite, no_averages, narrow])
+def test_an_expert_with_other_tensors_is_one_line(tmp_path, change):
+    own = task(network={"width": 8, "depth": 2, "norm": "batch"})
+    experts, _ = trained(tmp_path / "e", own, count=1, epochs=1)
+    tensors, facts = load_tensors(experts[0].path)
+    save_tensors(experts[0].path, change(tensors), facts)
+    with pytest.raises(InputError, match=f"{experts[0].path.name}: .*remove the file"):
+        trained(tmp_path / "e", own, count=1, epochs=2)
+    if change is nothing_finite:
+        with pytest.raises(InputError, match="a weight is not finite"):
+            experts_in(tmp_path / "e", own)[0].rows(0, 1)
+
+
+def test_a_file_under_the_name_of_another_expert_is_one_line(tmp_path):
+    experts, _ = trained(tmp_path / "e", count=1, epochs=1)
     other, _ = trained(tmp_path / "o", task(network={"width": 4}), count=1, epochs=1)
-    folder.file(0).write_bytes(other.file(0).read_bytes())
-    with pytest.raises(InputError, match="not an expert of this folder; delete it"):
+    experts[0].path.write_bytes(other[0].path.read_bytes())
+    with pytest.raises(InputError, match="not the network that its name says; remove the file"):
         trained(tmp_path / "e", count=1, epochs=2)
 
 
 def test_an_expert_of_another_process_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "PATIENCE", 0.01)
-    reports, own, folder = [], task(), ExpertFolder(tmp_path / "e")
-    folder.begin(expert_key(own, ExpertOptions()))
-    with folder.locked(0) as mine:
+    monkeypatch.setattr(trajectory, "PATIENCE", 0.01)
+    reports, own = [], task()
+    experts = experts_in(tmp_path / "e", own, count=2, epochs=1)
+    with experts[0].alone() as mine:
         assert mine
         worker = threading.Thread(target=lambda: reports.extend(trained(tmp_path / "e", own, count=2, epochs=1)[1]))
         worker.start()
-        while len(reports) == 0 and not folder.file(1).exists():
+        while not experts[1].path.exists():
             time.sleep(0.01)
         time.sleep(0.1)
         assert worker.is_alive()
-        assert not folder.file(0).exists()
+        assert not experts[0].path.exists()
     worker.join(60)
     assert not worker.is_alive()
-    assert folder.numbers() == [0, 1]
+    assert [one.epochs() for one in (experts[0], experts[1])] == [1, 1]
 
 
-def test_different_data_networks_recipes_and_seeds_have_folders_of_their_own():
+def test_whatever_decides_an_expert_makes_it_another_expert():
     plain = task()
-    variants = {
-        folder_for(own, expert_key(own, options))
-        for own, options in [
-            (plain, ExpertOptions()),
-            (task(seed=1), ExpertOptions()),
-            (task(data={**DATA, "seed": 1}), ExpertOptions()),
-            (task(data={**DATA, "mean": [0.5], "std": [0.5]}), ExpertOptions()),
-            (task(network={"width": 8, "depth": 2, "norm": "group"}), ExpertOptions()),
-            (task(network={"width": 8, "depth": 2, "pooling": "max"}), ExpertOptions()),
-            (task(augment="flip"), ExpertOptions()),
-            (plain, ExpertOptions(lr=0.2)),
-            (plain, ExpertOptions(sampler="class-balanced")),
-        ]
-    }
-    assert len(variants) == 9
-    assert folder_for(plain, expert_key(plain, ExpertOptions(count=9, epochs=7))) in variants
+    variants = [
+        (plain, {}),
+        (task(seed=1), {}),
+        (task(data={**DATA, "seed": 1}), {}),
+        (task(data={**DATA, "mean": [0.5], "std": [0.5]}), {}),
+        (task(network={"width": 8, "depth": 2, "norm": "group"}), {}),
+        (task(network={"width": 8, "depth": 2, "pooling": "max"}), {}),
+        (task(network={"width": 8, "depth": 2, "norm": "batch"}), {}),
+        (task(augment="flip"), {}),
+        (task(compute={"precision": "bf16"}), {}),
+        (with_head(Negative), {}),
+        (with_sampler(Ageing), {}),
+        (with_sampler(Ageing), {"epochs": 7}),
+        (plain, {"lr": 0.2}),
+        (plain, {"batch": 17}),
+        (plain, {"store": "fp16"}),
+        (plain, {"store": "bf16"}),
+        (plain, {"sampler": "class-balanced"}),
+        (plain, {"sampler": {"name": "effective-number", "beta": 0.9}}),
+        (plain, {"sampler": {"name": "effective-number", "beta": 0.99}}),
+        (plain, {"head": "balanced-softmax"}),
+        (plain, {"head": {"name": "logit-adjustment", "tau": 1.5}}),
+        (plain, {"head": {"name": "logit-adjustment", "tau": 0.5}}),
+    ]
+    places = {experts_of(own, ExpertOptions(**options))[number].path for own, options in variants for number in (0, 1)}
+    assert len(places) == 2 * len(variants)
+    assert experts_of(plain, ExpertOptions(count=9, epochs=7))[0].path in places  # its beginning is the same
+    assert {place.parent for place in places} == {SHARED}
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -289,19 +377,36 @@ def test_different_data_networks_recipes_and_seeds_have_folders_of_their_own():
 
 def test_the_command_trains_and_says_what(ltdd, tmp_path):
     arguments = ("experts", "train", *OPTIONS, "--count", "2", "--epochs", "3", "--set", "experts.batch=64")
-    result = ltdd(*arguments, "--out", tmp_path / "e")
+    result = ltdd(*arguments, "--store", tmp_path / "e")
     assert result.exit_code == 0, result.output
     assert "2 experts of 3 epochs take" in result.stderr
-    assert "epoch 6/6" in result.stderr
-    assert f"--set matcher.experts_dir={tmp_path / 'e'}" in result.stdout
-    again = ltdd(*arguments, "--json", "--out", tmp_path / "e")
+    assert "epoch 6/6  0:00:00 left" in result.stderr
+    assert f"ltdd distill --method mtt --store {tmp_path / 'e'}" in result.stdout
+    again = ltdd(*arguments, "--json", "--store", tmp_path / "e")
     document = json.loads(again.stdout)
     assert document["count"] == 2
     assert document["epochs"] == 3
+    assert document["store"] == str(tmp_path / "e")
     assert document["bytes"] == sum(
         4 * load_tensors(file)[0]["trajectory"].numel() for file in (tmp_path / "e").glob("*.safetensors")
     )
-    assert ltdd(*arguments, "--quiet", "--out", tmp_path / "e").stderr == ""
+    assert ltdd(*arguments, "--quiet", "--store", tmp_path / "e").stderr == ""
+
+
+def test_experts_are_listed_and_removed(ltdd):
+    assert ltdd("experts", "train", *OPTIONS, "--quiet", "--count", "2", "--epochs", "3").exit_code == 0
+    listed = json.loads(ltdd("networks", "list", "--json").stdout)
+    assert [(row["key"]["what"], row["epochs"], row["trajectory"]) for row in listed] == [
+        ("expert 0 on the original set", 3, True),
+        ("expert 1 on the original set", 3, True),
+    ]
+    shown = ltdd("networks", "list", "--folder", "runs/networks").stdout
+    assert "expert 1 on the original set" in shown
+    assert "0 to 3" in shown
+    assert "2 networks" in shown
+    assert ltdd("networks", "remove", listed[0]["name"]).exit_code == 0
+    assert list(files(SHARED)) == [1]
+    assert len(list(SHARED.iterdir())) == 1  # no lock is left
 
 
 @pytest.mark.parametrize(
@@ -324,25 +429,28 @@ def test_wrong_input_is_one_line(ltdd, extra, message):
     assert message in one_line_error(result)
 
 
-def test_other_experts_in_the_folder_are_refused(ltdd, tmp_path):
-    command = ("experts", "train", *OPTIONS, "--quiet", "--count", "1", "--epochs", "1", "--out", tmp_path / "e")
+def test_other_experts_are_trained_beside_those_that_are_there(ltdd, tmp_path):
+    command = ("experts", "train", *OPTIONS, "--quiet", "--count", "1", "--epochs", "1", "--store", tmp_path / "e")
     assert ltdd(*command).exit_code == 0
     before = contents(tmp_path / "e")
-    assert "recipe.lr is 0.1 there and 0.2 here" in one_line_error(ltdd(*command, "--set", "experts.lr=0.2"))
-    assert "data.counts is 20 there" in one_line_error(ltdd(*command, "--imbalance", "2", "--n-max", "10"))
-    assert "recipe.seed is 0 there and 3 here" in one_line_error(ltdd(*command, "--seed", "3"))
+    for count, others in enumerate(
+        [["--set", "experts.lr=0.2"], ["--imbalance", "2", "--n-max", "10"], ["--seed", "3"]]
+    ):
+        assert ltdd(*command, *others).exit_code == 0
+        after = contents(tmp_path / "e")
+        assert len(after) == count + 2
+        assert before.items() < after.items()
     (tmp_path / "file").write_text("")
-    assert "cannot write" in one_line_error(ltdd(*command, "--out", tmp_path / "file"))
-    assert contents(tmp_path / "e") == before
+    assert "cannot write" in one_line_error(ltdd(*command[:-1], tmp_path / "file"))
 
 
 def test_two_processes_give_the_same_bytes_as_one(ltdd, tmp_path):
     command = ("experts", "train", *OPTIONS, "--count", "3", "--epochs", "6", "--json")
     for jobs in (1, 2):
-        result = ltdd(*command, "--jobs", jobs, "--out", tmp_path / f"jobs{jobs}")
+        result = ltdd(*command, "--jobs", jobs, "--store", tmp_path / f"jobs{jobs}")
         assert result.exit_code == 0, result.output
         assert "epoch 18/18" in result.stderr
-    assert len(contents(tmp_path / "jobs1")) == 4
+    assert len(contents(tmp_path / "jobs1")) == 3
     assert contents(tmp_path / "jobs1") == contents(tmp_path / "jobs2")
 
 
@@ -359,62 +467,46 @@ def test_an_expert_is_no_ensemble(ltdd):
     )
 
 
-@pytest.mark.parametrize("line", ["a note from a C library", "7", "[1]", "{}", '{"code": 3}'])
-def test_what_a_library_prints_in_a_child_is_no_message(line, monkeypatch, capfd):
-    said = queue.Queue()
-    child = f"import os, sys; sys.stdin.read(); os.write(1, {line.encode() + bytes([10, 255, 10])!r})"
-    real = subprocess.Popen
-    monkeypatch.setattr(
-        processes.subprocess, "Popen", lambda command, **how: real([sys.executable, "-c", child], **how)
-    )
-    processes._start("{}", said)
-    assert said.get(timeout=60) == {"code": 0}
-    assert line in capfd.readouterr().err
-
-
-def test_a_child_that_dies_before_it_reads_still_says_so(monkeypatch):
-    said, real = queue.Queue(), subprocess.Popen
-    child = "import os; os.close(0); os._exit(7)"
-    monkeypatch.setattr(
-        processes.subprocess, "Popen", lambda command, **how: real([sys.executable, "-c", child], **how)
-    )
-    processes._start("x" * 10**7, said)
-    assert said.get(timeout=60) == {"code": 7}
-
-
-def started(*arguments, log):
-    command = [sys.executable, "-c", "from ltdd_core.cli import main; main()", *map(str, arguments)]
-    with log.open("w") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file)
-
-
 def test_kill_9_loses_no_finished_expert_and_ends_in_the_same_bytes(tmp_path):
-    command = ("experts", "train", *OPTIONS, "--count", "3", "--epochs", "30", "--out")
+    command = ("experts", "train", *OPTIONS, "--count", "3", "--epochs", "30", "--store")
     assert started(*command, tmp_path / "whole", log=tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()
     process = started(*command, tmp_path / "cut", log=tmp_path / "log")
-    second = tmp_path / "cut" / "expert-0001.safetensors"
-    while not second.exists() and process.poll() is None:
+    while not epochs_of(tmp_path / "cut", 1) and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    folder = ExpertFolder(tmp_path / "cut")
-    assert folder.epochs(0) == 30
-    assert 0 < folder.epochs(1) < 30
+    assert epochs_of(tmp_path / "cut", 0) == 30
+    assert 0 < epochs_of(tmp_path / "cut", 1) < 30
     assert started(*command, tmp_path / "cut", log=tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path):
-    command = ("experts", "train", *OPTIONS, "--count", "1", "--epochs", "5000", "--jobs", "2", "--out", tmp_path / "e")
+def test_a_signal_saves_and_says_how_to_resume(tmp_path):
+    store = tmp_path / "e"
+    command = ("experts", "train", *OPTIONS, "--count", "1", "--epochs", "5000", "--jobs", "2", "--store", store)
     process = started(*command, log=tmp_path / "log")
-    while not (tmp_path / "e" / "expert-0000.safetensors").exists() and process.poll() is None:
+    while not epochs_of(store, 0) and process.poll() is None:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(60) == 130
     assert (tmp_path / "log").read_text().splitlines()[-1] == (
-        "Error: SIGTERM: stopped and saved; the same command goes on."
+        "Error: SIGTERM: stopped and saved; the same command resumes."
     )
-    assert ExpertFolder(tmp_path / "e").epochs(0) >= 5
+    assert epochs_of(store, 0) >= 5
+
+
+def test_when_the_command_is_killed_its_processes_end(tmp_path):
+    store = tmp_path / "e"
+    command = ("experts", "train", *OPTIONS, "--count", "2", "--epochs", "100000", "--jobs", "2", "--store", store)
+    process = started(*command, log=tmp_path / "log")
+    while not (epochs_of(store, 0) and epochs_of(store, 1)) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    locks = [FileLock(lock) for lock in store.glob(".*.lock")]
+    assert len(locks) == 2
+    for lock in locks:  # free as soon as its process is gone
+        lock.acquire(timeout=30)
 
 
 # ---- distilling with them ------------------------------------------------------------------------
@@ -438,18 +530,17 @@ def test_experts_from_the_command_are_those_of_distilling(ltdd, tmp_path):
     found = ltdd(*DISTIL, "--iterations", "2", *how, "--out", tmp_path / "found")
     assert found.exit_code == 0, found.output
     assert "training a network: expert" not in found.stderr
-    (folder,) = (tmp_path / "here" / "runs" / "experts").iterdir()
-    named = ltdd(*DISTIL, "--iterations", "2", "--set", f"matcher.experts_dir={folder}", "--out", tmp_path / "named")
+    store = tmp_path / "store"
+    assert ltdd("experts", "train", *OPTIONS, *how, "--quiet", "--store", store).exit_code == 0
+    named = ltdd(*DISTIL, "--iterations", "2", *how, "--store", store, "--out", tmp_path / "named")
     assert named.exit_code == 0, named.output
+    assert "training a network: expert" not in named.stderr
     one, other = (load_tensors(tmp_path / run / "distilled.safetensors") for run in ("found", "named"))
     assert torch.equal(one[0]["images"], other[0]["images"])
     assert one[1]["training"]["lr"] == other[1]["training"]["lr"] != 0.01
-    assert "data.counts is 20 there" in one_line_error(
-        ltdd(*DISTIL, "--n-max", "10", "--imbalance", "10", "--set", f"matcher.experts_dir={folder}")
-    )
-    assert "network" in one_line_error(
-        ltdd(*DISTIL, *TINY[4:6], "--set", "network.depth=1", "--set", f"matcher.experts_dir={folder}")
-    )
+    others = ltdd(*DISTIL, "--iterations", "1", *how, "--store", store, "--seed", "1")
+    assert "training a network: expert 1 of 2, 0 of 4 epochs done, " in others.stderr
+    assert f"for all, in {store}" in others.stderr
 
 
 def test_a_run_killed_with_9_ends_in_the_same_bytes(tmp_path):

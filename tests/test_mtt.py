@@ -9,12 +9,12 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ltdd_core import InputError, RunFailed, configure, generator
+from ltdd_core.networks.trajectory import fill_parameters, flat_parameters
 from ltdd_core.testing import check_matcher, tiny_long_tailed, tiny_task
 from ltdd_mtt import trajectory
-from ltdd_mtt.experts import ExpertFolder, ExpertOptions, expert_key
+from ltdd_mtt.experts import ExpertOptions
 from ltdd_mtt.matcher import TrajectoryMatcher
-from ltdd_mtt.student import Student, fill_parameters, flat_parameters
-from ltdd_mtt.training import train_experts
+from ltdd_mtt.student import Student
 
 SMALL = {
     "method": "mtt",
@@ -50,7 +50,7 @@ def literal(matcher, step, expert, start):
     names = [name for name, _ in network.named_parameters()]
 
     def parameters(epoch):
-        fill_parameters(network, matcher.experts.rows(expert, epoch, epoch)[0].double())
+        fill_parameters(network, matcher.experts[expert].rows(epoch)[0].double())
         return [value.detach().clone() for value in network.parameters()]
 
     begun, wanted = parameters(start), parameters(start + options.expert_epochs)
@@ -252,69 +252,53 @@ def test_a_step_size_that_is_left_alone_stays():
     [
         ({"max_start_epoch": 4}, r"max_start_epoch 4 and expert_epochs 2 need experts of 5 epochs, and they have 4"),
         ({"expert_epochs": 5}, r"need experts of 5 epochs, and they have 4.*--set experts\.epochs=5"),
-        ({"experts_dir": "nowhere"}, "nowhere holds no experts: train some with ltdd experts train"),
     ],
 )
-def test_experts_that_are_too_short_or_not_there(matcher, message, tmp_path):
+def test_experts_that_are_too_short(matcher, message, tmp_path):
     with pytest.raises(InputError, match=message):
         prepared(**matcher)
     assert not (tmp_path / "runs").exists()
 
 
-def folder_of_experts(path, task, **options):
-    train_experts(task, ExpertOptions(**options), ExpertFolder(path), lambda index, done: None)
-    return path
-
-
-def tiny(**options):
-    data = tiny_long_tailed()
+def tiny(count, epochs):
+    """A matcher with so many experts, and a tiny task; experts are found again under the folder one works in."""
     from ltdd_core.testing import PlainSampler
 
-    matcher = TrajectoryMatcher(TrajectoryMatcher.Options(expert_epochs=1, syn_steps=2, **options))
-    return matcher, tiny_task(data, PlainSampler(data))
+    data, experts = tiny_long_tailed(), ExpertOptions(count=count, epochs=epochs)
+    options = TrajectoryMatcher.Options(expert_epochs=1, syn_steps=2, experts=experts)
+    return TrajectoryMatcher(options), tiny_task(data, PlainSampler(data))
 
 
-def test_experts_that_are_shorter_are_left_out_and_said(tmp_path):
-    matcher, task = tiny(experts_dir=str(tmp_path / "e"))
-    folder_of_experts(tmp_path / "e", task, count=3, epochs=2)
-    folder_of_experts(tmp_path / "e", task, count=1, epochs=3)
-    (tmp_path / "e" / "expert-0001.safetensors").unlink()
-    with pytest.warns(UserWarning, match="1 of 2 experts are shorter and left out"):
-        matcher.prepare(task)
-    assert (matcher.numbers, matcher.starts) == ([0], 3)
-
-
-def test_a_run_goes_on_with_the_experts_it_began_with(tmp_path):
-    matcher, task = tiny(experts_dir=str(tmp_path / "e"))
-    folder_of_experts(tmp_path / "e", task, count=2, epochs=3)
+def test_a_run_resumes_with_the_experts_it_began_with(tmp_path):
+    matcher, task = tiny(2, 3)
     matcher.prepare(task)
     state = {name: value.clone() for name, value in matcher.state().items()}
-    folder_of_experts(tmp_path / "e", task, count=4, epochs=5)
-    later, _ = tiny(experts_dir=str(tmp_path / "e"))
+    later, _ = tiny(4, 5)
     later.prepare(task)
     assert (later.numbers, later.starts) == ([0, 1, 2, 3], 5)
     later.load_state(state)
     assert (later.numbers, later.starts) == ([0, 1], 3)
     assert later.step(0) == matcher.step(0)
-    for file in (tmp_path / "e").glob("expert-0001*"):
-        file.unlink()
-    fewer, _ = tiny(experts_dir=str(tmp_path / "e"))
+    later.experts[1].path.unlink()
+    fewer, _ = tiny(1, 5)
     fewer.prepare(task)
-    with pytest.raises(InputError, match="the run began with 2 experts of 3 epochs or more"):
+    with pytest.raises(InputError, match=r"the run began with 2 experts of 3 epochs or more.*ltdd experts train"):
         fewer.load_state(state)
+    shorter, _ = tiny(1, 1)
+    for number in (0, 1):
+        fewer.experts[number].path.unlink(missing_ok=True)
+    shorter.prepare(task)
+    with pytest.raises(InputError, match="the run began with 1 experts of 3 epochs or more"):
+        shorter.load_state(state | {"experts": torch.tensor([0])})
 
 
-def test_experts_of_other_data_or_another_network_are_refused(tmp_path):
-    matcher, task = tiny(experts_dir=str(tmp_path / "e"))
-    folder_of_experts(tmp_path / "e", task, count=1, epochs=2)
+def test_experts_of_other_data_or_another_network_are_not_those_of_a_run():
+    matcher, task = tiny(1, 2)
     matcher.prepare(task)
-    key = expert_key(task, ExpertOptions())
-    data = replace(task.data, train_images=task.data.train_images.roll(1, -1))
-    with pytest.raises(InputError, match=r"data\.images is '\w+' there and '\w+' here"):
-        matcher.prepare(replace(task, data=data))
-    key["network"] = ["MLP", *key["network"][1:]]
-    with pytest.raises(InputError, match=r"network is 'ConvNet' there and 'MLP' here"):
-        ExpertFolder(tmp_path / "e").check(key, ("data", "network"))
-    key["parameters"] = key["parameters"][1:]
-    with pytest.raises(InputError, match=r"holds experts of another kind: parameters is "):
-        ExpertFolder(tmp_path / "e").check(key, ("parameters",))
+    images = task.data.train_images.roll(1, -1)
+    data = replace(task.data, train_images=images)
+    moved = replace(task, original=lambda named: replace(task.original(named), images=images), data=data)
+    other, _ = tiny(1, 2)
+    other.prepare(moved)
+    assert other.experts[0].path != matcher.experts[0].path
+    assert not torch.equal(other.experts[0].rows(2)[0], matcher.experts[0].rows(2)[0])

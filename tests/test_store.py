@@ -12,11 +12,19 @@ import torch
 from conftest import TINY, one_line_error
 from hypothesis import given, strategies as st
 
-from ltdd_core import Augmentation, CosineLinear, InputError, Interrupted, TrainingSet, cross_entropy
+from ltdd_core import (
+    Augmentation,
+    CosineLinear,
+    InputError,
+    Interrupted,
+    TrainingOptions,
+    TrainingSet,
+    cross_entropy,
+)
 from ltdd_core.identity import Unidentified, digest, identity
 from ltdd_core.networks.store import NetworkStore, stored_networks
 from ltdd_core.storage import load_tensors, save_tensors
-from ltdd_core.testing import tiny_long_tailed, tiny_trainer
+from ltdd_core.testing import PlainSampler, tiny_long_tailed, tiny_task, tiny_trainer
 
 DATA = tiny_long_tailed()
 SET = TrainingSet("original", DATA.train_images, DATA.train_labels, DATA.normalisation, DATA.classes)
@@ -234,6 +242,91 @@ print(len(trained))
     assert len(list((tmp_path / "networks").iterdir())) == 1
 
 
+# ---- trajectories --------------------------------------------------------------------------------
+
+STEADY = {"momentum": 0, "schedule": "constant", "epochs": 7, "batch": 8}
+
+
+def trajectories(folder, **changes):
+    """What a matcher gets when it asks for networks by the name of friend."""
+    given = {name: changes.pop(name) for name in ("head", "numbers") if name in changes}
+    task = replace(tiny_task(DATA, PlainSampler(DATA)), shared=folder)
+    return task.trajectories("friend", training=TrainingOptions(**{**STEADY, **changes}), **given)
+
+
+def test_a_plan_trains_nothing_and_says_what_would_be_trained():
+    made, trained = trainer()
+    head = made.component("head", {"name": "logit-adjustment", "tau": 0.5})
+    (job,) = made.plan(lambda planning: head.fit([SET], planning))
+    assert trained == []
+    assert not made.store._known
+    network = head.fit([SET], made).logits
+    assert job.key["what"] == "logit adjustment on the original set"
+    assert list(made.store._known) == [digest(job.key)]
+    alone = job.train(job.make(), 0, lambda done: None)
+    images = DATA.normalisation.apply(DATA.test_images)
+    assert torch.equal(alone(images), network(images))
+
+
+def test_any_matcher_gets_the_parameters_after_every_epoch(tmp_path):
+    friends, told = trajectories(tmp_path), []
+    friends.train(2, report=lambda *given: told.append(given))
+    assert told == [(number, epochs) for number in (0, 1) for epochs in range(8)]
+    first, last = friends[1].rows(0, 7)
+    network = friends[1].job.make()
+    assert torch.equal(first, torch.nn.utils.parameters_to_vector(network.parameters()))
+    trained = friends[1].job.train(network, 0, lambda done: None)
+    assert torch.equal(last, torch.nn.utils.parameters_to_vector(trained.parameters()))
+    again = trajectories(tmp_path)
+    again.train(2, report=lambda *given: told.append(given))
+    assert told[16:] == [(0, 7), (1, 7)]
+    assert torch.equal(again[1].rows(7)[0], last)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
+@pytest.mark.parametrize("numbers", ["fp32", "fp16", "bf16"])
+def test_a_training_that_died_resumes_after_its_last_write(tmp_path, schedule, numbers):
+    def die(number, epochs):
+        if epochs == 6:
+            raise Stop
+
+    whole = trajectories(tmp_path / "whole", schedule=schedule, numbers=numbers)
+    whole.train(1, report=lambda number, epochs: None)
+    cut, begun = trajectories(tmp_path / "cut", schedule=schedule, numbers=numbers), []
+    with pytest.raises(Stop):
+        cut.train(1, report=die)
+    assert cut[0].epochs() == 5
+    cut.train(1, report=lambda number, epochs: begun.append(epochs))
+    assert begun == [5, 6, 7]
+    assert cut[0].path.read_bytes() == whole[0].path.read_bytes()
+
+
+def test_only_a_training_that_begins_as_a_shorter_one_extends_it(tmp_path):
+    for schedule, extends in (("constant", True), ("cosine", False), ("step", False)):
+        short, longer = (trajectories(tmp_path, schedule=schedule, epochs=epochs)[0] for epochs in (3, 4))
+        assert (short.path == longer.path) == extends, schedule
+    with pytest.raises(ValueError, match="momentum"):
+        trajectories(tmp_path, momentum=0.9)
+
+
+def test_a_trajectory_and_a_network_of_the_same_training_are_two_files(tmp_path):
+    friends = trajectories(tmp_path, epochs=1)
+    friends.train(1, report=lambda number, epochs: None)
+    NetworkStore(tmp_path).get(friends[0].job)
+    assert [(one.trajectory, one.epochs) for one in stored_networks(tmp_path)] == [(True, 1), (False, 1)]
+
+
+def test_what_does_not_fit_a_trajectory_is_said_before_anything_is_trained(tmp_path):
+    for head, message in (("twostage", "trains several"), ("ensemble", "trains several"), ("cosine", "last layer")):
+        with pytest.raises(InputError, match=message):
+            trajectories(tmp_path, head=head)
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- ltdd networks -------------------------------------------------------------------------------
 
 
@@ -254,6 +347,14 @@ def test_the_networks_of_a_run_are_listed_found_by_the_next_command_and_removed(
     assert ltdd("networks", "remove", "--all").exit_code == 0
     assert json.loads(ltdd("networks", "list", "--json").stdout) == []
     assert "no such folder" in one_line_error(ltdd("networks", "list", "--folder", "elsewhere"))
+
+
+def test_the_networks_of_a_store_of_any_name_are_listed(ltdd):
+    assert ltdd("distill", "--method", "coreset", *TINY, "--store", "kept/here").exit_code == 0
+    for folder in ("kept", "kept/here"):
+        assert len(json.loads(ltdd("networks", "list", "--json", "--folder", folder).stdout)) == 2
+    shown = ltdd("networks", "list", "--folder", "kept").stdout
+    assert " epochs " in shown
 
 
 def test_a_grid_in_another_folder_trains_nothing_that_a_shared_store_has(ltdd, tmp_path):

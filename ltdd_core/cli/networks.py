@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,7 +28,8 @@ def command() -> None:
     """List and remove trained networks.
 
     A run keeps the networks that it trains in its folder `networks`, or where --store says. Another run that needs the
-    same network finds it there instead of training it again.
+    same network finds it there instead of training it again. Networks whose parameters are kept after every epoch are
+    in runs/networks, for all runs, or where --store says.
     """
 
 
@@ -39,8 +40,7 @@ def list_networks(folder: Path, as_json: bool) -> None:
     """List trained networks, the oldest first."""
     found = _found(folder)
     if as_json:
-        rows = [{"name": _name(one), "file": str(one.path), "bytes": one.bytes, "key": one.key} for one in found]
-        click.echo(json.dumps(rows))
+        click.echo(json.dumps([_facts(one) for one in found]))
         return
     from datetime import datetime
 
@@ -48,11 +48,12 @@ def list_networks(folder: Path, as_json: bool) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
-    table = Table("name", "what", "seed", "written", "size", "folder", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("name", "what", "epochs", "seed", "written", "size", "folder", box=SIMPLE_HEAD, pad_edge=False)
     for one in found:
         written = datetime.fromtimestamp(one.modified).strftime("%Y-%m-%d %H:%M")
         what, seed = str(one.key.get("what")), str(one.key.get("seed"))
-        table.add_row(_name(one), what, seed, written, decimal(one.bytes), str(one.path.parent))
+        epochs = f"0 to {one.epochs}" if one.trajectory else str(one.epochs)
+        table.add_row(_name(one), what, epochs, seed, written, decimal(one.bytes), str(one.path.parent))
     results = consoles(as_json)[0]
     if found:
         results.print(table)
@@ -87,6 +88,18 @@ def _found(folder: Path) -> list[StoredNetwork]:
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; name one with --folder.")
     return list(stored_networks(folder))
+
+
+def _facts(network: StoredNetwork) -> dict[str, Any]:
+    """What ``--json`` says of a network."""
+    return {
+        "name": _name(network),
+        "file": str(network.path),
+        "bytes": network.bytes,
+        "epochs": network.epochs,
+        "trajectory": network.trajectory,
+        "key": network.key,
+    }
 
 
 def _name(network: StoredNetwork) -> str:

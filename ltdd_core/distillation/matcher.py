@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,11 +18,17 @@ from torch import Tensor
 
 from ltdd_core.data.sampler import Features, Sampler
 from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.distillation.trajectories import Trajectories
 from ltdd_core.networks.pool import NetworkPool
-from ltdd_core.options import Component
+from ltdd_core.networks.store import SHARED
+from ltdd_core.networks.trajectory import Numbers
+from ltdd_core.options import Component, Named
 from ltdd_core.progress import Display
 from ltdd_core.runs.distilled import Decoder
 from ltdd_core.training.augment import Augmentation
+from ltdd_core.training.options import TrainingOptions
+from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,12 @@ class Distillation:
     Raises:
         InputError: an unknown name or option.
     """
+    trainer: Trainer
+    """Trains networks as the run trains its classifiers, and keeps them."""
+    original: Callable[[Named], TrainingSet]
+    """``original("instance")``: the long-tailed set, ready to train on, its epochs in the order of a sampler."""
+    shared: Path = SHARED
+    """The folder of the network store that all runs share."""
     display: Display = field(default_factory=Display)
     """Told what happens, for the eyes of a user: a ``prepare`` that takes long says so here."""
     keep_going: Callable[[], None] = lambda: None
@@ -71,6 +84,44 @@ class Distillation:
     def initial_labels(self) -> Tensor:
         """Int64 ``[classes * ipc]``, on the device."""
         return torch.arange(self.data.classes, device=self.device).repeat_interleave(self.ipc)
+
+    def trajectories(
+        self,
+        name: str,
+        *,
+        training: TrainingOptions,
+        head: Named = "linear",
+        sampler: Named = "instance",
+        numbers: Numbers = "fp32",
+    ) -> Trajectories:
+        """Networks trained on the long-tailed set whose parameters are kept after every epoch; not trained yet.
+
+        ::
+
+            experts = task.trajectories("expert", training=TrainingOptions(momentum=0, schedule="constant"))
+            experts.train(2, report=lambda number, epochs: None, keep_going=task.keep_going)
+            first, last = experts[1].rows(0, 300)  # float32 [P] each, in the order of network.parameters()
+
+        They are kept in the network store that all runs share, under all that decides them, and found by the next run.
+        With a constant learning rate, and an order of the images that is the same at every stage of the training, a
+        later call with more epochs extends what is there.
+
+        Args:
+            name: what they are called; it decides their initial weights and random draws.
+            training: how each is trained; its momentum must be 0, since a training resumes from the weights alone.
+            head: whose loss trains them.
+            sampler: orders the epochs.
+            numbers: how parameters are kept: ``fp16`` and ``bf16`` take half the room.
+
+        Raises:
+            OptionError: the head does not train one network, as it is, with one loss from beginning to end.
+            ValueError: there is momentum.
+        """
+        if training.momentum:
+            raise ValueError("a training with momentum cannot resume from the weights alone")
+        data = self.original(sampler)
+        trainer = self.trainer.with_options({data.name: training})
+        return Trajectories(self.shared, trainer, data, self.component("head", head), name, numbers)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from ltdd_core.distillation.initial import initial_images
 from ltdd_core.distillation.matcher import Distillation
+from ltdd_core.networks.store import SHARED
+from ltdd_core.options import Named
 from ltdd_core.setup import Setup
+from ltdd_core.training.sets import TrainingSet
 
 
 def task_of(setup: Setup) -> Distillation:
@@ -20,6 +25,10 @@ def task_of(setup: Setup) -> Distillation:
         images, real = initial_images(setup)
         return images.to(setup.device), real.to(setup.device)
 
+    def original(sampler: Named) -> TrainingSet:
+        data = setup.original_in_order_of(setup.prepared(setup.component("sampler", sampler)))
+        return replace(data, images=data.images.to(setup.device), labels=data.labels.to(setup.device))
+
     return Distillation(
         data=setup.data.to(setup.device),
         ipc=setup.config.run.ipc,
@@ -32,6 +41,9 @@ def task_of(setup: Setup) -> Distillation:
         chunk=setup.chunk,
         features=setup.features,
         component=setup.component,
+        trainer=setup.trainer(),
+        original=original,
+        shared=setup.config.compute.store or SHARED,
         display=setup.display,
         keep_going=setup.stop.check,
     )

@@ -2,13 +2,12 @@
 
 A store keeps networks in memory; one with a folder keeps them on disk too, a safetensors file each, so that other
 processes and later runs find them.  While a process trains a network it holds a lock on its file; others that want the
-same network wait for it.
+same network wait for it.  The same folder keeps trajectories (:mod:`ltdd_core.networks.trajectory`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,16 +22,40 @@ from safetensors import SafetensorError, safe_open
 from ltdd_core.errors import InputError
 from ltdd_core.identity import digest
 from ltdd_core.networks.network import Network
-from ltdd_core.storage import load_tensors, save_tensors, writing
+from ltdd_core.storage import load_tensors, parse_json, save_tensors, writing
 
 FOLDER = "networks"
 """The folder of a store within that of a run or of a grid."""
-FORMAT, FORMAT_VERSION = "ltdd-network", 1
+SHARED = Path("runs") / FOLDER
+"""The store of what is always kept on disk, for all runs under the folder that one works in."""
+FORMAT, TRAJECTORY, FORMAT_VERSION = "ltdd-network", "ltdd-trajectory", 1
+ROWS = "trajectory"
+"""The tensor of a trajectory, ``[epochs + 1, P]``."""
+ADVICE = "remove the file, and the network is trained again"
 PATIENCE = 0.2
 """Seconds between looks at a network that another process trains."""
 
 Key = dict[str, Any]
 """All that decides a network, as JSON."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A network that is to be trained."""
+
+    key: Key | None
+    """All that decides it; None where that cannot be told."""
+    make: Callable[[], Network]
+    """Makes it with its initial weights."""
+    train: Callable[[Network, int, Callable[[int], None]], Network]
+    """``(network, epochs behind it, after_epoch) -> network``: trains it and returns it, in evaluation mode and frozen.
+    ``after_epoch`` is told how many epochs are done, after each.  There must be none behind it where SGD has momentum.
+    """
+    ready: Callable[[Network], Network] = lambda network: network
+    """What becomes of a trained network before it is handed out, such as compiling it."""
+    epochs: int = 1
+    extendable: Callable[[], bool] = lambda: False
+    """Whether a training of more epochs begins as this one does, so that this one can be extended later."""
 
 
 class NetworkStore:
@@ -46,63 +69,65 @@ class NetworkStore:
         self.folder = folder
         self._known: dict[str, Network] = {}
 
-    def get(
-        self,
-        key: Key | None,
-        make: Callable[[], Network],
-        train: Callable[[Network], Network],
-        ready: Callable[[Network], Network] = lambda network: network,
-        keep_going: Callable[[], None] = lambda: None,
-    ) -> Network:
-        """The network of a key: the one that is known, or read from disk, or else trained now and kept.
+    def get(self, job: Job, keep_going: Callable[[], None] = lambda: None) -> Network:
+        """The network of a job: the one that is known, or read from disk, or else trained now and kept.
+
+        A network without a key is trained each time, and not kept.
 
         Args:
-            key: all that decides it; None where that cannot be told: it is trained, and not kept.
-            make: the network with its initial weights.
-            train: trains it and returns it, in evaluation mode and frozen.
-            ready: what becomes of a trained network before it is handed out, such as compiling it; done once.
+            job: what is wanted.
             keep_going: called while another process trains the same network; raises to stop.
 
         Raises:
             InputError: the folder cannot be written, or a file in it is damaged.
         """
-        if key is None:
-            return ready(train(make()))
-        name = digest(key)
+        if job.key is None:
+            return job.ready(_trained(job))
+        name = digest(job.key)
         if name not in self._known:
-            network = train(make()) if self.folder is None else self._shared(name, key, make, train, keep_going)
-            self._known[name] = ready(network)
+            network = _trained(job) if self.folder is None else self._shared(name, job, keep_going)
+            self._known[name] = job.ready(network)
         return self._known[name]
 
     def forget(self) -> None:
         """Drop what is in memory; what is on disk stays."""
         self._known.clear()
 
-    def _shared(
-        self,
-        name: str,
-        key: Key,
-        make: Callable[[], Network],
-        train: Callable[[Network], Network],
-        keep_going: Callable[[], None],
-    ) -> Network:
+    def _shared(self, name: str, job: Job, keep_going: Callable[[], None]) -> Network:
         """The network from its file, written by whoever is first."""
-        folder = self.folder
-        assert folder is not None  # noqa: S101 - for the type checker; the caller has looked
+        folder, key = self.folder, job.key
+        assert folder is not None and key is not None  # noqa: S101, PT018 - for the type checker; the caller has looked
         path = folder / f"{name}.safetensors"
         if path.exists():
-            return _filled(make(), path, key)
-        with _made(folder), _locked(folder / f".{name}.lock", keep_going):
+            return _filled(job.make(), path, key)
+        with made(folder), _locked(path, keep_going):
             if path.exists():
-                return _filled(make(), path, key)
-            network = train(make())
+                return _filled(job.make(), path, key)
+            network = _trained(job)
             facts = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": key}
             save_tensors(path, network.state_dict(), facts)
             return network
 
 
+class Plan(NetworkStore):
+    """Notes what is asked for, and trains nothing: it hands out networks with their initial weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: list[Job] = []
+
+    def get(self, job: Job, keep_going: Callable[[], None] = lambda: None) -> Network:
+        """An untrained network."""
+        self.jobs.append(job)
+        return job.make().eval().requires_grad_(False)
+
+
+def _trained(job: Job) -> Network:
+    return job.train(job.make(), 0, lambda done: None)
+
+
 @contextmanager
-def _made(folder: Path) -> Iterator[None]:
+def made(folder: Path) -> Iterator[None]:
     """Make a folder; where the block fails, folders that are still empty are gone again."""
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     with writing(folder):
@@ -117,21 +142,36 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Whether this process alone works on the file of a network, until the block ends.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    place = path.with_name(f".{path.stem}.lock")
+    lock = FileLock(place)
+    with writing(place), contextlib.suppress(Timeout):  # an OSError itself
+        lock.acquire(timeout=0)
+    if not lock.is_locked:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        place.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
 def _locked(path: Path, keep_going: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock, waiting for other processes; its file goes with it."""
-    lock = FileLock(path)
+    """Work on a file alone, after other processes."""
     while True:
         keep_going()
-        try:
-            lock.acquire(timeout=0)
-            break
-        except Timeout:
-            time.sleep(PATIENCE)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        lock.release()
+        with alone(path) as mine:
+            if mine:
+                yield
+                return
+        time.sleep(PATIENCE)
 
 
 def _filled(network: Network, path: Path, key: Key) -> Network:
@@ -141,16 +181,15 @@ def _filled(network: Network, path: Path, key: Key) -> Network:
         InputError: the file is damaged, or of another network.
     """
     tensors, facts = load_tensors(path)
-    advice = "remove the file, and the network is trained again"
     if facts.get("format") != FORMAT or digest(facts.get("key")) != digest(key):
-        raise InputError(f"{path}: not the network that its name says; {advice}.")
+        raise InputError(f"{path}: not the network that its name says; {ADVICE}.")
     device = next(network.parameters()).device
     try:
         network.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()})
     except RuntimeError as error:
-        raise InputError(f"{path}: its tensors do not fit the network; {advice}.") from error
+        raise InputError(f"{path}: its tensors do not fit the network; {ADVICE}.") from error
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise InputError(f"{path}: a weight is not finite; {advice}.")
+        raise InputError(f"{path}: a weight is not finite; {ADVICE}.")
     return network.eval().requires_grad_(False)
 
 
@@ -159,10 +198,14 @@ def _filled(network: Network, path: Path, key: Key) -> Network:
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """A network on disk."""
+    """A network on disk, or a trajectory."""
 
     path: Path
     key: Key
+    trajectory: bool
+    """Whether its parameters after every epoch are kept, and not only those after the last."""
+    epochs: int | None
+    """Epochs of its training so far; None where its file does not say."""
     bytes: int
     """Size of its file."""
     modified: float
@@ -171,12 +214,17 @@ class StoredNetwork:
 
 def stored_networks(folder: Path) -> Iterator[StoredNetwork]:
     """The networks in a folder and the folders within, the oldest first; other files and damaged ones are left out."""
-    paths = sorted(folder.rglob(f"{FOLDER}/*.safetensors") if folder.name != FOLDER else folder.glob("*.safetensors"))
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime):
-        try:
-            with safe_open(path, framework="pt") as file:
-                facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
-        except (SafetensorError, OSError, ValueError):
-            continue
-        if facts.get("format") == FORMAT and isinstance(facts.get("key"), dict):
-            yield StoredNetwork(path, facts["key"], path.stat().st_size, path.stat().st_mtime)
+    for path in sorted(folder.rglob("*.safetensors"), key=lambda path: (path.stat().st_mtime, path)):
+        with contextlib.suppress(SafetensorError, OSError, ValueError):
+            if found := _stored(path):
+                yield found
+
+
+def _stored(path: Path) -> StoredNetwork | None:
+    with safe_open(path, framework="pt") as file:
+        facts = {name: parse_json(text) for name, text in (file.metadata() or {}).items()}
+        key, trajectory = facts.get("key"), facts.get("format") == TRAJECTORY
+        if not isinstance(key, dict) or facts.get("format") not in (FORMAT, TRAJECTORY):
+            return None
+        epochs = file.get_slice(ROWS).get_shape()[0] - 1 if trajectory else key.get("epochs")
+    return StoredNetwork(path, key, trajectory, epochs, path.stat().st_size, path.stat().st_mtime)

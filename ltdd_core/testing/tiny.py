@@ -18,11 +18,12 @@ from ltdd_core.distillation.matcher import Distillation
 from ltdd_core.networks.network import Network
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.zoo import ConvNet
-from ltdd_core.options import BaseOptions
+from ltdd_core.options import BaseOptions, Named
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.seeding import generator
 from ltdd_core.training.augment import Augmentation
+from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.trainer import Trainer
 
 COUNTS = (12, 5, 2, 1)
@@ -65,6 +66,7 @@ def tiny_task(
         precision: of the networks' features: ``fp32`` or ``bf16``.
     """
     images = torch.randn(data.classes * IPC, *data.image_shape, generator=generator(seed, "tiny initial")).to(device)
+    augmentation = Augmentation("color_crop_cutout_flip_scale_rotate")
     pool = NetworkPool(
         tiny_network,
         data.image_shape,
@@ -74,18 +76,30 @@ def tiny_task(
         calibration=lambda step: data.normalisation.apply(data.train_images.to(device)),
         precision=precision,
     )
+    trainer = tiny_trainer(device=device, precision=precision)
+    trainer.seed, trainer.augmentation = seed, augmentation
+
+    def original(named: Named) -> TrainingSet:
+        order: Sampler = _component("sampler", named)
+        order.prepare(data)
+        return TrainingSet(
+            "original", data.train_images, data.train_labels, data.normalisation, data.classes, order.epoch
+        )
+
     return Distillation(
         data=data,
         ipc=IPC,
         draw_initial=lambda: (images, torch.ones(len(images), dtype=torch.bool, device=device)),
         sampler=sampler,
         networks=pool,
-        augmentation=Augmentation("color_crop_cutout_flip_scale_rotate"),
+        augmentation=augmentation,
         seed=seed,
         device=device,
         chunk=4,
         features=lambda label: data.normalisation.apply(data.train_images[data.train_labels == label]).flatten(1),
         component=_component,
+        trainer=trainer,
+        original=original,
     )
 
 

@@ -58,6 +58,14 @@ class TrainingSet:
 
         return replace(self, images=self.images[kept], labels=self.labels[kept], order=order)
 
+    @cached_property
+    def steady(self) -> bool:
+        """Whether the order of an epoch does not depend on how far the training is, as far as ten looks can tell."""
+        if self.order is None:
+            return True
+        orders = [self.order(progress / 10, torch.Generator().manual_seed(0)) for progress in range(11)]
+        return all(torch.equal(orders[0], other) for other in orders)
+
     def identity(self) -> Any:
         """What decides the batches of a training: every pixel and label, the normalisation, the order, as JSON.
 

@@ -13,7 +13,7 @@ from ltdd_core.errors import RunFailed
 from ltdd_core.identity import Unidentified, identity
 from ltdd_core.networks.compiled import CompiledNetwork
 from ltdd_core.networks.network import MakeNetwork, Network
-from ltdd_core.networks.store import Key, NetworkStore
+from ltdd_core.networks.store import Job, Key, NetworkStore, Plan
 from ltdd_core.seeding import global_generator
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.loop import train
@@ -118,6 +118,24 @@ class Trainer:
         other = copy.copy(self)
         other.augmentation = augmentation
         return other
+
+    def with_options(self, options: Mapping[str, TrainingOptions]) -> Trainer:
+        """A trainer that trains each set with other options."""
+        other = copy.copy(self)
+        other.options = options
+        return other
+
+    def plan(self, work: Callable[[Trainer], object]) -> list[Job]:
+        """What some work would train, in this order; nothing is trained.
+
+        Args:
+            work: takes a trainer, such as ``lambda trainer: head.fit(sets, trainer)``.  The networks it is given have
+                their initial weights.
+        """
+        planning, plan = copy.copy(self), Plan()
+        planning.store, planning._started = plan, lambda what: None
+        work(planning)
+        return plan.jobs
 
     def part(self, name: str) -> Trainer:
         """The same trainer for a part of a classifier, such as one of its stages.
@@ -232,7 +250,8 @@ class Trainer:
                 "what": f"{purpose} on the {data.name} set",
                 "seed": self.seed,
                 "data": data.identity(),
-                "training": identity(options),
+                "training": identity(options.model_dump(exclude={"epochs"})),
+                "epochs": options.epochs,
                 "augmentation": self.augmentation.name,
                 "compute": [self.precision, self.compiled],
                 **{name: identity(value) for name, value in decided_by.items()},
@@ -257,30 +276,35 @@ class Trainer:
         # The body of a network under a new last layer was made fast when it was trained.
         precision, compiled = (self.precision, self.compiled) if fast else ("fp32", False)
 
-        def trained(network: Network) -> Network:
+        def trained(network: Network, start: int, after_epoch: Callable[[int], None]) -> Network:
             self._started(f"{purpose} on the {data.name} set")
-            try:
-                return train(
-                    network,
-                    data,
-                    options,
-                    loss=loss,
-                    loss_at=loss_at,
-                    augmentation=self.augmentation,
-                    seed=self.seed,
-                    purpose=f"{purpose} on {data.name}",
-                    device=self.device,
-                    keep_going=self.keep_going,
-                    chunk=self.chunk,
-                    precision=precision,
-                    compiled=compiled,
-                )
-            except RunFailed as error:
-                advice = f"Use --set {option}=... (ltdd evaluate RUN takes it too, where a set is distilled already)."
-                raise RunFailed(f"{error} {advice}") from error
+            return train(
+                network,
+                data,
+                options,
+                loss=loss,
+                loss_at=loss_at,
+                augmentation=self.augmentation,
+                seed=self.seed,
+                purpose=f"{purpose} on {data.name}",
+                device=self.device,
+                keep_going=self.keep_going,
+                start=start,
+                after_epoch=after_epoch,
+                chunk=self.chunk,
+                precision=precision,
+                compiled=compiled,
+            )
 
         def ready(network: Network) -> Network:
             plain = precision == "fp32" and not compiled
             return network if plain else CompiledNetwork(network, precision, compiled).eval()
 
-        return self.store.get(key, make, trained, ready, self.keep_going)
+        def extendable() -> bool:
+            return options.schedule == "constant" and not options.momentum and loss_at is None and data.steady
+
+        try:
+            return self.store.get(Job(key, make, trained, ready, options.epochs, extendable), self.keep_going)
+        except RunFailed as error:
+            advice = f"Use --set {option}=... (ltdd evaluate RUN takes it too, where a set is distilled already)."
+            raise RunFailed(f"{error} {advice}") from error

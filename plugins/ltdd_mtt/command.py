@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import count as numbers, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.filesize import decimal
 
 from ltdd_core import InputError, Interrupted
 from ltdd_core.commands import compute_options, consoles, data_options, only_json, open_setup, read_config, task_of
 
 if TYPE_CHECKING:
-    from ltdd_core import Config
-    from ltdd_mtt.training import Report
+    from ltdd_core import Config, Trajectories
+    from ltdd_mtt.experts import ExpertOptions
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -31,7 +33,6 @@ def command() -> None:
 @command.command("train")
 @click.option("--count", type=click.IntRange(min=1), help="Experts.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each; more than before makes them longer.")
-@click.option("--out", type=click.Path(path_type=Path), help="Their folder; else one under runs/experts.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
 @click.option("--network", metavar="NAME", help="Network to train, and later to match with.")
 @click.option("--precision", metavar="fp32|bf16", help="Of features.")
@@ -43,7 +44,6 @@ def command() -> None:
 def train(
     count: int | None,
     epochs: int | None,
-    out: Path | None,
     jobs: int,
     config_file: Path | None,
     preset: str | None,
@@ -54,8 +54,9 @@ def train(
 ) -> None:
     """Train networks on the long-tailed set and keep their parameters after every epoch.
 
-    Experts that are in the folder already are kept, and made longer where --epochs asks for it. How they are trained
-    is said with --set experts.lr=..., as `ltdd describe matcher mtt` lists.
+    They are kept in runs/networks, or where --store says, and `ltdd distill --method mtt` finds them there. Experts
+    that are there already cost nothing, and are trained further where --epochs asks for more. How they are trained is
+    said with --set experts.lr=..., as `ltdd describe matcher mtt` lists.
     """
     results, notes = consoles(as_json)
     own = {"count": count, "epochs": epochs}
@@ -70,15 +71,13 @@ def train(
             above={f"--{name}": {"matcher": {"experts": {name: value}}} for name, value in own.items() if value},
         )
         _check_method(config)
-        facts = _train(config, out, jobs, Console(quiet=True) if quiet else notes)
+        facts = _train(config, jobs, Console(quiet=True) if quiet else notes)
     if as_json:
         click.echo(json.dumps({**facts, "seconds": round(time.monotonic() - began, 3)}))
         return
-    results.print(
-        f"{facts['count']} experts of {facts['epochs']} epochs, {_size(facts['bytes'])}, are in {facts['experts']}: "
-        f"ltdd distill --method mtt --set matcher.experts_dir={facts['experts']}",
-        soft_wrap=True,
-    )
+    where = f" --store {facts['store']}" if config.compute.store else ""
+    what = f"{facts['count']} experts of {facts['epochs']} epochs, {decimal(facts['bytes'])}"
+    results.print(f"{what}, are in {facts['store']}: ltdd distill --method mtt{where}", soft_wrap=True)
 
 
 def _check_method(config: Config) -> None:
@@ -93,95 +92,74 @@ def _check_method(config: Config) -> None:
         raise InputError(f"method {config.matcher.name!r} has no experts; leave it out, or name mtt.")
 
 
-def _train(config: Config, out: Path | None, jobs: int, notes: Console) -> dict[str, Any]:
+def _train(config: Config, jobs: int, notes: Console) -> dict[str, Any]:
     """Train, and say what there is now."""
     import torch
 
-    from ltdd_mtt.experts import ExpertFolder, bytes_on_disk, expert_key, folder_for
+    from ltdd_mtt.experts import experts_of, train_experts
     from ltdd_mtt.jobs import train_in_processes
-    from ltdd_mtt.training import train_experts
 
-    experts = config.matcher.options.experts
+    options: ExpertOptions = config.matcher.options.experts
     with open_setup(config) as setup:
         task = task_of(setup)
-        key = expert_key(task, experts)
-        folder, size = ExpertFolder(out or folder_for(task, key)), bytes_on_disk(key, experts)
-        facts = {"experts": str(folder.path), "count": experts.count, "epochs": experts.epochs, "bytes": size}
-        notes.print(f"{experts.count} experts of {experts.epochs} epochs take {_size(size)} in {folder.path}")
-        _check_room(folder, size)
-        folder.begin(key)
+        experts = experts_of(task, options)
+        folder, size = experts.folder, options.count * experts[0].size(options.epochs)
+        notes.print(
+            f"{options.count} experts of {options.epochs} epochs take {decimal(size)} in {folder}", soft_wrap=True
+        )
+        _check_room(experts, options.count, size)
         try:
-            with _progress(notes, experts.count, experts.epochs) as report:
+            with _progress(notes, options) as report:
                 if jobs == 1:
-                    train_experts(task, experts, folder, report)
+                    train_experts(task, options, experts, report)
                 else:
                     threads = max(1, torch.get_num_threads() // jobs)
-                    train_in_processes(config, folder.path, jobs, threads, report, setup.stop.check)
+                    train_in_processes(config, jobs, threads, report, setup.stop.check)
         except Interrupted as error:
-            saved = "stopped and saved" if folder.numbers() else "stopped before anything was saved"
-            raise Interrupted(f"{error}: {saved}; the same command goes on.") from error
-    return facts
+            anything = any(experts[number].epochs() for number in range(options.count))
+            saved = "stopped and saved" if anything else "stopped before anything was saved"
+            raise Interrupted(f"{error}: {saved}; the same command resumes.") from error
+    return {"store": str(folder), "count": options.count, "epochs": options.epochs, "bytes": size}
 
 
-def _check_room(folder: Any, size: int) -> None:
+def _check_room(experts: Trajectories, count: int, size: int) -> None:
     """Refuse to begin what the disk cannot hold.
 
     Raises:
         InputError: saying how much is missing.
     """
-    there = folder.path
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    have = sum(folder.file(index).stat().st_size for index in folder.numbers())
-    free = shutil.disk_usage(there).free
-    if size - have > free:
+    folder = experts.folder.absolute()
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+    there = takewhile(lambda path: path.exists(), (experts[number].path for number in numbers()))
+    missing = size - sum(path.stat().st_size for path, _ in zip(there, range(count), strict=False))
+    if missing > free:
         raise InputError(
-            f"{folder.path}: the experts need {_size(size - have)} more and {_size(free)} are free: use fewer "
-            "(--count), shorter (--epochs) or smaller ones (--set experts.store=fp16), or another --out."
+            f"{experts.folder}: the experts need {decimal(missing)} more and {decimal(free)} are free: use fewer "
+            "(--count), shorter (--epochs) or smaller ones (--set experts.store=fp16), or another --store."
         )
 
 
 @contextmanager
-def _progress(notes: Console, count: int, epochs: int) -> Iterator[Report]:
+def _progress(notes: Console, options: ExpertOptions) -> Iterator[Callable[[int, int], None]]:
     """Epochs of all experts: a bar in a terminal, a line now and then elsewhere, both with the time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    done: dict[int, int] = {}
-    total, before, said = count * epochs, 0, -1
-    began = last = time.monotonic()
-    bar = Progress(
-        *(TextColumn("epochs"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()),
-        console=notes,
-        transient=True,
-    )
-    shown = bar.add_task("", total=total)
+    from ltdd_mtt.experts import Pace
 
-    def report(index: int, epoch: int) -> None:
-        nonlocal before, last, said
-        if index not in done:
-            before += min(epoch, epochs)
-        done[index] = min(epoch, epochs)
-        finished, now = sum(done.values()), time.monotonic()
-        bar.update(shown, completed=finished)
-        due = now - last > SECONDS_BETWEEN_LINES or (finished == total and said != total)
-        if due and not notes.is_interactive:
-            last, said = now, finished
-            left = (now - began) / max(1, finished - before) * (total - finished)
-            notes.print(f"epoch {finished}/{total}  {_clock(left)} left")
+    pace, last = Pace(options), time.monotonic()
+    columns = TextColumn("epochs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]} left")
+    bar = Progress(*columns, console=notes, transient=True)
+    shown = bar.add_task("", total=pace.total, left="")
+
+    def report(number: int, epochs: int) -> None:
+        nonlocal last
+        before = pace.done
+        pace.note(number, epochs)
+        bar.update(shown, completed=pace.done, left=pace.left())
+        finished = before < pace.done == pace.total
+        if (finished or time.monotonic() - last > SECONDS_BETWEEN_LINES) and not notes.is_interactive:
+            last = time.monotonic()
+            notes.print(f"epoch {pace.done}/{pace.total}  {pace.left()} left")
 
     with bar if notes.is_interactive else nullcontext():
         yield report
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import torch
+from rich.filesize import decimal
 from torch import Tensor
 
-from ltdd_core import BaseOptions, Distillation, InputError, Matcher, RunFailed, generator, option
-from ltdd_mtt.experts import ExpertFolder, ExpertOptions, expert_key, folder_for
+from ltdd_core import BaseOptions, Distillation, InputError, Matcher, RunFailed, Trajectories, generator, option
+from ltdd_mtt.experts import ExpertOptions, Pace, experts_of, train_experts
 from ltdd_mtt.student import Student
-from ltdd_mtt.training import train_experts
 from ltdd_mtt.trajectory import InnerBatch, InnerLoop, MatchingGradient
 
+SAY_EVERY = 5
+"""Epochs of an expert between lines about its training."""
 LARGEST_GROWTH = 100.0
 """A learned step size that many times its initial value has left what the student can be trained with; the
 published runs end within a factor of ten."""
@@ -53,16 +54,13 @@ class TrajectoryMatcher(Matcher):
             "the gradient: unroll (autograd, keeps the maps of all N steps), checkpoint (the same gradient, the maps "
             "of one step; as fast, and the one that --compile makes faster), tesla (TESLA's approximation)",
         )
-        experts_dir: str | None = option(
-            None, "folder of experts from `ltdd experts train`; unless given, they are trained under runs/experts"
-        )
-        experts: ExpertOptions = option(ExpertOptions(), "the experts that are trained")
+        experts: ExpertOptions = option(ExpertOptions(), "the experts; those that are not in the store are trained")
 
     def prepare(self, task: Distillation) -> None:
-        """Start from the initial images; train experts, or find them.
+        """Start from the initial images; find the experts, and train those that are not there.
 
         Raises:
-            InputError: the experts are of other data or another network, or too short for the options.
+            InputError: the experts are too short for the options, or the file of one is damaged.
             RunFailed: an expert diverged.
             Interrupted: while training experts; what is done is saved.
         """
@@ -70,8 +68,8 @@ class TrajectoryMatcher(Matcher):
         self.images, self.labels = task.initial_images.clone(), task.initial_labels
         self.lr = torch.tensor(options.syn_lr, device=task.device)
         self.velocity, self.lr_velocity = torch.zeros_like(self.images), torch.zeros_like(self.lr)
-        self.experts, self.numbers, epochs = self._found() if options.experts_dir else self._trained()
-        self.starts = self._starts(epochs)
+        self.starts = self._starts(options.experts.epochs)  # before the long work
+        self.experts, self.numbers = self._trained(), list(range(options.experts.count))
         self.student = Student(
             task.networks.new("student"),
             precision=task.networks.precision,
@@ -109,17 +107,17 @@ class TrajectoryMatcher(Matcher):
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with the same experts, even if there are more by now.
+        """Resume with the same experts, even if there are more by now.
 
         Raises:
             InputError: there are fewer.
         """
         numbers, starts = state["experts"].tolist(), int(state["starts"])
         needed = starts + self.options.expert_epochs - 1
-        if any(self.experts.epochs(index) < needed for index in numbers):
+        if any(self.experts[number].epochs() < needed for number in numbers):
             raise InputError(
-                f"{self.experts.path}: the run began with {len(numbers)} experts of {needed} epochs or more, and they "
-                "are not all there any more; train them again with ltdd experts train."
+                f"{self.experts.folder}: the run began with {len(numbers)} experts of {needed} epochs or more, and "
+                "they are not all there any more; train them again with ltdd experts train."
             )
         self.numbers, self.starts = numbers, starts
         self.images.copy_(state["images"])
@@ -137,32 +135,21 @@ class TrajectoryMatcher(Matcher):
 
     # ---- experts ---------------------------------------------------------------------------------
 
-    def _found(self) -> tuple[ExpertFolder, list[int], int]:
-        """The experts of the folder that the user named, and their epochs; shorter ones are left out."""
-        folder = ExpertFolder(Path(self.options.experts_dir))
-        folder.check(expert_key(self.task, self.options.experts), ("data", "network", "parameters"))
-        epochs = {index: folder.epochs(index) for index in folder.numbers()}
-        longest = max(epochs.values(), default=0)
-        if not longest:
-            raise InputError(f"{folder.path} holds no finished expert: go on with ltdd experts train.")
-        numbers = [index for index, own in epochs.items() if own == longest]
-        if len(numbers) < len(epochs):
-            left_out = len(epochs) - len(numbers)
-            self.task.display.warn(f"{folder.path}: {left_out} of {len(epochs)} experts are shorter and left out.")
-        return folder, numbers, longest
-
-    def _trained(self) -> tuple[ExpertFolder, list[int], int]:
+    def _trained(self) -> Trajectories:
         """Experts as the options describe them, trained now unless they are there."""
-        experts, task = self.options.experts, self.task
-        self._starts(experts.epochs)  # before the long work
-        folder = ExpertFolder(folder_for(task, expert_key(task, experts)))
+        options, task, pace = self.options.experts, self.task, Pace(self.options.experts)
+        experts = experts_of(task, options)
+        size = decimal(options.count * experts[0].size(options.epochs))
 
-        def report(index: int, done: int) -> None:
-            if done % 5 == 0 and done < experts.epochs:
-                task.display.training(f"expert {index + 1} of {experts.count}, {done} of {experts.epochs} epochs done")
+        def report(number: int, epochs: int) -> None:
+            pace.note(number, epochs)
+            if epochs % SAY_EVERY == 0 and epochs < options.epochs:
+                left = f"{pace.left()} left for all" if pace.left() else f"{size} for all, in {experts.folder}"
+                what = f"expert {number + 1} of {options.count}, {epochs} of {options.epochs} epochs done"
+                task.display.training(f"{what}, {left}")
 
-        train_experts(task, experts, folder, report)
-        return folder, list(range(experts.count)), experts.epochs
+        train_experts(task, options, experts, report)
+        return experts
 
     def _starts(self, epochs: int) -> int:
         """How many epochs a student may start from, when experts have so many.
@@ -185,7 +172,7 @@ class TrajectoryMatcher(Matcher):
     def _loop(self, step: int, expert: int, start: int) -> InnerLoop:
         """The inner loop of a step, everything random in it a function of the step."""
         task, options = self.task, self.options
-        first, second = self.experts.rows(expert, start, start + options.expert_epochs)
+        first, second = self.experts[expert].rows(start, start + options.expert_epochs)
         size = min(options.batch_syn or len(self.images), len(self.images))
         order = _epochs(len(self.images), size, options.syn_steps, generator(task.seed, "student batches", step))
 

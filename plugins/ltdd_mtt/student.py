@@ -25,20 +25,6 @@ def layout_of(network: nn.Module) -> Layout:
     return [(name, tuple(value.shape)) for name, value in network.named_parameters()]
 
 
-def flat_parameters(network: nn.Module) -> Tensor:
-    """All parameters as one vector ``[P]``, a copy."""
-    return torch.cat([value.detach().flatten() for value in network.parameters()])
-
-
-def fill_parameters(network: nn.Module, theta: Tensor) -> None:
-    """Copy a vector ``[P]`` into the parameters."""
-    with torch.no_grad():
-        for value, part in zip(
-            network.parameters(), theta.split([p.numel() for p in network.parameters()]), strict=True
-        ):
-            value.copy_(part.view(value.shape))
-
-
 class Pulled(NamedTuple):
     """What :meth:`Student.pullback` gives."""
 

@@ -1,0 +1,89 @@
+"""Trajectories of networks that are trained on the long-tailed set, for methods that follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from ltdd_core.errors import OptionError
+from ltdd_core.evaluation.head import ClassifierHead
+from ltdd_core.networks.store import Job
+from ltdd_core.networks.trajectory import Numbers, Report, Trajectory, train_all
+from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.trainer import Trainer
+
+
+class Trajectories:
+    """Networks of one kind that are trained in the same way on the long-tailed set, numbered from 0.
+
+    They differ in their initial weights and in everything random of their training, a function of seed and number.
+    ``trajectories[3]`` is the :class:`Trajectory` of network 3, trained or not.
+
+    Args:
+        folder: of the network store that keeps them.
+        trainer: with the options of this training.
+        data: the images, in the order of a sampler.
+        head: trains each network; the loss is the head's.
+        name: what they are called: network 3 is ``"NAME 3"``.
+        numbers: how parameters are kept on disk.
+
+    Raises:
+        OptionError: the head does not train one network, as it is, with one loss from beginning to end.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        trainer: Trainer,
+        data: TrainingSet,
+        head: ClassifierHead,
+        name: str,
+        numbers: Numbers = "fp32",
+    ) -> None:
+        self.folder, self.name, self._numbers = folder, name, numbers
+        self._trainer, self._data, self._head = trainer, data, head
+        self._get = cache(self._made)
+        self[0]  # see that the head suits before any work
+
+    def __getitem__(self, number: int) -> Trajectory:
+        return self._get(number)
+
+    def train(self, count: int, report: Report, keep_going: Callable[[], None] = lambda: None) -> None:
+        """Train the first ``count``; see :func:`ltdd_core.networks.trajectory.train_all`.
+
+        Several processes may do so at the same time, and share the work.
+
+        Args:
+            count: how many.
+            report: told ``(number, epochs it has behind it)`` when one is begun or found, and after each epoch.
+            keep_going: called between networks; raises to stop.
+
+        Raises:
+            InputError: a file is damaged, or the folder cannot be written.
+            RunFailed: a training diverged.
+            Interrupted: it was asked to stop; what is done is saved.
+        """
+        train_all([self[number] for number in range(count)], report, keep_going)
+
+    def _made(self, number: int) -> Trajectory:
+        trainer = self._trainer.part(f"{self.name} {number}")
+        jobs = trainer.plan(lambda planning: self._head.fit([self._data], planning)) if self._head.stages == 1 else []
+        if fault := self._fault(jobs):
+            raise OptionError({("head",): fault})
+        return Trajectory(self.folder, jobs[0], self._numbers)
+
+    def _fault(self, jobs: list[Job]) -> str | None:
+        """What keeps the trainings of a head from being one trajectory."""
+        if self._head.stages > 1 or len(jobs) > 1:
+            return "trains several networks; a trajectory is that of one."
+        if not jobs:
+            return "trains no network, so there is no trajectory."
+        key = jobs[0].key
+        if key is None:
+            return "cannot be told from others, or the order of the images cannot, so what it trains cannot be kept."
+        if key["outputs"] != self._data.classes:
+            return "trains a network that has not one logit for each class."
+        if key["layer"] is not None or key["loss"][1] is not None:
+            return "changes the last layer, or the loss during training; a trajectory is of the network as it is."
+        return None
