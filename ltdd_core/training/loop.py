@@ -81,9 +81,9 @@ def train(
     return network.eval().requires_grad_(False)
 
 
-def _check_finite(parameters: Sequence[Tensor], what: str, lr: float) -> None:
+def _check_finite(parameters: Sequence[Tensor], subject: str, lr: float) -> None:
     if not all(torch.isfinite(parameter).all() for parameter in parameters):
-        raise RunFailed(f"{what}: its weights are not finite. Use a smaller learning rate than {lr:g}.")
+        raise RunFailed(f"{subject}: its weights are not finite. Use a smaller learning rate than {lr:g}.")
 
 
 def backward_in_chunks(network: Network, images: Tensor, labels: Tensor, loss: Loss, chunk: int) -> None:
@@ -92,8 +92,8 @@ def backward_in_chunks(network: Network, images: Tensor, labels: Tensor, loss: L
     A few dozen images at a time stay in a processor's cache between layers, which makes a step a third faster
     on a CPU.
     """
-    for part, own in zip(images.split(chunk), labels.split(chunk), strict=True):
-        (loss(network(part), own) * share_of(loss, own, labels)).backward()
+    for chunk_images, chunk_labels in zip(images.split(chunk), labels.split(chunk), strict=True):
+        (loss(network(chunk_images), chunk_labels) * share_of(loss, chunk_labels, labels)).backward()
 
 
 def _factor(options: TrainingOptions, epoch: int) -> float:
