@@ -51,11 +51,11 @@ from .distillation.matcher import (
     Matcher as Matcher,
 )
 from .distillation.partition import (
+    canonical_labels as canonical_labels,
     class_centres as class_centres,
     class_distances as class_distances,
     cut_value as cut_value,
     max_cut as max_cut,
-    numbered as numbered,
 )
 from .distillation.trajectories import (
     Trajectories as Trajectories,

@@ -137,12 +137,12 @@ def _to_evaluate(
     """The configuration, the distilled set and the networks to train."""
     loaded = load_distilled(distilled)
     loaded.find_decoder(catalog)
-    given = [normalised(one if isinstance(one, Layer) else Layer("evaluate()", dict(one))) for one in settings]
+    given = [normalised(layer if isinstance(layer, Layer) else Layer("evaluate()", dict(layer))) for layer in settings]
     tree = _stored_settings(Path(distilled), loaded.origin)
     stored = asked_for(catalog, Layer(str(distilled), {**tree, "plugins": []}))
     named = [[Layer("--network", {"network": {"name": name}})] for name in networks] or [[]]
     configs = [resolve(catalog, [*given, *name], preset, stored=stored) for name in named]
-    return configs[0], loaded, [each.network for each in configs]
+    return configs[0], loaded, [config.network for config in configs]
 
 
 def train_original(

@@ -68,11 +68,11 @@ def memory_in_words(advice: str) -> Iterator[None]:
         raise
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An error for a name that does not exist, with the nearest one that does."""
     import difflib
 
     names = sorted(known)
     close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return InputError(f"unknown {what} {name!r}.{hint} Available: {', '.join(names) or 'none'}.")
+    return InputError(f"unknown {kind} {name!r}.{hint} Available: {', '.join(names) or 'none'}.")

@@ -123,5 +123,7 @@ def _of_function(function: Any, depth: int) -> Any:
 
 
 def _of_code(code: types.CodeType) -> Any:
-    constants = [_of_code(one) if isinstance(one, types.CodeType) else repr(one) for one in code.co_consts]
+    constants = [
+        _of_code(constant) if isinstance(constant, types.CodeType) else repr(constant) for constant in code.co_consts
+    ]
     return [code.co_code.hex(), list(code.co_names), constants]

@@ -87,16 +87,16 @@ def changes(options: BaseOptions, usual: BaseOptions | None = None) -> dict[str,
         options: of a component.
         usual: what to compare with; the defaults of its class unless given.
     """
-    found, plain = {}, options.model_dump(mode="json")
+    changed, plain = {}, options.model_dump(mode="json")
     for name, field in type(options).model_fields.items():
         value = getattr(options, name)
         default = field.get_default(call_default_factory=True) if usual is None else getattr(usual, name)
         if isinstance(value, BaseOptions) and type(value) is type(default):
             if value != default:
-                found[name] = changes(value, default)
+                changed[name] = changes(value, default)
         elif value != default:
-            found[name] = plain[name]
-    return found
+            changed[name] = plain[name]
+    return changed
 
 
 Named = str | dict[str, Any]

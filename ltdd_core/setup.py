@@ -97,10 +97,10 @@ class Setup:
         config = self.config if network is None else replace(self.config, network=network)
         if seed is not None:
             config = replace(config, run=config.run.model_copy(update={"seed": seed}))
-        other = replace(self, config=config)
+        changed = replace(self, config=config)
         data = self.data if normalisation is None else replace(self.data, normalisation=normalisation)
-        vars(other)["data"] = data  # loaded already
-        return other
+        vars(changed)["data"] = data  # loaded already
+        return changed
 
     # ---- data ------------------------------------------------------------------------------------
 
@@ -227,13 +227,13 @@ class Setup:
     @cached_property
     def features(self) -> Features:
         """Features of the training images of a class by the plain classifier; the first call trains it."""
-        found: dict[str, Tensor] = {}
+        cache: dict[str, Tensor] = {}
 
         def features(label: int) -> Tensor:
-            if not found:
+            if not cache:
                 trainer = self.trainer()
                 plain = trainer.train(self.original, outputs=self.data.classes)
-                found["all"] = trainer.features(plain, self.original)
-            return found["all"][self.data.train_labels == label]
+                cache["all"] = trainer.features(plain, self.original)
+            return cache["all"][self.data.train_labels == label]
 
         return features

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TINY, one_line_error
-from ltdd_linear.linear import LinearHead
 from pydantic import Field
 
 from ltdd_core import InputError, configure
 from ltdd_core.bench.grid import read_grid
-from ltdd_core.bench.kept import KeptLines
+from ltdd_core.bench.kept import StoredPredictions
+from ltdd_core.evaluation.linear import LinearHead
 from ltdd_core.networks.zoo import ConvNet
 from ltdd_core.options import BaseOptions, changes, option
 from ltdd_core.plugging.catalog import Catalog
@@ -112,10 +112,10 @@ def test_a_default_that_changed_is_not_taken_for_the_old_one(ltdd, grid, tmp_pat
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump({**GRID, "ipc": [1], "plugins": ["none"]}))
     assert ltdd("bench", tmp_path / "grid.yaml", "--out", "b", "--quiet").exit_code == 0
     (cell,) = grid().cells
-    assert all(KeptLines(Path("b")).get(line) is not None for line in cell.lines)
+    assert all(StoredPredictions(Path("b")).get(line) is not None for line in cell.lines)
     monkeypatch.setattr(ConvNet, "Options", later(ConvNet.Options, more=option(0.0, "new")))
     (same,) = grid().cells
-    assert all(KeptLines(Path("b")).get(line) is not None for line in same.lines)
+    assert all(StoredPredictions(Path("b")).get(line) is not None for line in same.lines)
     monkeypatch.setattr(ConvNet.Options.model_fields["norm"], "default", "group")
     ConvNet.Options.model_rebuild(force=True)
     (other,) = grid().cells
@@ -124,4 +124,4 @@ def test_a_default_that_changed_is_not_taken_for_the_old_one(ltdd, grid, tmp_pat
         with pytest.raises(
             InputError, match=r"of another configuration: network.norm was 'instance' and is now 'group'"
         ):
-            KeptLines(Path("b")).get(line)
+            StoredPredictions(Path("b")).get(line)

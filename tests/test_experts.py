@@ -467,6 +467,18 @@ def test_an_expert_is_no_ensemble(ltdd):
     )
 
 
+def started(*arguments, log):
+    command = [sys.executable, "-c", "from ltdd_core.cli import main; main()", *map(str, arguments)]
+    with log.open("w") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file)
+
+
+def epochs_of(folder, number):
+    """Epochs on disk, while other processes write."""
+    found = [one.epochs for one in stored_networks(folder) if one.key["what"] == f"expert {number} on the original set"]
+    return found[0] if found else 0
+
+
 def test_kill_9_loses_no_finished_expert_and_ends_in_the_same_bytes(tmp_path):
     command = ("experts", "train", *OPTIONS, "--count", "3", "--epochs", "30", "--store")
     assert started(*command, tmp_path / "whole", log=tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()

@@ -19,7 +19,7 @@ from ltdd_core import (
 )
 from ltdd_core.config.resolve import component_maker, select
 from ltdd_core.data.load import load_long_tailed
-from ltdd_core.distillation.distill import collect
+from ltdd_core.distillation.distill import distilled_set_of
 from ltdd_core.evaluation.lines import Line, check_recipe, line_of, scores_of
 from ltdd_core.networks.zoo import MLP
 from ltdd_core.plugging.catalog import Catalog
@@ -272,7 +272,7 @@ def small(request):
     )
     whole = load_long_tailed("digits-lt", config.data.make()) if request.param == "digits" else None
     data = whole or tiny_long_tailed((12, 5, 2, 1))
-    return config, data, collect(matcher_of(config, data), config, data)
+    return config, data, distilled_set_of(matcher_of(config, data), config, data)
 
 
 RECIPES = {

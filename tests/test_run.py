@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from ltdd_core import InputError, Interrupted, RunFailed, configure, distill, load_distilled
-from ltdd_core.distillation.distill import rise
+from ltdd_core.distillation.distill import loss_increase
 from ltdd_core.progress import Display
 from ltdd_core.runs.folder import CHECKPOINT, RunFolder
 from ltdd_core.storage import load_tensors
@@ -205,12 +205,12 @@ def test_a_loss_that_goes_up_is_said_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(DistributionMatcher, "step", lambda self, step: {"loss": 1.0 + step})
     with pytest.warns(UserWarning, match=r"the loss went up from .* the images may be worse"):
         distill(tiny(iterations=20), tmp_path / "up")
-    assert rise([1.0] * 10 + [9.0] * 9) is None
-    assert rise([*[2.0] * 10, *[9.0] * 80, *[2.5] * 10]) is None
-    assert rise([*[2.0] * 10, *[1.0] * 80, *[2.7] * 10]) == (
+    assert loss_increase([1.0] * 10 + [9.0] * 9) is None
+    assert loss_increase([*[2.0] * 10, *[9.0] * 80, *[2.5] * 10]) is None
+    assert loss_increase([*[2.0] * 10, *[1.0] * 80, *[2.7] * 10]) == (
         "the loss went up from 2 (mean of the first tenth of the steps) to 2.7 (last tenth)"
     )
-    assert rise([*[-2.0] * 10, *[-1.0] * 10]) is None
+    assert loss_increase([*[-2.0] * 10, *[-1.0] * 10]) is None
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):

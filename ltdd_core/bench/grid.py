@@ -130,7 +130,7 @@ def read_grid(path: Path, catalog: Catalog, above: Sequence[Layer] = ()) -> Grid
     for key in tree:
         if key not in KEYS:
             raise InputError(f"{path}: {unknown('key', key, KEYS)}")
-    reader = _Reader(path, catalog, tree, above)
+    reader = _GridReader(path, catalog, tree, above)
     cells = [reader.cell(point) for point in expanded(read_axes(tree, str(path)))]
     _check_different(path, cells)
     rows = _with_published(path, _rows(cells), reader.listed("published"))
@@ -140,7 +140,7 @@ def read_grid(path: Path, catalog: Catalog, above: Sequence[Layer] = ()) -> Grid
     return Grid(title, tuple(cells), tuple(rows))
 
 
-class _Reader:
+class _GridReader:
     """Resolves the points of one file."""
 
     def __init__(self, path: Path, catalog: Catalog, tree: Tree, above: Sequence[Layer]) -> None:
@@ -215,11 +215,11 @@ class _Reader:
             layers.append(Layer(f"{self.path}: plugins", {"plugins": plugins}))
         return [self.common, *([point["methods"].layer] if method else []), *layers, *self.above]
 
-    def _run_config(self, config: Config, own: Sequence[str]) -> Config:
+    def _run_config(self, config: Config, cell_plugins: Sequence[str]) -> Config:
         """What distils: the plain head and recipe, and no plugin that only this cell has."""
         plain = lines_of(config, self.catalog)[0].head
         recipe = select(self.catalog, "recipe", {"name": DEFAULT_NAMES["recipe"]})
-        plugins = tuple(name for name in config.run.plugins if name in self.plugins or name not in own)
+        plugins = tuple(name for name in config.run.plugins if name in self.plugins or name not in cell_plugins)
         return replace(config, head=plain, recipe=recipe, run=config.run.model_copy(update={"plugins": plugins}))
 
     def _line_tree(self, entry: Tree) -> Tree:
@@ -308,19 +308,19 @@ def _check_different(path: Path, cells: Sequence[Cell]) -> None:
 
 def _rows(cells: Sequence[Cell]) -> list[GridRow]:
     """Lines beside each other, methods below one another; the same classifiers once."""
-    found: list[GridRow] = []
+    table_rows: list[GridRow] = []
     seen: set[tuple[str, ...]] = set()
     for place in dict.fromkeys((cell.data, cell.imbalance, cell.ipc) for cell in cells):
-        here = [cell for cell in cells if (cell.data, cell.imbalance, cell.ipc) == place]
-        for index in range(max(len(cell.lines) for cell in here)):
-            for method, plugins in dict.fromkeys((cell.method, cell.plugins) for cell in here):
-                own = [cell for cell in here if (cell.method, cell.plugins) == (method, plugins)]
-                members = tuple((cell, cell.lines[index]) for cell in own if index < len(cell.lines))
+        at_place = [cell for cell in cells if (cell.data, cell.imbalance, cell.ipc) == place]
+        for index in range(max(len(cell.lines) for cell in at_place)):
+            for method, plugins in dict.fromkeys((cell.method, cell.plugins) for cell in at_place):
+                same_method = [cell for cell in at_place if (cell.method, cell.plugins) == (method, plugins)]
+                members = tuple((cell, cell.lines[index]) for cell in same_method if index < len(cell.lines))
                 files = tuple(line.file for _, line in members)
                 if members and files not in seen:
                     seen.add(files)
-                    found.append(_row(members))
-    return found
+                    table_rows.append(_row(members))
+    return table_rows
 
 
 def _row(members: tuple[tuple[Cell, CellLine], ...]) -> GridRow:
@@ -349,21 +349,21 @@ def _with_published(path: Path, rows: Sequence[GridRow], entries: Sequence[Tree]
         if identity in seen:
             raise InputError(f"{path}: two different lines are called {row.line!r}; give them different names.")
         seen.add(identity)
-    found = list(rows)
+    completed = list(rows)
     for entry in entries:
         try:
             published = validate_options(("published",), Published, entry)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        fitting = [index for index, row in enumerate(found) if _fits(published, row)]
+        fitting = [index for index, row in enumerate(completed) if _fits(published, row)]
         if len(fitting) != 1:
             some = f"{len(fitting)} rows; say which with data, imbalance, ipc, method or plugins" if fitting else ""
             known = ", ".join(repr(name) for name in dict.fromkeys(row.line for row in rows))
             raise InputError(f"{path}: published line {published.line!r} fits {some or f'no row; lines are {known}'}.")
-        if found[fitting[0]].published is not None:
+        if completed[fitting[0]].published is not None:
             raise InputError(f"{path}: published line {published.line!r} is there twice.")
-        found[fitting[0]] = replace(found[fitting[0]], published=published)
-    return found
+        completed[fitting[0]] = replace(completed[fitting[0]], published=published)
+    return completed
 
 
 def _fits(published: Published, row: GridRow) -> bool:

@@ -28,7 +28,7 @@ LINES = "lines"
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredPrediction:
     """What a table needs to know of a classifier."""
 
     log_probabilities: Tensor
@@ -62,12 +62,12 @@ class Kept:
         return row(name, self.images, self.log_probabilities, self.labels, self.counts, groups)
 
 
-class KeptLines:
+class StoredPredictions:
     """The files of all classifiers of a grid."""
 
     def __init__(self, out: Path) -> None:
         self.folder = out / LINES
-        self._read: dict[str, Kept] = {}
+        self._read: dict[str, StoredPrediction] = {}
         self.damaged: dict[str, str] = {}
         """Why a file could not be read, by its name."""
 
@@ -103,7 +103,7 @@ class KeptLines:
         kept = self._load(line)
         return Scores(kept.log_probabilities, kept.groups)
 
-    def get(self, line: CellLine) -> Kept | None:
+    def get(self, line: CellLine) -> StoredPrediction | None:
         """None if it was not trained yet, or if its file is damaged, which is noted."""
         if line.file not in {*self._read, *self.damaged} and self.has(line):
             try:
@@ -115,15 +115,15 @@ class KeptLines:
 
     def groups(self, lines: Sequence[CellLine]) -> Tensor | None:
         """The partition of the first of these classifiers that has one."""
-        known = (self.get(line) for line in lines)
-        return next((one.groups for one in known if one is not None and one.groups is not None), None)
+        predictions = filter(None, map(self.get, lines))
+        return next((stored.groups for stored in predictions if stored.groups is not None), None)
 
-    def _load(self, line: CellLine) -> Kept:
+    def _load(self, line: CellLine) -> StoredPrediction:
         path = self.folder / line.file
         tensors, metadata = load_tensors(path)
         try:
             facts: _Facts = validate_options((), _Facts, metadata)
-            kept = Kept(
+            kept = StoredPrediction(
                 tensors["log_probabilities"],
                 tensors["labels"],
                 tuple(tensors["counts"].tolist()),
@@ -146,10 +146,10 @@ def _check_same(path: Path, line: CellLine, stored: dict[str, Any] | None) -> No
     now = deciding(line.line, config.science(), head.to_tree())
     changed = deciding(line.line, config.deciding_changes(), head.changes())
     try:
-        found = differences(deciding(line.line, stored, stored["head"]), now, changed)
+        changes = differences(deciding(line.line, stored, stored["head"]), now, changed)
     except (KeyError, AttributeError) as error:
         raise InputError(f"{path}: its configuration is damaged. {TRAIN_AGAIN}") from error
-    for key, how in found.items():
+    for key, how in changes.items():
         raise InputError(f"{path} is of another configuration: {key} {how}. {TRAIN_AGAIN}")
 
 

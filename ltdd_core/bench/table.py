@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ltdd_core.bench.grid import Cell, CellLine, Grid, GridRow
-from ltdd_core.bench.kept import Kept, KeptLines
+from ltdd_core.bench.kept import StoredPrediction, StoredPredictions
 from ltdd_core.evaluation.metrics import Row, average, parts_of
 from ltdd_core.storage import json_text, write_atomically
 
@@ -29,7 +29,7 @@ DIGITS = 4  # of a CSV
 Document = dict[str, Any]
 
 
-def table_of(grid: Grid, kept: KeptLines, failures: Mapping[str, str]) -> Document:
+def table_of(grid: Grid, kept: StoredPredictions, failures: Mapping[str, str]) -> Document:
     """What is known of every row; ``failures`` are reasons by the folder of a run or the file of a classifier."""
     return {"title": grid.title, "rows": [_row_document(row, kept, failures) for row in grid.rows]}
 
@@ -50,18 +50,18 @@ def write_table(out: Path, document: Document) -> None:
 # ---- the document --------------------------------------------------------------------------------
 
 
-def _row_document(row: GridRow, kept: KeptLines, failures: Mapping[str, str]) -> Document:
-    found = [(cell, line, one) for cell, line in row.members if (one := kept.get(line)) is not None]
-    scores = _scores(row.line, found, kept)
+def _row_document(row: GridRow, kept: StoredPredictions, failures: Mapping[str, str]) -> Document:
+    trained = [(cell, line, stored) for cell, line in row.members if (stored := kept.get(line)) is not None]
+    scores = _scores(row.line, trained, kept)
     mean, deviation = average(scores) if scores else (None, None)
     known = ("accuracy", "std", "group_accuracy", "per_class", "source")
     return {
         **{key: getattr(row, key) for key in (*PLACE, "line")},
         "images": mean.images if mean else None,
         **_numbers(mean),
-        "seeds": [cell.seed for cell, _, _ in found],
+        "seeds": [cell.seed for cell, _, _ in trained],
         "deviation": _numbers(deviation),
-        "classes": list(found[0][2].class_names) if found else [],
+        "classes": list(trained[0][2].class_names) if trained else [],
         "published": row.published.model_dump(include=set(known), mode="json") if row.published else None,
         "missing": [
             {"seed": cell.seed, "reason": _reason(cell, line, {**failures, **kept.damaged})}
@@ -69,20 +69,24 @@ def _row_document(row: GridRow, kept: KeptLines, failures: Mapping[str, str]) ->
             if kept.get(line) is None
         ],
         "each": [
-            {"seed": cell.seed, "run": line.run, "file": line.file, **_numbers(one)}
-            for (cell, line, _), one in zip(found, scores, strict=True)
+            {"seed": cell.seed, "run": line.run, "file": line.file, **_numbers(seed_row)}
+            for (cell, line, _), seed_row in zip(trained, scores, strict=True)
         ],
     }
 
 
-def _scores(name: str, found: Sequence[tuple[Cell, CellLine, Kept]], kept: KeptLines) -> list[Row]:
+def _scores(
+    name: str, trained: Sequence[tuple[Cell, CellLine, StoredPrediction]], kept: StoredPredictions
+) -> list[Row]:
     """A row for each seed.
 
     A classifier without a partition is scored under that of the first line of its cell that has one.
     """
-    groups = [one.groups if one.groups is not None else kept.groups(cell.lines) for cell, _, one in found]
-    rows = [one.row(name, own) for (_, _, one), own in zip(found, groups, strict=True)]
-    if any(own is None for own in groups):  # a mean over some of the seeds would be no mean
+    partitions = [
+        stored.groups if stored.groups is not None else kept.groups(cell.lines) for cell, _, stored in trained
+    ]
+    rows = [stored.row(name, groups) for (_, _, stored), groups in zip(trained, partitions, strict=True)]
+    if any(groups is None for groups in partitions):  # a mean over some of the seeds would be no mean
         rows = [replace(row, group_accuracy=None) for row in rows]
     return rows
 
@@ -109,7 +113,7 @@ def markdown(document: Document) -> str:
     parts = [f"# {document['title']}", _caption(rows), _main_table(rows, sources)]
     parts += [f"\\[{number}\\] {source}" for number, source in enumerate(sources, start=1)]
     parts += [_class_table(rows, classes, sources) for classes in _class_lists(rows)]
-    missing = [f"- {row['line']}, seed {one['seed']}: {one['reason']}" for row in rows for one in row["missing"]]
+    missing = [f"- {row['line']}, seed {entry['seed']}: {entry['reason']}" for row in rows for entry in row["missing"]]
     if missing:
         parts += ["## Not finished", "\n".join(missing)]
     return "\n\n".join(parts) + "\n"
@@ -161,7 +165,9 @@ def _class_table(rows: Sequence[Document], classes: Sequence[str], sources: Sequ
         name = ", ".join([_text(row["line"]), *where(row, rows)])
         several = len(row["seeds"]) > 1
         pairs = zip(row["per_class"], row["deviation"]["per_class"], strict=True)
-        lines.append([name, *(f"{mean:.1f} ± {own:.1f}" if several else f"{mean:.1f}" for mean, own in pairs)])
+        lines.append(
+            [name, *(f"{mean:.1f} ± {deviation:.1f}" if several else f"{mean:.1f}" for mean, deviation in pairs)]
+        )
         known = row["published"] and row["published"]["per_class"]
         if known and len(known) == len(classes):
             number = sources.index(row["published"]["source"]) + 1
@@ -227,7 +233,7 @@ def _flat(row: Document) -> Document:
     for key in METRICS:
         flat |= {key: _rounded(row[key]), f"{key} deviation": _rounded(row["deviation"][key])}
     flat |= {f"published {key}": published.get(key) for key in (*PUBLISHED, "source")}
-    flat["missing"] = "; ".join(f"seed {one['seed']}: {one['reason']}" for one in row["missing"])
+    flat["missing"] = "; ".join(f"seed {entry['seed']}: {entry['reason']}" for entry in row["missing"])
     known = published.get("per_class") or [None] * len(row["classes"])
     for index, name in enumerate(row["classes"]):
         flat[f"class {name}"] = _rounded(row["per_class"][index])

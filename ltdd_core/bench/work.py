@@ -5,15 +5,17 @@ A run or a classifier that fails is noted and costs the others nothing.
 
 from __future__ import annotations
 
+import itertools
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 
 from ltdd_core.bench.grid import Cell, CellLine, Grid, cell_line
-from ltdd_core.bench.kept import KeptLines
+from ltdd_core.bench.kept import StoredPredictions
 from ltdd_core.bench.table import table_of, write_table
 from ltdd_core.config.model import Config
 from ltdd_core.data.load import load_long_tailed
@@ -42,7 +44,7 @@ Failures = dict[str, str]
 
 def state_of(cell: Cell, out: Path) -> str:
     """``finished``, ``begun``, ``not begun``, or ``damaged`` with the reason."""
-    folder, kept = RunFolder(out / RUNS / cell.folder), KeptLines(out)
+    folder, kept = RunFolder(out / RUNS / cell.folder), StoredPredictions(out)
     trained = sum(kept.has(line) for line in cell.lines)
     try:
         if is_finished(cell, out) and trained == len(cell.lines):
@@ -114,11 +116,11 @@ class _Pace:
         self._left.pop(0)
 
     def _time_left(self) -> str:
-        whole = [seconds for own in self._taken.values() for seconds in own]
-        if not whole:
+        known = list(itertools.chain.from_iterable(self._taken.values()))
+        if not known:
             return ""
-        times = [self._taken.get(method, whole) for method in self._left]
-        return f"  (about {timedelta(seconds=round(sum(sum(own) / len(own) for own in times)))} left)"
+        seconds = [self._taken.get(method, known) for method in self._left]
+        return f"  (about {timedelta(seconds=round(sum(map(fmean, seconds))))} left)"
 
 
 class _Work:
@@ -128,7 +130,7 @@ class _Work:
         self, out: Path, catalog: Catalog, display: Display, say: Callable[[str], None], stop: StopRequest
     ) -> None:
         self.out, self.catalog, self.display, self.say, self.stop = out, catalog, display, say, stop
-        self.kept, self.failures = KeptLines(out), Failures()
+        self.kept, self.failures = StoredPredictions(out), Failures()
         self._data: dict[str, LongTailedSet] = {}
         self._store: NetworkStore | None = None
         self._networks_of: tuple[object, ...] = ()
@@ -156,19 +158,21 @@ class _Work:
     def _distilled(self, cell: Cell) -> DistilledSet:
         """The distilled set of a run, made now if need be."""
         path = self.out / RUNS / cell.folder
-        own = [cell_line(line.name, line, cell.config, cell.config) for line in lines_of(cell.config, self.catalog)]
+        cell_lines = [
+            cell_line(line.name, line, cell.config, cell.config) for line in lines_of(cell.config, self.catalog)
+        ]
         if not is_finished(cell, self.out):
-            self._tell_what_is_known(path, cell.config, own)
+            self._share_known_predictions(path, cell.config, cell_lines)
             distill(cell.config, path, resume=True, display=self.display, catalog=self.catalog, store=self._store)
         distilled = load_distilled(path)
-        scores = kept_scores(path, [line.line for line in own])
-        for line in own:
+        scores = kept_scores(path, [line.line for line in cell_lines])
+        for line in cell_lines:
             if not self.kept.has(line) and line.name in scores:
                 data = self._loaded(line.config)
                 self.kept.keep(line, scores[line.name], data, _images(line, data, distilled), _facts(line))
         return distilled
 
-    def _tell_what_is_known(self, path: Path, config: Config, lines: Sequence[CellLine]) -> None:
+    def _share_known_predictions(self, path: Path, config: Config, lines: Sequence[CellLine]) -> None:
         """Give a run that is about to begin the rows that other runs have in common with it."""
         known = {line.name: self.kept.scores(line) for line in lines if self.kept.has(line)}
         if known and not (path / PREDICTIONS).exists():
@@ -200,13 +204,13 @@ class _Work:
         return self._data[key]
 
     @contextmanager
-    def _noting(self, what: str) -> Iterator[None]:
+    def _noting(self, task: str) -> Iterator[None]:
         """Note why something failed, a bug in a plugin say, and go on."""
         try:
             yield
         except Exception as error:
-            self.failures[what] = self._reason(error)
-            self.say(f"failed: {self.failures[what]}")
+            self.failures[task] = self._reason(error)
+            self.say(f"failed: {self.failures[task]}")
 
     def _reason(self, error: Exception) -> str:
         """Why it failed, in one line; what is nobody's message is shown whole, for whoever mends it."""

@@ -46,7 +46,7 @@ def command(
     written after every run: table.md, table.csv and table.json.
     """
     from ltdd_core.bench.grid import read_grid
-    from ltdd_core.bench.kept import KeptLines
+    from ltdd_core.bench.kept import StoredPredictions
     from ltdd_core.bench.table import table_of, write_table
     from ltdd_core.plugging.catalog import Catalog
     from ltdd_core.plugging.loading import load_plugins
@@ -65,7 +65,7 @@ def command(
     if not only_table:
         with only_json(as_json):
             failed = _run(wanted, folder, catalog, notes, quiet, verbose)
-    kept = KeptLines(folder)
+    kept = StoredPredictions(folder)
     document = table_of(wanted, kept, failed)
     write_table(folder, document)
     if as_json:

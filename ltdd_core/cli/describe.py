@@ -38,7 +38,7 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
         raise unknown("kind", kind, [*KINDS, *general])
     catalog = Catalog(load_plugins())
     if name is None:
-        _list(console, as_json, [catalog.get(kind, each) for each in catalog.names(kind)])
+        _list(console, as_json, [catalog.get(kind, entry_name) for entry_name in catalog.names(kind)])
         return
     if kind == "preset":
         tree, sources = preset_layer(catalog, name).tree, preset_sources(catalog, name)
@@ -68,24 +68,24 @@ def _yaml_lines(tree: Mapping[str, Any], sources: Mapping[str, str], path: tuple
         line = f"{indent}{key}: {text}"
         # The nearest section that has a source speaks for the options in it.
         above = (".".join(place[:length]) for length in range(len(place), -1, -1))
-        source = next((sources[one] for one in above if one in sources), None)
+        source = next((sources[prefix] for prefix in above if prefix in sources), None)
         yield line if source is None else f"{line.ljust(24)}  # {source}"
 
 
 def _list(console: Any, as_json: bool, entries: Sequence[Entry]) -> None:
     """One line for each component of a kind; one that does not load costs the others nothing."""
-    found = []
+    rows = []
     for entry in entries:
         try:
             component = entry.load()
             about = "" if entry.kind == "preset" else (inspect.getdoc(component) or "").split("\n")[0]
         except InputError as error:
             about = str(error)
-        found.append({"name": entry.name, "about": about, "from": str(entry.owner)})
+        rows.append({"name": entry.name, "about": about, "from": str(entry.owner)})
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(rows))
         return
-    for row in found:
+    for row in rows:
         shown = (row["name"], row["about"], f"({row['from']})")
         console.print("  ".join(part for part in shown if part), soft_wrap=True)
 

@@ -37,18 +37,18 @@ def command(as_json: bool) -> None:
 
     Nothing is changed. A remark says what will not work, and what to do about it.
     """
-    found = [*_software(), *_devices(), *_compiler(), *_plugins(), *_disk()]
+    findings = [*_software(), *_devices(), *_compiler(), *_plugins(), *_disk()]
     if as_json:
-        rows = [{"what": what, "is": value, "remark": remark} for what, value, remark in found]
+        rows = [{"what": subject, "is": value, "remark": remark} for subject, value, remark in findings]
         click.echo(json.dumps(rows))
         return
     results, _ = consoles(as_json)
-    width = max(len(what) for what, _, _ in found)
-    for what, value, remark in found:
-        results.print(f"{what.ljust(width)}  {value}", soft_wrap=True)
+    width = max(len(subject) for subject, _, _ in findings)
+    for subject, value, remark in findings:
+        results.print(f"{subject.ljust(width)}  {value}", soft_wrap=True)
         if remark:
             results.print(f"{' ' * width}  ! {remark}", style="yellow", soft_wrap=True)
-    remarks = sum(bool(remark) for _, _, remark in found)
+    remarks = sum(bool(remark) for _, _, remark in findings)
     results.print("all is well" if not remarks else f"{remarks} remark{'s' * (remarks > 1)}, marked with !")
 
 
@@ -78,14 +78,14 @@ def _devices() -> Iterator[Finding]:
         yield _bf16(f"bf16 on GPU {index}", torch.device("cuda", index))
 
 
-def _bf16(what: str, device: torch.device) -> Finding:
+def _bf16(subject: str, device: torch.device) -> Finding:
     """Whether ``--precision bf16`` pays: a convolution of ConvNet-D3, timed against fp32."""
     import torch
 
     fp32, bf16 = (_seconds(device, dtype) for dtype in (torch.float32, torch.bfloat16))
     ratio = fp32 / bf16
     remark = "" if ratio > 1.1 else "--precision bf16 would be no faster here"
-    return what, f"{ratio:.1f} times as fast as fp32 (a convolution, timed now)", remark
+    return subject, f"{ratio:.1f} times as fast as fp32 (a convolution, timed now)", remark
 
 
 def _seconds(device: torch.device, dtype: torch.dtype) -> float:
@@ -106,9 +106,9 @@ def _seconds(device: torch.device, dtype: torch.dtype) -> float:
 def _compiler() -> Iterator[Finding]:
     from ltdd_core.runs.devices import compilers
 
-    found = next(filter(None, map(shutil.which, compilers(on_gpu=False))), None)
-    remark = "" if found else "--compile needs g++ or clang"
-    yield "C++ compiler", found or "none", remark
+    compiler = next(filter(None, map(shutil.which, compilers(on_gpu=False))), None)
+    remark = "" if compiler else "--compile needs g++ or clang"
+    yield "C++ compiler", compiler or "none", remark
 
 
 def _plugins() -> Iterator[Finding]:
@@ -128,11 +128,11 @@ def _plugins() -> Iterator[Finding]:
 
 
 def _disk() -> Iterator[Finding]:
-    here = Path.cwd()
-    free = shutil.disk_usage(here).free
+    folder = Path.cwd()
+    free = shutil.disk_usage(folder).free
     remark = "" if free > ENOUGH_ROOM else "methods that keep trained networks may need more"
-    yield "free disk", f"{free / 1e9:.1f} GB in {here}", remark
-    writable = os.access(here, os.W_OK)
+    yield "free disk", f"{free / 1e9:.1f} GB in {folder}", remark
+    writable = os.access(folder, os.W_OK)
     yield "folder", "can be written" if writable else "cannot be written", "" if writable else "name one with --out"
     terminal = "terminal" if sys.stdout.isatty() else "no terminal"
     yield "output", f"{terminal}, {sys.stdout.encoding}", ""

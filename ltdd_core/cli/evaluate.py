@@ -74,7 +74,7 @@ def command(
             raise Interrupted(f"{error}: stopped; an evaluation is not saved, run it again.") from error
     if as_json:
         document = {"run": str(run), "seconds": round(time.monotonic() - began, 3)}
-        more = {"quality": [one.to_json() for one in scores]} if quality else {}
+        more = {"quality": [score.to_json() for score in scores]} if quality else {}
         click.echo(json.dumps({**document, "rows": [line.to_json() for line in lines], **more}))
     else:
         print_repeated(results, lines)

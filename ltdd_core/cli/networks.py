@@ -38,9 +38,9 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def list_networks(folder: Path, as_json: bool) -> None:
     """List trained networks, the oldest first."""
-    found = _found(folder)
+    networks = _networks_in(folder)
     if as_json:
-        click.echo(json.dumps([_facts(one) for one in found]))
+        click.echo(json.dumps([_facts(network) for network in networks]))
         return
     from datetime import datetime
 
@@ -49,15 +49,18 @@ def list_networks(folder: Path, as_json: bool) -> None:
     from rich.table import Table
 
     table = Table("name", "what", "epochs", "seed", "written", "size", "folder", box=SIMPLE_HEAD, pad_edge=False)
-    for one in found:
-        written = datetime.fromtimestamp(one.modified).strftime("%Y-%m-%d %H:%M")
-        what, seed = str(one.key.get("what")), str(one.key.get("seed"))
-        epochs = f"0 to {one.epochs}" if one.trajectory else str(one.epochs)
-        table.add_row(_name(one), what, epochs, seed, written, decimal(one.bytes), str(one.path.parent))
+    for network in networks:
+        written = datetime.fromtimestamp(network.modified).strftime("%Y-%m-%d %H:%M")
+        what, seed = str(network.key.get("what")), str(network.key.get("seed"))
+        epochs = f"0 to {network.epochs}" if network.trajectory else str(network.epochs)
+        table.add_row(_name(network), what, epochs, seed, written, decimal(network.bytes), str(network.path.parent))
     results = consoles(as_json)[0]
-    if found:
+    if networks:
         results.print(table)
-    results.print(f"{len(found)} networks, {decimal(sum(one.bytes for one in found))}, under {folder}", soft_wrap=True)
+    results.print(
+        f"{len(networks)} networks, {decimal(sum(network.bytes for network in networks))}, under {folder}",
+        soft_wrap=True,
+    )
 
 
 @command.command("remove")
@@ -68,21 +71,21 @@ def remove(names: tuple[str, ...], every: bool, folder: Path) -> None:
     """Remove the networks NAMES, as `ltdd networks list` shows them; they are trained again when they are needed."""
     if bool(names) == every:
         raise InputError("say which networks: NAMES as `ltdd networks list` shows them, or --all.")
-    found = _found(folder)
-    known = {_name(one) for one in found}
+    stored = _networks_in(folder)
+    known = {_name(network) for network in stored}
     for name in names:
         if name not in known:
             raise InputError(f"no network {name!r} under {folder}: ltdd networks list --folder {folder} shows them.")
-    chosen = [one for one in found if every or _name(one) in names]
+    chosen = [network for network in stored if every or _name(network) in names]
     from ltdd_core.storage import writing
 
-    for one in chosen:
-        with writing(one.path):
-            one.path.unlink()
+    for network in chosen:
+        with writing(network.path):
+            network.path.unlink()
     consoles(False)[0].print(f"{len(chosen)} networks are removed", soft_wrap=True)
 
 
-def _found(folder: Path) -> list[StoredNetwork]:
+def _networks_in(folder: Path) -> list[StoredNetwork]:
     from ltdd_core.networks.store import stored_networks
 
     if not folder.is_dir():

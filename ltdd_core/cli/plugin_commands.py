@@ -27,17 +27,17 @@ def plugin_commands(plugins: Plugins) -> dict[str, tuple[click.Command, Plugin]]
 
     A plugin whose hook raises, or that offers a name which is taken, is broken and adds nothing.
     """
-    found: dict[str, tuple[click.Command, Plugin]] = {}
+    commands: dict[str, tuple[click.Command, Plugin]] = {}
     for plugin in list(plugins.usable):
         group = click.Group()
         try:
             with plugin_code():
                 plugins.call(plugin, "ltdd_register_commands", cli=group)
                 for name in group.commands:
-                    if name in COMMANDS or name in found:
+                    if name in COMMANDS or name in commands:
                         raise ValueError(f"there is a command {name!r} already")
         except PluginFailed as failed:
             plugins.set_broken(plugin, failed.error)
             continue
-        found.update({name: (command, plugin) for name, command in group.commands.items()})
-    return found
+        commands.update({name: (command, plugin) for name, command in group.commands.items()})
+    return commands

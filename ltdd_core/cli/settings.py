@@ -94,7 +94,7 @@ def layers(config_file: Path | None, assignments: tuple[str, ...], given: dict[s
     Raises:
         InputError: the file or an assignment is malformed.
     """
-    found = [from_file(config_file)] if config_file is not None else []
+    settings = [from_file(config_file)] if config_file is not None else []
     for name, value in given.items():
         if value is None or value == () or value is False:
             continue
@@ -104,8 +104,8 @@ def layers(config_file: Path | None, assignments: tuple[str, ...], given: dict[s
         tree: Any = list(value) if name == "plugin" else _number(value) if name in NUMBERS else value
         for key in reversed(PATHS[name].split(".")):
             tree = {key: tree}
-        found.append(Layer(flag, tree))
-    return found + from_assignments(assignments)
+        settings.append(Layer(flag, tree))
+    return settings + from_assignments(assignments)
 
 
 def _number(text: str) -> int | float | str:

@@ -111,10 +111,10 @@ def print_quality(console: Console, scores: Sequence[Quality]) -> None:
         title="quality beside accuracy; per cent, plain linear head", title_style="dim", box=SIMPLE_HEAD, pad_edge=False
     )
     table.add_column("trained on, score")
-    for one in scores:
-        table.add_column(one.network, justify="right")
+    for score in scores:
+        table.add_column(score.network, justify="right")
     for key, name in QUALITY.items():
-        cells = [f"{one.mean[key]:.1f}{f'±{one.deviation[key]:.1f}' * (one.repeats > 1)}" for one in scores]
+        cells = [f"{score.mean[key]:.1f}{f'±{score.deviation[key]:.1f}' * (score.repeats > 1)}" for score in scores]
         table.add_row(name, *cells)
     console.print(table)
 

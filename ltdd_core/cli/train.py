@@ -59,7 +59,7 @@ def command(
         settings = layers(config_file, assignments, given)
         names = networks or (None,)
         tree = [{} if name is None else {"network": name} for name in names]
-        configs = [configure_original([*settings, *layers(None, (), one)], preset, catalog) for one in tree]
+        configs = [configure_original([*settings, *layers(None, (), options)], preset, catalog) for options in tree]
         lines, folder = _train(configs, repeats, out, catalog, notes, quiet, verbose)
     if as_json:
         click.echo(json.dumps(json.loads((folder / "report.json").read_text(encoding="utf-8"))))
@@ -92,7 +92,7 @@ def _train(
             try:
                 for line in train_original(
                     config,
-                    networks=[each.network for each in configs],
+                    networks=[chosen.network for chosen in configs],
                     repeats=repeats,
                     catalog=catalog,
                     display=display,

@@ -111,7 +111,7 @@ def preset_sources(catalog: Catalog, name: str) -> dict[str, str]:
         InputError: there is no preset of that name, or it is not a mapping, or its sources are none.
     """
     sources = _preset(catalog, name).get(SOURCES, {})
-    texts = isinstance(sources, Mapping) and all(isinstance(one, str) for both in sources.items() for one in both)
+    texts = isinstance(sources, Mapping) and all(isinstance(text, str) for item in sources.items() for text in item)
     if not texts:
         raise InputError(f"preset {name!r}: {SOURCES!r} maps paths of options to texts.")
     return dict(sources)
@@ -189,8 +189,8 @@ def _with_sections_of_the_matcher(catalog: Catalog, stack: list[Layer]) -> list[
     options = getattr(_entry(catalog, "matcher", {"name": name}).load(), "Options", BaseOptions)
     nested = [
         key
-        for key, one in options.model_fields.items()
-        if isinstance(one.annotation, type) and issubclass(one.annotation, BaseOptions) and key not in SECTIONS
+        for key, field in options.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseOptions) and key not in SECTIONS
     ]
     return [_moved(layer, nested) for layer in stack]
 
@@ -236,11 +236,11 @@ def _chosen_by_plugins(catalog: Catalog, wanted: Tree, *, named: Tree) -> list[L
                 raise InputError(f"plugin {plugin.name!r} ({plugin}) chooses for {kind!r}, which does not exist.")
             if "name" in named.get(kind, {}):
                 continue
-            other, by = chosen.setdefault(kind, (name, plugin.name))
-            if other != name:
+            first_choice, first_plugin = chosen.setdefault(kind, (name, plugin.name))
+            if first_choice != name:
                 raise InputError(
-                    f"plugins {by!r} and {plugin.name!r} choose different {noun(kind)}s, "
-                    f"{other!r} and {name!r}: name one with --set {kind}.name=NAME."
+                    f"plugins {first_plugin!r} and {plugin.name!r} choose different {noun(kind)}s, "
+                    f"{first_choice!r} and {name!r}: name one with --set {kind}.name=NAME."
                 )
         tree = {kind: {"name": name} for kind, name in answer.items()}
         layers.append(Layer(f"plugin {plugin.name!r}", tree))
@@ -257,13 +257,13 @@ def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
     run = {key: value for key, value in tree.items() if key in RunOptions.model_fields}
     chosen = {kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS if kind != "matcher" or method}
     options: RunOptions = validate_options((), RunOptions, run)
-    own = options.init in (REAL, NOISE, chosen["sampler"].name)
-    if not own and options.init not in catalog.names("sampler"):
+    built_in = options.init in (REAL, NOISE, chosen["sampler"].name)
+    if not built_in and options.init not in catalog.names("sampler"):
         starts = [REAL, NOISE, *catalog.names("sampler")]
         raise OptionError({("init",): f"init: {unknown('way to start', options.init, starts)}"})
     return Config(
         **{"matcher": NO_METHOD, **chosen},
-        start=None if own else select(catalog, "sampler", {"name": options.init}),
+        start=None if built_in else select(catalog, "sampler", {"name": options.init}),
         run=options,
         training=validate_options(("training",), Training, tree.get("training", {})),
         compute=validate_options(("compute",), Compute, tree.get("compute", {})),

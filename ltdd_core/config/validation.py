@@ -56,24 +56,24 @@ def validate_options(section: Place, model: type[BaseModel], values: Any) -> Any
 def _faults(section: Place, model: type[BaseModel], error: ValidationError) -> dict[Place, str]:
     """One sentence for each wrong value; a union is wrong once, not once for each of its members."""
     wanted: dict[Place, dict[str, None]] = {}
-    found: dict[Place, str] = {}
-    for one in error.errors():
-        place = _place(model, one["loc"])
-        full, context = (*section, *place), one.get("ctx", {})
+    faults: dict[Place, str] = {}
+    for fault in error.errors():
+        place = _place(model, fault["loc"])
+        full, context = (*section, *place), fault.get("ctx", {})
         name = ".".join(full) or "the configuration"
-        if any(isinstance(part, int) for part in one["loc"]):
+        if any(isinstance(part, int) for part in fault["loc"]):
             name = f"each item of {name}"
-        if one["type"] == "extra_forbidden":
+        if fault["type"] == "extra_forbidden":
             holder = _model_at(model, place[:-1])
-            what = f"{'.'.join((*section, *place[:-1]))} option".strip()
-            found[full] = str(unknown(what, place[-1], holder.model_fields))
-        elif one["type"] in WANTED:
-            wanted.setdefault(full, {})[WANTED[one["type"]].format(**context)] = None
-            found[full] = f"{name} must be {' or '.join(wanted[full])}, not {brief(one['input'])}."
+            section_option = f"{'.'.join((*section, *place[:-1]))} option".strip()
+            faults[full] = str(unknown(section_option, place[-1], holder.model_fields))
+        elif fault["type"] in WANTED:
+            wanted.setdefault(full, {})[WANTED[fault["type"]].format(**context)] = None
+            faults[full] = f"{name} must be {' or '.join(wanted[full])}, not {brief(fault['input'])}."
         else:
-            reason = str(context.get("error", one["msg"])).rstrip(".")
-            found[full] = f"{name}: {' '.join(reason.split())}."
-    return dict(list(found.items())[:MOST_FAULTS])
+            reason = str(context.get("error", fault["msg"])).rstrip(".")
+            faults[full] = f"{name}: {' '.join(reason.split())}."
+    return dict(list(faults.items())[:MOST_FAULTS])
 
 
 def _place(model: type[BaseModel], location: Sequence[Any]) -> Place:

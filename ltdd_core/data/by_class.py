@@ -27,7 +27,7 @@ class ByClassSampler(Sampler):
         """Remember which images belong to which class."""
         self.labels = data.train_labels.cpu()
         self.members = [torch.nonzero(self.labels == label).flatten() for label in range(data.classes)]
-        self.counts = torch.tensor([len(own) for own in self.members], dtype=torch.float64)
+        self.counts = torch.tensor([len(indices) for indices in self.members], dtype=torch.float64)
 
     def weights(self, progress: float) -> Tensor | None:
         """The weight of each class, float64 ``[classes]``; None: every image once.
@@ -39,8 +39,8 @@ class ByClassSampler(Sampler):
 
     def of_class(self, label: int, size: int, generator: torch.Generator) -> Tensor:
         """Without repetition; all of the class where it has no more."""
-        own = self.members[label]
-        return own[torch.randperm(len(own), generator=generator)[:size]]
+        indices = self.members[label]
+        return indices[torch.randperm(len(indices), generator=generator)[:size]]
 
     def epoch(self, progress: float, generator: torch.Generator) -> Tensor:
         """As many draws as there are images."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltdd_core.data.imagefile import GREY_MODES, decode, look_at
+from ltdd_core.data.imagefile import GREY_MODES, decode, read_header
 from ltdd_core.data.longtail import Order
 from ltdd_core.data.source import DataSource, ImageTable, LongTailOptions, SourceImages
 from ltdd_core.errors import InputError
@@ -92,7 +92,7 @@ def load_folder(root: Path, image_size: int | None, test_share: float, generator
         test = _held_out(labels, len(classes), test_share, generator)
         train_paths, train_labels = _chosen(paths, labels, ~test)
         test_paths, test_labels = _chosen(paths, labels, test)
-    looks = [look_at(path) for path in (*train_paths, *test_paths)]
+    looks = [read_header(path) for path in (*train_paths, *test_paths)]
     size = image_size or _common_size(Counter(size for size, _ in looks))
     grey = {mode for _, mode in looks} <= GREY_MODES
     return SourceImages(
@@ -144,10 +144,13 @@ def _class_folders(folder: Path) -> list[str]:
 
 def _check_same_classes(root: Path, train: list[str]) -> None:
     test = _subfolders(root / "test")
-    for part, other, missing in (("train", "test", set(test) - set(train)), ("test", "train", set(train) - set(test))):
+    for part, counterpart, missing in (
+        ("train", "test", set(test) - set(train)),
+        ("test", "train", set(train) - set(test)),
+    ):
         if missing:
             raise InputError(
-                f"{root / part}: there is no folder for class {min(missing)!r}, which {other}/ has: "
+                f"{root / part}: there is no folder for class {min(missing)!r}, which {counterpart}/ has: "
                 "add it, or remove it there."
             )
 
@@ -164,32 +167,32 @@ def _check_two_each(root: Path, classes: list[str], labels: Tensor) -> None:
 def _files(folder: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
     paths, labels = [], []
     for label, name in enumerate(classes):
-        own = _images(folder / name)
-        if not own:
+        class_paths = _images(folder / name)
+        if not class_paths:
             raise InputError(f"{folder / name}: no image in this class folder: add some or remove it.")
-        paths += own
-        labels += [label] * len(own)
+        paths += class_paths
+        labels += [label] * len(class_paths)
     return paths, torch.tensor(labels)
 
 
 def _images(folder: Path) -> list[Path]:
     """Image files in a folder and the folders inside it, sorted; hidden ones do not count."""
-    found = []
+    image_paths = []
     for place, folders, names in os.walk(folder, onerror=_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [Path(place, name) for name in names if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in SUFFIXES]
-    return sorted(found)
+        image_paths += [path for path in paths if path.suffix.lower() in SUFFIXES]
+    return sorted(image_paths)
 
 
 def _held_out(labels: Tensor, classes: int, share: float, generator: torch.Generator) -> Tensor:
     """Which images test: equally many of every class, and at least one of each stays for training."""
     smallest = int(torch.bincount(labels, minlength=classes).min())
-    each = max(1, min(smallest - 1, round(smallest * share)))
+    per_class = max(1, min(smallest - 1, round(smallest * share)))
     order = torch.randperm(len(labels), generator=generator)
     test = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(classes):
-        test[order[labels[order] == label][:each]] = True
+        test[order[labels[order] == label][:per_class]] = True
     return test
 
 

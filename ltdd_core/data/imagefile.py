@@ -18,7 +18,7 @@ GREY_MODES = {"1", "L", "LA"}
 COLOUR_MODES = {"RGB", "RGBA", "P", "PA"}
 
 
-def look_at(path: Path) -> tuple[tuple[int, int], str]:
+def read_header(path: Path) -> tuple[tuple[int, int], str]:
     """Size and mode from the header, without decoding.
 
     Raises:

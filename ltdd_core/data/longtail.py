@@ -58,8 +58,8 @@ def cut(
     classes = len(class_names)
     members = [torch.nonzero(labels == label).flatten() for label in range(classes)]
     if imbalance == "natural":
-        return torch.cat([_draw(own, n_max or len(own), generator) for own in members])
-    counts = exponential_counts(classes, n_max or min(len(own) for own in members), imbalance)
+        return torch.cat([_draw(indices, n_max or len(indices), generator) for indices in members])
+    counts = exponential_counts(classes, n_max or min(len(indices) for indices in members), imbalance)
     kept: list[Tensor] = [torch.empty(0, dtype=torch.long)] * classes
     for count, label in zip(counts, class_order(classes, order, generator), strict=True):
         if count > len(members[label]):
@@ -71,9 +71,9 @@ def cut(
     return torch.cat(kept)
 
 
-def _draw(own: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def _draw(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """``count`` of them, or all, in their order; the draw of a smaller count is part of that of a larger one."""
-    return own[torch.randperm(len(own), generator=generator)[:count]].sort().values
+    return indices[torch.randperm(len(indices), generator=generator)[:count]].sort().values
 
 
 def shot_groups(counts: Sequence[int]) -> dict[str, list[int]]:

@@ -201,13 +201,13 @@ def stored_normalisation(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]
     try:
         if kind == "zca":
             return _stored_zca(_Whitening.model_validate(facts).eps, tensors)
-        found = _Channels.model_validate(facts)
+        channels = _Channels.model_validate(facts)
     except ValidationError as error:
         wrong = ".".join(str(part) for part in error.errors()[0]["loc"][:1])
         raise InputError(
             f"normalisation.{wrong} is missing, or no finite number (or list of them) in range."
         ) from error
-    return PerChannel(found.mean, found.std)
+    return PerChannel(channels.mean, channels.std)
 
 
 def _stored_zca(eps: float, tensors: Mapping[str, Tensor]) -> ZCA:

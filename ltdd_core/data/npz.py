@@ -82,7 +82,7 @@ def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable]:
 
 
 def _table(path: Path, archive: Any, part: str) -> ArrayTable:
-    images, labels = (_array(path, archive, f"{part}_{what}") for what in ("images", "labels"))
+    images, labels = (_array(path, archive, f"{part}_{content}") for content in ("images", "labels"))
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         raise InputError(
             f"{path}: {part}_images are {images.dtype} {list(images.shape)}, not uint8 [N, H, W] or [N, H, W, 3]."

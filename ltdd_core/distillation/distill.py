@@ -58,7 +58,9 @@ class Result:
         if self.groups is None:
             return None
         named = list(zip(self.data.class_names, self.groups.tolist(), strict=True))
-        return [[name for name, own in named if own == group] for group in range(int(self.groups.max()) + 1)]
+        return [
+            [name for name, class_group in named if class_group == group] for group in range(int(self.groups.max()) + 1)
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``ltdd distill --json`` prints."""
@@ -116,9 +118,9 @@ def distill(
             run = Run(config, folder.path, setup.data, start)
             observers.tell("ltdd_run_started", run=run)
             try:
-                job = Job(run, folder, matcher, setup, observers)
-                distilled = finished_set(job, checkpoint)
-                rows, groups = score(job, distilled)
+                active = ActiveRun(run, folder, matcher, setup, observers)
+                distilled = finished_set(active, checkpoint)
+                rows, groups = score(active, distilled)
             except BaseException as error:
                 observers.tell("ltdd_run_failed", run=run, error=error)
                 raise
@@ -137,8 +139,8 @@ def write_report(folder: RunFolder, result: Result, observers: Observers) -> Non
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a process has at hand while it works on a run."""
+class ActiveRun:
+    """A run at work: its public face, its folder, and what the steps and the evaluation need."""
 
     run: Run
     folder: RunFolder
@@ -147,34 +149,34 @@ class Job:
     observers: Observers
 
 
-def finished_set(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> DistilledSet:
+def finished_set(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -> DistilledSet:
     """The distilled set of the run: as it is stored, or after all remaining steps."""
-    path = job.folder.path
+    path = active.folder.path
     if (path / DISTILLED).exists():
         distilled = load_distilled(path)
     else:
-        if type(job.matcher).iterative:
-            match(job, checkpoint)
-        distilled = collect(job.matcher, job.run.config, job.run.data)
+        if type(active.matcher).iterative:
+            match(active, checkpoint)
+        distilled = distilled_set_of(active.matcher, active.run.config, active.run.data)
         save_distilled(path / DISTILLED, distilled)
     save_picture(path / PICTURE, distilled)
     return distilled
 
 
-def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
+def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
     """All remaining steps of the matcher, with a checkpoint now and then and at the end."""
-    matcher, folder, config = job.matcher, job.folder, job.run.config
+    matcher, folder, config = active.matcher, active.folder, active.run.config
     if checkpoint is not None:
         restore(matcher, *checkpoint, total=config.run.iterations, path=folder.path / CHECKPOINT)
-    start, total = job.run.start, config.run.iterations
-    log, times = (folder.log_from(name, start, job.setup.display.warn) for name in (METRICS, TIMES))
+    start, total = active.run.start, config.run.iterations
+    log, times = (folder.log_from(name, start, active.setup.display.warn) for name in (METRICS, TIMES))
     pictured, losses = time.monotonic(), []
-    job.setup.display.steps(start, total)
+    active.setup.display.steps(start, total)
     try:
         for step in range(start, total):
-            if job.setup.stop.signal is not None:
+            if active.setup.stop.signal is not None:
                 save(matcher, folder, step, config)
-                job.setup.stop.check()
+                active.setup.stop.check()
             began = time.monotonic()
             metrics = {name: float(value) for name, value in matcher.step(step).items()}
             seconds = time.monotonic() - began  # float() has waited for the device
@@ -182,23 +184,23 @@ def match(job: Job, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
             losses.append(metrics["loss"])
             log.add(step, metrics)
             times.add(step, {"seconds": round(seconds, 6)})
-            job.observers.tell("ltdd_step_finished", run=job.run, step=step, metrics=metrics)
-            job.setup.display.step(step, metrics)
+            active.observers.tell("ltdd_step_finished", run=active.run, step=step, metrics=metrics)
+            active.setup.display.step(step, metrics)
             if (step + 1) % config.compute.checkpoint_every == 0 or step + 1 == total:
                 save(matcher, folder, step + 1, config)
                 if time.monotonic() - pictured > SECONDS_BETWEEN_PICTURES:
-                    save_picture(folder.path / PICTURE, collect(matcher, config, job.run.data))
+                    save_picture(folder.path / PICTURE, distilled_set_of(matcher, config, active.run.data))
                     pictured = time.monotonic()
     finally:
         log.close()
         times.close()
-        job.setup.display.steps_done()
-    if text := rise(losses):
+        active.setup.display.steps_done()
+    if text := loss_increase(losses):
         advice = against_divergence(config)
-        job.setup.display.warn(f"{text}: the images may be worse than the initial ones; {advice}.")
+        active.setup.display.warn(f"{text}: the images may be worse than the initial ones; {advice}.")
 
 
-def rise(losses: Sequence[float]) -> str | None:
+def loss_increase(losses: Sequence[float]) -> str | None:
     """What to say of a positive loss that goes up; of fewer than 20 steps nothing can be said."""
     if len(losses) < 20:
         return None
@@ -209,12 +211,12 @@ def rise(losses: Sequence[float]) -> str | None:
     return f"the loss went up from {first:.4g} (mean of the first tenth of the steps) to {last:.4g} (last tenth)"
 
 
-def score(job: Job, distilled: DistilledSet) -> tuple[list[Row], Tensor | None]:
+def score(active: ActiveRun, distilled: DistilledSet) -> tuple[list[Row], Tensor | None]:
     """The lines of the run's table and the partition of its classes, int64 ``[classes]``, if there is one."""
-    rows, groups = result_rows(job.setup, distilled, job.folder.path)
+    rows, groups = result_rows(active.setup, distilled, active.folder.path)
     for row in rows:
-        job.setup.display.row(row.name, row.accuracy, row.std)
-        job.observers.tell("ltdd_evaluated", run=job.run, row=row)
+        active.setup.display.row(row.name, row.accuracy, row.std)
+        active.observers.tell("ltdd_evaluated", run=active.run, row=row)
     return rows, groups
 
 
@@ -241,16 +243,16 @@ def check_finite(metrics: Mapping[str, float], step: int, folder: RunFolder, con
         raise RunFailed(_advice(f"the loss of step {step} is {metrics.get('loss')}", folder, config))
 
 
-def _advice(what: str, folder: RunFolder, config: Config) -> str:
+def _advice(failure: str, folder: RunFolder, config: Config) -> str:
     kept = folder.load_checkpoint()
     where = f"the checkpoint after {kept[0]} steps is kept in {folder.path}" if kept else "no checkpoint was due yet"
     return (
-        f"{what}; {where}. In a new run, {against_divergence(config)}, use --precision fp32 if it was bf16, and look "
-        "for damaged images with `ltdd data show`."
+        f"{failure}; {where}. In a new run, {against_divergence(config)}, use --precision fp32 if it was bf16, and "
+        "look for damaged images with `ltdd data show`."
     )
 
 
-def collect(matcher: Matcher, config: Config, data: LongTailedSet) -> DistilledSet:
+def distilled_set_of(matcher: Matcher, config: Config, data: LongTailedSet) -> DistilledSet:
     """The distilled set of a matcher that has taken its steps."""
     images, labels = matcher.distilled()
     return DistilledSet(

@@ -39,9 +39,11 @@ def class_distances(features: Tensor, labels: Tensor, classes: int, centres: int
     """
     # One thread, since several add up their shares in the order in which they finish.
     with threadpool_limits(1):
-        found = [class_centres(features[labels == label].double(), centres, seed) for label in range(classes)]
-    means = torch.stack([own.mean(0) for own in found])
-    spread = torch.stack([(own - own.mean(0)).square().sum(1).mean() for own in found])
+        centres_by_class = [
+            class_centres(features[labels == label].double(), centres, seed) for label in range(classes)
+        ]
+    means = torch.stack([points.mean(0) for points in centres_by_class])
+    spread = torch.stack([(points - points.mean(0)).square().sum(1).mean() for points in centres_by_class])
     # The mean over pairs of squared distances, without the pairs: between the means, plus both spreads.
     between = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
     return (between + (spread[:, None] + spread[None, :])).sqrt().fill_diagonal_(0)
@@ -70,16 +72,16 @@ def max_cut(distances: Tensor, groups: int, seed: int = 0) -> Tensor:
     if groups >= classes:
         return torch.arange(classes)
     if groups == 2 and classes <= EXACT_CLASSES:
-        return numbered(torch.from_numpy(_exact_cut(weights)))
+        return canonical_labels(torch.from_numpy(_exact_cut(weights)))
     draws = generator(seed, "max-cut")
     searches = max(3, min(50, SEARCHED_CLASSES // classes))
     starts = [torch.randperm(classes, generator=draws).numpy() % groups for _ in range(searches)]
     with threadpool_limits(1):  # products of a matrix and a vector are small, and threads wait for each other
-        found = [_local_search(weights, start, groups) for start in starts]
-    return numbered(torch.from_numpy(max(found, key=lambda member: cut_value(weights, member))))
+        partitions = [_local_search(weights, start, groups) for start in starts]
+    return canonical_labels(torch.from_numpy(max(partitions, key=lambda member: cut_value(weights, member))))
 
 
-def numbered(member: Tensor) -> Tensor:
+def canonical_labels(member: Tensor) -> Tensor:
     """The same groups, int64 ``[classes]``, numbered in the order of their first classes."""
     rank = {group: index for index, group in enumerate(dict.fromkeys(member.tolist()))}
     return torch.tensor([rank[group] for group in member.tolist()])
@@ -146,12 +148,14 @@ def _best_exchange(weights: np.ndarray, member: np.ndarray, to_group: np.ndarray
     """Two classes of different groups in each other's place."""
     loss = _own(to_group, member) - to_group  # of moving a class to a group; either way counts w_ij of the two as lost
     best, first, second = -np.inf, 0, 0
-    for one, other in itertools.combinations(range(to_group.shape[1]), 2):
-        left, right = np.flatnonzero(member == one), np.flatnonzero(member == other)
-        gains = loss[left, other, None] + loss[None, right, one] + 2 * weights[np.ix_(left, right)]
+    for group_a, group_b in itertools.combinations(range(to_group.shape[1]), 2):
+        members_a, members_b = np.flatnonzero(member == group_a), np.flatnonzero(member == group_b)
+        gains = (
+            loss[members_a, group_b, None] + loss[None, members_b, group_a] + 2 * weights[np.ix_(members_a, members_b)]
+        )
         if gains.size and gains.max() > best:
             i, j = np.unravel_index(gains.argmax(), gains.shape)
-            best, first, second = gains[i, j], int(left[i]), int(right[j])
+            best, first, second = gains[i, j], int(members_a[i]), int(members_b[j])
     changed = member.copy()
     changed[[first, second]] = member[[second, first]]
     return changed

@@ -119,7 +119,7 @@ def repeated(
     first = setup.config.run.seed
     for network in networks:
         setups = (setup.changed(network=network, seed=seed) for seed in range(first, first + repeats))
-        yield network.name, [measure(one) for one in setups]
+        yield network.name, [measure(variant) for variant in setups]
 
 
 def repeated_rows(
@@ -136,9 +136,9 @@ def repeated_rows(
     elif set(line.sets) != {ORIGINAL}:
         raise InputError(f"recipe {setup.config.recipe.name!r} trains on a distilled set, and there is none.")
 
-    def measure(own: Setup) -> Row:
-        scores = scores_of(line, own, distilled)
-        return _row(line, scores, own.data, distilled, scores.groups)
+    def measure(variant: Setup) -> Row:
+        scores = scores_of(line, variant, distilled)
+        return _row(line, scores, variant.data, distilled, scores.groups)
 
     for name, rows in repeated(setup, networks, repeats, measure):
         mean, deviation = average(rows)

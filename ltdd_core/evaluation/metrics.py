@@ -126,9 +126,9 @@ BY_COUNT, BY_RANK = ("many", "medium", "few"), ("head", "middle", "tail")
 
 def parts_of(rows: Sequence[Any]) -> tuple[str, ...]:
     """Which parts of the classes a table of rows, or of their JSON, shows: by rank where one by count is empty."""
-    values = [one if isinstance(one, dict) else one.to_json() for one in rows]
-    known = [one for one in values if one["accuracy"] is not None]
-    return BY_RANK if any(one[part] is None for one in known for part in BY_COUNT) else BY_COUNT
+    values = [row if isinstance(row, dict) else row.to_json() for row in rows]
+    known = [row for row in values if row["accuracy"] is not None]
+    return BY_RANK if any(row[part] is None for row in known for part in BY_COUNT) else BY_COUNT
 
 
 def average(rows: Sequence[Row]) -> tuple[Row, Row]:
@@ -143,7 +143,7 @@ def _means(recall: Tensor, groups: dict[str, list[int]]) -> dict[str, Any]:
 def _combine(rows: Sequence[Row], how: Any) -> Row:
     fields: dict[str, Any] = {"name": rows[0].name, "images": rows[0].images}
     for field in asdict(rows[0]):
-        values = [getattr(one, field) for one in rows]
+        values = [getattr(row, field) for row in rows]
         if field not in fields:
             fields[field] = None if values[0] is None else how(torch.tensor(values, dtype=torch.float64)).tolist()
     return Row(**fields)

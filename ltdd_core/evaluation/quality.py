@@ -108,8 +108,8 @@ def quality_of(setup: Setup, distilled: DistilledSet, networks: Sequence[Selecti
         RunFailed: training diverged.
     """
     setup = fitted(setup, distilled)
-    for name, found in repeated(setup, networks, repeats, lambda own: accuracies(own, distilled)):
-        rows = [{**vars(one), **one.scores()} for one in found]
+    for name, measured in repeated(setup, networks, repeats, lambda variant: accuracies(variant, distilled)):
+        rows = [{**vars(of_seed), **of_seed.scores()} for of_seed in measured]
         columns = {key: [100 * row[key] for row in rows] for key in rows[0]}
         mean = {key: fmean(values) for key, values in columns.items()}
         yield Quality(name, mean, {key: pstdev(values) for key, values in columns.items()}, repeats)
@@ -117,8 +117,8 @@ def quality_of(setup: Setup, distilled: DistilledSet, networks: Sequence[Selecti
 
 def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
     """Train on the six sets with one seed; what is the same is trained once."""
-    own, few = setup.distilled(distilled), random_images(setup.data, distilled.ipc, setup.config.run.seed)
-    hard = own if own.labels.dim() == 1 else replace(own, labels=own.hard_labels())
+    soft, random_real = setup.distilled(distilled), random_images(setup.data, distilled.ipc, setup.config.run.seed)
+    hard = soft if soft.labels.dim() == 1 else replace(soft, labels=soft.hard_labels())
     trainer = setup.trainer(distilled.training)
     plain = trainer.with_augmentation(Augmentation("none"))
 
@@ -129,11 +129,11 @@ def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
 
     return Accuracies(
         real=accuracy(setup.original, "classes"),
-        hard=accuracy(hard, "classes" if hard is own else "hard classes"),
-        distilled=accuracy(own, "classes"),
-        random=accuracy(few, "classes of random images"),
-        distilled_plain=accuracy(own, "classes", plain),
-        random_plain=accuracy(few, "classes of random images", plain),
+        hard=accuracy(hard, "classes" if hard is soft else "hard classes"),
+        distilled=accuracy(soft, "classes"),
+        random=accuracy(random_real, "classes of random images"),
+        distilled_plain=accuracy(soft, "classes", plain),
+        random_plain=accuracy(random_real, "classes of random images", plain),
     )
 
 
@@ -141,8 +141,8 @@ def random_images(data: LongTailedSet, ipc: int, seed: int) -> TrainingSet:
     """``min(ipc, n_c)`` random training images of each class, trained on as a distilled set is."""
     labels, chosen = data.train_labels.cpu(), []
     for label in range(data.classes):
-        own = torch.nonzero(labels == label).flatten()
-        chosen.append(own[torch.randperm(len(own), generator=generator(seed, "random images", label))[:ipc]])
+        members = torch.nonzero(labels == label).flatten()
+        chosen.append(members[torch.randperm(len(members), generator=generator(seed, "random images", label))[:ipc]])
     indices = torch.cat(chosen)
     images = data.normalisation.apply(data.train_images[indices])
     return TrainingSet(DISTILLED, images, labels[indices], data.normalisation, data.classes)

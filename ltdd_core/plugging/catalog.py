@@ -71,10 +71,10 @@ class Entry:
         parent = module.rpartition(".")[0]
         looked_for = module if not parent or parent in sys.modules else module.partition(".")[0]
         try:
-            found = importlib.util.find_spec(looked_for)
+            spec = importlib.util.find_spec(looked_for)
         except (ImportError, ValueError):  # its parent is no package; it is no name of a module
-            found = None
-        return None if found else module
+            spec = None
+        return None if spec else module
 
     def _check(self, component: Any) -> None:
         interface = getattr(importlib.import_module("ltdd_core"), INTERFACES[self.kind])

@@ -105,7 +105,7 @@ class Plugins:
         With ``LTDD_TRACE_PLUGINS=1`` every call says so on stderr.
         """
         mine = self.manager.get_plugin(plugin.name)
-        others = [other for other in self.manager.get_plugins() if other is not mine]
+        others = [registered for registered in self.manager.get_plugins() if registered is not mine]
         traced = os.environ.get(TRACE_VARIABLE, "") not in ("", "0") and hasattr(mine, hook)
         if traced:
             print(f"{plugin.name} ({plugin}): {hook}({', '.join(arguments)})", file=sys.stderr, flush=True)  # noqa: T201
@@ -144,15 +144,15 @@ class Plugins:
         by_name: dict[str, Plugin] = {}
         for plugin in self.listed:  # whoever came first has the name; a later one is broken for it
             by_name.setdefault(plugin.name, plugin)
-        found = []
+        chosen = []
         for name in dict.fromkeys(names):
             if name not in by_name:
                 raise unknown("plugin", name, by_name)
             plugin = by_name[name]
             if plugin.state in ("broken", "blocked"):
                 raise InputError(f"plugin {name!r} ({plugin}) is {plugin.state}. {plugin.reason}".rstrip())
-            found.append(plugin)
-        return found
+            chosen.append(plugin)
+        return chosen
 
 
 @dataclass
@@ -191,7 +191,7 @@ def load_plugins(block: Sequence[str] = ()) -> Plugins:
     allowed = _listed_in(LOAD_VARIABLE) if LOAD_VARIABLE in os.environ else None
     for entry in sorted(entry_points(group=GROUP), key=_loading_order):
         plugin = _describe(entry)
-        if any(other.name == plugin.name and other.target == plugin.target for other in plugins.listed):
+        if any(listed.name == plugin.name and listed.target == plugin.target for listed in plugins.listed):
             continue  # one distribution can be seen twice on the path
         plugins.listed.append(plugin)
         stranger = plugin.state != "built-in"

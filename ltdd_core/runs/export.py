@@ -51,13 +51,13 @@ def export(distilled: Path | str, kind: str, out: Path | str | None = None, *, c
     """
     if kind not in FORMATS:
         raise unknown("format", kind, FORMATS)
-    found = _decoded(load_distilled(distilled), catalog)
+    distilled_set = _decoded(load_distilled(distilled), catalog)
     source = Path(distilled)
     folder = source if source.is_dir() else source.parent
     target = Path(out) if out is not None else folder / (f"export-{kind}" + (".npz" if kind == "npz" else ""))
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise InputError(f"{target} is there already: remove it, or name another place with --out.")
-    FORMATS[kind](found, target)
+    FORMATS[kind](distilled_set, target)
     return target
 
 
@@ -164,11 +164,11 @@ def _learning_rate(distilled: DistilledSet) -> float:
     """The learned one; else that of the configuration, where there is a usable one; else the default."""
     if "lr" in distilled.training:
         return float(distilled.training["lr"])
-    found: Any = distilled.origin
+    rate: Any = distilled.origin
     for key in ("configuration", "training", "distilled", "lr"):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    usable = isinstance(found, int | float) and not isinstance(found, bool) and 0 < found < LARGEST_RATE
-    return float(found) if usable else TrainingOptions().lr
+        rate = rate.get(key) if isinstance(rate, Mapping) else None
+    usable = isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < LARGEST_RATE
+    return float(rate) if usable else TrainingOptions().lr
 
 
 def _hard(labels: Tensor) -> Tensor:

@@ -41,15 +41,15 @@ def session_facts(config: Config, device: torch.device, plugins: Sequence[str]) 
 
 def versions(config: Config) -> dict[str, str]:
     """Versions of everything that takes part in a run."""
-    found = {"torch": str(torch.__version__)}
+    by_name = {"torch": str(torch.__version__)}
     for name in ("ltdd", "torchvision", "numpy", "scikit-learn"):
         try:
-            found[name] = version(name)
+            by_name[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
+            by_name[name] = "not installed"
     for kind in ("data", "sampler", "network", "matcher", "head", "recipe"):
         selection = getattr(config, kind)
-        found[f"{kind} {selection.name}"] = selection.owner
+        by_name[f"{kind} {selection.name}"] = selection.owner
     if config.start is not None:
-        found[f"sampler {config.start.name}"] = config.start.owner
-    return found
+        by_name[f"sampler {config.start.name}"] = config.start.owner
+    return by_name

@@ -93,9 +93,9 @@ class RunFolder:
             self.check_same(config)
             return
         can_resume = config.matcher.component is not None and (self.path / CONFIG).exists()
-        what = "holds a run already" if (self.path / CONFIG).exists() else "is not empty: empty it"
+        state = "holds a run already" if (self.path / CONFIG).exists() else "is not empty: empty it"
         how = ": resume it with --resume" if can_resume else ""
-        raise InputError(f"{self.path} {what}{how}, or name another folder with --out.")
+        raise InputError(f"{self.path} {state}{how}, or name another folder with --out.")
 
     def is_empty(self) -> bool:
         """Whether no run has begun here.
@@ -152,8 +152,8 @@ class RunFolder:
         Raises:
             InputError: naming the first options that differ.
         """
-        found = differences(self.stored_config(), config.to_tree(), config.changes())
-        differing = [f"{key} {how}" for key, how in found.items() if key not in FREE]
+        changes = differences(self.stored_config(), config.to_tree(), config.changes())
+        differing = [f"{key} {how}" for key, how in changes.items() if key not in FREE]
         if differing:
             raise InputError(f"{self.path} holds a run of another configuration: {'; '.join(differing[:3])}.")
 

@@ -31,7 +31,7 @@ def save_picture(path: Path, distilled: DistilledSet) -> None:
     images = distilled.normalisation.invert(distilled.images)
     classes = min(len(distilled.class_names), MOST_ROWS)
     rows = [images[hard == label][:MOST_COLUMNS] for label in range(classes)]
-    columns = max(1, *(len(own) for own in rows))
+    columns = max(1, *(len(class_images) for class_images in rows))
     _, channels, height, width = images.shape
     gap = max(1, height // 16)
     longest = max(len(name) for name in distilled.class_names[:classes])
@@ -41,8 +41,8 @@ def save_picture(path: Path, distilled: DistilledSet) -> None:
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((margin / figure.get_figwidth(), 0.01, 1 - margin / figure.get_figwidth() - 0.01, 0.98))
     sheet = torch.ones(channels, classes * (height + gap) - gap, columns * (width + gap) - gap)
-    for label, own in enumerate(rows):
-        for column, image in enumerate(own):
+    for label, class_images in enumerate(rows):
+        for column, image in enumerate(class_images):
             y, x = label * (height + gap), column * (width + gap)
             sheet[:, y : y + height, x : x + width] = image
     pixels = sheet.permute(1, 2, 0).numpy() if channels == 3 else sheet.mean(0).numpy()

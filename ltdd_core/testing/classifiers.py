@@ -103,8 +103,8 @@ def check_network(component: type[Network], shape: tuple[int, int, int] = (3, 32
         with contract.without_global_randomness(Network):
             _check_features(contract, network, images)
         _check_bf16(contract, network, images.detach())
-    first, other = (_made(contract, component, shape, options).state_dict() for _ in range(2))
-    same = all(torch.equal(value, other[name]) for name, value in first.items())
+    first, second = (_made(contract, component, shape, options).state_dict() for _ in range(2))
+    same = all(torch.equal(value, second[name]) for name, value in first.items())
     contract.must(same, Network, "the same global seed gives the same weights")
 
 

@@ -28,20 +28,20 @@ class Contract:
     def __init__(self, component: type) -> None:
         self.name = component.__qualname__
 
-    def must(self, holds: bool, where: Callable[..., Any], what: str) -> None:
+    def must(self, holds: bool, where: Callable[..., Any], promise: str) -> None:
         """Raise :class:`ContractError` unless it holds; the docstring of ``where`` is where it is written."""
         if not holds:
-            raise ContractError(self._broken(where, what))
+            raise ContractError(self._broken(where, promise))
 
     @contextmanager
-    def works(self, where: Callable[..., Any], what: str) -> Iterator[None]:
+    def works(self, where: Callable[..., Any], promise: str) -> Iterator[None]:
         """What raises in the block breaks the contract."""
         try:
             yield
         except ContractError:
             raise
         except Exception as error:
-            raise ContractError(f"{self._broken(where, what)} It raised {type(error).__name__}: {error}") from error
+            raise ContractError(f"{self._broken(where, promise)} It raised {type(error).__name__}: {error}") from error
 
     @contextmanager
     def without_global_randomness(self, where: Callable[..., Any]) -> Iterator[None]:
@@ -61,8 +61,8 @@ class Contract:
         for name, field in options.model_fields.items():
             self.must(bool(field.description), option, f"every option says what it does, and {name!r} does not")
 
-    def _broken(self, where: Callable[..., Any], what: str) -> str:
-        return f"{self.name} breaks its contract: {what}. It is written at ltdd_core.{where.__qualname__}."
+    def _broken(self, where: Callable[..., Any], promise: str) -> str:
+        return f"{self.name} breaks its contract: {promise}. It is written at ltdd_core.{where.__qualname__}."
 
 
 def _global_states() -> dict[str, Any]:

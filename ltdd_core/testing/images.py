@@ -35,17 +35,17 @@ def check_sampler(component: type[Sampler], **options: Any) -> None:
         return sampler
 
     with contract.without_global_randomness(Sampler):
-        sampler, other = prepared(), prepared()
+        sampler, second = prepared(), prepared()
         for label in range(data.classes):
             for size in (1, 3, 50):
-                _check_draw(contract, "of_class", data, label, size, sampler, other)
-                _check_draw(contract, "representatives", data, label, size, sampler, other)
+                _check_draw(contract, "of_class", data, label, size, sampler, second)
+                _check_draw(contract, "representatives", data, label, size, sampler, second)
         for progress in (0.0, 0.5, 1.0):
-            _check_epoch(contract, len(data.train_labels), progress, sampler, other)
+            _check_epoch(contract, len(data.train_labels), progress, sampler, second)
 
 
 def _check_draw(
-    contract: Contract, name: str, data: LongTailedSet, label: int, size: int, sampler: Sampler, other: Sampler
+    contract: Contract, name: str, data: LongTailedSet, label: int, size: int, sampler: Sampler, second: Sampler
 ) -> None:
     def features(label: int) -> Tensor:
         return data.train_images[data.train_labels == label].flatten(1).float()
@@ -53,20 +53,20 @@ def _check_draw(
     where, more = getattr(Sampler, name), (features,) if name == "representatives" else ()
     count = data.counts[label]
     with contract.works(where, f"{name} draws {size} images of a class that has {count}"):
-        first, again, third = (
-            getattr(drawn, name)(label, size, generator(1, "check"), *more) for drawn in (sampler, sampler, other)
+        first, repeated, of_second = (
+            getattr(drawn, name)(label, size, generator(1, "check"), *more) for drawn in (sampler, sampler, second)
         )
     contract.must(first.dtype == torch.int64 and first.dim() == 1, where, f"{name} gives int64 indices")
-    contract.must(torch.equal(first, again), where, f"{name} is a function of its arguments")
-    contract.must(torch.equal(first, third), where, f"{name} of a second sampler in the same process is the same")
+    contract.must(torch.equal(first, repeated), where, f"{name} is a function of its arguments")
+    contract.must(torch.equal(first, of_second), where, f"{name} of a second sampler in the same process is the same")
     contract.must(len(first) == min(size, count), where, f"{name} gives min(size, n_c) indices")
     contract.must(len(first.unique()) == len(first), where, f"{name} repeats no image")
     contract.must(bool((data.train_labels[first] == label).all()), where, f"{name} is of its class")
 
 
-def _check_epoch(contract: Contract, images: int, progress: float, sampler: Sampler, other: Sampler) -> None:
+def _check_epoch(contract: Contract, images: int, progress: float, sampler: Sampler, second: Sampler) -> None:
     with contract.works(Sampler.epoch, "epoch orders the images"):
-        order, again = (drawn.epoch(progress, generator(2, "check")) for drawn in (sampler, other))
+        order, again = (drawn.epoch(progress, generator(2, "check")) for drawn in (sampler, second))
     contract.must(order.dtype == torch.int64, Sampler.epoch, "epoch gives int64 indices")
     contract.must(len(order) == images, Sampler.epoch, "epoch gives as many draws as there are images")
     valid = int(order.min()) >= 0 and int(order.max()) < images

@@ -82,9 +82,9 @@ def train(
     return network.eval().requires_grad_(False)
 
 
-def _check_finite(parameters: Sequence[Tensor], what: str, lr: float) -> None:
+def _check_finite(parameters: Sequence[Tensor], subject: str, lr: float) -> None:
     if not all(torch.isfinite(parameter).all() for parameter in parameters):
-        raise RunFailed(f"{what}: its weights are not finite. Use a smaller learning rate than {lr:g}.")
+        raise RunFailed(f"{subject}: its weights are not finite. Use a smaller learning rate than {lr:g}.")
 
 
 def gradient_in_chunks(

@@ -37,8 +37,8 @@ def mixed(
         return images, labels, loss
     seed = int(torch.randint(2**31, (), generator=draws))  # torch draws no Beta from a generator of one's own
     part = float(np.random.default_rng(seed).beta(alpha, alpha))
-    other = torch.randperm(len(images), generator=draws).to(images.device)
-    pairs = torch.stack([labels, labels[other]], 1)
+    partner = torch.randperm(len(images), generator=draws).to(images.device)
+    pairs = torch.stack([labels, labels[partner]], 1)
 
     def of_both(of_one: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def mean(*given: Tensor) -> Tensor:
@@ -51,4 +51,4 @@ def mixed(
         mixed_loss: Loss = WeightedLoss(of_both(loss.each), of_both(loss.weight))
     else:
         mixed_loss = of_both(loss)
-    return part * images + (1 - part) * images[other], pairs, mixed_loss
+    return part * images + (1 - part) * images[partner], pairs, mixed_loss

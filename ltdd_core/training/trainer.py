@@ -115,9 +115,9 @@ class Trainer:
 
     def with_augmentation(self, augmentation: Augmentation) -> Trainer:
         """A trainer that differs in this alone."""
-        other = copy.copy(self)
-        other.augmentation = augmentation
-        return other
+        changed = copy.copy(self)
+        changed.augmentation = augmentation
+        return changed
 
     def with_options(self, options: Mapping[str, TrainingOptions]) -> Trainer:
         """A trainer that trains each set with other options."""
@@ -213,8 +213,8 @@ class Trainer:
 
         def make() -> Network:
             with global_generator(self.seed, f"weights for {purpose} on {data.name}"):
-                own = FrozenBody(network, layer(network.linear.in_features, network.linear.out_features))
-            return own.to(self.device)
+                retrained = FrozenBody(network, layer(network.linear.in_features, network.linear.out_features))
+            return retrained.to(self.device)
 
         key = self._key(data, options, purpose, network=network, outputs=None, layer=layer, loss=[loss, None])
         return self._kept(key, make, data, options, purpose, loss, None, "head.lr", fast=False)

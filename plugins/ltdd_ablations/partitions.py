@@ -7,7 +7,7 @@ from sklearn.cluster import SpectralClustering
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltdd_core import generator, numbered
+from ltdd_core import canonical_labels, generator
 
 
 def soft_confusion(log_p: Tensor, labels: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def least_confused(log_p: Tensor, labels: Tensor, groups: int, seed: int) -> Ten
     affinity = (confusion + confusion.T) / 2
     draw = int(torch.randint(2**31, (), generator=generator(seed, "spectral clustering")))
     model = SpectralClustering(groups, affinity="precomputed", assign_labels="cluster_qr", random_state=draw)
-    return numbered(torch.from_numpy(model.fit_predict(affinity.numpy())).long())
+    return canonical_labels(torch.from_numpy(model.fit_predict(affinity.numpy())).long())
 
 
 def shuffled(groups: Tensor, seed: int) -> Tensor:
@@ -50,4 +50,4 @@ def shuffled(groups: Tensor, seed: int) -> Tensor:
         groups: the partition, int64 ``[classes]``.
         seed: of the draw.
     """
-    return numbered(groups[torch.randperm(len(groups), generator=generator(seed, "random groups"))])
+    return canonical_labels(groups[torch.randperm(len(groups), generator=generator(seed, "random groups"))])
