@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from ltdd_core.errors import InputError
 from ltdd_core.identity import digest
+from ltdd_core.locking import locked
 from ltdd_core.networks.network import Network
 from ltdd_core.storage import load_tensors, parse_json, save_tensors, writing
 
@@ -149,17 +149,12 @@ def alone(path: Path) -> Iterator[bool]:
         InputError: the folder cannot be written.
     """
     place = path.with_name(f".{path.stem}.lock")
-    lock = FileLock(place)
-    with writing(place), contextlib.suppress(Timeout):  # an OSError itself
-        lock.acquire(timeout=0)
-    if not lock.is_locked:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        place.unlink(missing_ok=True)
-        lock.release()
+    with locked(place, wait=False) as mine:
+        try:
+            yield mine
+        finally:
+            if mine:
+                place.unlink(missing_ok=True)
 
 
 @contextmanager
