@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -536,6 +537,16 @@ def test_distilling_trains_experts_once_and_finds_them_again(ltdd):
     assert "training a network: expert" not in second.stderr
     third = ltdd(*command, "--set", "experts.count=3", "--iterations", "2")
     assert third.stderr.count("training a network: expert") == 1
+
+
+def test_distilling_says_where_it_begins_with_an_expert_and_how_long_it_takes(ltdd):
+    how = ("--set", "experts.batch=64", "--count", "1", "--epochs", "3", "--quiet")
+    assert ltdd("experts", "train", *OPTIONS, *how).exit_code == 0
+    said = ltdd(*DISTIL, "--set", "experts.batch=64", "--set", "experts.epochs=6", "--iterations", "1").stderr
+    assert "expert 1 of 4, 3 of 6 epochs done, " in said
+    assert " MB for all, in runs/networks\n" in said or " kB for all, in runs/networks\n" in said
+    assert re.search(r"expert 1 of 4, 5 of 6 epochs done, \d:\d\d:\d\d left for all\n", said)
+    assert "expert 4 of 4, 0 of 6 epochs done, " in said
 
 
 def test_experts_from_the_command_are_those_of_distilling(ltdd, tmp_path):

@@ -92,11 +92,12 @@ class Pace:
         self._done: dict[int, int] = {}
         self._before, self._began = 0, time.monotonic()
 
-    def note(self, expert: int, epochs: int) -> None:
-        """An expert has so many epochs behind it."""
-        epochs = min(epochs, self._epochs)
-        self._before += 0 if expert in self._done else epochs
+    def note(self, expert: int, epochs: int) -> bool:
+        """An expert has so many epochs behind it; whether it is the first time that one hears of it."""
+        epochs, first = min(epochs, self._epochs), expert not in self._done
+        self._before += epochs if first else 0
         self._done[expert] = epochs
+        return first
 
     @property
     def done(self) -> int:

@@ -142,8 +142,8 @@ class TrajectoryMatcher(Matcher):
         size = decimal(options.count * experts[0].size(options.epochs))
 
         def report(number: int, epochs: int) -> None:
-            pace.note(number, epochs)
-            if epochs % SAY_EVERY == 0 and epochs < options.epochs:
+            begins = pace.note(number, epochs)
+            if (begins or epochs % SAY_EVERY == 0) and epochs < options.epochs:
                 left = f"{pace.left()} left for all" if pace.left() else f"{size} for all, in {experts.folder}"
                 what = f"expert {number + 1} of {options.count}, {epochs} of {options.epochs} epochs done"
                 task.display.training(f"{what}, {left}")
