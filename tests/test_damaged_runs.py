@@ -182,7 +182,7 @@ def test_a_distilled_set_of_an_unknown_normalisation_is_named(run):
     tensors, facts = load_tensors(path)
     for kind in (None, "other"):
         save_tensors(path, tensors, {**facts, "normalisation": {"kind": kind}})
-        assert f"{path} is damaged: normalisation of kind {kind!r}" in refused(read_run, run)
+        assert f"{path}: normalisation of kind {kind!r} is unknown" in refused(read_run, run)
 
 
 # ---- any damage ----------------------------------------------------------------------------------
