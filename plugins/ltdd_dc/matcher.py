@@ -12,10 +12,10 @@ Each iteration takes a fresh random network theta and repeats, ``outer_loop`` ti
 
 2. train theta on the synthetic images for ``inner_loop`` epochs, except after the last matching.
 
-D is the distance of :mod:`ltdd_dc.distance`.  In DSA, A is the differentiable augmentation with one draw w_c a
-class, and the training of theta is augmented too, with strengths of its own for each image; in DC, A leaves
-the images alone, and whatever ``augment`` says holds for the training of classifiers only.  Defaults are those
-of the authors' public code.
+D is the distance of :mod:`ltdd_dc.distance`.  In DSA, A is the differentiable augmentation with one draw w_c
+per class, and the training of theta is augmented too, with a separate draw for each image.  In DC, A leaves the
+images as they are, and ``augment`` holds only for the training of classifiers.  Defaults are those of the authors'
+public code.
 
 One thing differs from that code: batch normalisation keeps the statistics that it took from real images when
 the network was fresh, in the training of theta and in all matchings.  The code uses those of each batch while

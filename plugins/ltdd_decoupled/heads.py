@@ -114,7 +114,10 @@ class NormalisedHead(ClassifierHead):
             None, "exponent of the weight norm; None: the best one on the images kept aside", ge=0
         )
         kept_aside: float = option(
-            0.2, "share of each class that is kept aside to choose tau; a class always keeps one image", gt=0, lt=1
+            0.2,
+            "share of each class that is kept aside to choose tau; one image at least stays in training",
+            gt=0,
+            lt=1,
         )
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:

@@ -87,7 +87,7 @@ def margin_loss(margin: Tensor, scale: float, weights: Tensor) -> WeightedLoss:
         weights: ``[C]``.
     """
 
-    def each(logits: Tensor, labels: Tensor) -> Tensor:
+    def image_losses(logits: Tensor, labels: Tensor) -> Tensor:
         soft = _soft(labels, logits)
         log_p = (logits - scale * margin.to(logits) * soft).log_softmax(1)
         return -(soft * weights.to(logits) * log_p).sum(1)
@@ -96,7 +96,7 @@ def margin_loss(margin: Tensor, scale: float, weights: Tensor) -> WeightedLoss:
         class_weights = weights.to(labels.device)
         return class_weights[labels] if labels.dim() == 1 else labels.to(class_weights) @ class_weights
 
-    return WeightedLoss(each, weight)
+    return WeightedLoss(image_losses, weight)
 
 
 def _soft(labels: Tensor, logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The pages: one HTML file each, with everything in it."""
+"""The pages; each is one HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ MISSING = "Glyph .* missing from font"  # what matplotlib warns of
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as the page has it."""
+    """A figure as it stands in the page."""
 
     source: str
     """A ``data:`` address."""
     text: str
-    """What somebody who cannot see it is told."""
+    """The text for readers who cannot see it."""
     caption: str = ""
 
 
@@ -174,7 +174,7 @@ def _summary(run: RunRecord) -> str:
 
 
 def _gains(run: RunRecord) -> Iterator[Picture]:
-    """Where the last line, which is the head that was asked for, gains and loses beside each other one."""
+    """Where the last line, which is the head of the run, gains and loses against each other line."""
     *references, asked = run.rows
     for reference in references:
         figure = figures.gain_figure(run.data["classes"], run.data["counts"], asked, reference)

@@ -310,8 +310,8 @@ def _check_same_run(run: RunRecord) -> None:
         raise InputError(f"{run.path}: {CONFIG} and {FACTS} are about different data.")
     if run.config["matcher"]["name"] != run.report["method"]:
         raise InputError(f"{run.path}: {CONFIG} and {REPORT} name different methods.")
-    made = run.distilled.origin.get("configuration") if isinstance(run.distilled.origin, dict) else None
-    place = _difference({**run.config, "compute": {}}, made)
+    recorded = run.distilled.origin.get("configuration") if isinstance(run.distilled.origin, dict) else None
+    place = _difference({**run.config, "compute": {}}, recorded)
     if place is not None:
         raise InputError(f"{run.path}: {CONFIG} and {DISTILLED} differ in {visible(place)}, so they are of two runs.")
 

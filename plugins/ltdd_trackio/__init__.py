@@ -63,13 +63,13 @@ def ltdd_evaluated(run: Any, row: Any) -> None:
 
 @hookimpl
 def ltdd_run_finished(run: Any, distilled: DistilledSet) -> None:
-    """Write what is left."""
+    """Write the remaining values and end the run of trackio."""
     _finish(run.path)
 
 
 @hookimpl
 def ltdd_run_failed(run: Any, error: BaseException) -> None:
-    """What was logged stays."""
+    """End the run of trackio; the logged values stay."""
     _finish(run.path)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group("analyze")
 def command() -> None:
-    """Look at what networks see."""
+    """Show what networks see in the data."""
 
 
 @command.command("grouping")
@@ -31,16 +31,16 @@ def command() -> None:
 @click.option("--network", "networks", multiple=True, metavar="NAME",
               help="Network to train; repeatable. Default: convnet-d3.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True,
-              help="Number of networks of each kind.")  # fmt: skip
+              help="Number of seeds: so many networks of each kind are trained.")  # fmt: skip
 @click.option("--groups", "counts", multiple=True, type=click.IntRange(min=2),
               help="Number of groups K; repeatable. Default: 2 and 3.")  # fmt: skip
-@click.option("--precision", metavar="fp32|bf16", help="Precision of features.")
+@click.option("--precision", metavar="fp32|bf16", help="Precision of the features.")
 @click.option("--compile", is_flag=True, help="Compile the networks.")
 @data_options
 @compute_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for figures and grouping.json.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 def grouping(
     sources: tuple[str, ...],
     networks: tuple[str, ...],
