@@ -130,5 +130,5 @@ def best_correction(log_p: Tensor, labels: Tensor, counts: Tensor, debias: float
         return balanced_nll(corrected(log_p.double(), offsets(counts, x[1], debias), math.exp(x[0])), labels)
 
     bounds = [(math.log(COLDEST), math.log(HOTTEST)), (LEAST, MOST)]
-    found = minimize(nll, [0.0, 0.0], bounds=bounds, method="L-BFGS-B").x
-    return math.exp(float(found[0])), float(found[1])
+    best = minimize(nll, [0.0, 0.0], bounds=bounds, method="L-BFGS-B").x
+    return math.exp(float(best[0])), float(best[1])

@@ -33,7 +33,7 @@ class AblationsHead(TwoStageHead):
         within: Literal["separate", "classes", "others", "shared"] = option(  # type: ignore[assignment] # more choices
             "classes",
             "networks of stage 2: one for the classes of each group (separate); the same with all other classes as one "
-            "class more (others); one for all classes with a softmax within each group (shared); or one for all "
+            "extra class (others); one for all classes with a softmax within each group (shared); or one for all "
             "classes (classes)",
             source="docs/results/two-stage.md",
         )
@@ -52,10 +52,10 @@ class AblationsHead(TwoStageHead):
         )
         calibrate: bool = option(
             False,
-            "fit of temperature and margin of stage 1 to out-of-fold predictions, and of the temperature of a stage 2 "
-            "of all classes to the images of stage 1's set",
+            "fit of the temperature and margin of stage 1 to its out-of-fold predictions; a stage 2 of all classes has "
+            "its temperature fitted to the images of stage 1's set",
         )
-        folds: int = option(3, "number of folds of out-of-fold predictions", ge=2)
+        folds: int = option(3, "number of folds for out-of-fold predictions", ge=2)
         taught: float = option(
             0.0,
             "weight of stage 1 as a teacher in the loss of stage 2",
@@ -65,9 +65,9 @@ class AblationsHead(TwoStageHead):
         )
         temperature: float = option(3.0, "temperature T of teacher and student where taught > 0", gt=0)
         backbone: Literal["own", "stage1"] = option(
-            "own", "features of stage 2: of a network trained for it (own), or the frozen ones of stage 1 (stage1)"
+            "own", "features of stage 2: those of a new network (own), or the frozen features of stage 1 (stage1)"
         )
-        real: bool = option(False, "class-balanced images of stage 1's set as one half of what stage 2 is trained on")
+        real: bool = option(False, "use of stage 1's set, class-balanced, for half of the training images of stage 2")
 
         @model_validator(mode="after")
         def _variants_go_together(self) -> Self:

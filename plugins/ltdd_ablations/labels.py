@@ -1,4 +1,4 @@
-"""Other labels and losses for stage 2: the others as one class more, a softmax within each group, two sets as one."""
+"""Labels and losses for stage 2: other classes as one extra class, a softmax within each group, two sets as one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OTHER_GROUP = -1e9  # a logit that no softmax notices, and finite: 0 x -inf woul
 
 
 def of_members_and_others(data: TrainingSet, members: Tensor) -> TrainingSet:
-    """All images; those of other classes are one class more, the last (as BAGS, Li et al., CVPR 2020).
+    """All images; those of all other classes become one extra class, the last (as in BAGS, Li et al., CVPR 2020).
 
     Args:
         data: hard or soft labels of classes.
@@ -50,11 +50,11 @@ def within_groups(groups: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         hard = labels if labels.dim() == 1 else labels.argmax(1)
-        other = groups[None, :] != groups[hard][:, None]
+        outside = groups[None, :] != groups[hard][:, None]
         if labels.dim() == 2:
-            labels = labels.masked_fill(other, 0)
+            labels = labels.masked_fill(outside, 0)
             labels = labels / labels.sum(1, keepdim=True)
-        return cross_entropy(logits.masked_fill(other, OTHER_GROUP), labels)
+        return cross_entropy(logits.masked_fill(outside, OTHER_GROUP), labels)
 
     return loss
 

@@ -79,7 +79,7 @@ class WithoutOthers(Classifier):
 
 
 def _calibrated(classifier: Classifier, unseen: TrainingSet, trainer: Trainer) -> Classifier:
-    """At the temperature that suits images that the classifier was not trained on best."""
+    """The classifier at the temperature that is best for images that it was not trained on."""
     log_p = trainer.outputs(classifier.log_probabilities, unseen)
     return Corrected(classifier, temperature=best_temperature(log_p, unseen.hard_labels()))
 
@@ -103,7 +103,7 @@ def columns(network: Network, members: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _layer_on_features(classifier: Classifier, data: TrainingSet, trainer: Trainer) -> Classifier:
-    """A last layer on the features of a trained network, which stay as they are (as cRT, Kang et al., ICLR 2020)."""
+    """A last layer on the features of a trained network, which stay frozen (as in cRT, Kang et al., ICLR 2020)."""
     inner = classifier.classifier if isinstance(classifier, Corrected) else classifier
     network = inner.logits if isinstance(inner, Softmax) else None
     if not isinstance(network, Network):

@@ -32,7 +32,7 @@ class TaughtHead(ClassifierHead):
     title = "taught"
 
     class Options(BaseOptions):
-        """The teacher's part."""
+        """The influence of the teacher."""
 
         weight: float = option(0.5, "weight of the teacher in the loss", ge=0, le=1)
         temperature: float = option(3.0, "temperature T of teacher and student", gt=0)

@@ -7,5 +7,5 @@ from ltdd_core import Register, hookimpl
 
 @hookimpl
 def ltdd_register_matchers(register: Register) -> None:
-    """What every method has to be better than."""
+    """The baseline of every method."""
     register("coreset", "ltdd_coreset.matcher:Coreset")

@@ -1,4 +1,4 @@
-"""A coreset: the representatives of each class as they are.  The sampler chooses them; no step is taken."""
+"""A coreset: the representatives of each class as they are.  The sampler chooses them, and the method takes no step."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ltdd_core import Distillation, InputError, Matcher
 
 
 class Coreset(Matcher):
-    """IPC real images of each class, or all of a class that has fewer: nothing is repeated."""
+    """IPC real images of each class as they are.  A class with fewer images gives all of them; none is repeated."""
 
     iterative = False
 
     def prepare(self, task: Distillation) -> None:
-        """Take the real ones among the initial images.
+        """Take the real images among the initial ones.
 
         Raises:
             InputError: the run starts from noise.

@@ -1,4 +1,4 @@
-"""A classifier that looks at directions only: ``--head cosine``."""
+"""A classifier that compares directions and not lengths: ``--head cosine``."""
 
 from __future__ import annotations
 

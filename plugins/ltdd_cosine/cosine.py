@@ -1,4 +1,4 @@
-"""A last layer of cosines: no class can be preferred for the length of its weights (Liu et al., CVPR 2019)."""
+"""A last layer of cosines: the norm of its weights gives no class an advantage (Liu et al., CVPR 2019)."""
 
 from __future__ import annotations
 

@@ -17,24 +17,26 @@ Distance = Callable[[Gradient, Gradient], Tensor]
 EPSILON = 1e-6  # beside the product of the norms; DC's public code
 
 
-def layerwise_cosine(one: Gradient, other: Gradient) -> Tensor:
+def layerwise_cosine(gradient: Gradient, target: Gradient) -> Tensor:
     """``1 - cos`` of the weights of each output, summed over outputs and layers: the paper's distance.
 
     The weights of an output are a row: ``[out, in * h * w]`` of a convolution, ``[out, in]`` of a linear
     layer.  Parameters with one dimension (biases, affine normalisation) do not count.
     """
-    distances = [(1 - _cosine(_rows(one[name]), _rows(other[name]))).sum() for name in one if one[name].dim() > 1]
+    distances = [
+        (1 - _cosine(_rows(gradient[name]), _rows(target[name]))).sum() for name in gradient if gradient[name].dim() > 1
+    ]
     return torch.stack(distances).sum()
 
 
-def cosine(one: Gradient, other: Gradient) -> Tensor:
+def cosine(gradient: Gradient, target: Gradient) -> Tensor:
     """``1 - cos`` of the whole gradients, all parameters in one vector."""
-    return 1 - _cosine(_vector(one.values()), _vector(other[name] for name in one))
+    return 1 - _cosine(_vector(gradient.values()), _vector(target[name] for name in gradient))
 
 
-def mse(one: Gradient, other: Gradient) -> Tensor:
+def mse(gradient: Gradient, target: Gradient) -> Tensor:
     """The squared differences of all parameters, summed; the public code's ``mse`` is no mean either."""
-    return (_vector(one.values()) - _vector(other[name] for name in one)).square().sum()
+    return (_vector(gradient.values()) - _vector(target[name] for name in gradient)).square().sum()
 
 
 DISTANCES: Mapping[str, Distance] = {"layerwise-cosine": layerwise_cosine, "cosine": cosine, "mse": mse}
@@ -45,9 +47,9 @@ def compares(distance: str, parameter: Tensor) -> bool:
     return distance != "layerwise-cosine" or parameter.dim() > 1
 
 
-def _cosine(one: Tensor, other: Tensor) -> Tensor:
+def _cosine(u: Tensor, v: Tensor) -> Tensor:
     """Along the last dimension; 0 where a vector is zero."""
-    return (one * other).sum(-1) / (one.norm(dim=-1) * other.norm(dim=-1) + EPSILON)
+    return (u * v).sum(-1) / (u.norm(dim=-1) * v.norm(dim=-1) + EPSILON)
 
 
 def _rows(gradient: Tensor) -> Tensor:

@@ -52,37 +52,43 @@ class GradientMatching:
 
     def _at_once(self, counts: Tensor) -> int:
         """How many classes go through the network together: several only if they have as many images."""
-        alike = self.batched and len(counts.unique()) == 1
-        return max(1, self.chunk // (SECOND_ORDER * int(counts[0]))) if alike else 1
+        stackable = self.batched and len(counts.unique()) == 1
+        return max(1, self.chunk // (SECOND_ORDER * int(counts[0]))) if stackable else 1
 
     def _weights(self) -> tuple[Gradient, Gradient]:
-        """The parameters that are compared, and the others."""
+        """The parameters that the distance compares, and the rest."""
         weights = {name: value.detach() for name, value in self._parameters.items()}
         return {name: weights.pop(name) for name in self._compared}, weights
 
     def _real_gradients(self, real: Batch, places: list[int]) -> Gradient:
         """Gradients on the real images of some classes ``[len(places), ...]``, by parameter."""
-        parameters, found = [self._parameters[name] for name in self._compared], []
+        parameters, class_gradients = [self._parameters[name] for name in self._compared], []
         for place in places:
             images, labels = real.of_class(place), real.labels_of(place)
-            found.append(gradient_in_chunks(self.network, parameters, images, labels, cross_entropy, self.chunk))
-        return {name: torch.stack(own) for name, own in zip(self._compared, zip(*found, strict=True), strict=True)}
+            gradient = gradient_in_chunks(self.network, parameters, images, labels, cross_entropy, self.chunk)
+            class_gradients.append(gradient)
+        return {
+            name: torch.stack(layer)
+            for name, layer in zip(self._compared, zip(*class_gradients, strict=True), strict=True)
+        }
 
 
 PixelGradient = Callable[[Tensor, Tensor, Gradient, Gradient, Gradient], tuple[Tensor, Tensor]]
-"""``(images [ipc, C, H, W], labels [ipc], real gradient, compared parameters, others) -> (gradient, distance)``."""
+"""``(images [ipc, C, H, W], labels [ipc], real gradient, compared parameters, the rest) -> (gradient, distance)``."""
 
 
 def _pixel_gradient(network: Network, distance: Distance) -> PixelGradient:
     """The gradient, in the pixels, of the distance between the gradients on synthetic and on real images."""
 
-    def loss(compared: Gradient, others: Gradient, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(compared: Gradient, uncompared: Gradient, images: Tensor, labels: Tensor) -> Tensor:
         # CompiledNetwork holds its linear layer under two names; tied, the second would be swapped in for good.
-        logits = functional_call(network, {**compared, **others}, (images,), tie_weights=False)
+        logits = functional_call(network, {**compared, **uncompared}, (images,), tie_weights=False)
         return cross_entropy(logits, labels)
 
-    def distance_of(images: Tensor, labels: Tensor, target: Gradient, compared: Gradient, others: Gradient) -> Tensor:
-        return distance(grad(loss)(compared, others, images, labels), target)
+    def distance_of(
+        images: Tensor, labels: Tensor, target: Gradient, compared: Gradient, uncompared: Gradient
+    ) -> Tensor:
+        return distance(grad(loss)(compared, uncompared, images, labels), target)
 
     return grad_and_value(distance_of)
 
@@ -91,10 +97,10 @@ def _of_one(pixel_gradient: PixelGradient) -> PixelGradient:
     """The same for a batch that holds one class."""
 
     def batch_of_one(
-        images: Tensor, labels: Tensor, targets: Gradient, compared: Gradient, others: Gradient
+        images: Tensor, labels: Tensor, targets: Gradient, compared: Gradient, uncompared: Gradient
     ) -> tuple[Tensor, Tensor]:
         target = {name: value[0] for name, value in targets.items()}
-        gradient, distance = pixel_gradient(images[0], labels[0], target, compared, others)
+        gradient, distance = pixel_gradient(images[0], labels[0], target, compared, uncompared)
         return gradient[None], distance[None]
 
     return batch_of_one

@@ -12,10 +12,10 @@ Each iteration takes a fresh random network theta and repeats, ``outer_loop`` ti
 
 2. train theta on the synthetic images for ``inner_loop`` epochs, except after the last matching.
 
-D is the distance of :mod:`ltdd_dc.distance`.  In DSA, A is the differentiable augmentation with one draw w_c a
-class, and the training of theta is augmented too, with strengths of its own for each image; in DC, A leaves
-the images alone, and whatever ``augment`` says holds for the training of classifiers only.  Defaults are those
-of the authors' public code.
+D is the distance of :mod:`ltdd_dc.distance`.  In DSA, A is the differentiable augmentation with one draw w_c
+per class, and the training of theta is augmented too, with a separate draw for each image.  In DC, A leaves the
+images as they are, and ``augment`` holds only for the training of classifiers.  Defaults are those of the authors'
+public code.
 
 One thing differs from that code: batch normalisation keeps the statistics that it took from real images when
 the network was fresh, in the training of theta and in all matchings.  The code uses those of each batch while
@@ -61,38 +61,43 @@ def published_loops(ipc: int) -> tuple[int, int]:
 
 
 class GradientMatcher(BatchMatcher):
-    """What DC and DSA share: everything but the augmentation."""
+    """Gradient matching; DC and DSA differ only in the augmentation."""
 
     class Options(BatchMatcher.Options):
         """Options of gradient matching; defaults of DC's public code."""
 
         lr_img: float = option(0.1, "learning rate of the pixels", source="DC, public code", gt=0)
-        momentum: float = option(0.5, "momentum of the pixels' SGD", source="DC, public code", ge=0, lt=1)
+        momentum: float = option(0.5, "momentum of the SGD that moves the pixels", source="DC, public code", ge=0, lt=1)
         batch_real: int = option(
             256,
-            "real images of a class a matching; fewer where the class has fewer",
+            "number of real images per class in a matching; all images of a class that has fewer",
             source="DC, public code",
             ge=1,
         )
         distance: Literal["layerwise-cosine", "cosine", "mse"] = option(
             "layerwise-cosine",
-            "of gradients: 1 - cos of each output's weights, 1 - cos of the whole, or sum of squares",
+            "distance between two gradients: 1 - cos for the weights of each output (layerwise-cosine), 1 - cos of the "
+            "whole gradients (cosine), or the sum of squared differences (mse)",
             source="DC, eq. 10; the others from its public code",
         )
         outer_loop: int | None = option(
-            None, "matchings an iteration; unless given, IPC up to 50", source="DC, public code", ge=1
+            None, "number of matchings per iteration; None: IPC, but at most 50", source="DC, public code", ge=1
         )
         inner_loop: int | None = option(
             None,
-            "epochs of network training between two matchings; unless given, 1, 50, 25, 20, 15, 10 at IPC "
-            "1, 10, 20, 30, 40, 50 and straight lines between",
+            "number of epochs of network training between two matchings; None: 1, 50, 25, 20, 15, 10 at IPC 1, 10, 20, "
+            "30, 40, 50, with linear interpolation between them",
             source="DC, public code",
             ge=0,
         )
-        lr_net: float = option(0.01, "learning rate of the network's SGD", source="DC, public code", gt=0)
-        batch_train: int = option(256, "synthetic images a step of network training", source="DC, public code", ge=1)
+        lr_net: float = option(0.01, "learning rate of the SGD that trains the network", source="DC, public code", gt=0)
+        batch_train: int = option(
+            256, "number of synthetic images per step of network training", source="DC, public code", ge=1
+        )
         gradients: Literal["auto", "loop", "batched"] = option(
-            "auto", "differentiate class by class, or several at once; auto: at once on a GPU"
+            "auto",
+            "computation of the gradients: class by class (loop), several classes at once (batched), or batched on a "
+            "GPU and loop elsewhere (auto)",
         )
 
     def prepare(self, task: Distillation) -> None:
@@ -101,8 +106,8 @@ class GradientMatcher(BatchMatcher):
         outer, inner = published_loops(task.ipc)
         self.outer_loop = self.options.outer_loop if self.options.outer_loop is not None else outer
         self.inner_loop = self.options.inner_loop if self.options.inner_loop is not None else inner
-        chosen = self.options.gradients
-        self._batched = chosen == "batched" or (chosen == "auto" and task.device.type == "cuda")
+        gradients = self.options.gradients
+        self._batched = gradients == "batched" or (gradients == "auto" and task.device.type == "cuda")
         self._matching: GradientMatching | None = None
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
@@ -145,8 +150,8 @@ class GradientMatcher(BatchMatcher):
         for _ in range(self.inner_loop):
             for indices in torch.randperm(len(images), generator=draws).split(self.options.batch_train):
                 transform = task.augmentation.draw(task.data.image_shape, draws, len(indices))
-                own = indices.to(images.device)
-                batch = transform(images[own]), self.labels[own]
+                chosen = indices.to(images.device)
+                batch = transform(images[chosen]), self.labels[chosen]
                 gradient = gradient_in_chunks(network, parameters, *batch, cross_entropy, task.chunk)
                 with torch.no_grad():
                     for parameter, slope in zip(parameters, gradient, strict=True):

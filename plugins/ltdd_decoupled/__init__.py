@@ -1,4 +1,4 @@
-"""A plain network first, a class-balanced classifier afterwards: ``--head crt|lws|tau-norm|ncm``."""
+"""Train a plain network first and balance its last layer afterwards: ``--head crt|lws|tau-norm|ncm``."""
 
 from __future__ import annotations
 

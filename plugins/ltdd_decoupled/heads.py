@@ -34,18 +34,20 @@ COSINE_SCALE = 16.0  # OLTR's public code; only how sharp probabilities are depe
 
 
 class SecondStage(BaseOptions):
-    """How the last layer is trained: as in the paper but for its batches.
+    """Training of the last layer: as in the paper, but with smaller batches.
 
-    Those of the paper, 512, are for a hundred thousand images; on a few hundred they would leave the layer after ten
-    steps, hardly trained.
+    The paper has batches of 512 for a hundred thousand images.  With a few hundred images, they would leave the layer
+    hardly trained after ten steps.
     """
 
-    epochs: int = option(10, "passes over the images", source="Kang et al. 2020", ge=1)
-    lr: float = option(0.2, "initial learning rate, cosine to 0", source="Kang et al. 2020", gt=0)
-    batch: int = option(32, "images in a step; Kang et al.: 512", ge=1)
+    epochs: int = option(10, "number of epochs of the last layer", source="Kang et al. 2020", ge=1)
+    lr: float = option(
+        0.2, "initial learning rate of the last layer; it falls to 0 along a cosine", source="Kang et al. 2020", gt=0
+    )
+    batch: int = option(32, "number of images per step; Kang et al. use 512", ge=1)
 
     def training(self) -> TrainingOptions:
-        """The rest as in the paper."""
+        """These options; momentum, weight decay and schedule are those of the paper."""
         return TrainingOptions(
             epochs=self.epochs, lr=self.lr, batch=self.batch, momentum=0.9, weight_decay=5e-4, schedule="cosine"
         )
@@ -66,14 +68,14 @@ class RetrainedHead(ClassifierHead):
 
 
 class ScaledHead(ClassifierHead):
-    """LWS: a scale for each class's logit, learned with class-balanced draws; the weights stay."""
+    """LWS: the logit of each class gets a scale, learned with class-balanced draws; the weights stay frozen."""
 
     title = "LWS"
 
     class Options(SecondStage):
-        """How the scales are learned."""
+        """Training of the scales."""
 
-        epochs: int = option(5, "passes over the images", source="Kang et al. 2020", ge=1)
+        epochs: int = option(5, "number of epochs of the scales", source="Kang et al. 2020", ge=1)
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Train the plain classifier, then the scales."""
@@ -101,16 +103,21 @@ class ScaledLinear(nn.Linear):
 
 
 class NormalisedHead(ClassifierHead):
-    """Tau-normalisation: weights w_c / |w_c|^tau without a bias; tau is chosen on training images kept aside."""
+    """Tau-normalisation: the weights are w_c / |w_c|^tau, without a bias; images kept aside choose tau."""
 
     title = "tau-normalised"
 
     class Options(BaseOptions):
-        """Which tau."""
+        """The choice of tau."""
 
-        tau: float | None = option(None, "power of the norm; unless given, the best on the images kept aside", ge=0)
+        tau: float | None = option(
+            None, "exponent of the weight norm; None: the best one on the images kept aside", ge=0
+        )
         kept_aside: float = option(
-            0.2, "part of each class that is kept aside to choose tau; never its last image", gt=0, lt=1
+            0.2,
+            "share of each class that is kept aside to choose tau; one image at least stays in training",
+            gt=0,
+            lt=1,
         )
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
@@ -123,31 +130,31 @@ class NormalisedHead(ClassifierHead):
         return Softmax(_normalised(plain, tau))
 
     def _chosen(self, data: TrainingSet, trainer: Trainer) -> float:
-        """The tau with the best mean accuracy of the classes kept aside, the smallest of equals.
+        """The tau with the best mean accuracy over classes on the images kept aside; the smallest of equals.
 
-        A network of its own learns without the images kept aside; its tau is then that of the plain classifier,
-        which learns with them.  1 where no class can spare an image.
+        A separate network is trained without these images.  Its best tau is used for the plain classifier, which is
+        trained with them.  Tau is 1 where no class can spare an image.
         """
         aside = kept_aside(data.hard_labels(), self.options.kept_aside, generator(trainer.seed, "kept aside"))
         if not aside.any():
             return 1.0
-        part = trainer.train(data.only(~aside), outputs=data.classes, purpose="classes without those kept aside")
-        others = data.only(aside)
-        features, labels = trainer.features(part, others), others.hard_labels().cpu()
-        return max(TAUS, key=lambda tau: _mean_recall(features @ _weights(part, tau).cpu().T, labels))
+        network = trainer.train(data.only(~aside), outputs=data.classes, purpose="classes without those kept aside")
+        aside_set = data.only(aside)
+        features, labels = trainer.features(network, aside_set), aside_set.hard_labels().cpu()
+        return max(TAUS, key=lambda tau: _mean_recall(features @ _weights(network, tau).cpu().T, labels))
 
 
 class NearestMeanHead(ClassifierHead):
-    """NCM: the class whose mean feature is nearest."""
+    """NCM: an image gets the class whose mean feature is nearest to its feature."""
 
     title = "nearest class mean"
 
     class Options(BaseOptions):
-        """Nearest in which sense."""
+        """The distance to the class means."""
 
         distance: Literal["cosine", "euclidean"] = option(
             "cosine",
-            "distance to the class means; probabilities are the softmax of 16 cosines, or of -d^2 / mean d^2",
+            "distance to the class means; the logits are 16 cosines (cosine) or -d^2 / mean d^2 (euclidean)",
             source="Kang et al. 2020",
         )
 
@@ -168,7 +175,7 @@ class NearestMeanHead(ClassifierHead):
 
 
 def class_means_of(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Mean feature ``[classes, D]`` of each class; soft labels weigh the images.  0 for a class without any."""
+    """Mean feature ``[classes, D]`` of each class; soft labels weight the images.  0 for a class without images."""
     weights = F.one_hot(labels, classes).to(features) if labels.dim() == 1 else labels.to(features)
     return weights.T @ features / weights.sum(0).clamp(min=1e-12)[:, None]
 
@@ -178,9 +185,9 @@ def kept_aside(labels: Tensor, share: float, draws: torch.Generator) -> Tensor:
     labels = labels.cpu()
     aside = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():
-        own = torch.nonzero(labels == label).flatten()
-        count = min(round(share * len(own)), len(own) - 1)
-        aside[own[torch.randperm(len(own), generator=draws)[:count]]] = True
+        members = torch.nonzero(labels == label).flatten()
+        count = min(round(share * len(members)), len(members) - 1)
+        aside[members[torch.randperm(len(members), generator=draws)[:count]]] = True
     return aside
 
 
@@ -200,7 +207,7 @@ def _mean_recall(logits: Tensor, labels: Tensor) -> float:
 
 
 def _balanced(data: TrainingSet) -> TrainingSet:
-    """The same images in class-balanced draws."""
+    """The same images with class-balanced draws."""
     labels = data.hard_labels().cpu()
     weights = torch.ones(data.classes, dtype=torch.float64)
 

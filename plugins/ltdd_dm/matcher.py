@@ -4,9 +4,9 @@ Each step takes a fresh random network psi and lowers the loss of the paper,
 
     sum_c || mean_{x in T_c} psi(A(x; w_c)) - mean_{s in S_c} psi(A(s; w_c)) ||^2,
 
-T_c being up to 256 real images of class c, S_c its synthetic ones, and A the differentiable augmentation
-with one draw w_c a class.  Defaults are those of the authors' public code.  All classes go through the
-network together; the real ones without gradient, a few at a time.
+where T_c are up to 256 real images of class c, S_c are its synthetic images, and A is the differentiable
+augmentation with one draw w_c per class.  Defaults are those of the authors' public code.  All classes go through
+the network together; the real images go without gradient, a few at a time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Several networks, one answer: ``--head ensemble``."""
+"""The mean answer of several networks: ``--head ensemble``."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from ltdd_core import Register, hookimpl
 
 @hookimpl
 def ltdd_register_heads(register: Register) -> None:
-    """The control of every classifier that has more than one network."""
+    """The control for every classifier that has more than one network."""
     register("ensemble", "ltdd_ensemble.head:EnsembleHead")

@@ -1,8 +1,8 @@
 """The mean of the log-probabilities of several networks that differ in their initial weights and draws.
 
-It is what a classifier of several networks has to be compared with: a gain that two such networks give as well is not
-owed to what they do differently (Lakshminarayanan et al., NeurIPS 2017, average probabilities; the mean of logarithms
-is the pool of the two-stage head).
+A classifier that has several networks has to be compared with it: an ensemble of equal networks is better than one
+network already.  Lakshminarayanan et al., NeurIPS 2017, average probabilities; the two-stage head averages their
+logarithms, and so does this head.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ class Averaged(Classifier):
 
     def log_probabilities(self, images: Tensor) -> Tensor:
         """Float32 ``[n, classes]``."""
-        every = torch.stack([member.log_probabilities(images) for member in self.members])
-        return every.mean(0).log_softmax(1)
+        log_p = torch.stack([member.log_probabilities(images) for member in self.members])
+        return log_p.mean(0).log_softmax(1)
 
 
 class EnsembleHead(ClassifierHead):
-    """Several networks of one head, averaged."""
+    """The mean of the log-probabilities of several networks that are trained with the same head."""
 
     title = "ensemble"
 
     class Options(BaseOptions):
-        """Of what, and how many."""
+        """The members of the ensemble."""
 
-        of: Named = option("linear", "head of each member", component="head")
-        members: int = option(2, "number of members", ge=2)
+        of: Named = option("linear", "head that trains each network of the ensemble", component="head")
+        members: int = option(2, "number of networks in the ensemble", ge=2)
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
-        """Train each on the one set; the first is the head alone.
+        """Train every member on the one set; the first member is what the head gives without an ensemble.
 
         Raises:
             InputError: the members have stages of their own.
@@ -49,5 +49,5 @@ class EnsembleHead(ClassifierHead):
             raise InputError(
                 f"head.of={name_of(self.options.of)} has stages of its own, and a member is one classifier."
             )
-        others = (trainer.part(f"member {index}") for index in range(2, self.options.members + 1))
-        return Averaged([head.fit(sets, member) for member in (trainer, *others)])
+        more_members = (trainer.part(f"member {index}") for index in range(2, self.options.members + 1))
+        return Averaged([head.fit(sets, member) for member in (trainer, *more_members)])

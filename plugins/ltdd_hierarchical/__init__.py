@@ -1,4 +1,4 @@
-"""Hierarchical training: each stage of a classifier on a set of its own (``--recipe hierarchical``)."""
+"""Hierarchical training: each stage of a classifier has its own training set (``--recipe hierarchical``)."""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ class Hierarchical(Recipe):
     class Options(BaseOptions):
         """The set of each stage."""
 
-        stage1: Which = option("original", "set that trains the first stage", source="Zheng et al. 2024")
-        stage2: Which = option("distilled", "set that trains the second stage", source="Zheng et al. 2024")
+        stage1: Which = option("original", "training set of stage 1", source="Zheng et al. 2024")
+        stage2: Which = option("distilled", "training set of stage 2", source="Zheng et al. 2024")
 
     def assign(self, stages: int) -> tuple[str, ...]:
-        """Both stages.
+        """The training set of each stage.
 
         Raises:
             InputError: the head has one stage, or more than two.

@@ -1,4 +1,4 @@
-"""Heads whose loss knows how many images a class has: ``--head class-balanced|focal|balanced-softmax|...``."""
+"""Heads with a loss for long-tailed sets: ``--head class-balanced|focal|balanced-softmax|logit-adjustment|ldam``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ltdd_core import Register, hookimpl
 
 @hookimpl
 def ltdd_register_heads(register: Register) -> None:
-    """A linear or cosine layer each, trained with another loss."""
+    """Five heads; each has its loss."""
     register("class-balanced", "ltdd_losses.heads:ClassBalancedHead")
     register("focal", "ltdd_losses.heads:FocalHead")
     register("balanced-softmax", "ltdd_losses.heads:BalancedSoftmaxHead")

@@ -1,6 +1,6 @@
-"""One network with one loss each; class counts are those of the set that trains it.
+"""Heads with one network and a loss for long-tailed sets; class counts are those of the set that trains the head.
 
-A sampler that balances the classes has done already what these losses do: together they favour the tail twice.
+A class-balanced sampler and these losses do the same work: together they favour the tail twice.
 """
 
 from __future__ import annotations
@@ -38,16 +38,18 @@ class ClassBalancedHead(ClassifierHead):
     title = "class-balanced"
 
     class Options(BaseOptions):
-        """The weights."""
+        """The class weights and the loss."""
 
         beta: float = option(
             0.9999,
-            "beta of the class weights: 0 for equal ones, towards 1 for those of 1 / n_c",
+            "beta of the class weights: 0 gives equal weights, and values near 1 give weights close to 1 / n_c",
             source="Cui et al. 2019",
             ge=0,
             lt=1,
         )
-        gamma: float = option(0.0, "gamma of the focal loss; 0: cross-entropy", source="Cui et al. 2019", ge=0)
+        gamma: float = option(
+            0.0, "exponent gamma of the focal loss; 0 is cross-entropy", source="Cui et al. 2019", ge=0
+        )
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Train on the one set."""
@@ -57,14 +59,16 @@ class ClassBalancedHead(ClassifierHead):
 
 
 class FocalHead(ClassifierHead):
-    """Focal loss: images that are right already count less."""
+    """Focal loss: images that the network classifies well already count less."""
 
     title = "focal"
 
     class Options(BaseOptions):
-        """How much less."""
+        """The exponent."""
 
-        gamma: float = option(1.0, "gamma of the focal loss; 0: cross-entropy", source="LDAM-DRW, public code", ge=0)
+        gamma: float = option(
+            1.0, "exponent gamma of the focal loss; 0 is cross-entropy", source="LDAM-DRW, public code", ge=0
+        )
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Train on the one set."""
@@ -73,7 +77,7 @@ class FocalHead(ClassifierHead):
 
 
 class BalancedSoftmaxHead(ClassifierHead):
-    """Softmax cross-entropy of logits + log n_c in training, plain logits afterwards."""
+    """Cross-entropy of the logits plus log n_c in training; the plain logits afterwards."""
 
     title = "balanced softmax"
 
@@ -84,23 +88,25 @@ class BalancedSoftmaxHead(ClassifierHead):
 
 
 class LogitAdjustmentHead(ClassifierHead):
-    """Logits moved by the log of the class frequencies, in training or afterwards (Menon et al., ICLR 2021)."""
+    """Logits shifted by the log of the class frequencies, in training or afterwards (Menon et al., ICLR 2021)."""
 
     title = "logit adjustment"
 
     class Options(BaseOptions):
-        """How far, and when."""
+        """Size and time of the adjustment."""
 
         tau: float = option(
-            1.0, "factor of log pi_c; 1 is consistent for the balanced error", source="Menon et al. 2021"
+            1.0,
+            "factor tau of log pi_c; with 1 the loss is consistent for the balanced error",
+            source="Menon et al. 2021",
         )
         when: Literal["training", "afterwards"] = option(
             "training",
-            "time of the adjustment: + tau log pi_c in the loss of training, or - tau log pi_c afterwards",
+            "time of the adjustment: tau log pi_c is added to the logits in training, or subtracted afterwards",
         )
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
-        """Train on the one set, or move the logits of the plain classifier."""
+        """Train on the one set, or shift the logits of the plain classifier."""
         data, tau = sets[0], self.options.tau
         if self.options.when == "training":
             loss = prior_adjusted(data.counts(), tau)
@@ -108,19 +114,19 @@ class LogitAdjustmentHead(ClassifierHead):
         plain, shift = trainer.train(data, outputs=data.classes), tau * log_prior(data.counts())
 
         def logits(images: Tensor) -> Tensor:
-            found: Tensor = plain(images)
-            return found - shift.to(found)
+            z: Tensor = plain(images)
+            return z - shift.to(z)
 
         return Softmax(logits)
 
 
 class MarginHead(ClassifierHead):
-    """LDAM with deferred re-weighting (Cao et al., NeurIPS 2019): cosines with a margin that is larger in the tail."""
+    """LDAM with deferred re-weighting (Cao et al., NeurIPS 2019): cosine logits, larger margins for rare classes."""
 
     title = "LDAM-DRW"
 
     class Options(BaseOptions):
-        """Margins, and when classes begin to be weighted."""
+        """Margins, and the class weights of the last epochs."""
 
         margin: float = option(
             0.5, "margin of the rarest class, in units of cosines", source="LDAM-DRW, public code", gt=0
@@ -128,7 +134,7 @@ class MarginHead(ClassifierHead):
         scale: float = option(30.0, "scale of the cosine logits", source="LDAM-DRW, public code", gt=0)
         deferred: float = option(
             0.8,
-            "part of the epochs before classes are weighted; 1: no weights at all",
+            "share of the epochs before the classes are weighted; 1 means no weights at all",
             source="LDAM-DRW, public code",
             ge=0,
             le=1,
@@ -151,5 +157,5 @@ class MarginHead(ClassifierHead):
         def layer(features: int, outputs: int) -> nn.Linear:
             return CosineLinear(features, outputs, options.scale)
 
-        own = trainer.train(data, outputs=data.classes, purpose="LDAM", loss_at=loss_at, layer=layer)
-        return Softmax(own)
+        network = trainer.train(data, outputs=data.classes, purpose="LDAM", loss_at=loss_at, layer=layer)
+        return Softmax(network)

@@ -1,7 +1,7 @@
 """Losses for long-tailed sets, of logits z ``[n, C]`` and labels: int64 ``[n]``, or y float ``[n, C]``.
 
-Each returns the mean over the images, except the margin loss, which divides by their weights.  For soft labels, what
-a formula says of the true class is weighted with the label: it is the same for a label that is all on one class.
+Each returns the mean over the images, except the margin loss, which divides by their weights.  For soft labels, the
+term of each class is weighted with its probability in the label; a hard label gives the formula of the paper.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
 
     Args:
         counts: float64 ``[C]``; a class with less than one image counts as one.
-        beta: from 0, where all classes have the same weight, to below 1; towards 1 weights are as 1 / n_c.
+        beta: from 0, where all classes have the same weight, to below 1; near 1 weights are proportional to 1 / n_c.
     """
     # 1 - beta^n would lose its digits where beta is almost 1.
     weights = (1 - beta) / -torch.expm1(counts.clamp(min=1) * math.log(beta)) if beta else torch.ones_like(counts)
@@ -31,8 +31,8 @@ def weighted_cross_entropy(weights: Tensor) -> Loss:
     """-w_y log p_y, with weights ``[C]``; the plain mean over the images, as Cui et al., CVPR 2019, have it."""
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        own = weights.to(logits)
-        return -(_soft(labels, logits) * own * logits.log_softmax(1)).sum(1).mean()
+        class_weights = weights.to(logits)
+        return -(_soft(labels, logits) * class_weights * logits.log_softmax(1)).sum(1).mean()
 
     return loss
 
@@ -42,18 +42,18 @@ def focal(gamma: float, weights: Tensor | None = None) -> Loss:
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         log_p = logits.log_softmax(1)
-        each = -((1 - log_p.exp()).clamp(min=0) ** gamma) * log_p
+        class_losses = -((1 - log_p.exp()).clamp(min=0) ** gamma) * log_p
         if weights is not None:
-            each = each * weights.to(logits)
-        return (_soft(labels, logits) * each).sum(1).mean()
+            class_losses = class_losses * weights.to(logits)
+        return (_soft(labels, logits) * class_losses).sum(1).mean()
 
     return loss
 
 
 def log_prior(counts: Tensor) -> Tensor:
     """Log pi_c = log(n_c / N) ``[C]``; a class with less than one image counts as one."""
-    own = counts.clamp(min=1)
-    return (own / own.sum()).log()
+    images = counts.clamp(min=1)
+    return (images / images.sum()).log()
 
 
 def prior_adjusted(counts: Tensor, tau: float) -> Loss:
@@ -72,8 +72,8 @@ def prior_adjusted(counts: Tensor, tau: float) -> Loss:
 
 def margins(counts: Tensor, largest: float) -> Tensor:
     """Margin of each class, proportional to n_c^(-1/4), ``largest`` that of the rarest (LDAM, equation 13)."""
-    own = counts.clamp(min=1) ** -0.25
-    return largest * own / own.max()
+    relative = counts.clamp(min=1) ** -0.25
+    return largest * relative / relative.max()
 
 
 def margin_loss(margin: Tensor, scale: float, weights: Tensor) -> WeightedLoss:
@@ -87,16 +87,16 @@ def margin_loss(margin: Tensor, scale: float, weights: Tensor) -> WeightedLoss:
         weights: ``[C]``.
     """
 
-    def each(logits: Tensor, labels: Tensor) -> Tensor:
+    def image_losses(logits: Tensor, labels: Tensor) -> Tensor:
         soft = _soft(labels, logits)
         log_p = (logits - scale * margin.to(logits) * soft).log_softmax(1)
         return -(soft * weights.to(logits) * log_p).sum(1)
 
     def weight(labels: Tensor) -> Tensor:
-        own = weights.to(labels.device)
-        return own[labels] if labels.dim() == 1 else labels.to(own) @ own
+        class_weights = weights.to(labels.device)
+        return class_weights[labels] if labels.dim() == 1 else labels.to(class_weights) @ class_weights
 
-    return WeightedLoss(each, weight)
+    return WeightedLoss(image_losses, weight)
 
 
 def _soft(labels: Tensor, logits: Tensor) -> Tensor:

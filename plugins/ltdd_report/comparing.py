@@ -88,10 +88,12 @@ def compare_runs(runs: Sequence[RunRecord]) -> Comparison:
     """
     labels = _common_labels(runs)
     tables, seeds = _tables(runs, labels)
-    drawn = dict(zip(tables, bootstrap(list(tables.values()), labels), strict=True))
-    known = {name: class_accuracy(right, labels) for name, right in tables.items()}
-    best = max(known, key=lambda name: float(known[name].mean()))
-    entries = [_entry(name, seeds[name], known[name], drawn[name], known[best], drawn[best]) for name in tables]
+    resampled = dict(zip(tables, bootstrap(list(tables.values()), labels), strict=True))
+    measured = {name: class_accuracy(right, labels) for name, right in tables.items()}
+    best = max(measured, key=lambda name: float(measured[name].mean()))
+    entries = [
+        _entry(name, seeds[name], measured[name], resampled[name], measured[best], resampled[best]) for name in tables
+    ]
     data = runs[0].data
     ranked = sorted(entries, key=lambda entry: -entry.accuracy.value)
     return Comparison(data["name"], list(data["classes"]), list(data["counts"]), len(labels), ranked)
@@ -140,14 +142,14 @@ def bootstrap(tables: Sequence[np.ndarray], labels: np.ndarray, draws: int = DRA
         seed: of the draws.
     """
     random, classes = np.random.default_rng(seed), int(labels.max()) + 1
-    found = [np.empty((draws, len(right), classes)) for right in tables]
+    resampled = [np.empty((draws, len(right), classes)) for right in tables]
     for label in range(classes):
         members = np.flatnonzero(labels == label)
         often = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
-        for right, out in zip(tables, found, strict=True):
+        for right, out in zip(tables, resampled, strict=True):
             out[:, :, label] = 100 * (often @ right[:, members].T) / len(members)
     weights = [random.multinomial(len(t), np.full(len(t), 1 / len(t)), size=draws) / len(t) for t in tables]
-    return [Drawn(shares, weight) for shares, weight in zip(found, weights, strict=True)]
+    return [Drawn(shares, weight) for shares, weight in zip(resampled, weights, strict=True)]
 
 
 def class_accuracy(right: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -155,57 +157,59 @@ def class_accuracy(right: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.stack([100 * right[:, labels == label].mean(1) for label in range(int(labels.max()) + 1)], 1)
 
 
-def _entry(name: str, seeds: list[int], known: np.ndarray, drawn: Drawn, best: np.ndarray, best_drawn: Drawn) -> Entry:
+def _entry(
+    name: str, seeds: list[int], measured: np.ndarray, resampled: Drawn, best: np.ndarray, best_resampled: Drawn
+) -> Entry:
     def interval(statistic: Statistic) -> Interval:
-        return _interval(float(statistic(known).mean()), drawn.of(statistic))
+        return _interval(float(statistic(measured).mean()), resampled.of(statistic))
 
     behind = None
-    if drawn is not best_drawn:
-        gap = best_drawn.of(accuracy) - drawn.of(accuracy)
-        behind = _interval(float(accuracy(best).mean() - accuracy(known).mean()), gap)
+    if resampled is not best_resampled:
+        gap = best_resampled.of(accuracy) - resampled.of(accuracy)
+        behind = _interval(float(accuracy(best).mean() - accuracy(measured).mean()), gap)
     return Entry(
         name,
         tuple(seeds),
         interval(accuracy),
         interval(deviation),
         interval(worst),
-        known.mean(0).tolist(),
+        measured.mean(0).tolist(),
         behind,
         behind is None or behind.low <= 0,
     )
 
 
-def _interval(value: float, drawn: np.ndarray) -> Interval:
-    """The percentile interval."""
-    low, high = np.percentile(drawn, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+def _interval(value: float, samples: np.ndarray) -> Interval:
+    """The percentile interval of bootstrap samples ``[draws]``."""
+    low, high = np.percentile(samples, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     return Interval(value, float(low), float(high))
 
 
 def _tables(runs: Sequence[RunRecord], labels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, list[int]]]:
     """For each entry which test images each of its seeds has right, and the seeds."""
-    said: dict[str, dict[str, list[tuple[int, Tensor]]]] = {}
+    by_line: dict[str, dict[str, list[tuple[int, Tensor]]]] = {}
     for run, method in zip(runs, _names(runs), strict=True):
-        for line, found in predictions(run).items():
-            check_predictions(run, line, found, labels)
-            said.setdefault(line, {}).setdefault(method, []).append((int(run.config["seed"]), found))
+        for line, log_p in predictions(run).items():
+            check_predictions(run, line, log_p, labels)
+            by_line.setdefault(line, {}).setdefault(method, []).append((int(run.config["seed"]), log_p))
     tables: dict[str, np.ndarray] = {}
     seeds: dict[str, list[int]] = {}
-    for line, by_method in said.items():
+    for line, by_method in by_line.items():
         shared = len(by_method) > 1 and _all_same(list(by_method.values()))
         for method, by_seed in list(by_method.items())[: 1 if shared else None]:
             name = line if shared or not method else f"{method}: {line}"
-            tables[name] = np.stack([found.argmax(1).numpy() == labels for _, found in by_seed])
+            tables[name] = np.stack([log_p.argmax(1).numpy() == labels for _, log_p in by_seed])
             seeds[name] = [seed for seed, _ in by_seed]
     return tables, seeds
 
 
 def _all_same(classifiers: Sequence[Sequence[tuple[int, Tensor]]]) -> bool:
     """Whether all methods have the same seeds and predictions, as they have of classifiers of the original images."""
-    first, *others = classifiers
+    first, *rest = classifiers
     return all(
-        len(other) == len(first)
-        and all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(other, first, strict=True))
-        for other in others
+        len(classifier) == len(first)
+        and all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(classifier, first, strict=True))
+        for classifier in rest
     )
 
 
@@ -215,8 +219,8 @@ def _common_labels(runs: Sequence[RunRecord]) -> np.ndarray:
     for run in runs[1:]:
         for key in ("classes", "test_images", "counts"):
             if run.data[key] != first.data[key]:
-                what = key.replace("_", " ")
-                raise InputError(f"{run.path} and {first.path} cannot be compared: they differ in {what}.")
+                difference = key.replace("_", " ")
+                raise InputError(f"{run.path} and {first.path} cannot be compared: they differ in {difference}.")
     images, labels = test_set(first)
     for run in runs[1:]:
         if run.config["data"] == first.config["data"]:
@@ -234,8 +238,8 @@ def _names(runs: Sequence[RunRecord]) -> list[str]:
         raise InputError("a run is given twice, or two runs have the same configuration and seed.")
     names = []
     for flat in settings:
-        same_method = [other for other in settings if other["matcher.name"] == flat["matcher.name"]]
-        different = [key for key in flat if any(other.get(key) != flat[key] for other in same_method)]
+        same_method = [setting for setting in settings if setting["matcher.name"] == flat["matcher.name"]]
+        different = [key for key in flat if any(setting.get(key) != flat[key] for setting in same_method)]
         listed = ", ".join(f"{key}={flat[key]}" for key in different)
         names.append(f"{flat['matcher.name']}{f' ({listed})' if listed else ''}")
     return names if len(set(names)) > 1 else [""] * len(runs)

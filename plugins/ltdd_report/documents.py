@@ -102,7 +102,9 @@ class Line(Document):
         right = [self.confusion[label][label] for label in range(classes)]
         shares = [100 * hits / total for hits, total in zip(right, totals, strict=True)]
         pairs = [*zip(shares, self.per_class, strict=True), (100 * sum(right) / sum(totals), self.accuracy)]
-        if not all(math.isclose(share, said, abs_tol=ROUNDING) for share, said in [*pairs, (min(shares), self.worst)]):
+        if not all(
+            math.isclose(share, stated, abs_tol=ROUNDING) for share, stated in [*pairs, (min(shares), self.worst)]
+        ):
             raise ValueError("must have the accuracies that follow from its confusion matrix")
         return self
 

@@ -94,11 +94,11 @@ def class_figure(names: Sequence[str], counts: Sequence[int], rows: Sequence[Row
     return figure
 
 
-def gain_figure(names: Sequence[str], counts: Sequence[int], row: Row, other: Row) -> Figure:
+def gain_figure(names: Sequence[str], counts: Sequence[int], row: Row, reference: Row) -> Figure:
     """Points by which one line is above another, class by class."""
     figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
     axes = figure.subplots()
-    gains = np.array(row["per_class"]) - np.array(other["per_class"])
+    gains = np.array(row["per_class"]) - np.array(reference["per_class"])
     axes.bar(range(len(gains)), gains, color=[COLOURS[2] if gain >= 0 else COLOURS[1] for gain in gains], width=0.7)
     axes.axhline(0, color="#333333", linewidth=0.8)
     reach = max(5.0, float(np.abs(gains).max()) * 1.25)

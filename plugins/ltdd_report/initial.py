@@ -75,6 +75,6 @@ def _kept(run: RunRecord, images: Tensor, labels: Tensor) -> bool:
     if distilled.labels.dim() != 1 or distilled.images.shape[1:] != images.shape[1:]:
         return False
     return all(
-        any(torch.equal(image, other) for other in images[labels == label])
+        any(torch.equal(image, start) for start in images[labels == label])
         for image, label in zip(distilled.images, distilled.labels, strict=True)
     )

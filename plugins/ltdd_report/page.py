@@ -1,4 +1,4 @@
-"""The pages: one HTML file each, with everything in it."""
+"""The pages; each is one HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ MISSING = "Glyph .* missing from font"  # what matplotlib warns of
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as the page has it."""
+    """A figure as it stands in the page."""
 
     source: str
     """A ``data:`` address."""
     text: str
-    """What somebody who cannot see it is told."""
+    """The text for readers who cannot see it."""
     caption: str = ""
 
 
@@ -153,12 +153,12 @@ def _cell(value: Any) -> str:
 def _best(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The best value of a column; several seeds are needed to say that its line is better (``ltdd compare``)."""
     low = {"std", "calibration_error"}
-    found = {}
+    best = {}
     for key in COLUMNS:
-        known = [float(row[key]) for row in rows if row[key] is not None]
-        if key != "images" and len(known) > 1:
-            found[key] = (min if key in low else max)(known)
-    return found
+        values = [float(row[key]) for row in rows if row[key] is not None]
+        if key != "images" and len(values) > 1:
+            best[key] = (min if key in low else max)(values)
+    return best
 
 
 def _summary(run: RunRecord) -> str:
@@ -174,12 +174,12 @@ def _summary(run: RunRecord) -> str:
 
 
 def _gains(run: RunRecord) -> Iterator[Picture]:
-    """Where the last line, which is the head that was asked for, gains and loses beside each other one."""
-    *others, asked = run.rows
-    for other in others:
-        figure = figures.gain_figure(run.data["classes"], run.data["counts"], asked, other)
-        gains = [a - b for a, b in zip(asked["per_class"], other["per_class"], strict=True)]
-        caption = f"{asked['name']}, beside {other['name']}"
+    """Where the last line, which is the head of the run, gains and loses against each other line."""
+    *references, asked = run.rows
+    for reference in references:
+        figure = figures.gain_figure(run.data["classes"], run.data["counts"], asked, reference)
+        gains = [a - b for a, b in zip(asked["per_class"], reference["per_class"], strict=True)]
+        caption = f"{asked['name']}, beside {reference['name']}"
         yield _picture(figure, _listed(f"Points of {caption}", run.data["classes"], gains), caption)
 
 
@@ -239,10 +239,10 @@ def _beside(run: RunRecord, initial: Initial | None) -> str:
     return text
 
 
-def _listed(what: str, names: Sequence[str], values: Sequence[float]) -> str:
+def _listed(heading: str, names: Sequence[str], values: Sequence[float]) -> str:
     numbers = (f"{value:.0f}" if isinstance(value, int) else f"{value:.1f}" for value in values)
     listed = ", ".join(f"{name} {value}" for name, value in zip(names, numbers, strict=True))
-    return f"{what}: {listed}." if what else f"{listed}."
+    return f"{heading}: {listed}." if heading else f"{listed}."
 
 
 def _accuracies(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:

@@ -96,8 +96,8 @@ def read_run(path: Path) -> RunRecord:
         raise InputError(f"{path} {NOT_DISTILLED}")
     if not (path / REPORT).exists():
         begun = (path / CONFIG).exists()
-        what = f"is not finished: {resume_command(path)}" if begun else "is not the folder of a run"
-        raise InputError(f"{path} {what}.")
+        reason = f"is not finished: {resume_command(path)}" if begun else "is not the folder of a run"
+        raise InputError(f"{path} {reason}.")
     config, facts, report = read_config(path), _read_json(path / FACTS, Facts), read_report(path)
     steps, losses = read_log(path / METRICS)
     if (path / METRICS).exists() and steps[-1:] != [config["iterations"] - 1]:
@@ -202,12 +202,12 @@ def predictions(run: RunRecord) -> dict[str, Tensor]:
         tensors, _ = load_tensors(path)
     shape = (run.data["test_images"], len(run.data["classes"]))
     for row in run.rows:
-        found = tensors.get(row["name"])
-        if found is None:
+        log_p = tensors.get(row["name"])
+        if log_p is None:
             raise InputError(f"{path} has nothing of the line {row['name']!r}.")
-        if tuple(found.shape) != shape or not found.is_floating_point():
+        if tuple(log_p.shape) != shape or not log_p.is_floating_point():
             raise InputError(f"{path} is damaged: the line {row['name']!r} is not {shape[0]} x {shape[1]} numbers.")
-        if not bool((found <= ABOVE_ONE).all()) or bool(found.isneginf().all(1).any()):  # NaN is not below anything
+        if not bool((log_p <= ABOVE_ONE).all()) or bool(log_p.isneginf().all(1).any()):  # NaN is not below anything
             raise InputError(f"{path} is damaged: the line {row['name']!r} has values that are no log-probabilities.")
     return {row["name"]: tensors[row["name"]] for row in run.rows}
 
@@ -231,20 +231,20 @@ def has_data_of(run: RunRecord, data: LongTailedSet) -> bool:
     return expected == (list(data.class_names), list(data.counts), len(data.test_labels), list(data.image_shape))
 
 
-def check_predictions(run: RunRecord, name: str, found: Tensor, labels: np.ndarray) -> None:
+def check_predictions(run: RunRecord, name: str, log_p: Tensor, labels: np.ndarray) -> None:
     """Refuse predictions that are not those of the table.
 
     Args:
         run: whose they are.
         name: of the line.
-        found: log-probabilities, float32 ``[N, classes]``.
+        log_p: log-probabilities, float32 ``[N, classes]``.
         labels: int64 ``[N]``.
 
     Raises:
         InputError: the table has other accuracies.
     """
     (row,) = (row for row in run.rows if row["name"] == name)
-    hits = np.bincount(labels[found.argmax(1).numpy() == labels], minlength=len(row["per_class"])).tolist()
+    hits = np.bincount(labels[log_p.argmax(1).numpy() == labels], minlength=len(row["per_class"])).tolist()
     if hits != [line[label] for label, line in enumerate(row["confusion"])]:
         raise InputError(f"{run.path / PREDICTIONS} does not go with {REPORT}: the line {name!r} has other accuracies.")
 
@@ -310,19 +310,19 @@ def _check_same_run(run: RunRecord) -> None:
         raise InputError(f"{run.path}: {CONFIG} and {FACTS} are about different data.")
     if run.config["matcher"]["name"] != run.report["method"]:
         raise InputError(f"{run.path}: {CONFIG} and {REPORT} name different methods.")
-    made = run.distilled.origin.get("configuration") if isinstance(run.distilled.origin, dict) else None
-    place = _difference({**run.config, "compute": {}}, made)
+    recorded = run.distilled.origin.get("configuration") if isinstance(run.distilled.origin, dict) else None
+    place = _difference({**run.config, "compute": {}}, recorded)
     if place is not None:
         raise InputError(f"{run.path}: {CONFIG} and {DISTILLED} differ in {visible(place)}, so they are of two runs.")
 
 
-def _difference(one: Any, other: Any, place: str = "") -> str | None:
+def _difference(first: Any, second: Any, place: str = "") -> str | None:
     """Where two trees first have different values at a key that both have; None if they do not."""
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return None if one == other else place
-    shared = [key for key in one if key in other and (place, key) != ("data", "root")]
-    places = (_difference(one[key], other[key], f"{place}.{key}" if place else key) for key in shared)
-    return next((found for found in places if found is not None), None)
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        return None if first == second else place
+    shared = [key for key in first if key in second and (place, key) != ("data", "root")]
+    places = (_difference(first[key], second[key], f"{place}.{key}" if place else key) for key in shared)
+    return next((difference for difference in places if difference is not None), None)
 
 
 def _check_images(run: RunRecord) -> None:

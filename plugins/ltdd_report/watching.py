@@ -33,9 +33,9 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE = 60  # characters of the loss curve, at most
 RECENT = 50  # steps that the speed is an average of
 SHORTEST = 1e-6  # seconds; times are written with so many digits
-SILENT = 60.0  # seconds after which one would like to know
+SILENT = 60.0  # seconds without news after which the reader is told
 SETTLED = 5.0  # seconds without a change after which a run that no process works on is over
-EACH = 1.0  # seconds between two looks
+POLL = 1.0  # seconds between two looks
 COLUMNS = {"accuracy": "accuracy", "std": "std", "few": "few", "worst": "worst", "group_accuracy": "group"}
 SMALLEST, LARGEST = 8, 16  # pixels of a small image, two in a character
 TEXT_LINES = 12  # what is above the images needs no more
@@ -112,7 +112,7 @@ def follow(path: Path, console: Console) -> None:
         with Live(console=console, transient=True, auto_refresh=False) as live:
             while not state.over:
                 live.update(view(state, console), refresh=True)
-                time.sleep(EACH)
+                time.sleep(POLL)
                 state = read_state(path)
     console.print(view(state, console))
 

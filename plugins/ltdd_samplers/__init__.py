@@ -1,4 +1,4 @@
-"""How real images are drawn: more or less class-balanced in an epoch, and which images stand for a class."""
+"""How real images are drawn: class by class in an epoch of training, and as representatives of a class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ltdd_core import Register, hookimpl
 
 @hookimpl
 def ltdd_register_samplers(register: Register) -> None:
-    """The q-power family, two more ways to balance classes, and coresets."""
+    """The q-power family, two more class-balancing samplers, and three coresets."""
     register("square-root", "ltdd_samplers.power:SquareRootSampler")
     register("class-balanced", "ltdd_samplers.power:ClassBalancedSampler")
     register("progressive", "ltdd_samplers.progressive:ProgressiveSampler")

@@ -1,6 +1,6 @@
-"""Coresets: which real images stand for a class, chosen by their features; epochs have every image once.
+"""Coresets: real images that represent a class, chosen by their features.  An epoch has every image once.
 
-Features are those of a classifier trained on the long-tailed set, not augmented.
+The features are those of a classifier that was trained on the long-tailed set; the images are not augmented.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from ltdd_core import ByClassSampler, Features
 
 
 class RandomSampler(ByClassSampler):
-    """Random images stand for a class: the coreset that all others have to be better than."""
+    """Random representatives of each class: the baseline that every other coreset has to beat."""
 
 
 class HerdingSampler(ByClassSampler):
-    """Images whose mean feature is nearest to that of the class (Welling, ICML 2009; as iCaRL, CVPR 2017, herds)."""
+    """Representatives whose mean feature is close to the class mean (Welling, ICML 2009; as in iCaRL, CVPR 2017)."""
 
     def representatives(self, label: int, ipc: int, generator: torch.Generator, features: Features) -> Tensor:
-        """The first ``min(ipc, n_c)`` of the herd, nothing about them random."""
+        """The first ``min(ipc, n_c)`` chosen images; there is nothing random in the choice."""
         return self.members[label][herd(features(label), ipc)]
 
 
 class KCenterSampler(ByClassSampler):
-    """Images that no other image of the class is far from (k-center greedy; Sener & Savarese, ICLR 2018)."""
+    """Representatives such that every image of the class is near one (k-center greedy; Sener & Savarese, ICLR 2018)."""
 
     def representatives(self, label: int, ipc: int, generator: torch.Generator, features: Features) -> Tensor:
-        """The first ``min(ipc, n_c)`` centres, nothing about them random."""
+        """The first ``min(ipc, n_c)`` centres; there is nothing random in the choice."""
         return self.members[label][centres(features(label), ipc)]
 
 
@@ -39,16 +39,16 @@ def herd(features: Tensor, size: int) -> Tensor:
         features: ``[n, D]``; their directions count (iCaRL, section 3.1 and algorithm 4).
         size: how many.
     """
-    own = F.normalize(features.double())
-    mean, total = own.mean(0), torch.zeros(own.shape[1], dtype=torch.float64)
+    directions = F.normalize(features.double())
+    mean, total = directions.mean(0), torch.zeros(directions.shape[1], dtype=torch.float64)
     chosen: list[int] = []
-    left = torch.ones(len(own), dtype=torch.bool)
-    for count in range(1, min(size, len(own)) + 1):
-        distance = (mean - (total + own) / count).norm(dim=1)
-        best = int(distance.masked_fill(~left, torch.inf).argmin())
+    unchosen = torch.ones(len(directions), dtype=torch.bool)
+    for count in range(1, min(size, len(directions)) + 1):
+        distance = (mean - (total + directions) / count).norm(dim=1)
+        best = int(distance.masked_fill(~unchosen, torch.inf).argmin())
         chosen.append(best)
-        left[best] = False
-        total = total + own[best]
+        unchosen[best] = False
+        total = total + directions[best]
     return torch.tensor(chosen)
 
 
@@ -59,11 +59,11 @@ def centres(features: Tensor, size: int) -> Tensor:
         features: ``[n, D]``, compared by their Euclidean distance.
         size: how many.
     """
-    own = features.double()
-    chosen = [int((own - own.mean(0)).norm(dim=1).argmin())]
-    distance = (own - own[chosen[0]]).norm(dim=1)
-    while len(chosen) < min(size, len(own)):
+    points = features.double()
+    chosen = [int((points - points.mean(0)).norm(dim=1).argmin())]
+    distance = (points - points[chosen[0]]).norm(dim=1)
+    while len(chosen) < min(size, len(points)):
         distance[chosen] = -1.0  # of equal images only one can be its own centre
         chosen.append(int(distance.argmax()))
-        distance = torch.minimum(distance, (own - own[chosen[-1]]).norm(dim=1))
+        distance = torch.minimum(distance, (points - points[chosen[-1]]).norm(dim=1))
     return torch.tensor(chosen)

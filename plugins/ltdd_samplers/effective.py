@@ -11,14 +11,14 @@ from ltdd_core import BaseOptions, ByClassSampler, option
 
 
 class EffectiveNumberSampler(ByClassSampler):
-    """An image of class c weighs (1 - beta) / (1 - beta^n_c), so p_c ~ n_c (1 - beta) / (1 - beta^n_c)."""
+    """Images weighted by the effective number of their class: p_c ~ n_c (1 - beta) / (1 - beta^n_c)."""
 
     class Options(BaseOptions):
-        """How near to class-balanced."""
+        """The weights of the classes."""
 
         beta: float = option(
             0.9999,
-            "beta of the effective number: at 0 as instance, near 1 class-balanced",
+            "beta of the effective number: 0 is the sampler instance, values near 1 are close to class-balanced",
             source="LDAM-DRW, public code",
             ge=0,
             lt=1,

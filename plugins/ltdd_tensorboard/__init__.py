@@ -22,7 +22,7 @@ _writers: dict[Path, SummaryWriter] = {}
 
 @hookimpl
 def ltdd_run_started(run: Any) -> None:
-    """Write into the folder ``tensorboard`` of the run; what a run repeats after a crash replaces what it wrote before.
+    """Write into the folder ``tensorboard`` of the run; steps that are repeated after a crash replace the earlier ones.
 
     Raises:
         InputError: TensorBoard is not installed.
@@ -54,7 +54,7 @@ def ltdd_evaluated(run: Any, row: Any) -> None:
 
 @hookimpl
 def ltdd_run_finished(run: Any, distilled: DistilledSet) -> None:
-    """The distilled images, a row a class."""
+    """The distilled images, one row per class."""
     from torchvision.utils import make_grid
 
     images = distilled.normalisation.invert(distilled.images)
@@ -65,7 +65,7 @@ def ltdd_run_finished(run: Any, distilled: DistilledSet) -> None:
 
 @hookimpl
 def ltdd_run_failed(run: Any, error: BaseException) -> None:
-    """What was written stays."""
+    """Close the writer; the written values stay."""
     _close(run.path)
 
 

@@ -26,7 +26,7 @@ _runs: dict[Path, Any] = {}
 
 @hookimpl
 def ltdd_run_started(run: Any) -> None:
-    """Begin a run of trackio, named like the folder, or go on with it.
+    """Begin or resume a run of trackio that has the name of the folder.
 
     Raises:
         InputError: trackio is not installed.
@@ -57,19 +57,19 @@ def ltdd_step_finished(run: Any, step: int, metrics: Mapping[str, float]) -> Non
 def ltdd_evaluated(run: Any, row: Any) -> None:
     """Columns of the table, by the name of the line."""
     values = row.to_json()
-    known = {f"{name}/{row.name}": values[name] for name in SHOWN if values[name] is not None}
-    _runs[run.path].log(known, step=run.config.run.iterations)
+    metrics = {f"{name}/{row.name}": values[name] for name in SHOWN if values[name] is not None}
+    _runs[run.path].log(metrics, step=run.config.run.iterations)
 
 
 @hookimpl
 def ltdd_run_finished(run: Any, distilled: DistilledSet) -> None:
-    """Write what is left."""
+    """Write the remaining values and end the run of trackio."""
     _finish(run.path)
 
 
 @hookimpl
 def ltdd_run_failed(run: Any, error: BaseException) -> None:
-    """What was logged stays."""
+    """End the run of trackio; the logged values stay."""
     _finish(run.path)
 
 
@@ -82,5 +82,5 @@ def _finish(path: Path) -> None:
 
 
 def _quiet() -> contextlib.AbstractContextManager[Any]:
-    """Trackio prints to stdout, which belongs to ``--json``."""
+    """Send what trackio prints to stderr, since stdout is for ``--json``."""
     return contextlib.redirect_stdout(sys.stderr)

@@ -102,11 +102,11 @@ def second_best(distances: Tensor, member: Tensor, groups: int) -> float:
     """
     weights, given = distances.numpy(), member.numpy()
     few = groups ** (len(given) - 1) <= ENUMERATED
-    others = _all_partitions(len(given), groups) if few else iter(_neighbours(given, groups))
+    candidates = _all_partitions(len(given), groups) if few else iter(_neighbours(given, groups))
     best = -np.inf
-    for other in others:
-        if len(np.unique(other)) == groups and not _same(other, given):
-            best = max(best, cut_value(weights, other))
+    for candidate in candidates:
+        if len(np.unique(candidate)) == groups and not _same(candidate, given):
+            best = max(best, cut_value(weights, candidate))
     return float(best)
 
 
@@ -116,18 +116,18 @@ def _all_partitions(classes: int, groups: int) -> Iterator[np.ndarray]:
 
 
 def _neighbours(member: np.ndarray, groups: int) -> list[np.ndarray]:
-    found = []
+    neighbours = []
     for label in range(len(member)):
         for group in range(groups):
             changed = member.copy()
             changed[label] = group
-            found.append(changed)
+            neighbours.append(changed)
     for i, j in itertools.combinations(range(len(member)), 2):
         if member[i] != member[j]:
             changed = member.copy()
             changed[[i, j]] = member[[j, i]]
-            found.append(changed)
-    return found
+            neighbours.append(changed)
+    return neighbours
 
 
 def _same(first: np.ndarray, second: np.ndarray) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group("analyze")
 def command() -> None:
-    """Look at what networks see."""
+    """Show what networks see in the data."""
 
 
 @command.command("grouping")
@@ -31,16 +31,16 @@ def command() -> None:
 @click.option("--network", "networks", multiple=True, metavar="NAME",
               help="Network to train; repeatable. Default: convnet-d3.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True,
-              help="Number of networks of each kind.")  # fmt: skip
+              help="Number of seeds: so many networks of each kind are trained.")  # fmt: skip
 @click.option("--groups", "counts", multiple=True, type=click.IntRange(min=2),
               help="Number of groups K; repeatable. Default: 2 and 3.")  # fmt: skip
-@click.option("--precision", metavar="fp32|bf16", help="Precision of features.")
+@click.option("--precision", metavar="fp32|bf16", help="Precision of the features.")
 @click.option("--compile", is_flag=True, help="Compile the networks.")
 @data_options
 @compute_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for figures and grouping.json.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 def grouping(
     sources: tuple[str, ...],
     networks: tuple[str, ...],
@@ -102,8 +102,8 @@ def _views(
             if notes is not None:
                 notes.print(f"training a network: {what}", soft_wrap=True)
 
-    found = list(views_of(configs, list(dict.fromkeys(sources)), TrainingNotes()))
-    return found[0][0], [view for _, view in found]
+    views = list(views_of(configs, list(dict.fromkeys(sources)), TrainingNotes()))
+    return views[0][0], [view for _, view in views]
 
 
 def _results(
@@ -120,7 +120,7 @@ def _results(
         partitions = [partition_of(view, groups) for view in views]
         agreements = stability(partitions)
         document["partitions"] += [{"k": groups, **partition.to_json(class_names)} for partition in partitions]
-        document["stability"] += [{"k": groups, "between": name, **asdict(found)} for name, found in agreements]
+        document["stability"] += [{"k": groups, "between": name, **asdict(scores)} for name, scores in agreements]
         tables += [_partition_table(groups, class_names, partitions), _stability_table(groups, agreements)]
     return document, tables
 
@@ -153,9 +153,9 @@ def _stability_table(groups: int, agreements: Sequence[tuple[str, Agreement]]) -
     table = Table(title=f"{groups} groups: agreement (adjusted Rand index)", box=box.SIMPLE_HEAD)
     for column in ("between", "pairs", "mean", "lowest", "same %", "p"):
         table.add_column(column, justify="left" if column == "between" else "right")
-    for name, found in agreements:
-        cells = (str(found.pairs), f"{found.mean:.2f}", f"{found.lowest:.2f}", f"{100 * found.same:.0f}")
-        table.add_row(name, *cells, f"{found.p_value:.3f}")
+    for name, scores in agreements:
+        cells = (str(scores.pairs), f"{scores.mean:.2f}", f"{scores.lowest:.2f}", f"{100 * scores.same:.0f}")
+        table.add_row(name, *cells, f"{scores.p_value:.3f}")
     return table
 
 

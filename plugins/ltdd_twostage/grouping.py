@@ -102,18 +102,18 @@ def views_of(
         with open_setup(config, display=display) as setup:
             data, original, trainer = setup.data, setup.original, setup.trainer()
             sets = {TEST: replace(original, images=data.test_images, labels=data.test_labels), ORIGINAL: original}
-            for name, found in distilled.items():
-                _check_fits(name, found, data)
-                sets[name] = replace(original, images=found.images, labels=found.labels)
+            for name, distilled_set in distilled.items():
+                _check_fits(name, distilled_set, data)
+                sets[name] = replace(original, images=distilled_set.images, labels=distilled_set.labels)
             plain = trainer.train(original, outputs=data.classes)
             for source in sources:
                 yield data.class_names, _view(source, sets[source], config.network.name, plain, trainer)
 
 
-def _check_fits(name: str, found: DistilledSet, data: LongTailedSet) -> None:
-    if found.class_names != data.class_names:
+def _check_fits(name: str, distilled: DistilledSet, data: LongTailedSet) -> None:
+    if distilled.class_names != data.class_names:
         raise InputError(f"{name} was distilled from other classes than those of {data.name}.")
-    if tuple(found.images.shape[1:]) != data.image_shape or found.decoder is not None:
+    if tuple(distilled.images.shape[1:]) != data.image_shape or distilled.decoder is not None:
         raise InputError(f"the images of {name} are not of the size that networks see in {data.name}.")
 
 
@@ -152,7 +152,7 @@ def stability(partitions: Sequence[Partition]) -> list[tuple[str, Agreement]]:
     sources = list(dict.fromkeys(source for source, _, _ in by_place))
     networks = list(dict.fromkeys(network for _, network, _ in by_place))
     seeds = list(dict.fromkeys(seed for _, _, seed in by_place))
-    found = [
+    agreements = [
         (f"seeds: {source}, {network}", agreement([by_place[source, network, seed] for seed in seeds]))
         for source in sources
         for network in networks
@@ -160,9 +160,9 @@ def stability(partitions: Sequence[Partition]) -> list[tuple[str, Agreement]]:
     for pair in itertools.combinations(sources, 2):
         places = [(network, seed) for network in networks for seed in seeds]
         first, second = ([by_place[source, net, seed] for net, seed in places] for source in pair)
-        found.append((f"sources: {pair[0]} and {pair[1]}", agreement_between(first, second)))
+        agreements.append((f"sources: {pair[0]} and {pair[1]}", agreement_between(first, second)))
     for pair in itertools.combinations(networks, 2):
         seen = [(source, seed) for source in sources for seed in seeds]
         first, second = ([by_place[source, network, seed] for source, seed in seen] for network in pair)
-        found.append((f"networks: {pair[0]} and {pair[1]}", agreement_between(first, second)))
-    return [(name, compared) for name, compared in found if compared is not None]
+        agreements.append((f"networks: {pair[0]} and {pair[1]}", agreement_between(first, second)))
+    return [(name, compared) for name, compared in agreements if compared is not None]

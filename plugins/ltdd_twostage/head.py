@@ -54,12 +54,12 @@ class TwoStageHead(ClassifierHead):
 
         groups: int = option(2, "number of groups K", source="Zheng et al. 2024", ge=2)
         centres: int = option(
-            5, "number of k-means centres M of each class, between which distances are measured",
+            5, "number of k-means centres M of each class; the distance of two classes is that of their centres",
             source="Zheng et al. 2024", ge=1,
         )  # fmt: skip
         targets: Literal["groups", "classes"] = option(
             "classes",
-            "labels that stage 1 learns; the probabilities of classes are summed over each group",
+            "labels that stage 1 learns: groups, or classes whose probabilities are then summed over each group",
             source="docs/results/two-stage.md",
         )
         stage1: Named = option(
@@ -72,7 +72,8 @@ class TwoStageHead(ClassifierHead):
             source="docs/results/two-stage.md",
         )
         routing: Literal["soft", "hard"] = option(
-            "soft", "part of the groups in the answer: each by its probability (soft), or the likeliest alone (hard)"
+            "soft",
+            "groups that count in the answer: all, weighted by their probability (soft), or the likeliest only (hard)",
         )
         a: float = option(
             1.0, "weight of stage 1 in the choice of the group", source="docs/results/two-stage.md", ge=0, le=1
@@ -80,15 +81,15 @@ class TwoStageHead(ClassifierHead):
         b: float | None = option(
             None,
             "weight of stage 1 in the choice of the class within the group; None: 0 where stage 1 learns groups, 0.5 "
-            "where both stages have the same set, else h / (h + worth) with the harmonic mean h of the class counts of "
-            "stage 1's set",
+            "where both stages have the same training set, else h / (h + worth) with the harmonic mean h of the class "
+            "counts of stage 1's set",
             source="docs/results/two-stage.md",
             ge=0,
             le=1,
         )
         worth: float = option(
             7.0,
-            "number of images per class that stage 2 counts for where b is None",
+            "number of images per class that the knowledge of stage 2 is taken to be worth; used where b is None",
             source="docs/results/two-stage.md",
             gt=0,
         )
