@@ -412,7 +412,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path):
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(60) == 130
     assert (tmp_path / "log").read_text().splitlines()[-1] == (
-        "Error: SIGTERM: stopped and saved; the same command goes on."
+        "Error: SIGTERM: stopped and saved; the same command resumes it."
     )
     assert ExpertFolder(tmp_path / "e").epochs(0) >= 5
 

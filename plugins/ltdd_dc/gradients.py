@@ -70,8 +70,8 @@ class GradientMatching:
 
     def _at_once(self, counts: Tensor) -> int:
         """How many classes go through the network together: several only if they have as many images."""
-        alike = self.batched and len(counts.unique()) == 1
-        return max(1, self.chunk // (SECOND_ORDER * int(counts[0]))) if alike else 1
+        equal_counts = self.batched and len(counts.unique()) == 1
+        return max(1, self.chunk // (SECOND_ORDER * int(counts[0]))) if equal_counts else 1
 
     def _weights(self) -> tuple[Gradient, Gradient]:
         """The parameters that are compared, and the others."""

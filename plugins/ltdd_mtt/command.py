@@ -119,7 +119,7 @@ def _train(config: Config, out: Path | None, jobs: int, notes: Console) -> dict[
                     train_in_processes(config, folder.path, jobs, threads, report, setup.stop.check)
         except Interrupted as error:
             saved = "stopped and saved" if folder.numbers() else "stopped before anything was saved"
-            raise Interrupted(f"{error}: {saved}; the same command goes on.") from error
+            raise Interrupted(f"{error}: {saved}; the same command resumes it.") from error
     return facts
 
 

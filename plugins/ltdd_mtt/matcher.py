@@ -144,7 +144,7 @@ class TrajectoryMatcher(Matcher):
         epochs = {index: folder.epochs(index) for index in folder.numbers()}
         longest = max(epochs.values(), default=0)
         if not longest:
-            raise InputError(f"{folder.path} holds no finished expert: go on with ltdd experts train.")
+            raise InputError(f"{folder.path} holds no finished expert: finish one with ltdd experts train.")
         numbers = [index for index, own in epochs.items() if own == longest]
         if len(numbers) < len(epochs):
             left_out = len(epochs) - len(numbers)

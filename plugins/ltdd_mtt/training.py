@@ -136,7 +136,7 @@ class Record:
         self.school.report(self.index, done)
 
     def save(self) -> None:
-        """Write it down, with what it takes to go on exactly: full precision, averages of batch normalisation."""
+        """Write it down, with what it takes to resume exactly: full precision, averages of batch normalisation."""
         if self.done == self.saved:
             return
         network = self.school.network

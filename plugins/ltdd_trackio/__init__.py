@@ -26,7 +26,7 @@ _runs: dict[Path, Any] = {}
 
 @hookimpl
 def ltdd_run_started(run: Any) -> None:
-    """Begin a run of trackio, named like the folder, or go on with it.
+    """Begin a run of trackio, named like the folder, or resume it.
 
     Raises:
         InputError: trackio is not installed.
