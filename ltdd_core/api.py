@@ -38,6 +38,10 @@ def configure(preset: str | None = None, **settings: Any) -> Config:
 
     For example ``configure(method="dm", data={"name": "digits-lt", "imbalance": 20}, ipc=5)``.
 
+    Args:
+        preset: the name of a preset, over which the settings stand.
+        settings: sections and options; ``method="dm"`` is short for ``matcher={"name": "dm"}``.
+
     Raises:
         InputError: an unknown name or option, a value out of range.
     """
@@ -45,7 +49,11 @@ def configure(preset: str | None = None, **settings: Any) -> Config:
 
 
 def load_data(name: str, **options: Any) -> LongTailedSet:
-    """A long-tailed set by the name of its source: ``load_data("digits-lt", imbalance=20)``.
+    """A long-tailed set by the name of its data source: ``load_data("digits-lt", imbalance=20)``.
+
+    Args:
+        name: of the data source; ``ltdd describe data`` lists them.
+        options: of the data source, among them those of :class:`ltdd_core.LongTailOptions`.
 
     Raises:
         InputError: an unknown name or option, or the images are missing or cannot be used.
@@ -77,11 +85,16 @@ def evaluate(
         settings: what to change in the stored configuration, shaped like configuration files: ``head``,
             ``recipe``, ``plugins``, ``training``.  Another head drops the stored recipe.
         preset: a named configuration, above the stored one and below ``settings``.
-        catalog: of all components; made anew unless given.
-        display: told what happens.
+        catalog: finds components by name; made anew unless given.
+        display: shows a user what happens; warnings only, unless given.
+
+    Returns:
+        One :class:`Repeated` for each network: the mean and the population standard deviation over the seeds, in
+        per cent.
 
     Raises:
         InputError: the file, the settings or the data cannot be used.
+        RunFailed: training diverged, or memory ran out.
     """
     catalog = catalog or Catalog(load_plugins())
     config, loaded, chosen = _to_evaluate(distilled, networks, settings, preset, catalog)
@@ -107,6 +120,10 @@ def quality(
     """Compare a distilled set with the whole one and with random real images; see :mod:`ltdd_core.evaluation.quality`.
 
     Arguments and errors are those of :func:`evaluate`; head and recipe play no part.
+
+    Returns:
+        One :class:`Quality` for each network: accuracies and scores in per cent, means and population standard
+        deviations over the seeds.
     """
     catalog = catalog or Catalog(load_plugins())
     config, loaded, chosen = _to_evaluate(distilled, networks, settings, preset, catalog)
@@ -161,7 +178,7 @@ def train_original(
         networks: those to train; the configured one unless given.
         repeats: how many seeds, from the configured one on.
         catalog: where ``config`` was resolved; made anew unless given.
-        display: told what happens.
+        display: shows a user what happens; warnings only, unless given.
         store: keeps the trained networks; that of the configuration unless given, or else one in memory.
 
     Raises:
@@ -177,6 +194,11 @@ def configure_original(layers: Sequence[Layer], preset: str | None = None, catal
     """A configuration for :func:`train_original`: as any other, but no method needs to be named.
 
     Whatever head or plugin is chosen, the original images train all of its stages.
+
+    Args:
+        layers: what was set, the later ones above the earlier ones.
+        preset: the name of a preset, over which the layers stand.
+        catalog: finds components by name; made anew unless given.
 
     Raises:
         InputError: an unknown name or option, a value out of range.

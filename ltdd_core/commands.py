@@ -53,7 +53,7 @@ def read_config(
     """The configuration that the options of a command come to.
 
     Args:
-        given: values of the shared options, as click hands them over.
+        given: values of the shared options, as click hands them over: by parameter name, None for those not given.
         assignments: values of ``--set``.
         config_file: the file of ``--config``.
         preset: the name after ``--preset``.
@@ -87,8 +87,12 @@ def open_setup(
 
     Args:
         config: from :func:`read_config`.
-        display: told what happens.
-        folder: of a run, whose trained networks are found and kept; ``compute.store`` goes before it.
+        display: shows a user what happens; warnings only, unless given.
+        folder: the folder of a run; its trained networks are used, and new ones are stored there, unless the
+            configuration names another folder with ``compute.store``.
+
+    Returns:
+        A context manager that gives the :class:`Setup`: device, data, trainer, network store and requests to stop.
 
     Raises:
         InputError: the device is not there.
@@ -102,6 +106,9 @@ def open_setup(
 
 def task_of(setup: Setup) -> Distillation:
     """Data, networks and all else that a matcher works with.
+
+    Args:
+        setup: from :func:`open_setup`.
 
     Raises:
         InputError: the data cannot be loaded.

@@ -28,7 +28,7 @@ class OptionError(InputError):
 
 
 class RunFailed(Exception):
-    """A run could not go on (its loss became NaN, say); what it had saved is intact. Exit code 1."""
+    """A run cannot continue (its loss became NaN, say); what it had saved is intact. Exit code 1."""
 
 
 class Interrupted(KeyboardInterrupt):

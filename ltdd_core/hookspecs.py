@@ -112,7 +112,7 @@ def ltdd_choose(config: Mapping[str, Any]) -> Mapping[str, str] | None:
 
 @hookspec
 def ltdd_run_started(run: Run) -> None:
-    """A run is about to take its first step, or to go on after ``run.start`` steps.
+    """A run is about to take its first step, or to resume after ``run.start`` steps.
 
     ``run`` has ``config``, ``path``, ``data`` and ``start``.
     """

@@ -111,8 +111,13 @@ def name_of(named: Named) -> str:
 def option(default: Value, text: str, *, source: str = "", component: str = "", **limits: Any) -> Value:
     """Declare one option: its default, what it does, where the default comes from, and its limits.
 
-    ``component`` is the kind of component that the value names (``"head"``), alone or with options (:data:`Named`): an
-    unknown name or option is refused as soon as it is read.  ``limits`` are pydantic's: ``gt``, ``ge``, ``lt``, ``le``.
+    Args:
+        default: its value unless given.
+        text: what it does, as a noun phrase that stands alone: "learning rate of the pixels".
+        source: where the default comes from: a paper, or its code.
+        component: the kind of component that the value names (``"head"``), alone or with options (:data:`Named`).  An
+            unknown name or option is refused as soon as it is read.
+        limits: those of pydantic: ``gt``, ``ge``, ``lt``, ``le``.
     """
     extra: dict[str, Any] = {"source": source, "component": component}
     field_info: Value = Field(default, description=text, json_schema_extra=extra, **limits)

@@ -17,10 +17,20 @@ class Display:
         """The long-tailed set is loaded; ``summary`` describes it in one line."""
 
     def steps(self, start: int, total: int) -> None:
-        """The steps of the matcher begin, ``start`` of them done before."""
+        """The steps of the matcher begin.
+
+        Args:
+            start: how many of them were done before.
+            total: how many there are.
+        """
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A step of the matcher is done."""
+        """A step of the matcher is done.
+
+        Args:
+            step: from 0 to ``total - 1``.
+            metrics: its scalars, ``loss`` among them.
+        """
 
     def steps_done(self) -> None:
         """No more steps."""
@@ -29,4 +39,10 @@ class Display:
         """A network is about to be trained."""
 
     def row(self, name: str, accuracy: float, std: float) -> None:
-        """A line of the result table is known: its accuracy, and the deviation over classes, in per cent."""
+        """A line of the result table is known.
+
+        Args:
+            name: of the line.
+            accuracy: share of the test images whose predicted class is right, in per cent.
+            std: standard deviation of the accuracies of the classes, in per cent.
+        """

@@ -1,6 +1,6 @@
 """Randomness as a function of (seed, purpose, step), never of history.
 
-Every draw in ltdd takes a private generator from here, so an interrupted run that goes on, a run split
+Every draw in ltdd takes a private generator from here, so an interrupted run that is resumed, a run split
 over processes and an uninterrupted run see the same numbers.
 """
 
@@ -20,7 +20,13 @@ def seed_for(seed: int, purpose: str, step: int = 0) -> int:
 
 
 def generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
-    """A private CPU generator.  Draw on the CPU and move the result: every device sees the same numbers."""
+    """A private CPU generator.  Draw on the CPU and move the result: every device sees the same numbers.
+
+    Args:
+        seed: of the run.
+        purpose: names what is drawn; another purpose gives unrelated numbers.
+        step: of the matcher, or another number that tells draws of one purpose apart.
+    """
     return torch.Generator().manual_seed(seed_for(seed, purpose, step))
 
 

@@ -75,6 +75,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     """A safetensors file with JSON facts in its metadata, written atomically.
 
     The same tensors and facts give the same bytes.
+
+    Args:
+        path: of the file, which is replaced where there is one.
+        tensors: of any dtype and device, by name.
+        facts: what JSON can hold, by name.
+
+    Raises:
+        WriteError: the file cannot be written.
+        ValueError: a number of the facts is not finite.
     """
     plain = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
     metadata = {key: json_text(facts[key]) for key in sorted(facts)}
@@ -82,7 +91,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What :func:`save_tensors` wrote.
+    """The tensors, on the CPU, and the facts that :func:`save_tensors` wrote.
 
     Raises:
         InputError: the file is not there, is damaged, or was written by something else.

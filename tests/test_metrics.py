@@ -29,7 +29,7 @@ def mean(values):
 
 def literal(predicted, labels, counts, groups, confidences):
     pairs = list(zip(predicted, labels, strict=True))
-    confidences = likeliest(predicted, confidences, len(counts)).max(1).values.exp().tolist()  # rounded alike
+    confidences = likeliest(predicted, confidences, len(counts)).max(1).values.exp().tolist()  # rounded in the same way
     recall = []
     for c in range(len(counts)):
         own = [p for p, label in pairs if label == c]

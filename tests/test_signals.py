@@ -123,7 +123,7 @@ common: {network: mlp, training: {original: {epochs: 1}, distilled: {epochs: 1}}
 def test_a_signal_between_two_cells_of_a_grid_stops_before_the_next(stopped, tmp_path):
     (tmp_path / "here" / "grid.yaml").write_text(GRID)
     code, said = stopped("os.rename out/table.md 2", "SIGTERM", "bench", "grid.yaml", "--out", "out", "--quiet")
-    assert (code, said) == (130, "Error: SIGTERM: stopped; what is finished is kept, the same command goes on.\n")
+    assert (code, said) == (130, "Error: SIGTERM: stopped; what is finished is kept, the same command resumes it.\n")
     assert len(list((tmp_path / "here").glob("out/runs/*"))) == 1
     assert len(list((tmp_path / "here").glob("out/runs/*/report.json"))) == 1
 
@@ -132,7 +132,7 @@ def test_a_signal_while_a_grid_loads_images_does_not_wait_for_them(stopped, tmp_
     images(tmp_path / "images")
     (tmp_path / "here" / "grid.yaml").write_text(GRID.replace("digits-lt, n_max: 60", "folder, root: ../images"))
     code, said = stopped("open cat/1.png 1", "SIGTERM", "bench", "grid.yaml", "--out", "out", "--quiet")
-    assert (code, said) == (130, "Error: SIGTERM: stopped; what is finished is kept, the same command goes on.\n")
+    assert (code, said) == (130, "Error: SIGTERM: stopped; what is finished is kept, the same command resumes it.\n")
 
 
 # ---- the blocks ----------------------------------------------------------------------------------

@@ -321,7 +321,7 @@ class Telling(MLP):
 
 
 def test_the_twelfth_kind_of_network_of_a_process_is_still_compiled(monkeypatch):
-    """torch stops at the ninth unless told otherwise, and goes on with the uncompiled network."""
+    """torch stops at the ninth unless told otherwise, and continues with the uncompiled network."""
     monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))  # without a C++ compiler
     torch.compiler.reset()
     images = torch.randn(2, 1, 8, 8)

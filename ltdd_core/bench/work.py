@@ -1,4 +1,4 @@
-"""Do what a grid asks for and is not done yet: distil, train classifiers, write the table, go on.
+"""Do what a grid asks for and is not done yet: distil, train classifiers, write the table, take the next.
 
 A run or a classifier that fails is noted and costs the others nothing.
 """
@@ -205,7 +205,7 @@ class _Work:
 
     @contextmanager
     def _noting(self, task: str) -> Iterator[None]:
-        """Note why something failed, a bug in a plugin say, and go on."""
+        """Note why something failed, a bug in a plugin say, and continue."""
         try:
             yield
         except Exception as error:

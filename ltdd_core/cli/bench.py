@@ -42,7 +42,7 @@ def command(
     """Run the grid of a YAML file and write its table.
 
     Data x imbalance x IPC x method x plugin x seed: a run folder each. What is finished is not done again, and a
-    grid that was stopped goes on with the same command. The table, with published values beside ours, is
+    grid that was stopped is resumed by the same command. The table, with published values beside ours, is
     written after every run: table.md, table.csv and table.json.
     """
     from ltdd_core.bench.grid import read_grid
@@ -82,7 +82,7 @@ def command(
 
 
 def _run(wanted: Grid, folder: Path, catalog: Catalog, notes: Console, quiet: bool, verbose: bool) -> dict[str, str]:
-    """Work on the grid; on Ctrl-C say how to go on."""
+    """Work on the grid; on Ctrl-C say how to resume."""
     from ltdd_core.bench.work import work_on
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.progress import Display
@@ -97,7 +97,7 @@ def _run(wanted: Grid, folder: Path, catalog: Catalog, notes: Console, quiet: bo
     try:
         return work_on(wanted, folder, catalog=catalog, display=display, say=say)
     except Interrupted as error:
-        raise Interrupted(f"{error}: stopped; what is finished is kept, the same command goes on.") from error
+        raise Interrupted(f"{error}: stopped; what is finished is kept, the same command resumes it.") from error
 
 
 def _list(results: Console, wanted: Grid, folder: Path, as_json: bool) -> None:

@@ -136,16 +136,25 @@ class Config:
     """A resolved configuration."""
 
     data: Selection
+    """The data source."""
     sampler: Selection
+    """Draws real images, for matching and for the epochs of a training."""
     network: Selection
+    """Matches, and is trained."""
     matcher: Selection
+    """The distillation method."""
     head: Selection
+    """The classifier head."""
     recipe: Selection
+    """Which data train which stage of the head."""
     start: Selection | None
     """The sampler that ``init`` names, if it names one other than the run's."""
     run: RunOptions
+    """Options that stand at the top of a configuration, such as ``ipc`` and ``seed``."""
     training: Training
+    """How networks are trained."""
     compute: Compute
+    """What a run computes with."""
 
     def to_tree(self) -> Tree:
         """Everything spelt out; resolving it again gives the same configuration."""

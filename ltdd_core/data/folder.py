@@ -1,4 +1,4 @@
-"""``folder``: one's own images, one folder a class, with or without a ``train``/``test`` split."""
+"""``folder``: the images of a user, one folder a class, with or without a ``train``/``test`` split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load a long-tailed set: from a source, cut to its long tail, with its normalisation."""
+"""Load a long-tailed set: from a data source, cut to its long tail, with its normalisation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from ltdd_core.seeding import generator
 
 
 def load_long_tailed(name: str, source: DataSource) -> LongTailedSet:
-    """Load a source and cut its training images to the long tail its options ask for.
+    """Load a data source and cut its training images to the long tail that its options ask for.
+
+    Args:
+        name: of the set, for messages and tables.
+        source: the data source; its options say how long the tail is.
 
     Raises:
         InputError: the images are missing or cannot be used, or the cut is impossible.

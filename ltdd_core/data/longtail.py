@@ -48,8 +48,8 @@ def cut(
         labels: int64 ``[N]`` of all training images.
         class_names: a name for each class, for messages.
         imbalance: the imbalance factor n_max / n_min, or ``natural`` to keep every image.
-        n_max: images of the largest class; None: as many as the smallest class of the source has, so that
-            the profile is exact.
+        n_max: images of the largest class; None: as many as the smallest class of the data source has, so
+            that the profile is exact.
         order: which class is the head.
 
     Raises:

@@ -27,15 +27,23 @@ class Normalisation(ABC):
     """Turns raw images into network inputs."""
 
     once: ClassVar[bool] = False
-    """Whether images that are seen again and again had better be normalised once and kept so."""
+    """Whether images that are used repeatedly are better normalised once and stored that way."""
 
     @abstractmethod
     def apply(self, images: Tensor) -> Tensor:
-        """uint8 ``[n, C, H, W]`` -> float32, on the same device."""
+        """Network inputs of raw images: float32 ``[n, C, H, W]``, on the same device.
+
+        Args:
+            images: uint8 ``[n, C, H, W]``.
+        """
 
     @abstractmethod
     def invert(self, images: Tensor) -> Tensor:
-        """float32 normalised -> float32 in [0, 1], clamped: for looking at."""
+        """Images to look at, of network inputs: float32 ``[n, C, H, W]`` in [0, 1], clamped.
+
+        Args:
+            images: float32 ``[n, C, H, W]``, normalised.
+        """
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
@@ -47,7 +55,7 @@ class Normalisation(ABC):
 
     @abstractmethod
     def misfit(self, image_shape: tuple[int, ...]) -> str | None:
-        """What is wrong if it is not for images ``(C, H, W)``."""
+        """What is wrong if it is not for images ``(C, H, W)``; None if it is for them."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,9 @@ class PerChannel(Normalisation):
     """Zero mean and unit deviation of each channel over the training set."""
 
     mean: tuple[float, ...]
+    """The mean of each channel, of values in [0, 1]."""
     std: tuple[float, ...]
+    """The standard deviation of each channel, above 0, of values in [0, 1]."""
 
     @classmethod
     def of(cls, images: Tensor) -> PerChannel:
@@ -110,6 +120,7 @@ class ZCA(Normalisation):
     matrix: Tensor
     """float32 ``[C * H * W, C * H * W]``, symmetric."""
     eps: float
+    """What is added to the variances, at least 0."""
     _on: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod

@@ -17,18 +17,21 @@ class LongTailedSet:
     """A long-tailed training set and its test set, uint8 in memory."""
 
     name: str
+    """The name of its data source."""
     train_images: Tensor
     """uint8 ``[N, C, H, W]``, sorted by class."""
     train_labels: Tensor
-    """int64 ``[N]``."""
+    """The class of each training image, int64 ``[N]``, from 0 to ``classes - 1``."""
     test_images: Tensor
     """uint8 ``[M, C, H, W]``."""
     test_labels: Tensor
-    """int64 ``[M]``."""
+    """The class of each test image, int64 ``[M]``; every class occurs."""
     class_names: tuple[str, ...]
+    """The name of each class, in the order of the labels."""
     normalisation: Normalisation
+    """Turns the raw images into network inputs."""
     counts: tuple[int, ...]
-    """Training images of each class."""
+    """Training images of each class, each at least 1."""
 
     @property
     def classes(self) -> int:

@@ -1,4 +1,4 @@
-"""Sources of labelled images: the interface, and the tables in which a source hands its images over."""
+"""The interface of data sources, and the tables in which a data source hands its images over."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from ltdd_core.options import BaseOptions, Component, option
 
 @dataclass(frozen=True)
 class SourceImages:
-    """All images of a source, before the cut to a long tail.
+    """All images of a data source, before the cut to a long tail.
 
     Both tables give uint8 ``[n, C, H, W]`` of one size and int64 labels, and every class has an image in both.
     """
 
     train: ImageTable
+    """The images that the cut to a long tail chooses from."""
     test: ImageTable
+    """The test images, none of which is cut away."""
     class_names: tuple[str, ...]
+    """The name of each class, in the order of the labels."""
 
 
 class DataSource(Component, ABC):
@@ -33,13 +36,16 @@ class DataSource(Component, ABC):
     """
 
     suggested: ClassVar[Mapping[str, Any]] = {}
-    """Configuration that suits this source, below presets: ``{"iterations": 300}``."""
+    """Configuration that suits this data source, below presets: ``{"iterations": 300}``."""
 
     @abstractmethod
     def load(self, generator: torch.Generator) -> SourceImages:
         """Find the images, the same each time; what is random comes from ``generator`` alone.
 
         Decoding them can wait until the cut is made (:class:`ImageTable`).
+
+        Args:
+            generator: on the CPU; its seed is that of the cut, ``data.seed``.
 
         Raises:
             InputError: they are not where the options say, or cannot be used.
@@ -50,11 +56,14 @@ class ImageTable(ABC):
     """Labelled images that are decoded when they are asked for."""
 
     labels: Tensor
-    """int64 ``[N]``."""
+    """The class of each image, int64 ``[N]``, from 0 to ``classes - 1``, on the CPU."""
 
     @abstractmethod
     def read(self, indices: Tensor) -> Tensor:
-        """uint8 ``[n, C, H, W]``.
+        """The images of some indices, uint8 ``[n, C, H, W]`` on the CPU.
+
+        Args:
+            indices: int64 ``[n]``, from 0 to ``N - 1``, in any order.
 
         Raises:
             InputError: an image cannot be used; the message names its file.
@@ -66,7 +75,9 @@ class ArrayTable(ImageTable):
     """Images that are in memory already."""
 
     images: Tensor
+    """uint8 ``[N, C, H, W]`` on the CPU."""
     labels: Tensor
+    """The class of each image, int64 ``[N]``, on the CPU."""
 
     def read(self, indices: Tensor) -> Tensor:
         """The rows asked for."""

@@ -29,7 +29,7 @@ MISSING_OR_DAMAGED = (RuntimeError, OSError, EOFError, ValueError, KeyError, Ass
 
 
 class VisionSource(DataSource):
-    """What the torchvision sources share; a subclass names the data set."""
+    """What the data sources of torchvision share; a subclass names the data set."""
 
     class Options(LongTailOptions):
         """IF 100, as most of the literature reports."""

@@ -33,11 +33,19 @@ class BatchMatcher(Matcher, ABC):
         )
 
     task: Distillation
+    """What the matcher works with, from :meth:`prepare` on."""
     images: Tensor
+    """The synthetic images, float32 ``[classes * ipc, C, H, W]``, sorted by class, on the device."""
 
     @abstractmethod
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
-        """A scalar to minimise over ``synthetic.images``; both batches hold every class."""
+        """A scalar to minimise over ``synthetic.images``.
+
+        Args:
+            network: a random network, new in every step, whose parameters require no gradients.
+            real: up to ``batch_real`` real images of every class.
+            synthetic: all synthetic images, ``ipc`` of every class, under the augmentation of their real images.
+        """
 
     def prepare(self, task: Distillation) -> None:
         """Start from the initial images."""
@@ -103,7 +111,13 @@ class ClassMatcher(BatchMatcher, ABC):
 
     @abstractmethod
     def class_loss(self, network: Network, real: Tensor, synthetic: Tensor) -> Tensor:
-        """A scalar for one class; images ``[n, C, H, W]`` and ``[ipc, C, H, W]``."""
+        """A scalar to minimise for one class.
+
+        Args:
+            network: a random network, new in every step, whose parameters require no gradients.
+            real: real images of the class, float32 ``[n, C, H, W]``; n may be 1.
+            synthetic: its synthetic images, float32 ``[ipc, C, H, W]``.
+        """
 
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
         """The sum of the classes' losses."""
@@ -120,13 +134,23 @@ def embed_without_gradient(network: Network, images: Tensor, chunk: int) -> Tens
     A few dozen images at a time stay in a processor's cache between layers, which halves the time on a
     CPU; the features of an image do not depend on its neighbours as long as the network is in eval mode or
     has no batch statistics.
+
+    Args:
+        network: gives features of D values.
+        images: float32 ``[n, C, H, W]``, normalised, on the network's device.
+        chunk: number of images at a time.
     """
     with torch.no_grad():
         return torch.cat([network.embed(part).float() for part in images.split(chunk)])
 
 
 def class_means(features: Tensor, counts: Tensor) -> Tensor:
-    """Means ``[classes, D]`` of features ``[n, D]`` that are sorted by class, in float32."""
+    """The mean feature of each class, ``[classes, D]``, in the dtype and on the device of the features.
+
+    Args:
+        features: floating point ``[n, D]``, sorted by class.
+        counts: images of each class, int64 ``[classes]``, each at least 1; their sum is n.
+    """
     counts = counts.to(features.device)
     labels = torch.repeat_interleave(torch.arange(len(counts), device=features.device), counts)
     member = torch.nn.functional.one_hot(labels, len(counts)).to(features.dtype)  # [n, classes]

@@ -37,21 +37,27 @@ from ltdd_core.setup import Setup
 
 PICTURE = "distilled.png"
 RISEN = 1.3  # of a loss, times what it began as; runs that worked ended at 1.02 or less
-SECONDS_BETWEEN_PICTURES = 20.0  # while a run goes on; one takes some tenths of a second
+SECONDS_BETWEEN_PICTURES = 20.0  # while a run is at work; one takes some tenths of a second
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to."""
+    """The result of a run."""
 
     run: Path
+    """The folder of the run."""
     config: Config
+    """Its configuration."""
     data: LongTailedSet
+    """The long-tailed set that was distilled."""
     distilled: DistilledSet
+    """The synthetic images with their labels."""
     rows: list[Row]
+    """The lines of the result table, one for each classifier."""
     groups: Tensor | None
-    """The partition of a multi-stage classifier, int64 ``[classes]``."""
+    """The partition of a multi-stage classifier, int64 ``[classes]``; None where there is none."""
     seconds: float
+    """Seconds that the process took which finished the run."""
 
     def group_names(self) -> list[list[str]] | None:
         """The names of the classes in each group."""
@@ -87,8 +93,9 @@ def distill(
 
     Args:
         config: from :func:`ltdd_core.configure`.
-        resume: go on with the run in ``out`` if there is one.
-        display: is told what happens, for the eyes of a user.
+        out: the folder of the run; it is made where there is none.
+        resume: continue the run in ``out`` if there is one.
+        display: shows a user what happens; warnings only, unless given.
         catalog: where ``config`` was resolved; made anew unless given.
         store: keeps the networks that are trained; that of the configuration unless given, or else the folder
             ``networks`` of the run.

@@ -36,18 +36,27 @@ class Distillation:
     """What a matcher works with."""
 
     data: LongTailedSet
+    """The long-tailed set: raw uint8 images, and the normalisation that turns them into network inputs."""
     ipc: int
+    """Synthetic images per class, at least 1."""
     draw_initial: Callable[[], tuple[Tensor, Tensor]]
-    """Makes the initial images, which may train a network to choose them; see :attr:`initial_images`."""
+    """Makes ``(initial_images, initial_real)``; it may train a network to choose them.  Use the properties, which
+    call it once."""
     sampler: Sampler
+    """Draws real images, as indices into ``data.train_images``."""
     networks: NetworkPool
+    """Random networks to match with, and new ones."""
     augmentation: Augmentation
+    """The differentiable augmentation of the run."""
     seed: int
+    """The seed of the run, for :func:`ltdd_core.generator`."""
     device: torch.device
+    """The device of images and networks."""
     chunk: int
-    """How many real images to push through a network at once."""
+    """Number of real images that go through a network at once."""
     features: Features
-    """Of the training images of a class, by a plain classifier of the long-tailed set; see :data:`Features`."""
+    """``features(label)``: features of the training images of a class, by a plain classifier that was trained on the
+    long-tailed set.  The first call trains it."""
     component: Callable[[str, str | Mapping[str, Any]], Any]
     """``component("sampler", "class-balanced")``, or with options, ``{"name": "effective-number", "beta": 0.99}``: an
     instance of another component.
@@ -62,7 +71,7 @@ class Distillation:
     shared: Path = SHARED
     """The folder of the network store that all runs share."""
     display: Display = field(default_factory=Display)
-    """Told what happens, for the eyes of a user: a ``prepare`` that takes long says so here."""
+    """Shows a user what happens; a ``prepare`` that takes long says so here."""
     keep_going: Callable[[], None] = lambda: None
     """To be called between units of work of a ``prepare`` that takes long; raises :class:`Interrupted`."""
 
@@ -126,11 +135,14 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and their labels on the device, sorted by class; ``counts``, int64 ``[classes]``, on the CPU."""
+    """Images and their labels, sorted by class."""
 
     images: Tensor
+    """float32 ``[n, C, H, W]``, normalised and augmented, on the device."""
     labels: Tensor
+    """int64 ``[n]`` on the device."""
     counts: Tensor
+    """Images of each class, int64 ``[classes]`` on the CPU."""
 
     def of_class(self, label: int) -> Tensor:
         """The images of one class, ``[counts[label], C, H, W]``."""
@@ -146,11 +158,11 @@ class Batch:
 
 
 class Matcher(Component, ABC):
-    """A distillation method in full: it owns its parameters, optimisers and networks."""
+    """The full interface of a distillation method, which owns its parameters, optimisers and networks."""
 
     decoder: ClassVar[Decoder | None] = None
     """``(stored images, labels) -> (images, labels)``, a static method, where what is stored is not what a
-    network sees (several small images in one, say).  Used alike in distillation and in evaluation."""
+    network sees (several small images in one, say).  Distillation and evaluation both use it."""
     iterative: ClassVar[bool] = True
     """False: the images are what they are after :meth:`prepare`, and no step is taken."""
 
@@ -165,6 +177,9 @@ class Matcher(Component, ABC):
         Everything random must be a function of ``(task.seed, purpose, step)``: use
         :func:`ltdd_core.generator`, and draw nothing from a global generator.  The same steps come to the same
         pixels in every run of a process.  A class with one real image, and networks in bf16, are normal cases.
+
+        Args:
+            step: from 0 to ``iterations - 1``.
 
         Returns:
             Scalars to record, ``loss`` among them.  A loss that is not finite stops the run.

@@ -29,11 +29,12 @@ SEARCHED_CLASSES = 3000  # over all searches: 30 searches of 100 classes, 3 of 1
 
 
 def class_distances(features: Tensor, labels: Tensor, classes: int, centres: int = CENTRES, seed: int = 0) -> Tensor:
-    """Distances ``[classes, classes]`` (float64, symmetric, zero diagonal).
+    """Distances between classes, ``[classes, classes]`` (float64, symmetric, zero diagonal).
 
     Args:
-        features: float ``[N, D]``.
+        features: float ``[N, D]``, on the CPU.
         labels: int64 ``[N]``; every class occurs.
+        classes: number of classes.
         centres: M; a class with fewer different images has one centre for each of them.
         seed: of k-means.
     """
@@ -50,13 +51,19 @@ def class_distances(features: Tensor, labels: Tensor, classes: int, centres: int
 
 
 def class_centres(features: Tensor, centres: int, seed: int) -> Tensor:
-    """Centres ``[M or fewer, D]`` of one class by k-means; the images themselves where they are no more than M."""
+    """Centres of one class by k-means, ``[M, D]``; its different features themselves where they are at most M.
+
+    Args:
+        features: float64 ``[n, D]`` of the images of the class, on the CPU.
+        centres: M, at least 1.
+        seed: of k-means.
+    """
     different = torch.unique(features, dim=0)
     if len(different) <= centres:
         return different
     draw = int(torch.randint(2**31, (), generator=generator(seed, "k-means")))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # images so alike that they share a centre
+        warnings.simplefilter("ignore", ConvergenceWarning)  # images so close that they share a centre
         means = KMeans(centres, n_init=4, random_state=draw).fit(features.numpy()).cluster_centers_
     return torch.from_numpy(means)
 
@@ -66,6 +73,11 @@ def max_cut(distances: Tensor, groups: int, seed: int = 0) -> Tensor:
 
     Exact for two groups of up to 20 classes; beyond that the best of up to 50 local searches that move
     single classes and exchange pairs.  No group is empty; with more groups than classes each class is a group.
+
+    Args:
+        distances: float64 ``[classes, classes]``, symmetric, at least 0, with a zero diagonal.
+        groups: number of groups, at least 1.
+        seed: of the starts of the local searches.
     """
     weights = distances.numpy()
     classes = len(weights)
@@ -82,13 +94,22 @@ def max_cut(distances: Tensor, groups: int, seed: int = 0) -> Tensor:
 
 
 def canonical_labels(member: Tensor) -> Tensor:
-    """The same groups, int64 ``[classes]``, numbered in the order of their first classes."""
+    """The same partition with its groups numbered in the order of their first classes, int64 ``[classes]``.
+
+    Args:
+        member: the group of each class, whole numbers ``[classes]``.
+    """
     rank = {group: index for index, group in enumerate(dict.fromkeys(member.tolist()))}
     return torch.tensor([rank[group] for group in member.tolist()])
 
 
 def cut_value(weights: np.ndarray, member: np.ndarray) -> float:
-    """The sum of distances between classes of different groups."""
+    """The sum of distances between classes of different groups, each pair counted once.
+
+    Args:
+        weights: distances, float ``[classes, classes]``, symmetric.
+        member: the group of each class, whole numbers ``[classes]``.
+    """
     return float(weights[member[:, None] != member[None, :]].sum() / 2)
 
 

@@ -21,7 +21,11 @@ class Classifier(ABC):
 
     @abstractmethod
     def log_probabilities(self, images: Tensor) -> Tensor:
-        """Log-probabilities, float32 ``[n, classes]`` on the images' device; -inf where a class is ruled out."""
+        """Log-probabilities, float32 ``[n, classes]`` on the images' device; -inf where a class is ruled out.
+
+        Args:
+            images: float32 ``[n, C, H, W]``, normalised.
+        """
 
 
 class Softmax(Classifier):
@@ -43,15 +47,20 @@ class ClassifierHead(Component, ABC):
     """Turns training images into a classifier, in one stage or more."""
 
     title: ClassVar[str]
-    """How a result table calls it."""
+    """Its name in a result table."""
     stages: ClassVar[int] = 1
+    """How many training sets :meth:`fit` takes; the recipe chooses each."""
 
     @abstractmethod
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
-        """Train; ``sets[i]`` is what the recipe chose for stage i, ``len(sets) == self.stages``.
+        """Train a classifier.
 
         The same sets and ``trainer.seed`` give the same classifier: use :func:`ltdd_core.generator`, and draw
         nothing from a global generator.
+
+        Args:
+            sets: what the recipe chose for each stage; ``len(sets) == self.stages``.
+            trainer: trains networks with the options of the run.
 
         Raises:
             InputError: the sets do not suit the head.
@@ -65,6 +74,9 @@ class Recipe(Component, ABC):
     @abstractmethod
     def assign(self, stages: int) -> tuple[str, ...]:
         """``"original"`` or ``"distilled"`` for each stage.
+
+        Args:
+            stages: how many stages the head has, at least 1.
 
         Raises:
             InputError: the recipe does not go with that many stages.

@@ -23,11 +23,14 @@ from ltdd_core.setup import ORIGINAL, Setup
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table before it is known: a head, and the set that trains each of its stages."""
+    """A line of a result table before it is known: a head, and the set that trains each of its stages."""
 
     name: str
+    """The line, as the table calls it."""
     head: Selection
+    """The classifier head."""
     sets: tuple[str, ...]
+    """``original`` or ``distilled`` for each stage of the head."""
 
 
 def check_recipe(config: Config) -> tuple[str, ...]:
@@ -96,12 +99,16 @@ def scores_of(line: Line, setup: Setup, distilled: DistilledSet | None) -> Score
 
 @dataclass(frozen=True)
 class Repeated:
-    """One line over several seeds."""
+    """One line of a result table over several seeds."""
 
     network: str
+    """The name of the network."""
     mean: Row
+    """Means over the seeds, in per cent."""
     deviation: Row
+    """Population standard deviations over the seeds, in percentage points."""
     repeats: int
+    """Number of seeds."""
 
     def to_json(self) -> dict[str, Any]:
         """The mean row, with the deviation over seeds beside it."""

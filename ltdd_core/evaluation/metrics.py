@@ -24,31 +24,37 @@ class Row:
     """One line of a result table.  Everything but ``images`` and ``confusion`` is in per cent."""
 
     name: str
+    """The classifier, as the table calls it."""
     images: int
     """Training images of the classifier, over all its stages."""
     accuracy: float
+    """Share of the test images whose predicted class is right."""
     std: float
     """Standard deviation (population) of the per-class accuracies: the paper's *Acc Std*."""
     many: float | None
     """Mean accuracy of the classes with over 100 training images; None where there is none."""
     medium: float | None
-    """... with 20 to 100."""
+    """Mean accuracy of the classes with 20 to 100 training images; None where there is none."""
     few: float | None
-    """... with fewer than 20."""
+    """Mean accuracy of the classes with fewer than 20 training images; None where there is none."""
     head: float
     """Mean accuracy of the third of the classes with the most training images."""
     middle: float | None
-    """... of the next third; None where there are fewer classes than thirds."""
+    """Mean accuracy of the next third; None where there are fewer than two classes."""
     tail: float | None
-    """... of the third with the fewest."""
+    """Mean accuracy of the third with the fewest training images; None where there are fewer than three classes."""
     worst: float
+    """The accuracy of the worst class."""
     harmonic_mean: float
+    """Harmonic mean of the accuracies of the classes, each at least 0.1."""
     geometric_mean: float
+    """Geometric mean of the accuracies of the classes, each at least 0.1."""
     group_accuracy: float | None
     """How often the predicted class lies in the right group, when there is a partition."""
     calibration_error: float
     """How far confidence and accuracy are apart (expected calibration error)."""
     per_class: list[float]
+    """The accuracy of each class."""
     confusion: list[list[float]]
     """Test images of each true class (row) by predicted class (column)."""
 

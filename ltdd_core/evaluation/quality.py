@@ -33,7 +33,7 @@ WEIGHT = 0.5
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Accuracies on the test set, fractions from 0 to 1, of networks trained alike on six sets."""
+    """Accuracies on the test set, fractions from 0 to 1, of networks that are trained in the same way on six sets."""
 
     real: float
     """The long-tailed set, with the run's augmentation."""

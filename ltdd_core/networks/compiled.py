@@ -17,7 +17,12 @@ KINDS = 64
 
 
 def precision_context(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Mixed precision for ``bf16``, nothing for ``fp32``."""
+    """A context of mixed precision for ``bf16``; one that does nothing for ``fp32``.
+
+    Args:
+        precision: ``bf16`` or ``fp32``.
+        device: where the block computes.
+    """
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
@@ -27,7 +32,7 @@ def _compile(embed: Embed) -> Embed:
     """Compiled once for every kind of network (width, image shape, mode, gradients or none) of a class in a process.
 
     torch shares what it has compiled between networks of the same kind, and by default leaves the ninth kind as it is:
-    a grid over widths then goes on without compiling, with a warning in torch's log.
+    a grid over widths then continues without compiling, with a warning in torch's log.
     """
     import torch._dynamo.config as dynamo  # takes a second
 
@@ -40,6 +45,11 @@ class CompiledNetwork(Network):
     """A network whose ``embed`` is compiled and in mixed precision; features come out in float32.
 
     A compiled network gives gradients once; for gradients of gradients there is :attr:`eager`.
+
+    Args:
+        inner: the network, with which it shares its parameters.
+        precision: ``bf16`` computes ``embed`` in mixed precision, ``fp32`` as it is.
+        compiled: whether ``embed`` is compiled.
     """
 
     def __init__(self, inner: Network, precision: str, compiled: bool) -> None:

@@ -25,10 +25,15 @@ class Network(nn.Module, ABC):
 
     Options: ClassVar[type[BaseOptions]] = BaseOptions
     linear: nn.Linear
+    """The last layer, from D features to the outputs."""
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """Features ``[n, D]`` of n >= 1 images, with ``D = linear.in_features``; works under bf16 autocast too."""
+        """Features ``[n, D]`` with ``D = linear.in_features``; works under bf16 autocast too.
+
+        Args:
+            images: float32 ``[n, C, H, W]``, normalised; n may be 1.
+        """
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[n, outputs]``."""

@@ -19,6 +19,10 @@ class NetworkPool:
 
     Args:
         make: makes a network with random weights, from an image shape and a number of classes.
+        image_shape: ``(C, H, W)`` of the images.
+        classes: number of classes, which are the outputs of each network.
+        seed: of the weights.
+        device: where the networks are.
         calibration: ``step -> images``, a few of every class; batch normalisation takes its statistics from
             them and keeps them (as DC's public code does), since a batch sorted by class has none of use.
         precision: ``bf16`` runs ``embed`` in mixed precision, ``fp32`` as it is.
@@ -44,9 +48,12 @@ class NetworkPool:
         self._trainable: CompiledNetwork | None = None
 
     def fresh(self, step: int) -> Network:
-        """The network with new random weights for this step; it shares its memory with the last one.
+        """The network with new random weights for a step; it shares its memory with the last one.
 
         Its parameters do not require gradients.
+
+        Args:
+            step: of the matcher; the weights are a function of the seed and the step.
         """
         if self._frozen is None:
             inner = self.new("network").requires_grad_(False)
@@ -65,7 +72,12 @@ class NetworkPool:
         return self._refilled(self._trainable, step)
 
     def new(self, purpose: str, step: int = 0) -> Network:
-        """A network of one's own for a purpose, in fp32 and not compiled, with parameters that require gradients."""
+        """A separate network for a purpose, in fp32, not compiled, with parameters that require gradients.
+
+        Args:
+            purpose: names the network; its weights are a function of the seed, the purpose and the step.
+            step: of the matcher; 0 for a network that serves all steps.
+        """
         with global_generator(self._seed, purpose, step):
             return self._make(self._shape, self._classes).to(self._device)
 

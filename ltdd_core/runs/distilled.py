@@ -30,10 +30,13 @@ class DistilledSet:
     images: Tensor
     """float32 ``[n, C, H, W]`` on the CPU, as stored (see ``decoder``)."""
     labels: Tensor
-    """int64 ``[n]``, or float32 ``[n, classes]``."""
+    """Hard labels, int64 ``[n]``, or soft ones, float32 ``[n, classes]``."""
     class_names: tuple[str, ...]
+    """The name of each class, in the order of the labels."""
     normalisation: Normalisation
+    """Turns raw images into the colours of the synthetic ones; its ``invert`` turns those into pictures."""
     ipc: int
+    """Synthetic images per class."""
     training: Mapping[str, float] = field(default_factory=dict)
     """Training options that the method learned with the images, such as ``{"lr": 0.013}``; they stand in for
     the defaults of ``training.distilled``."""
@@ -112,7 +115,15 @@ class _Facts(BaseModel):
 
 
 def save_distilled(path: Path, distilled: DistilledSet) -> None:
-    """Write a distilled set for people who may never install ltdd; see docs/file-formats.md."""
+    """Write a distilled set for people who may never install ltdd; see docs/file-formats.md.
+
+    Args:
+        path: of the file, which is replaced where there is one.
+        distilled: the set.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
     tensors = {"images": distilled.images, "labels": distilled.labels, **distilled.normalisation.tensors()}
     facts = {
         "format": FORMAT,

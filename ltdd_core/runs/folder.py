@@ -35,8 +35,8 @@ FACTS = "run.json"
 RESULT = "report.json"
 LOCK = ".lock"
 FREE = {"data.root", "compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk", "compute.store"}
-"""What may change when a run goes on: where it runs.  A device, a number of threads or a chunk of its own can
-change the last bits of a sum, so bit for bit holds only where these stay."""
+"""What may change when a run is resumed: where it runs.  Another device, number of threads or chunk can change the
+last bits of a sum, so bit for bit holds only where these stay."""
 
 BEGIN_AGAIN = "Delete the file, and the run begins again."
 
@@ -52,7 +52,7 @@ class RunFolder:
     def open(
         cls, path: Path, config: Config, *, resume: bool, warn: Callable[[str], None] = warnings.warn
     ) -> Iterator[RunFolder]:
-        """Make the folder, or go on in it, and keep other processes out until the block ends.
+        """Make the folder, or resume in it, and keep other processes out until the block ends.
 
         Raises:
             InputError: it holds a run already and ``resume`` is not asked for, or one of another
@@ -145,7 +145,7 @@ class RunFolder:
         return from_file(self.path / CONFIG).tree
 
     def check_same(self, config: Config) -> None:
-        """Refuse to go on with another configuration; where and on what it runs may differ.
+        """Refuse to resume with another configuration; where and on what it runs may differ.
 
         An option that an earlier version did not have is taken to have had today's default.
 

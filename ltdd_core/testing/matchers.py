@@ -66,7 +66,7 @@ def _check_steps(contract: Contract, prepared: Callable[[], Matcher], where: str
         resumed.load_state(states[1])
     again = _after(contract, resumed, range(1, STEPS), where).distilled()[0]
     resumes = torch.equal(images, again)
-    contract.must(resumes, Matcher.load_state, f"load_state goes on with the same pixels, bit for bit {where}")
+    contract.must(resumes, Matcher.load_state, f"load_state resumes with the same pixels, bit for bit {where}")
 
 
 def _copied(contract: Contract, matcher: Matcher) -> dict[str, Tensor]:

@@ -37,7 +37,12 @@ def devices() -> list[torch.device]:
 
 
 def tiny_long_tailed(counts: Sequence[int] = COUNTS, shape: tuple[int, int, int] = (3, 8, 8)) -> LongTailedSet:
-    """A few easy classes, the last one with a single image: each class has a brightness of its own."""
+    """A few easy classes, told apart by their brightness; by default the last one has a single training image.
+
+    Args:
+        counts: training images of each class; each class has 5 test images.
+        shape: ``(C, H, W)`` of the images.
+    """
 
     def images(numbers: Sequence[int], purpose: str) -> tuple[Tensor, Tensor]:
         labels = torch.arange(len(numbers)).repeat_interleave(torch.tensor(numbers))
@@ -63,6 +68,10 @@ def tiny_task(
     """What a matcher works with, on the tiny set: three images a class and a small ConvNet; features are pixels.
 
     Args:
+        data: from :func:`tiny_long_tailed`.
+        sampler: draws the real images; it is prepared already.
+        seed: of everything random.
+        device: of images and networks.
         precision: of the networks' features: ``fp32`` or ``bf16``.
     """
     images = torch.randn(data.classes * IPC, *data.image_shape, generator=generator(seed, "tiny initial")).to(device)
@@ -109,7 +118,12 @@ def _component(kind: str, named: str | Mapping[str, Any]) -> Any:
 
 
 def tiny_network(shape: tuple[int, int, int], outputs: int) -> Network:
-    """A ConvNet of depth 1 and width 4."""
+    """A ConvNet of depth 1 and width 4.
+
+    Args:
+        shape: ``(C, H, W)`` of the images.
+        outputs: number of logits.
+    """
     return ConvNet(shape, outputs, ConvNet.Options(depth=1, width=4))
 
 
@@ -126,7 +140,12 @@ class PlainSampler(InstanceSampler):
 
 
 def tiny_trainer(*, device: torch.device = CPU, precision: str = "fp32") -> Trainer:
-    """What a head trains with: a small ConvNet, two epochs on either set."""
+    """What a head trains with: a small ConvNet, two epochs on either set.
+
+    Args:
+        device: of networks and batches.
+        precision: of the networks' features: ``fp32`` or ``bf16``.
+    """
     training = Training.model_validate({"original": {"epochs": 2}, "distilled": {"epochs": 2}})
     return Trainer(
         tiny_network,

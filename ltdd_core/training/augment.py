@@ -57,8 +57,9 @@ class Augmentation:
         Args:
             shape: ``(C, H, W)`` of the images.
             generator: where the operation and its strengths are drawn, on the CPU.
-            count: without, the transform takes any number of images and treats all alike (siamese: matching);
-                with, it takes exactly ``count`` images, at least 1, each with strengths of its own (training).
+            count: None: the transform takes any number of images and changes all of them in the same way (siamese:
+                matching).  A number: it takes exactly that many images, at least 1, each with separate strengths
+                (training).
 
         Returns:
             A function of images ``[n, C, H, W]``, floating point, on any device; the result is like its argument.

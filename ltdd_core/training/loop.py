@@ -40,9 +40,15 @@ def train(
     """Train what is not frozen of ``network`` in place on ``data`` and return it in eval mode, frozen.
 
     Args:
+        network: on the device; its parameters that require gradients are trained.
+        data: the images and their labels.
+        options: epochs, learning rate and the rest of the training.
         loss: of logits and the labels of ``data``.
         loss_at: instead of ``loss`` where it changes from epoch to epoch.
+        augmentation: of the training images, a separate draw for each image.
+        seed: of the order, the augmentation, mixup and dropout.
         purpose: names the random draws; the same seed and purpose give the same network.
+        device: where batches are put.
         keep_going: called before every step; raises to stop.
         start: epochs that ``network`` has behind it.  What SGD remembers of them is gone, so momentum must be 0.
         after_epoch: told how many epochs are done, after each.
@@ -53,9 +59,10 @@ def train(
 
     Raises:
         RunFailed: the weights are no longer finite.
+        ValueError: ``start`` is above 0 and the training has momentum.
     """
     if start and options.momentum:
-        raise ValueError("training with momentum cannot go on from the weights alone")
+        raise ValueError("training with momentum cannot resume from the weights alone")
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learning, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
     shape, faster = data.image_shape, CompiledNetwork(network, precision, compiled)

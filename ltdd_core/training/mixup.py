@@ -35,7 +35,7 @@ def mixed(
     """
     if alpha == 0:
         return images, labels, loss
-    seed = int(torch.randint(2**31, (), generator=draws))  # torch draws no Beta from a generator of one's own
+    seed = int(torch.randint(2**31, (), generator=draws))  # torch draws no Beta from a private generator
     part = float(np.random.default_rng(seed).beta(alpha, alpha))
     partner = torch.randperm(len(images), generator=draws).to(images.device)
     pairs = torch.stack([labels, labels[partner]], 1)

@@ -27,9 +27,11 @@ class TrainingSet:
     images: Tensor
     """``[N, C, H, W]``, uint8 raw images or float32 normalised ones."""
     labels: Tensor
-    """int64 ``[N]``, or float32 ``[N, classes]``."""
+    """Hard labels, int64 ``[N]``, or soft ones, float32 ``[N, classes]``."""
     normalisation: Normalisation
+    """Turns raw images into network inputs; images that are float32 are normalised already."""
     classes: int
+    """Number of classes; labels are from 0 to ``classes - 1``."""
     order: EpochOrder | None = None
     """Orders the epochs (a sampler's ``epoch``); None shuffles."""
 
@@ -40,14 +42,23 @@ class TrainingSet:
         return int(channels), int(height), int(width)
 
     def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Normalised images and labels on the device."""
+        """Normalised images, float32 ``[n, C, H, W]``, and their labels, on a device.
+
+        Args:
+            indices: of the images, int64 ``[n]``, on the CPU.
+            device: where the batch is put.
+        """
         images = self.images[indices].to(device, non_blocking=True)
         if images.dtype == torch.uint8:
             images = self.normalisation.apply(images)
         return images, self.labels[indices].to(device, non_blocking=True)
 
     def only(self, kept: Tensor) -> TrainingSet:
-        """The images of a mask, bool ``[N]``; an order stays that of the whole set with the others left out."""
+        """A part of the set; its order is that of the whole set with the other images left out.
+
+        Args:
+            kept: which images stay, bool ``[N]``.
+        """
         order: EpochOrder | None = None
         if self.order is not None:
             whole, position = self.order, kept.cumsum(0) - 1

@@ -84,7 +84,8 @@ class Trainer:
     """
 
     component: FindComponent
-    """``component("head", "cosine")``, or with options, ``{"name": "cosine", "scale": 10}``: another component.
+    """``component("head", "cosine")`` makes another component, here the head ``cosine``.  Options go with the name:
+    ``{"name": "cosine", "scale": 10}``.
 
     Raises:
         InputError: an unknown name or option.
@@ -220,7 +221,12 @@ class Trainer:
         return self._kept(key, make, data, options, purpose, loss, None, "head.lr", fast=False)
 
     def features(self, network: Network, data: TrainingSet) -> Tensor:
-        """Features ``[N, D]`` of all images of a set, in float32 on the CPU, without augmentation."""
+        """Features of all images of a set, float32 ``[N, D]`` on the CPU, without augmentation.
+
+        Args:
+            network: from :meth:`train`.
+            data: the images.
+        """
         return self.outputs(network.embed, data)
 
     def outputs(self, function: Callable[[Tensor], Tensor], data: TrainingSet) -> Tensor:

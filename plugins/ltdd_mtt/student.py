@@ -42,7 +42,7 @@ class Student:
     Batch normalisation takes the statistics of the batch, as in training; nothing is dropped out.
 
     Args:
-        network: a module of one's own; only its structure is used.
+        network: a separate module; only its structure is used.
         precision: ``bf16`` runs the network in mixed precision; everything flat stays as it comes.
         compiled: compile both derivatives.
         chunk: images at once, unless batch normalisation looks at all of a batch.

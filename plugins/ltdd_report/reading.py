@@ -213,7 +213,7 @@ def predictions(run: RunRecord) -> dict[str, Tensor]:
 
 
 def test_set(run: RunRecord) -> tuple[Tensor, Tensor]:
-    """The test images as the source has them, uint8 ``[N, C, H, W]``, and their labels, int64 ``[N]``.
+    """The test images as the data source has them, uint8 ``[N, C, H, W]``, and their labels, int64 ``[N]``.
 
     Raises:
         InputError: the data are not where the run found them, or are others now.

@@ -56,7 +56,7 @@ def grouping(
 ) -> None:
     """Put the classes into groups that lie far apart in feature space, for many networks, and compare the groups.
 
-    Each network learns the long-tailed set as a plain classifier; its features of the images of a source give the
+    Each network learns the long-tailed set as a plain classifier; its features of the images of a data source give the
     groups. Agreement is the adjusted Rand index: 1 for the same groups, 0 for groups by chance.
     """
     results, notes = consoles(as_json)
@@ -91,7 +91,7 @@ def grouping(
 def _views(
     configs: Sequence[Config], sources: Sequence[str], notes: Console | None
 ) -> tuple[Sequence[str], list[View]]:
-    """The names of the classes, and how every network sees every source."""
+    """The names of the classes, and how every network sees every data source."""
     from ltdd_core import Display
     from ltdd_twostage.grouping import views_of
 
@@ -162,7 +162,7 @@ def _stability_table(groups: int, agreements: Sequence[tuple[str, Agreement]]) -
 def _write(
     out: Path, document: dict[str, Any], class_names: Sequence[str], views: Sequence[View], counts: Sequence[int]
 ) -> None:
-    """Figures of the first seed of every source and network, and the document."""
+    """Figures of the first seed of every data source and network, and the document."""
     import io
     import re
 

@@ -87,7 +87,7 @@ class Partition:
 def views_of(
     configs: Sequence[Config], sources: Sequence[str], display: Display
 ) -> Iterator[tuple[tuple[str, ...], View]]:
-    """Train the network of each configuration and look at every source with it; the names of the classes with it.
+    """Train the network of each configuration and look at every data source with it; the names of the classes with it.
 
     Args:
         configs: they differ in the network and the seed.
@@ -95,7 +95,7 @@ def views_of(
         display: gets the name of each network that is trained.
 
     Raises:
-        InputError: a source, a network or the data cannot be used.
+        InputError: a data source, a network or the data cannot be used.
     """
     distilled = {name: load_distilled(name) for name in sources if name not in (TEST, ORIGINAL)}
     for config in configs:
