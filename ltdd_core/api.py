@@ -25,8 +25,7 @@ from ltdd_core.errors import InputError
 from ltdd_core.evaluation.lines import Repeated, repeated_rows
 from ltdd_core.evaluation.quality import Quality, quality_of
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.progress import Display
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
 from ltdd_core.runs.folder import CONFIG, RunFolder
@@ -45,7 +44,7 @@ def configure(preset: str | None = None, **settings: Any) -> Config:
     Raises:
         InputError: an unknown name or option, a value out of range.
     """
-    return resolve(Catalog(load_plugins()), [Layer("configure()", settings)], preset)
+    return resolve(installed(), [Layer("configure()", settings)], preset)
 
 
 def load_data(name: str, **options: Any) -> LongTailedSet:
@@ -58,7 +57,7 @@ def load_data(name: str, **options: Any) -> LongTailedSet:
     Raises:
         InputError: an unknown name or option, or the images are missing or cannot be used.
     """
-    source = resolve_data(Catalog(load_plugins()), [Layer("load_data()", {"data": {"name": name, **options}})])
+    source = resolve_data(installed(), [Layer("load_data()", {"data": {"name": name, **options}})])
     return load_long_tailed(name, source.make())
 
 
@@ -96,7 +95,7 @@ def evaluate(
         InputError: the file, the settings or the data cannot be used.
         RunFailed: training diverged, or memory ran out.
     """
-    catalog = catalog or Catalog(load_plugins())
+    catalog = catalog or installed()
     config, loaded, chosen = _to_evaluate(distilled, networks, settings, preset, catalog)
 
     def lines() -> Iterator[Repeated]:
@@ -125,7 +124,7 @@ def quality(
         One :class:`Quality` for each network: accuracies and scores in per cent, means and population standard
         deviations over the seeds.
     """
-    catalog = catalog or Catalog(load_plugins())
+    catalog = catalog or installed()
     config, loaded, chosen = _to_evaluate(distilled, networks, settings, preset, catalog)
 
     def scores() -> Iterator[Quality]:
@@ -204,7 +203,7 @@ def configure_original(layers: Sequence[Layer], preset: str | None = None, catal
         InputError: an unknown name or option, a value out of range.
     """
     only_original = Layer("train", {"recipe": {"name": "direct", "data": "original"}})
-    return resolve(catalog or Catalog(load_plugins()), [*layers, only_original], preset, distils=False)
+    return resolve(catalog or installed(), [*layers, only_original], preset, distils=False)
 
 
 def _stored_settings(path: Path, origin: Any) -> dict[str, Any]:

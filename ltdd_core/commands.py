@@ -65,12 +65,11 @@ def read_config(
         InputError: an unknown name or option, a value out of range, a malformed file.
     """
     from ltdd_core.config.resolve import resolve
-    from ltdd_core.plugging.catalog import Catalog
-    from ltdd_core.plugging.loading import load_plugins
+    from ltdd_core.plugging.catalog import installed
 
     settings = [Layer("default", dict(below or {})), *layers(config_file, assignments, given)]
     settings += [Layer(flag, dict(tree)) for flag, tree in (above or {}).items()]
-    return resolve(Catalog(load_plugins()), settings, preset, distils=distils)
+    return resolve(installed(), settings, preset, distils=distils)
 
 
 def open_setup(

@@ -25,8 +25,7 @@ from ltdd_core.errors import memory_in_words
 from ltdd_core.networks.network import NetworkFactory
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.store import NetworkStore
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.progress import Display
 from ltdd_core.runs.devices import chunk_size, computing, find_device
 from ltdd_core.runs.distilled import DistilledSet
@@ -80,7 +79,7 @@ class Setup:
             InputError: the device, or compilation, is asked for and cannot be had.
             RunFailed: memory ran out inside the block.
         """
-        catalog, display = catalog or Catalog(load_plugins()), display or Display()
+        catalog, display = catalog or installed(), display or Display()
         device, store = find_device(config.compute), store or NetworkStore()
         listening = nullcontext(stop) if stop is not None else StopRequest().listening()
         words = memory_in_words(against_memory(config))

@@ -21,8 +21,7 @@ from ltdd_core import Interrupted
 from ltdd_core.bench.grid import read_grid
 from ltdd_core.bench.table import METRICS
 from ltdd_core.bench.work import work_on
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 from ltdd_core.progress import Display
 from ltdd_core.runs.folder import RunFolder
 
@@ -337,7 +336,7 @@ class SignalInTraining(Display):
 
 @pytest.mark.parametrize("display", [SignalAtStep(), SignalInTraining()], ids=["a step", "training"])
 def test_a_signal_stops_and_the_same_call_goes_on(tmp_path, display):
-    catalog = Catalog(load_plugins())
+    catalog = installed()
     grid = read_grid(write(tmp_path / "grid.yaml", methods=["dm"], seeds=[0]), catalog)
     with pytest.raises(Interrupted):
         work_on(grid, tmp_path / "cut", catalog=catalog, display=display)

@@ -13,8 +13,7 @@ import yaml
 from conftest import MEAN_MATCHER, TINY, one_line_error
 from safetensors.torch import save_file
 
-from ltdd_core.plugging.catalog import KINDS, Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import KINDS, installed
 
 DISTILL = ("distill", "--method", "dm", *TINY)
 ROWS = ["original, direct", "distilled, direct", "two-stage, original + distilled"]
@@ -26,7 +25,7 @@ SAMPLERS = [
     *("class-balanced", "effective-number", "herding", "instance", "k-center", "progressive", "random"),
     "square-root",
 ]
-CATALOG = Catalog(load_plugins())
+CATALOG = installed()
 COMPONENTS = [(kind, name) for kind in KINDS if kind != "preset" for name in CATALOG.names(kind)]
 
 # ---- distill -------------------------------------------------------------------------------------

@@ -13,10 +13,9 @@ from ltdd_core.cli.settings import layers
 from ltdd_core.config.layers import Layer, flat, from_assignments, from_file, merged
 from ltdd_core.config.model import Compute, DistilledTraining, OriginalTraining, RunOptions
 from ltdd_core.config.resolve import resolve, resolve_data
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 
-CATALOG = Catalog(load_plugins())
+CATALOG = installed()
 DM = Layer("--method", {"method": "dm"})
 
 # ---- what wins -----------------------------------------------------------------------------------
@@ -61,7 +60,7 @@ def settled(site, tmp_path, place, values):
     assignments = (f"{place}={values['--set']}",) if "--set" in values else ()
     options = {"data": "suggesting", **({place: str(values["option"])} if "option" in values else {})}
     given = layers(file, assignments, options)
-    return resolve(Catalog(load_plugins()), given, "house").to_tree()
+    return resolve(installed(), given, "house").to_tree()
 
 
 @pytest.mark.parametrize(("lower", "upper"), list(itertools.combinations(LEVELS, 2)))
@@ -86,7 +85,7 @@ def test_a_level_changes_only_what_it_names(lower, upper, site, tmp_path):
 def test_the_choice_of_a_plugin_is_above_a_preset_and_below_the_user(site, tmp_path):
     site.install("p", "from ltdd_core import hookimpl\n@hookimpl\ndef ltdd_register_presets(register):\n"
                       "    register('q', {'recipe': {'name': 'direct', 'data': 'original'}})\n")  # fmt: skip
-    catalog = Catalog(load_plugins())
+    catalog = installed()
     two = Layer("--plugin", {"plugins": ["twostage"]})
     chosen = resolve(catalog, [DM, two], "q")
     assert (chosen.head.name, chosen.recipe.name) == ("twostage", "hierarchical")

@@ -12,8 +12,7 @@ import torch
 
 import ltdd_core
 from ltdd_core import ArrayTable, BaseOptions, ClassMatcher, DataSource, LongTailOptions, SourceImages
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 from ltdd_core.testing import (
     ContractError,
     check_data,
@@ -31,7 +30,7 @@ CHECKS = {
     "recipe": check_recipe,
     "network": check_network,
 }
-CATALOG = Catalog(load_plugins())
+CATALOG = installed()
 WRITTEN = re.compile(r"It is written at ltdd_core\.([\w.]+)\.")
 
 

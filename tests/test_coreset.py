@@ -12,8 +12,7 @@ from conftest import one_line_error
 from ltdd_core import configure, distill, evaluate, load_distilled
 from ltdd_core.commands import open_setup, task_of
 from ltdd_core.data.load import load_long_tailed
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 from ltdd_core.progress import Display
 from ltdd_core.setup import Setup
 from ltdd_core.training.trainer import Trainer
@@ -22,7 +21,7 @@ from ltdd_samplers.coreset import centres, herd
 
 IPC = 4
 SHORT = {"original": {"epochs": 2}, "distilled": {"epochs": 2}}
-CATALOG = Catalog(load_plugins())
+CATALOG = installed()
 
 
 def config(method="coreset", **settings):

@@ -19,11 +19,10 @@ from ltdd_core.config.resolve import resolve
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.npz import Npz
 from ltdd_core.evaluation.predictions import load_predictions
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 from ltdd_core.runs.folder import METRICS, RunFolder
 
-CATALOG = Catalog(load_plugins())
+CATALOG = installed()
 ODD_VALUES = (
     *(
         "null",

@@ -15,12 +15,12 @@ import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
-from test_new_plugin import installed
+from test_new_plugin import installed as install
 
 import ltdd_core
 from ltdd_core import configure
 from ltdd_core.cli import cli
-from ltdd_core.plugging.catalog import KINDS, Catalog
+from ltdd_core.plugging.catalog import KINDS, installed
 from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.testing import check_head, check_matcher, tiny_long_tailed, tiny_network
 
@@ -163,7 +163,7 @@ def test_the_tutorial_works_from_top_to_bottom(site, tmp_path, monkeypatch):
 
 def follow(line, site):
     if line == "pip install -e './ltdd-spread[dev]'":
-        installed(Path("ltdd-spread").absolute(), site, "spread")
+        install(Path("ltdd-spread").absolute(), site, "spread")
     elif line.startswith("pytest "):
         subprocess.run([sys.executable, "-m", *shlex.split(line), "-p", "no:cacheprovider"], check=True)
     else:
@@ -234,7 +234,7 @@ def test_every_hook_has_a_heading_with_its_arguments_and_says_what_it_is_for():
 
 def test_every_component_is_on_the_page_of_components_with_its_options():
     text = "\n".join(generated.component_lines())
-    catalog = Catalog(load_plugins())
+    catalog = installed()
     for kind in KINDS:
         for name in catalog.names(kind):
             assert f"`{name}`" in text

@@ -13,8 +13,7 @@ from test_bench import LINES, write
 from ltdd_core import configure
 from ltdd_core.bench.axes import expanded
 from ltdd_core.bench.grid import read_grid
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 
 TOP = Path(__file__).parent.parent
 
@@ -98,7 +97,7 @@ def test_expansion_is_the_product_in_order(axes):
 def test_the_cells_of_a_grid_are_the_product(tmp_path_factory, seeds, ipc, imbalance, plugins):
     changes = {"seeds": seeds, "ipc": ipc, "imbalance": imbalance, "plugins": plugins}
     path = write(tmp_path_factory.mktemp("grid") / "grid.yaml", **changes)
-    grid = read_grid(path, Catalog(load_plugins()))
+    grid = read_grid(path, installed())
     expected = 2 * math.prod(map(len, changes.values()))
     assert len({cell.name for cell in grid.cells}) == len(grid.cells) == expected
     assert len(grid.runs()) == expected // len(plugins)
@@ -113,7 +112,7 @@ def test_what_a_method_says_is_not_for_originals(tmp_path):
     """DC's preset may train without augmentation and MTT's may whiten: the original line stays one and the same."""
     plain = {"method": "dm", "label": "plain", "augment": "none", "data": {"normalisation": "zca"}}
     path = write(tmp_path / "grid.yaml", methods=["dm", plain], lines=LINES[:2])
-    grid = read_grid(path, Catalog(load_plugins()))
+    grid = read_grid(path, installed())
     assert [row.line for row in grid.rows] == ["original, one stage", "dm, one stage", "plain, one stage"]
     assert {line.config.run.augment for _, line in grid.rows[2].members} == {"none"}
     assert all(line.config.run.augment != "none" for _, line in grid.rows[0].members)
@@ -121,13 +120,13 @@ def test_what_a_method_says_is_not_for_originals(tmp_path):
 
 @pytest.mark.parametrize("name", ["paper", "paper-small"])
 def test_the_grids_of_the_paper_resolve(name):
-    grid = read_grid(TOP / "benchmarks" / f"{name}.yaml", Catalog(load_plugins()))
+    grid = read_grid(TOP / "benchmarks" / f"{name}.yaml", installed())
     assert sum(row.published is not None for row in grid.rows) == 7
     assert {row.line for row in grid.rows} >= {"original, one stage", "original + dc, two stages"}
 
 
 def test_the_grid_of_baselines_has_every_head_and_coreset():
-    catalog = Catalog(load_plugins())
+    catalog = installed()
     grid = read_grid(TOP / "benchmarks" / "baselines.yaml", catalog)
     on_original = {line.line.head.name for row in grid.rows for _, line in row.members if line.run is None}
     one_stage = {name for name in catalog.names("head") if catalog.get("head", name).load().stages == 1}
@@ -156,7 +155,7 @@ def test_the_page_about_grids_is_true(ltdd):
 
 
 def test_the_grid_of_two_stages_has_its_own_stages_and_controls():
-    grid = read_grid(TOP / "benchmarks" / "two-stage.yaml", Catalog(load_plugins()))
+    grid = read_grid(TOP / "benchmarks" / "two-stage.yaml", installed())
     heads = {line.name: line.line.head for row in grid.rows for _, line in row.members}
     assert heads["original, two balanced softmax"].name == "ensemble"
     pooled = [head.options for head in heads.values() if head.name == "twostage"]
@@ -170,6 +169,6 @@ def test_the_grid_of_two_stages_has_its_own_stages_and_controls():
 
 @pytest.mark.parametrize("path", sorted((TOP / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_benchmark_resolves(path):
-    grid = read_grid(path, Catalog(load_plugins()))
+    grid = read_grid(path, installed())
     assert grid.cells
     assert all(row.members for row in grid.rows)

@@ -22,8 +22,7 @@ from ltdd_core.data.load import load_long_tailed
 from ltdd_core.distillation.distill import distilled_set_of
 from ltdd_core.evaluation.lines import Line, check_recipe, line_of, scores_of
 from ltdd_core.networks.zoo import MLP
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 from ltdd_core.setup import Setup
 from ltdd_core.testing import tiny_long_tailed
 from ltdd_decoupled.heads import (
@@ -40,7 +39,7 @@ from ltdd_losses.heads import LogitAdjustmentHead, MarginHead
 
 PLAIN = PerChannel((0.0,), (1.0,))
 COUNTS = (40, 12, 4, 1)
-CATALOG = Catalog(load_plugins())
+CATALOG = installed()
 HEADS = CATALOG.names("head")
 
 

@@ -10,10 +10,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from ltdd_core import InputError
 from ltdd_core.config.layers import Layer, from_assignments, from_file
 from ltdd_core.config.resolve import resolve
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 
-CATALOG = Catalog(load_plugins())
+CATALOG = installed()
 
 FILES = (
     """method: dm

@@ -9,8 +9,7 @@ from torch import nn
 from ltdd_core import InputError, generator
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.zoo import MLP, VGG11, AlexNet, ConvNet, ResNet18
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 from ltdd_core.seeding import global_generator
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (3, 28, 28), (1, 32, 48)]
@@ -30,7 +29,7 @@ def images(n, shape, seed=0):
 
 
 def test_every_network_of_the_core_is_tested_here():
-    catalog = Catalog(load_plugins())
+    catalog = installed()
     kinds = {catalog.get("network", name).load() for name in catalog.names("network")}
     assert {ConvNet, ResNet18, VGG11, AlexNet, MLP} == {kind for kind in kinds if kind.__module__.startswith("ltdd_")}
 

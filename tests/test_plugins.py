@@ -14,7 +14,7 @@ from test_built_ins import BUILT_IN
 
 from ltdd_core import InputError, configure
 from ltdd_core.config.resolve import component_maker
-from ltdd_core.plugging.catalog import INTERFACES, KINDS, Catalog, noun
+from ltdd_core.plugging.catalog import INTERFACES, KINDS, installed, noun
 from ltdd_core.plugging.loading import load_plugins
 
 
@@ -27,7 +27,7 @@ def states(plugins):
 
 def test_a_strangers_matcher_is_found_named_and_described(site, ltdd):
     site.install("mean", MEAN_MATCHER)
-    catalog = Catalog(load_plugins())
+    catalog = installed()
     assert {"dm", "mean"} <= set(catalog.names("matcher"))
     entry = catalog.get("matcher", "mean")
     assert (entry.owner.name, str(entry.owner), entry.owner.state) == ("mean", "stranger-mean 1.5", "installed")
@@ -66,7 +66,7 @@ def test_a_component_can_be_named_without_being_imported(site):
             register("late", "stranger_mean:MeanMatcher")
     """)  # fmt: skip
     site.install("mean", MEAN_MATCHER.split("@hookimpl")[0], entry=False)
-    catalog = Catalog(load_plugins())
+    catalog = installed()
     assert module in sys.modules
     assert configure(method="late").matcher.component.__name__ == "MeanMatcher"
     assert catalog.get("matcher", "late").load() is configure(method="late").matcher.component
@@ -277,7 +277,7 @@ def test_an_unfinished_component_is_one_line_for_who_names_it(kind, site, ltdd):
 )
 def test_a_component_of_a_kind_that_is_not_made_by_name_is_refused_with_what_to_use(kind, message):
     with pytest.raises(InputError, match=message):
-        component_maker(Catalog(load_plugins()))(kind, "convnet-d3")
+        component_maker(installed())(kind, "convnet-d3")
 
 
 @pytest.mark.parametrize(

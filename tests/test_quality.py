@@ -11,8 +11,7 @@ from hypothesis import given, strategies as st
 from ltdd_core import Augmentation, configure, distill, quality
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.evaluation.quality import Accuracies, augmentation_robust_score, label_robust_score, random_images
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 from ltdd_core.setup import Setup
 from ltdd_core.testing import tiny_long_tailed
 
@@ -75,7 +74,7 @@ def run(tmp_path_factory):
 def test_the_accuracies_are_of_what_they_say(run):
     """Each once more by hand, with a trainer of its own."""
     (found,) = quality(run.run, settings=[{"seed": 3}])
-    catalog = Catalog(load_plugins())
+    catalog = installed()
     data = load_long_tailed("digits-lt", run.config.data.make())
     few = random_images(data, 2, seed=3)
     seeded = replace(run.config, run=run.config.run.model_copy(update={"seed": 3}))

@@ -10,8 +10,7 @@ from hypothesis import given, settings, strategies as st
 from ltdd_core.config.layers import Layer, flat
 from ltdd_core.config.resolve import resolve
 from ltdd_core.config.stored import asked_for
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 
 SHARP = """
     from typing import Literal
@@ -131,7 +130,7 @@ def test_a_network_that_is_named_beats_the_one_of_a_file(runs, ltdd):
 
 # ---- what was asked for --------------------------------------------------------------------------
 
-CATALOG = Catalog(load_plugins())
+CATALOG = installed()
 
 
 def asked(tree):

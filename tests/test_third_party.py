@@ -10,8 +10,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 from ltdd_core.testing import check_head, check_matcher, check_sampler, tiny_network
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +28,7 @@ def strangers(site, monkeypatch):
 
 
 def test_they_keep_their_contracts(strangers):
-    catalog = Catalog(load_plugins())
+    catalog = installed()
     for kind, name, check in (
         ("matcher", "layer-means", check_matcher),
         ("sampler", "reversed", check_sampler),
@@ -39,7 +38,7 @@ def test_they_keep_their_contracts(strangers):
 
 
 def test_the_matcher_is_its_equation(strangers):
-    entry = Catalog(load_plugins()).get("matcher", "layer-means")
+    entry = installed().get("matcher", "layer-means")
     matcher = entry.load()
     network = tiny_network((3, 8, 8), 2)
     real, synthetic = torch.randn(5, 3, 8, 8), torch.randn(2, 3, 8, 8)

@@ -26,8 +26,7 @@ from ltdd_core.config.resolve import component_maker
 from ltdd_core.data.by_class import InstanceSampler
 from ltdd_core.evaluation.linear import Direct, LinearHead
 from ltdd_core.networks.zoo import MLP
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 from ltdd_core.seeding import global_generator
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.trainer import Trainer
@@ -40,7 +39,7 @@ from ltdd_twostage.stages import OfGroups, TwoStage, WithinGroups
 
 PLAIN = PerChannel((0.0,), (1.0,))
 COUNTS = (12, 5, 2, 1, 1)
-COMPONENT = component_maker(Catalog(load_plugins()))
+COMPONENT = component_maker(installed())
 PUBLISHED = {key: value for key, value in PAPER["head"].items() if key != "name"}
 
 

@@ -48,14 +48,13 @@ def command(
     from ltdd_core.bench.grid import read_grid
     from ltdd_core.bench.kept import StoredPredictions
     from ltdd_core.bench.table import table_of, write_table
-    from ltdd_core.plugging.catalog import Catalog
-    from ltdd_core.plugging.loading import load_plugins
+    from ltdd_core.plugging.catalog import installed
 
     results, notes = consoles(as_json)
     folder = out or Path("runs") / f"bench-{grid.stem}"
     failed: dict[str, str] = {}
     with only_json(as_json):
-        catalog = Catalog(load_plugins())
+        catalog = installed()
         wanted = read_grid(grid, catalog, layers(None, assignments, given))
     if only_list:
         _list(results, wanted, folder, as_json)

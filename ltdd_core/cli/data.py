@@ -24,11 +24,10 @@ def show(assignments: tuple[str, ...], as_json: bool, **given: Any) -> None:
     from ltdd_core.cli.tables import print_data
     from ltdd_core.config.resolve import resolve_data
     from ltdd_core.data.load import load_long_tailed
-    from ltdd_core.plugging.catalog import Catalog
-    from ltdd_core.plugging.loading import load_plugins
+    from ltdd_core.plugging.catalog import installed
     from ltdd_core.runs.facts import data_facts
 
-    source = resolve_data(Catalog(load_plugins()), layers(None, assignments, given))
+    source = resolve_data(installed(), layers(None, assignments, given))
     data = load_long_tailed(source.name, source.make())
     if as_json:
         click.echo(json.dumps(data_facts(data)))

@@ -12,8 +12,7 @@ import click
 
 from ltdd_core.cli.settings import consoles
 from ltdd_core.errors import InputError, unknown
-from ltdd_core.plugging.catalog import KINDS, Catalog, Entry
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import KINDS, Entry, installed
 
 
 @click.command("describe")
@@ -36,7 +35,7 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
         return
     if kind not in KINDS:
         raise unknown("kind", kind, [*KINDS, *general])
-    catalog = Catalog(load_plugins())
+    catalog = installed()
     if name is None:
         _list(console, as_json, [catalog.get(kind, entry_name) for entry_name in catalog.names(kind)])
         return

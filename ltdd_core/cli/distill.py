@@ -92,12 +92,11 @@ def _distil(
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.config.resolve import resolve
     from ltdd_core.distillation.distill import distill
-    from ltdd_core.plugging.catalog import Catalog
-    from ltdd_core.plugging.loading import load_plugins
+    from ltdd_core.plugging.catalog import installed
     from ltdd_core.progress import Display
     from ltdd_core.runs.folder import RunFolder, claimed
 
-    catalog = Catalog(load_plugins())
+    catalog = installed()
     for plugin in catalog.plugins.listed:
         if plugin.state == "broken":
             notes.print(f"plugin {plugin.name!r} ({plugin}) is broken: {plugin.reason}", style="yellow", soft_wrap=True)

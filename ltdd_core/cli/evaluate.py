@@ -51,14 +51,13 @@ def command(
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.cli.tables import print_quality, print_repeated
     from ltdd_core.errors import Interrupted
-    from ltdd_core.plugging.catalog import Catalog
-    from ltdd_core.plugging.loading import load_plugins
+    from ltdd_core.plugging.catalog import installed
     from ltdd_core.progress import Display
 
     began = time.monotonic()
     results, notes = consoles(as_json)
     with only_json(as_json):
-        catalog = Catalog(load_plugins())
+        catalog = installed()
         settings = layers(config_file, assignments, given)
         display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
         options: dict[str, Any] = {"networks": networks, "repeats": repeats, "settings": settings}

@@ -18,11 +18,10 @@ def command(name: str, kind: str, out: Path) -> None:
 
     Change the class; nothing else has to be written.
     """
-    from ltdd_core.plugging.catalog import Catalog
-    from ltdd_core.plugging.loading import load_plugins
+    from ltdd_core.plugging.catalog import installed
     from ltdd_core.plugging.scaffold import new_plugin
 
-    folder, shown = new_plugin(name, kind, out, Catalog(load_plugins()))
+    folder, shown = new_plugin(name, kind, out, installed())
     results = consoles(False)[0]
     results.print(f"{folder} is written. Next:", soft_wrap=True)
     results.print(f"  pip install -e {folder} && {shown}", soft_wrap=True)

@@ -50,12 +50,11 @@ def command(
     """
     from ltdd_core.api import configure_original
     from ltdd_core.cli.tables import print_repeated
-    from ltdd_core.plugging.catalog import Catalog
-    from ltdd_core.plugging.loading import load_plugins
+    from ltdd_core.plugging.catalog import installed
 
     results, notes = consoles(as_json)
     with only_json(as_json):
-        catalog = Catalog(load_plugins())
+        catalog = installed()
         settings = layers(config_file, assignments, given)
         names = networks or (None,)
         tree = [{} if name is None else {"network": name} for name in names]

@@ -26,8 +26,8 @@ from ltdd_core.evaluation.lines import check_recipe, result_rows
 from ltdd_core.evaluation.metrics import Row
 from ltdd_core.hookspecs import Run
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import Observers, load_plugins
+from ltdd_core.plugging.catalog import Catalog, installed
+from ltdd_core.plugging.loading import Observers
 from ltdd_core.progress import Display
 from ltdd_core.runs.distilled import DISTILLED, DistilledSet, load_distilled, save_distilled
 from ltdd_core.runs.facts import data_facts, session_facts, versions
@@ -107,7 +107,7 @@ def distill(
         Interrupted: a signal came; the state is saved.
     """
     began, display, out = time.monotonic(), display or Display(), Path(out)
-    catalog = catalog or Catalog(load_plugins())
+    catalog = catalog or installed()
     observers = Observers(catalog.plugins, catalog.plugins.named(config.run.plugins), display.warn)
     check_recipe(config)
     RunFolder(out).check(config, resume=resume)

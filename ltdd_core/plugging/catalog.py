@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltdd_core.errors import InputError, unknown
-from ltdd_core.plugging.loading import Plugin, PluginFailed, Plugins, plugin_code
+from ltdd_core.plugging.loading import Plugin, PluginFailed, Plugins, load_plugins, plugin_code
 
 KINDS: Mapping[str, str] = {
     "data": "ltdd_register_datasets",
@@ -153,3 +153,8 @@ class Catalog:
             offers[kind, name] = Entry(kind, name, component, plugin)
 
         return register
+
+
+def installed() -> Catalog:
+    """Everything that is installed can be named; plugins are looked for anew at every call."""
+    return Catalog(load_plugins())

@@ -16,8 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ltdd_core.errors import InputError, unknown
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
 from ltdd_core.storage import json_text, write_atomically, writing
 from ltdd_core.training.options import TrainingOptions
@@ -63,7 +62,7 @@ def export(distilled: Path | str, kind: str, out: Path | str | None = None, *, c
 
 def _decoded(distilled: DistilledSet, catalog: Catalog | None) -> DistilledSet:
     """What a network sees, sorted by class."""
-    images, labels = distilled.decoded(catalog or Catalog(load_plugins()))
+    images, labels = distilled.decoded(catalog or installed())
     order = _hard(labels).argsort(stable=True)
     return DistilledSet(
         images=images[order],

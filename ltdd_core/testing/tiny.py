@@ -19,8 +19,7 @@ from ltdd_core.networks.network import Network
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.zoo import ConvNet
 from ltdd_core.options import BaseOptions, Named
-from ltdd_core.plugging.catalog import Catalog
-from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.plugging.catalog import installed
 from ltdd_core.seeding import generator
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.sets import TrainingSet
@@ -114,7 +113,7 @@ def tiny_task(
 
 def _component(kind: str, named: str | Mapping[str, Any]) -> Any:
     """A component by name, from what is installed."""
-    return component_maker(Catalog(load_plugins()))(kind, named)
+    return component_maker(installed())(kind, named)
 
 
 def tiny_network(shape: tuple[int, int, int], outputs: int) -> Network:
