@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ def train(
         raise ValueError("training with momentum cannot resume from the weights alone")
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learning, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
-    shape, faster = data.image_shape, CompiledNetwork(network, precision, compiled)
+    faster = CompiledNetwork(network, precision, compiled)
     batch_norm = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     at_once = options.batch if batch_norm or chunk is None else chunk
     for epoch in range(start, options.epochs):
@@ -73,20 +73,33 @@ def train(
         draws, progress = generator(seed, f"{purpose}: epoch", epoch), epoch / max(1, options.epochs - 1)
         current = loss if loss_at is None else loss_at(progress)
         with global_generator(seed, f"{purpose}: dropout", epoch):
-            # A sampler may have drawn none of the few images of a stage.
-            for indices in filter(len, _epoch_order(data, progress, draws).split(options.batch)):
+            for images, labels, batch_loss in _epoch(data, options, augmentation, current, progress, draws, device):
                 keep_going()
-                _train_mode(network, batch_norm, len(indices))
-                images, labels = data.batch(indices, device)
-                images = augmentation.draw(shape, draws, len(images))(images)
-                images, labels, own_loss = mixed(images, labels, current, options.mixup, draws)
-                gradient = gradient_in_chunks(faster, learning, images, labels, own_loss, at_once)
+                _train_mode(network, batch_norm, len(images))
+                gradient = gradient_in_chunks(faster, learning, images, labels, batch_loss, at_once)
                 for parameter, slope in zip(learning, gradient, strict=True):
                     parameter.grad = slope
                 optimizer.step()
         _check_finite(learning, f"training of {purpose} diverged in epoch {epoch + 1}", options.lr)
         after_epoch(epoch + 1)
     return network.eval().requires_grad_(False)
+
+
+def _epoch(
+    data: TrainingSet,
+    options: TrainingOptions,
+    augmentation: Augmentation,
+    loss: Loss,
+    progress: float,
+    draws: torch.Generator,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor, Loss]]:
+    """The batches of an epoch, augmented and mixed, each with its labels and their loss."""
+    order = torch.randperm(len(data), generator=draws) if data.order is None else data.order(progress, draws)
+    for indices in filter(len, order.split(options.batch)):  # a sampler may have drawn none of a stage's few images
+        images, labels = data.batch(indices, device)
+        images = augmentation.draw(data.image_shape, draws, len(images))(images)
+        yield mixed(images, labels, loss, options.mixup, draws)
 
 
 def _check_finite(parameters: Sequence[Tensor], subject: str, lr: float) -> None:
@@ -138,9 +151,3 @@ def _train_mode(network: Network, batch_norm: Sequence[nn.Module], images: int) 
     if images == 1:
         for layer in batch_norm:
             layer.eval()
-
-
-def _epoch_order(data: TrainingSet, progress: float, draws: torch.Generator) -> Tensor:
-    if data.order is None:
-        return torch.randperm(len(data), generator=draws)
-    return data.order(progress, draws)
