@@ -87,10 +87,10 @@ def test_every_class_has_a_finite_distance_whatever_its_size(counts, centres, se
 
 @pytest.mark.parametrize("apart", [0.0, 1e-5, 1e-6])
 def test_images_that_are_equal_or_almost_so_bring_no_warning(apart):
-    """Warnings are errors here; k-means warns of images so alike that they share a centre."""
-    alike = torch.full((6, 3), 1000.0, dtype=torch.float64)
-    alike[:, 0] += apart * torch.arange(6)
-    features = torch.cat([alike, torch.full((1, 3), -1e4, dtype=torch.float64), torch.zeros(8, 3)])
+    """Warnings are errors here; k-means warns of images so close that they share a centre."""
+    close = torch.full((6, 3), 1000.0, dtype=torch.float64)
+    close[:, 0] += apart * torch.arange(6)
+    features = torch.cat([close, torch.full((1, 3), -1e4, dtype=torch.float64), torch.zeros(8, 3)])
     labels = torch.tensor([0] * 7 + [1] * 8)
     assert torch.isfinite(class_distances(features, labels, 2, CENTRES, seed=0)).all()
 

@@ -393,7 +393,7 @@ def kill_inside_a_checkpoint(folder, process, draws):
 
 
 def killed_and_resumed(tmp_path, moments, iterations=60):
-    """Kill a run at each of the moments and go on; returns how many gave the same bytes and hit a write."""
+    """Kill a run at each of the moments and resume; returns how many gave the same bytes and hit a write."""
     assert start(tmp_path / "whole", iterations).wait() == 0
     whole = (tmp_path / "whole" / "distilled.safetensors").read_bytes()
     draws, same, inside = random.Random(7), 0, 0

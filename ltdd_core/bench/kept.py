@@ -29,15 +29,19 @@ LINES = "lines"
 
 @dataclass(frozen=True)
 class StoredPrediction:
-    """What a table needs to know of a classifier."""
+    """What a classifier predicted for the test images, and what a table needs beside it."""
 
     log_probabilities: Tensor
     """float32 ``[N, classes]``."""
     labels: Tensor
+    """The true class of each test image, int64 ``[N]``."""
     counts: tuple[int, ...]
+    """Training images of each class of the long-tailed set."""
     groups: Tensor | None
+    """The group of each class, int64 ``[classes]``; None where the classifier has no partition."""
     class_names: tuple[str, ...]
     images: int
+    """Images that trained the classifier, over all its stages."""
 
     def check(self) -> None:
         """See that everything fits together.

@@ -68,7 +68,7 @@ def is_finished(cell: Cell, out: Path) -> bool:
 
 
 def work_on(
-    grid: Grid, out: Path, *, catalog: Catalog, display: Display, say: Callable[[str], None] = lambda text: None
+    grid: Grid, out: Path, *, catalog: Catalog, display: Display, report: Callable[[str], None] = lambda text: None
 ) -> Failures:
     """Do all that is left of a grid; the table in ``out`` is written anew after every run.
 
@@ -77,7 +77,7 @@ def work_on(
         out: folder of everything.
         catalog: where the grid was resolved.
         display: shows what happens inside a run.
-        say: takes a line for each run and each classifier.
+        report: takes a line for each run and each classifier.
 
     Raises:
         InputError: the folder cannot be written, or another process works in it.
@@ -86,20 +86,20 @@ def work_on(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with RunFolder(out).locked(display.warn), StopRequest().listening() as stop:
-        work = _Work(out, catalog, display, say, stop)
+        work = _GridWorker(out, catalog, display, report, stop)
         left = [cells for cells in grid.runs() if not all(state_of(cell, out) == "finished" for cell in cells)]
-        pace = _Pace(len(grid.runs()), left)
+        pace = _TimeLeft(len(grid.runs()), left)
         write_table(out, table_of(grid, work.kept, work.failures))
         for cells in left:
             stop.check()
-            say(pace.begin(cells[0]))
+            report(pace.begin(cells[0]))
             work.on(cells)
             pace.end(cells[0])
             write_table(out, table_of(grid, work.kept, work.failures))
         return work.failures
 
 
-class _Pace:
+class _TimeLeft:
     """How far the grid is and how long it may take: a run to come takes what those of its method took."""
 
     def __init__(self, total: int, left: Sequence[Sequence[Cell]]) -> None:
@@ -123,13 +123,13 @@ class _Pace:
         return f"  (about {timedelta(seconds=round(sum(map(fmean, seconds))))} left)"
 
 
-class _Work:
+class _GridWorker:
     """What a process has at hand while it works on a grid."""
 
     def __init__(
-        self, out: Path, catalog: Catalog, display: Display, say: Callable[[str], None], stop: StopRequest
+        self, out: Path, catalog: Catalog, display: Display, report: Callable[[str], None], stop: StopRequest
     ) -> None:
-        self.out, self.catalog, self.display, self.say, self.stop = out, catalog, display, say, stop
+        self.out, self.catalog, self.display, self.report, self.stop = out, catalog, display, report, stop
         self.kept, self.failures = StoredPredictions(out), Failures()
         self._data: dict[str, LongTailedSet] = {}
         self._store: NetworkStore | None = None
@@ -183,7 +183,7 @@ class _Work:
         """Train a classifier and keep what it says, unless that is known."""
         if self.kept.has(line):
             return
-        self.say(f"classifier: {line.name}")
+        self.report(f"classifier: {line.name}")
         with self._noting(line.file):
             self.stop.check()
             data = self._loaded(line.config)
@@ -210,13 +210,13 @@ class _Work:
             yield
         except Exception as error:
             self.failures[task] = self._reason(error)
-            self.say(f"failed: {self.failures[task]}")
+            self.report(f"failed: {self.failures[task]}")
 
     def _reason(self, error: Exception) -> str:
         """Why it failed, in one line; what is nobody's message is shown whole, for whoever mends it."""
         if isinstance(error, InputError | RunFailed):
             return str(error)
-        self.say("".join(traceback.format_exception(error)).rstrip())
+        self.report("".join(traceback.format_exception(error)).rstrip())
         plugin = self.catalog.plugins.at_fault(error)
         whose = "" if plugin is None else f"plugin {plugin.name!r} ({plugin}) failed: "
         return f"{whose}{one_line(error)}"

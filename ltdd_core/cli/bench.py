@@ -88,13 +88,13 @@ def _run(wanted: Grid, folder: Path, catalog: Catalog, notes: Console, quiet: bo
 
     styles = {"run": "bold", "failed:": "yellow"}
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         if not quiet:
             notes.print(text, style=styles.get(text.split()[0]), soft_wrap=True)
 
     display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
     try:
-        return work_on(wanted, folder, catalog=catalog, display=display, say=say)
+        return work_on(wanted, folder, catalog=catalog, display=display, report=report)
     except Interrupted as error:
         raise Interrupted(f"{error}: stopped; what is finished is kept, the same command resumes it.") from error
 

@@ -88,7 +88,7 @@ class BatchMatcher(Matcher, ABC):
         return buffer
 
     def batches(self, number: int) -> tuple[Batch, Batch]:
-        """A draw of real images of every class, and the synthetic images, each class under an augmentation of its own.
+        """A draw of real images of every class, and the synthetic images, with a separate augmentation for each class.
 
         Args:
             number: of the draw; what is drawn of a class is a function of the seed, the number and the class.

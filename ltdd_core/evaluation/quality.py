@@ -91,9 +91,13 @@ class Quality:
     """Accuracies and scores over several seeds, all in per cent."""
 
     network: str
+    """The name of the network."""
     mean: dict[str, float]
+    """Means over the seeds, by the name of an accuracy or a score."""
     deviation: dict[str, float]
+    """Population standard deviations over the seeds, by the same names."""
     repeats: int
+    """Number of seeds."""
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``ltdd evaluate --quality --json``."""
@@ -117,8 +121,9 @@ def quality_of(setup: Setup, distilled: DistilledSet, networks: Sequence[Selecti
 
 def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
     """Train on the six sets with one seed; what is the same is trained once."""
-    soft, random_real = setup.distilled(distilled), random_images(setup.data, distilled.ipc, setup.config.run.seed)
-    hard = soft if soft.labels.dim() == 1 else replace(soft, labels=soft.hard_labels())
+    as_distilled = setup.distilled(distilled)
+    random_real = random_images(setup.data, distilled.ipc, setup.config.run.seed)
+    hard = as_distilled if as_distilled.labels.dim() == 1 else replace(as_distilled, labels=as_distilled.hard_labels())
     trainer = setup.trainer(distilled.training)
     plain = trainer.with_augmentation(Augmentation("none"))
 
@@ -129,10 +134,10 @@ def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
 
     return Accuracies(
         real=accuracy(setup.original, "classes"),
-        hard=accuracy(hard, "classes" if hard is soft else "hard classes"),
-        distilled=accuracy(soft, "classes"),
+        hard=accuracy(hard, "classes" if hard is as_distilled else "hard classes"),
+        distilled=accuracy(as_distilled, "classes"),
         random=accuracy(random_real, "classes of random images"),
-        distilled_plain=accuracy(soft, "classes", plain),
+        distilled_plain=accuracy(as_distilled, "classes", plain),
         random_plain=accuracy(random_real, "classes of random images", plain),
     )
 

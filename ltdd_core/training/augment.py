@@ -2,7 +2,7 @@
 
 While matching, one draw is shared by a whole batch, and by the real and the synthetic batch that are compared:
 ``transform = augmentation.draw(shape, generator)``, then ``transform(real)`` and ``transform(synthetic)``.
-While a network trains, ``augmentation.draw(shape, generator, count=n)`` gives each of n images strengths of its own.
+While a network trains, ``augmentation.draw(shape, generator, count=n)`` gives each of n images separate strengths.
 The operations work on normalised colours and never clamp them.  Everything random is drawn on the CPU, and
 the geometric operations are fixed linear maps whose transposes are gathers too, so results and gradients
 are deterministic on every device and can be differentiated as often as one likes.
