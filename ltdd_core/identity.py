@@ -116,14 +116,14 @@ def _of_function(function: Any, depth: int) -> Any:
         raise Unidentified(f"{function.__qualname__} holds a value that is not there yet") from error
     return {
         "function": _name(function),
-        "code": digest(_of_code(function.__code__)),
+        "code": digest(_of_code(function.__code__, function.__doc__)),
         "holds": inside(held),
         "defaults": inside([function.__defaults__, function.__kwdefaults__]),
     }
 
 
-def _of_code(code: types.CodeType) -> Any:
-    constants = [
-        _of_code(constant) if isinstance(constant, types.CodeType) else repr(constant) for constant in code.co_consts
-    ]
-    return [code.co_code.hex(), list(code.co_names), constants]
+def _of_code(code: types.CodeType, docstring: str | None = None) -> Any:
+    """Instructions, names and constants; a docstring, which does nothing, is none of them."""
+    constants = [constant for constant in code.co_consts if docstring is None or constant != docstring]
+    told = [_of_code(part) if isinstance(part, types.CodeType) else repr(part) for part in constants]
+    return [code.co_code.hex(), list(code.co_names), told]

@@ -275,7 +275,9 @@ def test_a_sampler_that_minds_how_far_training_is_gives_other_experts_for_anothe
 
 
 def test_an_expert_that_diverges_is_one_line(tmp_path):
-    with pytest.raises(RunFailed, match=r"training of expert 0 diverged in epoch \d.*experts\.lr") as caught:
+    with pytest.raises(
+        RunFailed, match=r"training of expert 0 on original diverged in epoch \d.*experts\.lr"
+    ) as caught:
         trained(tmp_path / "e", count=1, epochs=9, lr=1e30)
     assert "\n" not in str(caught.value)
 
@@ -465,7 +467,7 @@ def test_what_ends_one_of_several_processes_is_one_line(ltdd):
 
 
 def test_an_expert_is_no_ensemble(ltdd):
-    assert "experts.head=ensemble is made of other heads; an expert is one network" in one_line_error(
+    assert "experts.head=ensemble trains several networks; a trajectory is that of one" in one_line_error(
         ltdd("experts", "train", *OPTIONS, "--quiet", "--set", "experts.head=ensemble")
     )
 

@@ -64,7 +64,7 @@ def test_a_place_where_no_folder_can_be_is_refused_before_any_work(ltdd, monkeyp
     assert "cannot write file/x: Not a directory" in one_line_error(ltdd(*TRAIN, "--out", "file/x"))
     assert "cannot write file/x: Not a directory" in one_line_error(ltdd(*DISTIL, "--out", "file/x"))
     assert "file is a file; a run needs a folder" in one_line_error(ltdd(*TRAIN, "--out", "file"))
-    monkeypatch.setattr("ltdd_core.distillation.distill.load_long_tailed", None)  # the data are not even loaded
+    monkeypatch.setattr("ltdd_core.setup.load_long_tailed", None)  # the data are not even loaded
     with pytest.raises(InputError, match="file/x cannot be made"):
         distill(configure(method="dm"), "file/x")
 

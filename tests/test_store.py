@@ -119,6 +119,19 @@ print(json.dumps([identity(v) for changes in t.DIFFERENT.values() for k, v in ch
     assert [digest(one) for one in ours] == [digest(one) for one in theirs]
 
 
+def test_what_a_function_says_of_itself_does_not_count():
+    def described():
+        """One thing."""
+        return 1
+
+    def plain():
+        """Another."""
+        return 1
+
+    plain.__qualname__, plain.__name__ = described.__qualname__, described.__name__
+    assert identity(plain) == identity(described)
+
+
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),

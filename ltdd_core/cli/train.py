@@ -100,7 +100,8 @@ def _train(
                     if not quiet:
                         notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
             except Interrupted as error:
-                raise Interrupted(f"{error}: stopped; such a training is not saved, run it again.") from error
+                kept = "finished networks are kept: run it again" if config.compute.store else "nothing was written"
+                raise Interrupted(f"{error}: stopped; {kept}.") from error
             folder.begin(config)
             seconds = round(time.monotonic() - began, 3)
             facts = {"run": str(path), "seconds": seconds, "versions": versions(config)}
