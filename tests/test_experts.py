@@ -518,10 +518,10 @@ def test_when_the_command_is_killed_its_processes_end(tmp_path):
     process = started(*command, log=tmp_path / "log")
     while not (epochs_of(store, 0) and epochs_of(store, 1)) and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     locks = [FileLock(lock) for lock in store.glob(".*.lock")]
     assert len(locks) == 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     for lock in locks:  # free as soon as its process is gone
         lock.acquire(timeout=30)
 
@@ -565,6 +565,14 @@ def test_experts_from_the_command_are_those_of_distilling(ltdd, tmp_path):
     one, other = (load_tensors(tmp_path / run / "distilled.safetensors") for run in ("found", "named"))
     assert torch.equal(one[0]["images"], other[0]["images"])
     assert one[1]["training"]["lr"] == other[1]["training"]["lr"] != 0.01
+    at = ("--set", f"matcher.experts_dir={store}")
+    named = ltdd(*DISTIL, "--iterations", "2", *how, *at, "--out", tmp_path / "at")
+    assert named.exit_code == 0, named.output
+    assert "training a network: expert" not in named.stderr
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")}
+    out = ltdd("experts", "train", *OPTIONS, *how, "--out", store, "--json")
+    assert json.loads(out.stdout)["store"] == str(store), out.output
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")} == before != {}
     others = ltdd(*DISTIL, "--iterations", "1", *how, "--store", store, "--seed", "1")
     assert "training a network: expert 1 of 2, 0 of 4 epochs done, " in others.stderr
     assert f"for all, in {store}" in others.stderr

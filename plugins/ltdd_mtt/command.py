@@ -33,6 +33,7 @@ def command() -> None:
 @command.command("train")
 @click.option("--count", type=click.IntRange(min=1), help="Experts.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each; more than before makes them longer.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the experts; the same as --store.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
 @click.option("--network", metavar="NAME", help="Network to train, and later to match with.")
 @click.option("--precision", metavar="fp32|bf16", help="Of features.")
@@ -44,6 +45,7 @@ def command() -> None:
 def train(
     count: int | None,
     epochs: int | None,
+    out: Path | None,
     jobs: int,
     config_file: Path | None,
     preset: str | None,
@@ -60,6 +62,9 @@ def train(
     """
     results, notes = consoles(as_json)
     own = {"count": count, "epochs": epochs}
+    above: dict[str, Any] = {f"--{k}": {"matcher": {"experts": {k: value}}} for k, value in own.items() if value}
+    if out is not None:
+        above["--out"] = {"compute": {"store": str(out)}}
     with only_json(as_json):
         began = time.monotonic()
         config = read_config(
@@ -68,7 +73,7 @@ def train(
             config_file=config_file,
             preset=preset,
             below={"matcher": {"name": "mtt"}},
-            above={f"--{name}": {"matcher": {"experts": {name: value}}} for name, value in own.items() if value},
+            above=above,
         )
         _check_method(config)
         facts = _train(config, jobs, Console(quiet=True) if quiet else notes)

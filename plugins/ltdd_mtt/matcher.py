@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -53,6 +55,9 @@ class TrajectoryMatcher(Matcher):
             "checkpoint",
             "the gradient: unroll (autograd, keeps the maps of all N steps), checkpoint (the same gradient, the maps "
             "of one step; as fast, and the one that --compile makes faster), tesla (TESLA's approximation)",
+        )
+        experts_dir: Path | None = option(
+            None, "folder of a network store that has the experts; unless given, that of --store, or runs/networks"
         )
         experts: ExpertOptions = option(ExpertOptions(), "the experts; those that are not in the store are trained")
 
@@ -138,7 +143,8 @@ class TrajectoryMatcher(Matcher):
     def _trained(self) -> Trajectories:
         """Experts as the options describe them, trained now unless they are there."""
         options, task, pace = self.options.experts, self.task, Pace(self.options.experts)
-        experts = experts_of(task, options)
+        kept = task if self.options.experts_dir is None else replace(task, shared=self.options.experts_dir)
+        experts = experts_of(kept, options)
         size = decimal(options.count * experts[0].size(options.epochs))
 
         def report(number: int, epochs: int) -> None:
