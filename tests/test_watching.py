@@ -12,6 +12,8 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fcntl import ioctl
 from pathlib import Path
 
@@ -80,15 +82,22 @@ def test_whether_a_run_is_running_is_told_without_touching_it(finished, tmp_path
     assert is_running(tmp_path) is None
 
 
-def test_a_killed_run_is_not_watched_for_ever(tmp_path):
-    """A real process, killed while it distils; the watching one has a pseudo-terminal."""
-    run = tmp_path / "a run"
-    command = [LTDD, "distill", "--method", "dm", *TINY, "--iterations", "100000", "--out", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as distilling:
+@contextmanager
+def distilling_into(run: Path, *, iterations: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A real process that has distilled at least one step."""
+    command = [LTDD, "distill", "--method", "dm", *TINY, "--iterations", str(iterations), "--out", str(run)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        yield process
+
+
+def test_a_killed_run_is_not_watched_for_ever(tmp_path):
+    """A real process, killed while it distils; the watching one has a pseudo-terminal."""
+    run = tmp_path / "a run"
+    with distilling_into(run, iterations=100000) as distilling:
         assert is_running(run) is True
         distilling.kill()
     files = {file.name: file.read_bytes() for file in run.iterdir()}
@@ -118,12 +127,7 @@ def test_what_is_no_run_gets_one_line(ltdd, tmp_path):
 def test_a_running_run_is_followed_to_its_end_in_a_terminal(tmp_path):
     """Both are real processes; the watching one has a pseudo-terminal with colours."""
     run = tmp_path / "run"
-    command = [LTDD, "distill", "--method", "dm", *TINY, "--iterations", "40", "--out", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as distilling:
-        deadline = time.monotonic() + 120
-        while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    with distilling_into(run, iterations=40) as distilling:
         distilling.send_signal(signal.SIGSTOP)
         ours, theirs = pty.openpty()
         ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))

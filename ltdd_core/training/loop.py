@@ -52,8 +52,7 @@ def train(
         keep_going: called before every step; raises to stop.
         start: epochs that ``network`` has behind it.  What SGD remembers of them is gone, so momentum must be 0.
         after_epoch: told how many epochs are done, after each.
-        chunk: images at once; the gradients of a batch add up to the same.  All of them unless given, and
-            where batch normalisation looks at the whole batch.
+        chunk: images at once; the gradient of a batch is the same.  All unless given, or with batch normalisation.
         precision: ``bf16`` computes features in mixed precision; the weights stay in float32.
         compiled: compile the network.
 
@@ -76,13 +75,16 @@ def train(
             for images, labels, batch_loss in _epoch(data, options, augmentation, current, progress, draws, device):
                 keep_going()
                 _train_mode(network, batch_norm, len(images))
-                gradient = gradient_in_chunks(faster, learning, images, labels, batch_loss, at_once)
-                for parameter, slope in zip(learning, gradient, strict=True):
-                    parameter.grad = slope
-                optimizer.step()
+                _step(optimizer, learning, gradient_in_chunks(faster, learning, images, labels, batch_loss, at_once))
         _check_finite(learning, f"training of {purpose} diverged in epoch {epoch + 1}", options.lr)
         after_epoch(epoch + 1)
     return network.eval().requires_grad_(False)
+
+
+def _step(optimizer: torch.optim.SGD, parameters: Sequence[nn.Parameter], gradient: Sequence[Tensor]) -> None:
+    for parameter, slope in zip(parameters, gradient, strict=True):
+        parameter.grad = slope
+    optimizer.step()
 
 
 def _epoch(
