@@ -11,9 +11,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ltdd_core.config.layers import Layer, normalised
 from ltdd_core.config.model import Config, Selection
@@ -30,6 +30,8 @@ from ltdd_core.progress import Display
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
 from ltdd_core.runs.folder import CONFIG, RunFolder
 from ltdd_core.setup import Setup
+
+T = TypeVar("T")
 
 
 def configure(preset: str | None = None, **settings: Any) -> Config:
@@ -95,15 +97,7 @@ def evaluate(
         InputError: the file, the settings or the data cannot be used.
         RunFailed: training diverged, or memory ran out.
     """
-    catalog = catalog or installed()
-    config, loaded, chosen = _to_evaluate(distilled, networks, settings, preset, catalog)
-
-    def lines() -> Iterator[Repeated]:
-        store = _store(config, Path(distilled))
-        with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
-            yield from repeated_rows(setup, loaded, chosen, repeats)
-
-    return lines()
+    return _on_distilled(repeated_rows, distilled, networks, repeats, settings, preset, catalog, display)
 
 
 def quality(
@@ -124,15 +118,29 @@ def quality(
         One :class:`Quality` for each network: accuracies and scores in per cent, means and population standard
         deviations over the seeds.
     """
+    return _on_distilled(quality_of, distilled, networks, repeats, settings, preset, catalog, display)
+
+
+def _on_distilled(
+    work: Callable[[Setup, DistilledSet, Sequence[Selection], int], Iterator[T]],
+    distilled: Path | str,
+    networks: Sequence[str],
+    repeats: int,
+    settings: Sequence[Layer | Mapping[str, Any]],
+    preset: str | None,
+    catalog: Catalog | None,
+    display: Display | None,
+) -> Iterator[T]:
+    """What ``work`` yields for a distilled set; the file and the settings are read at once, the data with the first."""
     catalog = catalog or installed()
     config, loaded, chosen = _to_evaluate(distilled, networks, settings, preset, catalog)
 
-    def scores() -> Iterator[Quality]:
+    def lines() -> Iterator[T]:
         store = _store(config, Path(distilled))
         with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
-            yield from quality_of(setup, loaded, chosen, repeats)
+            yield from work(setup, loaded, chosen, repeats)
 
-    return scores()
+    return lines()
 
 
 def _store(config: Config, path: Path) -> NetworkStore:

@@ -41,7 +41,7 @@ def test_distill_prints_a_table_on_stdout_and_plain_progress_lines_on_stderr(ltd
     assert "iteration" not in result.stdout
     lines = [line for line in result.stderr.splitlines() if line.startswith("iteration")]
     assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
-    assert re.fullmatch(r"iteration 3/3  loss \S+  [0-9.]+ (it/s|s/it)  0:00 left", lines[-1])
+    assert re.fullmatch(r"iteration 3/3  loss \S+  [0-9.]+ (it/s|s/it)  0:00:00 left", lines[-1])
     assert "\x1b" not in result.output
     run = tmp_path / "here" / "runs" / "digits-lt-dm-seed0-1"
     assert f"the run is in {run.relative_to(tmp_path / 'here')}" in result.stderr

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ltdd_core import configure
 from ltdd_core.bench.grid import read_grid
-from ltdd_core.bench.kept import StoredPredictions
+from ltdd_core.bench.predictions import StoredPredictions
 from ltdd_core.evaluation.linear import LinearHead
 from ltdd_core.networks.zoo import ConvNet
 from ltdd_core.options import BaseOptions, changes, option

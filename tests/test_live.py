@@ -33,8 +33,8 @@ def test_the_slow_first_step_is_not_part_of_the_speed(monkeypatch):
     shown.steps_done()
     lines = out.getvalue().splitlines()
     assert lines[0] == "iteration 1/20  loss 0.25"
-    assert lines[1] == "iteration 2/20  loss 0.25  2.0 it/s  0:09 left"
-    assert lines[-1] == "iteration 20/20  loss 0.25  2.0 it/s  0:00 left"
+    assert lines[1] == "iteration 2/20  loss 0.25  2.0 it/s  0:00:09 left"
+    assert lines[-1] == "iteration 20/20  loss 0.25  2.0 it/s  0:00:00 left"
 
 
 def test_the_speed_is_that_of_recent_steps(monkeypatch):
@@ -58,8 +58,8 @@ def test_a_run_that_goes_on_says_so_and_counts_from_there(monkeypatch):
     for step in range(5, 10):
         clock.now += 1.0
         shown.step(step, {"loss": 1.0})
-    assert out.getvalue().splitlines()[0] == "going on after 5 of 10 iterations"
-    assert out.getvalue().splitlines()[2] == "iteration 7/10  loss 1  1.0 it/s  0:03 left"
+    assert out.getvalue().splitlines()[0] == "resuming after 5 of 10 iterations"
+    assert out.getvalue().splitlines()[2] == "iteration 7/10  loss 1  1.0 it/s  0:00:03 left"
 
 
 def test_in_a_terminal_a_bar_moves_and_goes_away(monkeypatch):
@@ -74,7 +74,7 @@ def test_in_a_terminal_a_bar_moves_and_goes_away(monkeypatch):
     shown.steps_done()
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
     assert "━" in text
-    assert re.search(r"4/4 loss 0\.125 4\.0 it/s  0:00 left", text)
+    assert re.search(r"4/4 loss 0\.125 4\.0 it/s  0:00:00 left", text)
     assert "iteration" not in text
     assert out.getvalue().rstrip("\n").endswith("\x1b[2K")  # the line of the bar is wiped
     shown.steps_done()  # a second time, as after an exception, is harmless

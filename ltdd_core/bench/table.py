@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ltdd_core.bench.grid import Cell, CellLine, Grid, GridRow
-from ltdd_core.bench.kept import StoredPrediction, StoredPredictions
+from ltdd_core.bench.predictions import StoredPrediction, StoredPredictions
 from ltdd_core.evaluation.metrics import Row, average, parts_of
 from ltdd_core.storage import json_text, write_atomically
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 from ltdd_core.bench.grid import Cell, CellLine, Grid, cell_line
-from ltdd_core.bench.kept import StoredPredictions
+from ltdd_core.bench.predictions import StoredPredictions
 from ltdd_core.bench.table import table_of, write_table
 from ltdd_core.config.model import Config
 from ltdd_core.data.load import load_long_tailed

@@ -46,7 +46,7 @@ def command(
     written after every run: table.md, table.csv and table.json.
     """
     from ltdd_core.bench.grid import read_grid
-    from ltdd_core.bench.kept import StoredPredictions
+    from ltdd_core.bench.predictions import StoredPredictions
     from ltdd_core.bench.table import table_of, write_table
     from ltdd_core.plugging.catalog import installed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -46,7 +47,7 @@ class LiveDisplay(Display):
         self._total, self._last_line = total, time.monotonic()
         self._ends.clear()
         if start:
-            self._console.print(f"going on after {start} of {total} iterations", soft_wrap=True)
+            self._console.print(f"resuming after {start} of {total} iterations", soft_wrap=True)
         if self._console.is_interactive:
             self._progress = Progress(
                 TextColumn("distilling"),
@@ -81,7 +82,8 @@ class LiveDisplay(Display):
         if not seconds:
             return ""
         speed = steps / seconds
-        return f"{f'{speed:.1f} it/s' if speed >= 1 else f'{1 / speed:.1f} s/it'}  {_clock(steps_left / speed)} left"
+        left = timedelta(seconds=round(steps_left / speed))
+        return f"{f'{speed:.1f} it/s' if speed >= 1 else f'{1 / speed:.1f} s/it'}  {left} left"
 
     def steps_done(self) -> None:
         """Take the bar away."""
@@ -97,9 +99,3 @@ class LiveDisplay(Display):
         """A line for each result, for those who read a log."""
         if self._verbose:
             self._console.print(f"{name}: accuracy {accuracy:.1f} %, std {std:.1f}", soft_wrap=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

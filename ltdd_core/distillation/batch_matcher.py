@@ -24,11 +24,13 @@ class BatchMatcher(Matcher, ABC):
         """Options of the loop; defaults of DM's public code."""
 
         lr_img: float = option(1.0, "learning rate of the pixels", source="DM, public code", gt=0)
-        momentum: float = option(0.5, "momentum of the pixels' SGD", source="DM, public code", ge=0, lt=1)
+        momentum: float = option(
+            0.5, "momentum of the SGD that moves the pixels", source="DC and DM, public code", ge=0, lt=1
+        )
         batch_real: int = option(
             256,
-            "real images of a class a step; fewer where the class has fewer",
-            source="DM, public code",
+            "number of real images per class in a step; all images of a class that has fewer",
+            source="DC and DM, public code",
             ge=1,
         )
 

@@ -67,13 +67,6 @@ class GradientMatcher(BatchMatcher):
         """Options of gradient matching; defaults of DC's public code."""
 
         lr_img: float = option(0.1, "learning rate of the pixels", source="DC, public code", gt=0)
-        momentum: float = option(0.5, "momentum of the SGD that moves the pixels", source="DC, public code", ge=0, lt=1)
-        batch_real: int = option(
-            256,
-            "number of real images per class in a matching; all images of a class that has fewer",
-            source="DC, public code",
-            ge=1,
-        )
         distance: Literal["layerwise-cosine", "cosine", "mse"] = option(
             "layerwise-cosine",
             "distance between two gradients: 1 - cos for the weights of each output (layerwise-cosine), 1 - cos of the "
