@@ -297,6 +297,13 @@ class Doubled(MLP):
         return torch.zeros(features.shape).scatter_add(0, torch.zeros(features.shape, dtype=torch.int64), features)
 
 
+class Sharpened(MLP):
+    """Training, which calls embed and linear, would not see the factor."""
+
+    def forward(self, images):
+        return 10 * super().forward(images)
+
+
 class Paired(MLP):
     def embed(self, images):
         return torch.nn.functional.batch_norm(super().embed(images), None, None, training=True)
@@ -311,6 +318,7 @@ class Paired(MLP):
         (Noisy, "global generator of torch"),
         (Doubled, "embed works in bf16. It is written at .* It raised RuntimeError"),
         (Paired, "embed gives features of images.* It raised ValueError"),
+        (Sharpened, "forward is not overridden"),
     ],
 )
 def test_a_wrong_network_is_caught(wrong, message):

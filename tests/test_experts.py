@@ -147,8 +147,10 @@ def test_batch_normalisation_goes_on_with_its_averages(tmp_path):
     assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
 
 
-def test_an_interruption_saves_the_epochs_that_are_done(tmp_path):
-    own, calls = task(), []
+@pytest.mark.parametrize(("norm", "store"), [("instance", "fp32"), ("instance", "bf16"), ("batch", "fp32")])
+def test_an_interruption_saves_the_epochs_that_are_done(tmp_path, norm, store):
+    """It comes in the middle of an epoch, whose steps are taken again."""
+    own, calls = task(network={"width": 8, "depth": 2, "norm": norm}), []
 
     def keep_going():
         if list(files(tmp_path / "cut")) == [0] and calls.append(0) is None and len(calls) > 5:
@@ -156,11 +158,11 @@ def test_an_interruption_saves_the_epochs_that_are_done(tmp_path):
 
     stopping = replace(own, trainer=replaced(own.trainer, keep_going=keep_going))
     with pytest.raises(Interrupted):
-        trained(tmp_path / "cut", stopping, count=2, epochs=4, batch=32)
+        trained(tmp_path / "cut", stopping, count=2, epochs=4, batch=32, store=store)
     done = load_tensors(files(tmp_path / "cut")[1])[0]["trajectory"]
     assert 1 < len(done) < 5
-    trained(tmp_path / "cut", own, count=2, epochs=4, batch=32)
-    trained(tmp_path / "again", own, count=2, epochs=4, batch=32)
+    trained(tmp_path / "cut", own, count=2, epochs=4, batch=32, store=store)
+    trained(tmp_path / "again", own, count=2, epochs=4, batch=32, store=store)
     assert contents(tmp_path / "cut") == contents(tmp_path / "again")
 
 
@@ -254,13 +256,13 @@ UNSUITED = [
     (Narrow, "has not one logit for each class"),
     (Idle, "trains no network"),
     (Decaying, "changes the last layer, or the loss during training"),
-    (Reading, "cannot be told from others"),
+    (Reading, "cannot be told from others: nothing could be found again"),
 ]
 
 
 @pytest.mark.parametrize(("head", "message"), UNSUITED)
 def test_a_head_that_makes_no_expert_is_refused_before_anything_is_trained(tmp_path, head, message):
-    with pytest.raises(InputError, match=f"^experts.head=linear .*{message}"):
+    with pytest.raises(InputError, match=f"^experts.head=linear: the head .*{message}"):
         trained(tmp_path / "e", with_head(head), count=1, epochs=1)
     assert not (tmp_path / "e").exists()
 
@@ -419,7 +421,7 @@ def test_experts_are_listed_and_removed(ltdd):
     [
         (["--set", "experts.lrr=1"], r"--set experts.lrr: unknown matcher.experts option 'lrr'. Did you mean 'lr'?"),
         (["--set", "experts.lr=-1"], "matcher.experts.lr must be above 0"),
-        (["--set", "experts.head=twostage"], "experts.head=twostage trains several networks"),
+        (["--set", "experts.head=twostage"], "experts.head=twostage: the head trains several networks"),
         (["--set", "experts.head=nope"], "unknown head 'nope'"),
         (["--set", "experts.sampler=nope"], "unknown sampler 'nope'"),
         (["--set", "matcher.name=dm"], "method 'dm' has no experts"),
@@ -467,7 +469,7 @@ def test_what_ends_one_of_several_processes_is_one_line(ltdd):
 
 
 def test_an_expert_is_no_ensemble(ltdd):
-    assert "experts.head=ensemble trains several networks; a trajectory is that of one" in one_line_error(
+    assert "experts.head=ensemble: the head trains several networks; a trajectory is that of one" in one_line_error(
         ltdd("experts", "train", *OPTIONS, "--quiet", "--set", "experts.head=ensemble")
     )
 

@@ -240,6 +240,22 @@ def test_batch_statistics_are_those_of_the_calibration_images_and_stay(steps):
     torch.testing.assert_close(network.embed(batch), y.flatten(1), rtol=1e-4, atol=1e-4)
 
 
+class Dropping(ConvNet):
+    """Drops features, which must not happen while statistics are taken."""
+
+    def embed(self, images):
+        return self.features(nn.functional.dropout(images, 0.5, self.training)).flatten(1)
+
+
+def test_the_first_network_of_a_pool_is_no_other_than_later_ones():
+    batch, before = images(3, (3, 16, 16)), torch.random.get_rng_state()
+    first = pool(Dropping, norm="batch", width=8).fresh(1).embed(batch)
+    assert torch.equal(before, torch.random.get_rng_state())
+    networks = pool(Dropping, norm="batch", width=8)
+    networks.fresh(0)
+    assert torch.equal(first, networks.fresh(1).embed(batch))
+
+
 def test_networks_without_batch_statistics_need_no_calibration():
     def refuse(step):
         raise AssertionError(f"calibration images of step {step} are not needed")

@@ -192,12 +192,14 @@ def test_a_damaged_file_of_a_run_is_one_line(tmp_path, name, content):
         distill(tiny(iterations=2), tmp_path / "a", resume=True)
 
 
-def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
-    with (
-        RunFolder.open(tmp_path / "a", tiny(), resume=False),
-        pytest.raises(InputError, match="is in use by another process"),
-    ):
-        distill(tiny(), tmp_path / "a", resume=True)
+def test_a_second_process_in_the_same_folder_is_refused_before_it_works(tmp_path, monkeypatch):
+    def prepare(self, task):
+        raise AssertionError("another process is at work: nothing needs to be prepared")
+
+    with monkeypatch.context() as patched, RunFolder.open(tmp_path / "a", tiny(), resume=False):
+        patched.setattr(DistributionMatcher, "prepare", prepare)
+        with pytest.raises(InputError, match="is in use by another process"):
+            distill(tiny(), tmp_path / "a", resume=True)
     distill(tiny(), tmp_path / "a", resume=True)
 
 
@@ -208,7 +210,7 @@ def test_a_loss_that_goes_up_is_said_at_the_end(tmp_path, monkeypatch):
     assert loss_increase([1.0] * 10 + [9.0] * 9) is None
     assert loss_increase([*[2.0] * 10, *[9.0] * 80, *[2.5] * 10]) is None
     assert loss_increase([*[2.0] * 10, *[1.0] * 80, *[2.7] * 10]) == (
-        "the loss went up from 2 (mean of the first tenth of the steps) to 2.7 (last tenth)"
+        "the loss went up from 2 to 2.7 (means of the first and of the last tenth of these steps)"
     )
     assert loss_increase([*[-2.0] * 10, *[-1.0] * 10]) is None
 
@@ -251,6 +253,35 @@ WITHOUT_OPTIONS = """
     def ltdd_register_matchers(register):
         register("plain", Plain)
 """
+
+
+SELECTING = (
+    WITHOUT_OPTIONS.replace("plain", "selecting")
+    .replace("pass", "")
+    .replace('"A method that has no options."', "iterative = False")
+)
+
+
+def selecting(images, labels):
+    return SELECTING.replace("return self.images, self.labels", f"return {images}, {labels}")
+
+
+def test_soft_labels_of_another_precision_are_stored_in_float32(site, tmp_path):
+    labels = "torch.nn.functional.one_hot(self.labels).double()"
+    site.install("selecting", selecting("self.images", labels))
+    distill(tiny(method="selecting"), tmp_path / "a")
+    assert load_distilled(tmp_path / "a").labels.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [("self.images / 0", "images must be finite"), ("self.images[0]", "images must be finite float32")],
+)
+def test_a_set_that_could_not_be_read_again_is_not_written(site, tmp_path, images, message):
+    site.install("selecting", selecting(images, "self.labels"))
+    with pytest.raises(RunFailed, match=f"method 'selecting' gave a distilled set that cannot be used: {message}"):
+        distill(tiny(method="selecting"), tmp_path / "a")
+    assert not (tmp_path / "a" / "distilled.safetensors").exists()
 
 
 def test_advice_names_only_options_that_the_method_has(site, tmp_path, monkeypatch):

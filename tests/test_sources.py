@@ -7,6 +7,7 @@ import struct
 import time
 import urllib.request
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -262,7 +263,7 @@ def test_without_files_and_network_it_says_what_to_put_where(tmp_path, capfd, no
     text = refusal(source, root=tmp_path)
     assert time.monotonic() - began < 20
     assert text.startswith(f"{source.dataset} under {tmp_path} is missing or damaged, and cannot be downloaded (")
-    assert f"Put there {files}, or give --root a folder with train/ and test/" in text
+    assert f"Put {files} there, or give --root a folder with train/ and test/" in text
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
@@ -316,6 +317,34 @@ def test_torchvisions_own_files_are_read(fashion, capfd):
     assert data.class_names[:2] == ("T-shirt/top", "Trouser")
     assert load(FashionMnist, root=fashion).counts == tuple(exponential_counts(10, 3, 100))
     assert capfd.readouterr() == ("", "")
+
+
+class Downloaded:
+    """A data set of torchvision's kind, which is not there until it has been downloaded."""
+
+    at_work, downloads, clashes = [], [], []
+
+    def __init__(self, root, train, download):
+        there = Path(root) / f"there-{train}"
+        if download:
+            self.downloads.append(train)
+            self.clashes += self.at_work
+            self.at_work.append(train)
+            time.sleep(0.1)
+            self.at_work.remove(train)
+            there.write_text("")
+        if not there.exists():
+            raise RuntimeError("Dataset not found")
+        self.data, self.targets = np.zeros((30, 4, 4, 3), np.uint8), [n % 10 for n in range(30)]
+
+
+def test_two_processes_download_a_set_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Downloaded)
+    with ThreadPoolExecutor(2) as threads:  # a lock keeps threads apart as it does processes
+        loads = [threads.submit(load, Cifar10, root=tmp_path, n_max=3) for _ in range(2)]
+        assert [done.result().counts for done in loads] == [loads[0].result().counts] * 2
+    assert Downloaded.clashes == []
+    assert sorted(Downloaded.downloads) == [False, True]
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])

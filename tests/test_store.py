@@ -1,9 +1,11 @@
 """The network store: a network is kept under all that decides it, and trained once, by one process or by several."""
 
+import copy
+import functools
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from hypothesis import given, strategies as st
 
 from ltdd_core import (
     Augmentation,
+    CompiledNetwork,
     CosineLinear,
     InputError,
     Interrupted,
@@ -119,6 +122,144 @@ print(json.dumps([identity(v) for changes in t.DIFFERENT.values() for k, v in ch
     assert [digest(one) for one in ours] == [digest(one) for one in theirs]
 
 
+class Margins(torch.nn.Module):
+    """A loss as many public codes write them: what it knows is in plain attributes."""
+
+    def __init__(self, margins, tensor):
+        super().__init__()
+        self.margins, self.tensor = margins, tensor
+        self.register_buffer("hidden", tensor + 1, persistent=False)
+
+    def forward(self, logits, labels):
+        return cross_entropy(logits - self.tensor, labels)
+
+
+class Slotted:
+    """A loss without a dictionary of attributes."""
+
+    __slots__ = ("scale",)
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, logits, labels):
+        return self.scale * cross_entropy(logits, labels)
+
+
+class SlottedBelow(Slotted):
+    """A loss with one, and with a slot of its base."""
+
+
+@dataclass(slots=True)
+class Weighted:
+    """A loss whose text leaves out what decides it: of a large tensor a few values are shown."""
+
+    weights: torch.Tensor
+
+    def __call__(self, logits, labels):
+        return torch.nn.functional.cross_entropy(logits, labels, self.weights)
+
+
+@functools.cache
+def remembered(number):
+    return number
+
+
+def large(value):
+    weights = torch.ones(2000)
+    weights[1000] = value
+    return weights
+
+
+SAME_BUT_FOR_ONE_VALUE = {
+    "a list of a module": lambda value: Margins([value], torch.zeros(2)),
+    "a plain tensor of a module": lambda value: Margins([1], torch.full((2,), value)),
+    "a pair of a layer": lambda value: torch.nn.MaxPool2d((2, int(value))),
+    "the tensor of a method of torch": lambda value: torch.full((2,), value).mul,
+    "bytes": lambda value: bytes([int(value)]),
+}
+
+
+@pytest.mark.parametrize("what", SAME_BUT_FOR_ONE_VALUE)
+def test_every_value_that_an_object_holds_counts(what):
+    make = SAME_BUT_FOR_ONE_VALUE[what]
+    assert digest(identity(make(1.0))) == digest(identity(make(1.0)))
+    assert digest(identity(make(1.0))) != digest(identity(make(2.0)))
+
+
+@pytest.mark.parametrize(
+    "value", [Slotted(2), SlottedBelow(2), Weighted(large(0.0))], ids=lambda value: str(type(value))
+)
+def test_an_object_with_values_in_slots_cannot_be_identified(value):
+    with pytest.raises(Unidentified):
+        identity(value)
+
+
+def test_a_function_behind_a_decorator_is_identified():
+    assert identity(remembered) == identity(remembered)
+    assert digest(identity(remembered)) != digest(identity(functools.cache(shifted)))
+
+
+def test_a_compiled_network_has_the_identity_of_its_weights():
+    network = train(trainer(precision="bf16")[0])
+    assert isinstance(network, CompiledNetwork)
+    assert identity(network) == identity(copy.deepcopy(network))
+
+
+CODE = """
+SCALE = {scale}
+NAMES = {{"b", "a", "c", "d"}}
+
+
+class Base:
+    POWER = {power}
+
+    def weights(self, counts):
+        return helper(counts) ** self.POWER
+
+
+class Sampler(Base):
+    def epoch(self, progress, draws):
+        return self.weights(draws)
+
+
+def helper(counts):
+    return counts {operator} SCALE
+
+
+def loss(logits, labels):
+    return helper(logits) if str(labels) in {{"b", "a", "c", "d"}} else logits
+
+
+class Layer:
+    def __init__(self, width):
+        self.width = width
+"""
+PLAIN_CODE = {"scale": 2, "power": 3, "operator": "+"}
+
+
+@pytest.mark.parametrize("changed", [{}, {"scale": 4}, {"power": 5}, {"operator": "*"}], ids=str)
+def test_the_code_that_a_function_or_a_class_uses_counts(tmp_path, monkeypatch, changed):
+    def told(values, expression):
+        (tmp_path / "written_by_a_user.py").write_text(CODE.format(**values))
+        command = (
+            "import json, sys; sys.dont_write_bytecode = True; import written_by_a_user as user;"
+            f"from ltdd_core.identity import identity; print(json.dumps(identity({expression})))"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+        return json.loads(result.stdout)
+
+    for expression, counts in (
+        ("user.Sampler().epoch", {"scale", "power", "operator"}),
+        ("user.loss", {"scale", "operator"}),
+        ("user.Layer(3)", set()),
+    ):
+        before, after = told(PLAIN_CODE, expression), told({**PLAIN_CODE, **changed}, expression)
+        assert (before != after) == bool(counts & set(changed)), expression
+
+
 def test_what_a_function_says_of_itself_does_not_count():
     def described():
         """One thing."""
@@ -209,7 +350,7 @@ def test_a_store_on_disk_gives_the_same_network_to_another_trainer(tmp_path):
     assert [path.name for path in (tmp_path / "networks").iterdir()] == [stored.path.name]  # no lock is left
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "other", "nan"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other", "nan", "version"])
 def test_a_damaged_network_is_one_line_and_never_used(tmp_path, damage):
     train(trainer(NetworkStore(tmp_path / "networks"))[0])
     (path,) = (tmp_path / "networks").glob("*.safetensors")
@@ -221,10 +362,31 @@ def test_a_damaged_network_is_one_line_and_never_used(tmp_path, damage):
         save_tensors(path, {**tensors, name: tensors[name][:1]}, facts)
     elif damage == "other":
         save_tensors(path, tensors, {**facts, "key": {**facts["key"], "seed": 7}})
+    elif damage == "version":
+        save_tensors(path, tensors, {**facts, "format_version": 99})
     else:
         save_tensors(path, {**tensors, name: tensors[name] * torch.nan}, facts)
     with pytest.raises(InputError, match=path.name):
         train(trainer(NetworkStore(tmp_path / "networks"))[0])
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    train(trainer(NetworkStore(tmp_path))[0])
+    (path,) = tmp_path.glob("*.safetensors")
+    (tmp_path / f".{path.name}.0a1b2c3d.tmp").write_bytes(path.read_bytes()[:100])
+    path.unlink()
+    train(trainer(NetworkStore(tmp_path))[0])
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_file_that_goes_away_is_no_network_any_more(tmp_path):
+    train(trainer(NetworkStore(tmp_path))[0])
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere")
+    assert len(list(stored_networks(tmp_path))) == 1
+
+
+def test_a_network_that_is_kept_does_not_keep_its_last_gradient():
+    assert all(parameter.grad is None for parameter in train(trainer()[0]).parameters())
 
 
 def test_an_interrupted_training_leaves_nothing_behind(tmp_path):
@@ -324,6 +486,17 @@ def test_only_a_training_that_begins_as_a_shorter_one_extends_it(tmp_path):
         assert (short.path == longer.path) == extends, schedule
     with pytest.raises(ValueError, match="momentum"):
         trajectories(tmp_path, momentum=0.9)
+
+
+def test_epochs_that_are_not_there_are_one_line_and_those_of_another_process_are_found(tmp_path):
+    short = trajectories(tmp_path, epochs=2)
+    with pytest.raises(InputError, match="there is no such trajectory"):
+        short[0].rows(0)
+    short.train(1, report=lambda number, epochs: None)
+    with pytest.raises(InputError, match=r"of epoch 3 there is nothing: it has 2 epochs\.$"):
+        short[0].rows(0, 3)
+    trajectories(tmp_path, epochs=4).train(1, report=lambda number, epochs: None)
+    assert short[0].rows(4)[0].isfinite().all()
 
 
 def test_a_trajectory_and_a_network_of_the_same_training_are_two_files(tmp_path):

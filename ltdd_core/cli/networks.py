@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 folder_option = click.option(
     "--folder",
+    "--store",
+    "folder",
     type=click.Path(path_type=Path),
     default=Path("runs"),
     show_default=True,

@@ -53,7 +53,9 @@ class ImageFolder(DataSource):
             "natural", "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
         )
         order: Order = option(
-            "native", "order of the classes from head to tail: native (sorted folder names), reversed or random"
+            "native",
+            "order of the classes from head to tail: native (sorted folder names), reversed or random; unused if "
+            "imbalance is natural",
         )
         image_size: int | None = option(
             None,
@@ -131,7 +133,7 @@ def _unreadable(error: OSError) -> NoReturn:
 def _class_folders(folder: Path) -> list[str]:
     names = _subfolders(folder)
     if names and set(names) <= PARTS:
-        raise InputError(f"{folder}: there is {', '.join(names)}, but images need both train/ and test/, or neither.")
+        raise InputError(f"{folder} has only {', '.join(names)}: give it both train/ and test/, or folders of classes.")
     if len(names) < 2:
         raise InputError(f"{folder}: {len(names)} class folder(s); at least two are needed, one a class.")
     for name in names:

@@ -91,9 +91,15 @@ class LongTailOptions(BaseOptions):
         100.0, "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
     )
     n_max: int | None = option(
-        None, "images of the largest class; unless given, as many as the smallest has before the cut", ge=1
+        None,
+        "images of the largest class; unless given, as many as the smallest has before the cut, or all if imbalance is "
+        "natural",
+        ge=1,
     )
-    order: Order = option("native", "order of the classes from head to tail: native, reversed or random")
+    order: Order = option(
+        "native",
+        "order of the classes from head to tail: native, reversed or random; unused if imbalance is natural",
+    )
     seed: int = option(0, "seed of the cut to the long tail, the same for every --seed of a run", ge=0)
     normalisation: Literal["per-channel", "zca"] = option(
         "per-channel",

@@ -20,7 +20,9 @@ import torchvision
 from ltdd_core.data.folder import has_split, load_folder
 from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
 from ltdd_core.errors import InputError
+from ltdd_core.locking import locked
 from ltdd_core.options import option
+from ltdd_core.storage import reason_of
 
 SILENCE = 30.0
 """Seconds without an answer after which a download is given up."""
@@ -62,12 +64,14 @@ class VisionSource(DataSource):
             return make(download=False)
         try:
             with _download_into(root, root / self.dataset / "raw"):
+                with contextlib.suppress(*MISSING_OR_DAMAGED):
+                    return make(download=False)  # another process may have been faster
                 return make(download=True)  # checks what is there, and gets the rest
         except (*MISSING_OR_DAMAGED, HTTPException) as error:
-            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            reason = reason_of(error)
             raise InputError(
                 f"{self.dataset} under {root} is missing or damaged, and cannot be downloaded ({reason}). "
-                f"Put there {self.files}, or give --root a folder with train/ and test/, one folder of images a class."
+                f"Put {self.files} there, or give --root a folder with train/ and test/, one folder of images a class."
             ) from error
 
 
@@ -141,14 +145,16 @@ def _cache() -> Path:
 @contextlib.contextmanager
 def _download_into(root: Path, raw: Path) -> Iterator[None]:
     """Nothing on stdout, no endless wait, and no empty folders where the download fails."""
-    new = [folder for folder in (raw, *raw.parents) if not folder.exists()]
+    new, lock = [folder for folder in (raw, *raw.parents) if not folder.exists()], root / ".download.lock"
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)  # torchvision sets none: a firewall that drops packets would hang it
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with contextlib.redirect_stdout(io.StringIO()):
+        # torchvision writes to the final name, so two downloads at once would damage each other.
+        with locked(lock, wait=True), contextlib.redirect_stdout(io.StringIO()):
             yield
     except BaseException:
+        lock.unlink(missing_ok=True)
         for folder in new:
             with contextlib.suppress(OSError):  # not empty, or never made
                 folder.rmdir()

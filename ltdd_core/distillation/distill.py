@@ -21,7 +21,7 @@ from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.checkpoint import restore
 from ltdd_core.distillation.matcher import Matcher
 from ltdd_core.distillation.task import task_of
-from ltdd_core.errors import RunFailed
+from ltdd_core.errors import InputError, RunFailed
 from ltdd_core.evaluation.lines import check_recipe, result_rows
 from ltdd_core.evaluation.metrics import Row
 from ltdd_core.hookspecs import Run
@@ -29,7 +29,7 @@ from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.plugging.loading import Observers
 from ltdd_core.progress import Display
-from ltdd_core.runs.distilled import DISTILLED, DistilledSet, load_distilled, save_distilled
+from ltdd_core.runs.distilled import DISTILLED_FILE, DistilledSet, check_distilled, load_distilled, save_distilled
 from ltdd_core.runs.facts import data_facts, session_facts, versions
 from ltdd_core.runs.folder import CHECKPOINT, METRICS, RESULT, TIMES, RunFolder
 from ltdd_core.runs.pictures import save_picture
@@ -111,10 +111,13 @@ def distill(
     observers = Observers(catalog.plugins, catalog.plugins.named(config.run.plugins), display.warn)
     check_recipe(config)
     RunFolder(out).check(config, resume=resume)
+    if not RunFolder(out).is_empty():
+        with RunFolder(out).locked(display.warn):
+            pass  # another process may be at work here: say so before the data are read and networks are trained
     store = store or NetworkStore(config.compute.store or out / NETWORKS)
     with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
         matcher: Matcher = config.matcher.make()
-        if not (out / DISTILLED).exists():
+        if not (out / DISTILLED_FILE).exists():
             matcher.prepare(task_of(setup))
         display.data(f"{setup.data.summary()}; on {setup.device.type}")
         with RunFolder.open(out, config, resume=resume, warn=display.warn) as folder:
@@ -128,12 +131,12 @@ def distill(
                 active = ActiveRun(run, folder, matcher, setup, observers)
                 distilled = finished_set(active, checkpoint)
                 rows, groups = score(active, distilled)
+                seconds = folder.seconds_taken() or time.monotonic() - began
+                result = Result(folder.path, config, setup.data, distilled, rows, groups, seconds)
+                write_report(folder, result, observers)
             except BaseException as error:
                 observers.tell("ltdd_run_failed", run=run, error=error)
                 raise
-            seconds = folder.seconds_taken() or time.monotonic() - began
-            result = Result(folder.path, config, setup.data, distilled, rows, groups, seconds)
-            write_report(folder, result, observers)
             observers.tell("ltdd_run_finished", run=run, distilled=distilled)
             if observers.detached:
                 write_report(folder, result, observers)
@@ -159,15 +162,28 @@ class ActiveRun:
 def finished_set(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -> DistilledSet:
     """The distilled set of the run: as it is stored, or after all remaining steps."""
     path = active.folder.path
-    if (path / DISTILLED).exists():
+    if (path / DISTILLED_FILE).exists():
         distilled = load_distilled(path)
     else:
         if type(active.matcher).iterative:
             match(active, checkpoint)
         distilled = distilled_set_of(active.matcher, active.run.config, active.run.data)
-        save_distilled(path / DISTILLED, distilled)
+        check_usable(distilled, active.run.config)
+        save_distilled(path / DISTILLED_FILE, distilled)
     save_picture(path / PICTURE, distilled)
     return distilled
+
+
+def check_usable(distilled: DistilledSet, config: Config) -> None:
+    """Refuse to write what no command could read again.
+
+    Raises:
+        RunFailed: the images or labels that the method gave cannot be used.
+    """
+    try:
+        check_distilled(distilled)
+    except InputError as error:
+        raise RunFailed(f"method {config.matcher.name!r} gave a distilled set that cannot be used: {error}") from error
 
 
 def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
@@ -215,7 +231,7 @@ def loss_increase(losses: Sequence[float]) -> str | None:
     first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
     if first <= 0 or last <= RISEN * first:
         return None
-    return f"the loss went up from {first:.4g} (mean of the first tenth of the steps) to {last:.4g} (last tenth)"
+    return f"the loss went up from {first:.4g} to {last:.4g} (means of the first and of the last tenth of these steps)"
 
 
 def score(active: ActiveRun, distilled: DistilledSet) -> tuple[list[Row], Tensor | None]:
@@ -264,7 +280,7 @@ def distilled_set_of(matcher: Matcher, config: Config, data: LongTailedSet) -> D
     images, labels = matcher.distilled()
     return DistilledSet(
         images=images.detach().float().cpu(),
-        labels=labels.detach().cpu(),
+        labels=labels.detach().cpu() if labels.dtype == torch.int64 else labels.detach().float().cpu(),
         class_names=data.class_names,
         normalisation=data.normalisation,
         ipc=config.run.ipc,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from ltdd_core.runs.distilled import Decoder
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
-from ltdd_core.training.trainer import Trainer
+from ltdd_core.training.trainer import FindComponent, Trainer
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,8 @@ class Distillation:
     features: Features
     """``features(label)``: features of the training images of a class, by a plain classifier that was trained on the
     long-tailed set.  The first call trains it."""
-    component: Callable[[str, str | Mapping[str, Any]], Any]
-    """``component("sampler", "class-balanced")``, or with options, ``{"name": "effective-number", "beta": 0.99}``: an
-    instance of another component.
-
-    Raises:
-        InputError: an unknown name or option.
-    """
+    component: FindComponent
+    """Finds another component by name; see :data:`ltdd_core.training.trainer.FindComponent`."""
     trainer: Trainer
     """Trains networks as the run trains its classifiers, and keeps them."""
     original: Callable[[Named], TrainingSet]
@@ -126,8 +121,6 @@ class Distillation:
             OptionError: the head does not train one network, as it is, with one loss from beginning to end.
             ValueError: there is momentum.
         """
-        if training.momentum:
-            raise ValueError("a training with momentum cannot resume from the weights alone")
         data = self.original(sampler)
         trainer = self.trainer.with_options({data.name: training})
         return Trajectories(self.shared, trainer, data, self.component("head", head), name, numbers)

@@ -30,7 +30,13 @@ class Trajectories:
 
     Raises:
         OptionError: the head does not train one network, as it is, with one loss from beginning to end.
+        ValueError: the training has momentum, and so cannot resume from the weights alone.
     """
+
+    folder: Path
+    """Of the network store that keeps them."""
+    name: str
+    """What they are called."""
 
     def __init__(
         self,
@@ -41,12 +47,15 @@ class Trajectories:
         name: str,
         numbers: Numbers = "fp32",
     ) -> None:
+        if trainer.options[data.name].momentum:
+            raise ValueError("a training with momentum cannot resume from the weights alone")
         self.folder, self.name, self._numbers = folder, name, numbers
         self._trainer, self._data, self._head = trainer, data, head
         self._get = cache(self._made)
         self[0]  # see that the head suits before any work
 
     def __getitem__(self, number: int) -> Trajectory:
+        """The trajectory of a network, trained or not."""
         return self._get(number)
 
     def train(self, count: int, report: Report, keep_going: Callable[[], None] = lambda: None) -> None:
@@ -70,7 +79,7 @@ class Trajectories:
         trainer = self._trainer.part(f"{self.name} {number}")
         jobs = trainer.plan(lambda planning: self._head.fit([self._data], planning)) if self._head.stages == 1 else []
         if fault := self._fault(jobs):
-            raise OptionError({("head",): fault})
+            raise OptionError({("head",): f"the head {fault}"})
         return Trajectory(self.folder, jobs[0], self._numbers)
 
     def _fault(self, jobs: list[Job]) -> str | None:
@@ -81,9 +90,9 @@ class Trajectories:
             return "trains no network, so there is no trajectory."
         key = jobs[0].key
         if key is None:
-            return "cannot be told from others, or the order of the images cannot, so what it trains cannot be kept."
+            return "has a loss, or the sampler an order, that cannot be told from others: nothing could be found again."
         if key["outputs"] != self._data.classes:
             return "trains a network that has not one logit for each class."
-        if key["layer"] is not None or key["loss"][1] is not None:
+        if key["layer"] is not None or key["loss_at"] is not None:
             return "changes the last layer, or the loss during training; a trajectory is of the network as it is."
         return None

@@ -36,7 +36,7 @@ class Network(nn.Module, ABC):
         """
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[n, outputs]``."""
+        """Logits ``[n, outputs]``: ``linear`` of ``embed``.  Not to be overridden: training calls the two itself."""
         logits: Tensor = self.linear(self.embed(images))
         return logits
 

@@ -57,7 +57,7 @@ class NetworkPool:
         """
         if self._frozen is None:
             inner = self.new("network").requires_grad_(False)
-            if self._device.type == "cpu" and self.precision == "fp32":  # far slower in bf16
+            if self._device.type == "cpu" and self.precision == "fp32":  # in bf16 this layout is far slower
                 inner = inner.to(memory_format=torch.channels_last)
             self._frozen = CompiledNetwork(inner, self.precision, self.compiled)
         return self._refilled(self._frozen, step)
@@ -85,8 +85,8 @@ class NetworkPool:
         with global_generator(self._seed, "network", step):
             source = self._make(self._shape, self._classes)
         network.inner.load_state_dict(source.state_dict())
-        self._freeze_batch_statistics(network.inner, step)
         network.inner.eval()
+        self._freeze_batch_statistics(network.inner, step)
         return network
 
     def _freeze_batch_statistics(self, inner: Network, step: int) -> None:
@@ -98,3 +98,5 @@ class NetworkPool:
             layer.train()
         with torch.no_grad():
             inner.embed(self._calibration(step))
+        for layer in layers:
+            layer.eval()

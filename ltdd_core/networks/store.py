@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ltdd_core.config.layers import brief
 from ltdd_core.errors import InputError
 from ltdd_core.identity import digest
 from ltdd_core.locking import locked
@@ -89,10 +90,6 @@ class NetworkStore:
             self._known[name] = job.ready(network)
         return self._known[name]
 
-    def forget(self) -> None:
-        """Drop what is in memory; what is on disk stays."""
-        self._known.clear()
-
     def _shared(self, name: str, job: Job, keep_going: Callable[[], None]) -> Network:
         """The network from its file, written by whoever is first."""
         folder, key = self.folder, job.key
@@ -151,6 +148,8 @@ def alone(path: Path) -> Iterator[bool]:
     place = path.with_name(f".{path.stem}.lock")
     with locked(place, wait=False) as mine:
         try:
+            for left in path.parent.glob(f".{path.name}.*.tmp") if mine else ():
+                left.unlink(missing_ok=True)  # of a process that was killed while it wrote
             yield mine
         finally:
             if mine:
@@ -176,8 +175,7 @@ def _filled(network: Network, path: Path, key: Key) -> Network:
         InputError: the file is damaged, or of another network.
     """
     tensors, facts = load_tensors(path)
-    if facts.get("format") != FORMAT or digest(facts.get("key")) != digest(key):
-        raise InputError(f"{path}: not the network that its name says; {ADVICE}.")
+    check_facts(path, facts, FORMAT, key)
     device = next(network.parameters()).device
     try:
         network.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()})
@@ -186,6 +184,19 @@ def _filled(network: Network, path: Path, key: Key) -> Network:
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise InputError(f"{path}: a weight is not finite; {ADVICE}.")
     return network.eval().requires_grad_(False)
+
+
+def check_facts(path: Path, facts: Mapping[str, Any], kind: str, key: Key) -> None:
+    """Refuse a file of another version, of another kind, or of another network.
+
+    Raises:
+        InputError: saying which.
+    """
+    if facts.get("format") != kind or digest(facts.get("key")) != digest(key):
+        raise InputError(f"{path}: not the network that its name says; {ADVICE}.")
+    if facts.get("format_version") != FORMAT_VERSION:
+        version = brief(facts.get("format_version"))
+        raise InputError(f"{path}: format version {version}; this ltdd reads {FORMAT_VERSION}; {ADVICE}.")
 
 
 # ---- what is on disk -----------------------------------------------------------------------------
@@ -209,10 +220,11 @@ class StoredNetwork:
 
 def stored_networks(folder: Path) -> Iterator[StoredNetwork]:
     """The networks in a folder and the folders within, the oldest first; other files and damaged ones are left out."""
-    for path in sorted(folder.rglob("*.safetensors"), key=lambda path: (path.stat().st_mtime, path)):
+    found = []
+    for path in folder.rglob("*.safetensors"):
         with contextlib.suppress(SafetensorError, OSError, ValueError):
-            if found := _stored(path):
-                yield found
+            found.append(_stored(path))
+    yield from sorted(filter(None, found), key=lambda network: (network.modified, network.path))
 
 
 def _stored(path: Path) -> StoredNetwork | None:

@@ -24,7 +24,18 @@ from torch.nn.utils import parameters_to_vector
 from ltdd_core.errors import InputError, Interrupted
 from ltdd_core.identity import digest
 from ltdd_core.networks.network import Network
-from ltdd_core.networks.store import ADVICE, FORMAT_VERSION, PATIENCE, ROWS, TRAJECTORY, Job, Key, alone, made
+from ltdd_core.networks.store import (
+    ADVICE,
+    FORMAT_VERSION,
+    PATIENCE,
+    ROWS,
+    TRAJECTORY,
+    Job,
+    Key,
+    alone,
+    check_facts,
+    made,
+)
 from ltdd_core.storage import load_tensors, parse_json, reason_of, save_tensors
 
 SAVE_EVERY = 5
@@ -57,6 +68,7 @@ class Trajectory:
         self.key: Key = {name: value for name, value in job.key.items() if name not in left_out} | {ROWS: numbers}
         self.path = folder / f"{digest(self.key)}.safetensors"
         self._file: Any = None
+        self._open_epochs = 0
 
     def epochs(self) -> int:
         """Epochs on disk; 0 where there is no file.
@@ -78,12 +90,17 @@ class Trajectory:
         """The parameters after each of some epochs, float32 ``[P]`` on the CPU; ``0`` for the initial ones.
 
         Raises:
-            InputError: the file is not there, or is damaged.
+            InputError: the file is not there, is damaged, or has fewer epochs.
         """
-        if self._file is None:
-            if not self.epochs():
+        if self._file is None or self._open_epochs < max(epochs):  # another process may have made it longer
+            self._open_epochs = self.epochs()
+            if not self._open_epochs:
                 raise InputError(f"{self.path}: there is no such trajectory.")
             self._file = safe_open(self.path, framework="pt")
+        if max(epochs) > self._open_epochs:
+            raise InputError(
+                f"{self.path}: of epoch {max(epochs)} there is nothing: it has {self._open_epochs} epochs."
+            )
         stored = self._file.get_slice(ROWS)
         found = tuple(stored[epoch].float() for epoch in epochs)
         if not all(row.isfinite().all() for row in found):
@@ -146,15 +163,20 @@ class Trajectory:
         self._file = None
 
     def _check(self, facts: dict[str, Any]) -> None:
-        if facts.get("format") != TRAJECTORY or digest(facts.get("key")) != digest(self.key):
-            raise InputError(f"{self.path}: not the network that its name says; {ADVICE}.")
+        check_facts(self.path, facts, TRAJECTORY, self.key)
 
 
 class Record:
-    """A trajectory while it is trained: the rows so far, and the network, filled with the last of them."""
+    """A trajectory while it is trained: the rows so far, and all that it takes to resume after the last of them.
+
+    The network itself may be some steps into the next epoch when a training stops.
+    """
 
     def __init__(self, trajectory: Trajectory, network: Network, rows: Tensor, done: int) -> None:
         self.trajectory, self.network, self.rows, self.done, self.saved = trajectory, network, rows, done, done
+        self.last: Tensor | None = None
+        """The parameters after the last epoch, float32 ``[P]`` on the CPU; None before the first that is trained."""
+        self.buffers: dict[str, Tensor] = {}
 
     @classmethod
     def begin(cls, trajectory: Trajectory, network: Network) -> Record:
@@ -178,16 +200,17 @@ class Record:
 
     def add(self, done: int) -> None:
         """An epoch is over: keep where the network is."""
-        self.rows[done], self.done = flat_parameters(self.network).cpu(), done
+        self.last = flat_parameters(self.network).cpu()
+        self.buffers = {f"buffer: {name}": buffer.cpu().clone() for name, buffer in self.network.named_buffers()}
+        self.rows[done], self.done = self.last, done
 
     def save(self) -> None:
         """Write it, if there is anything new."""
-        if self.done == self.saved:
+        if self.last is None or self.done == self.saved:
             return
-        tensors = {ROWS: self.rows[: self.done + 1]}
-        tensors |= {f"buffer: {name}": buffer for name, buffer in self.network.named_buffers()}
+        tensors = {ROWS: self.rows[: self.done + 1], **self.buffers}
         if self.rows.dtype != torch.float32:
-            tensors["last"] = flat_parameters(self.network)
+            tensors["last"] = self.last
         self.trajectory.save(tensors, self.network)
         self.saved = self.done
 

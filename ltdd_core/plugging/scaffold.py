@@ -22,7 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "matcher": "ltdd distill --method {name}",
     "sampler": "ltdd train --sampler {name}",
     "head": "ltdd train --head {name}",
-    "recipe": "ltdd distill --method {method} --set recipe.name={name}",
+    "recipe": "ltdd distill --method {method} --recipe {name}",
     "data": "ltdd data show --data {name}",
     "network": "ltdd train --network {name}",
 }

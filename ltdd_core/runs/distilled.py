@@ -90,7 +90,7 @@ class DistilledSet:
 
 FORMAT = "ltdd-distilled"
 FORMAT_VERSION = 1
-DISTILLED = "distilled.safetensors"
+DISTILLED_FILE = "distilled.safetensors"
 
 
 def _can_be_written(name: str) -> str:
@@ -147,9 +147,9 @@ def load_distilled(path: Path | str) -> DistilledSet:
     """
     path = Path(path)
     if os.path.isdir(path):  # noqa: PTH112 - a name that no path can have is none
-        path = path / DISTILLED
+        path = path / DISTILLED_FILE
         if not path.is_file():
-            raise InputError(f"{path.parent}: no {DISTILLED} in this folder; did the run finish?")
+            raise InputError(f"{path.parent}: no {DISTILLED_FILE} in this folder; did the run finish?")
     tensors, facts = load_tensors(path)
     if facts.get("format") != FORMAT:
         raise InputError(f"{path}: a safetensors file, but not a distilled set of ltdd.")
@@ -158,7 +158,7 @@ def load_distilled(path: Path | str) -> DistilledSet:
         raise InputError(f"{path}: format version {version}; this ltdd reads {FORMAT_VERSION}.")
     try:
         distilled = _distilled(tensors, facts)
-        _check(distilled)
+        check_distilled(distilled)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return distilled
@@ -189,7 +189,12 @@ def _distilled(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Di
     )
 
 
-def _check(distilled: DistilledSet) -> None:
+def check_distilled(distilled: DistilledSet) -> None:
+    """See that images, labels and normalisation fit together.
+
+    Raises:
+        InputError: saying what does not.
+    """
     images, labels, classes = distilled.images, distilled.labels, len(distilled.class_names)
     if len({*distilled.class_names}) < classes:
         raise InputError("two classes have the same name.")

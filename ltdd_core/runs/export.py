@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,7 @@ def _decoded(distilled: DistilledSet, catalog: Catalog | None) -> DistilledSet:
     """What a network sees, sorted by class."""
     images, labels = distilled.decoded(catalog or installed())
     order = _hard(labels).argsort(stable=True)
-    return DistilledSet(
-        images=images[order],
-        labels=labels[order],
-        class_names=distilled.class_names,
-        normalisation=distilled.normalisation,
-        ipc=distilled.ipc,
-        training=distilled.training,
-        origin=distilled.origin,
-    )
+    return replace(distilled, images=images[order], labels=labels[order], decoder=None)
 
 
 def to_logits(labels: Tensor, classes: int) -> Tensor:

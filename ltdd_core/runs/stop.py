@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from ltdd_core.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: two
 LOST = "what was not saved before is lost"
 
 
@@ -88,7 +88,7 @@ class StopRequest:
             yield
             return
         # Under nohup SIGHUP is ignored, and so it stays.
-        wanted = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+        wanted = [number for number in SIGNALS if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
         outer, StopRequest._listens = StopRequest._listens, self
         before = {number: signal.signal(number, self._came) for number in wanted}
         try:

@@ -97,6 +97,7 @@ def check_network(component: type[Network], shape: tuple[int, int, int] = (3, 32
     """
     contract = Contract(component)
     contract.options_are_described(component.Options)
+    contract.must(component.forward is Network.forward, Network.forward, "forward is not overridden")
     for device in devices():
         network = _made(contract, component, shape, options).eval().to(device)
         images = torch.randn(2, *shape, generator=generator(0, "check")).to(device).requires_grad_()

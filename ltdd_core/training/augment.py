@@ -234,6 +234,7 @@ def _warp(shape: Shape, matrices: Tensor) -> Transform:
 
     def apply(images: Tensor) -> Tensor:
         # grid_sample is tens of times faster on the CPU; on CUDA the order of its gradient's sums is not fixed.
+        # One matrix for all images, as in matching, is gathered everywhere: grid_sample wants a grid for each image.
         return sampled(images) if images.device.type == "cpu" else gathered(images)
 
     return apply

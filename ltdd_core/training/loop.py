@@ -78,6 +78,7 @@ def train(
                 _step(optimizer, learning, gradient_in_chunks(faster, learning, images, labels, batch_loss, at_once))
         _check_finite(learning, f"training of {purpose} diverged in epoch {epoch + 1}", options.lr)
         after_epoch(epoch + 1)
+    optimizer.zero_grad()  # a store keeps the network, and need not keep its last gradient
     return network.eval().requires_grad_(False)
 
 

@@ -71,7 +71,7 @@ class TrainingSet:
 
     @cached_property
     def steady(self) -> bool:
-        """Whether the order of an epoch does not depend on how far the training is, as far as ten looks can tell."""
+        """Whether the order of an epoch is the same at all of eleven stages of a training."""
         if self.order is None:
             return True
         orders = [self.order(progress / 10, torch.Generator().manual_seed(0)) for progress in range(11)]

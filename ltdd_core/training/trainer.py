@@ -84,12 +84,7 @@ class Trainer:
     """
 
     component: FindComponent
-    """``component("head", "cosine")`` makes another component, here the head ``cosine``.  Options go with the name:
-    ``{"name": "cosine", "scale": 10}``.
-
-    Raises:
-        InputError: an unknown name or option.
-    """
+    """Finds another component by name; see :data:`FindComponent`."""
 
     def __init__(
         self,
@@ -183,7 +178,9 @@ class Trainer:
                     network.linear = layer(network.linear.in_features, outputs)
             return network.to(self.device)
 
-        key = self._key(data, options, purpose, network=self.make, outputs=outputs, layer=layer, loss=[loss, loss_at])
+        key = self._key(
+            data, options, purpose, network=self.make, outputs=outputs, layer=layer, loss=loss, loss_at=loss_at
+        )
         advice = f"training.{data.name}.lr"
         return self._kept(key, make, data, options, purpose, loss, loss_at, advice, fast=True)
 
@@ -196,6 +193,7 @@ class Trainer:
         layer: LastLayer,
         purpose: str,
         loss: Loss = cross_entropy,
+        lr_option: str = "head.lr",
     ) -> Network:
         """A trained network, which stays as it is, under a new last layer that is trained alone.
 
@@ -206,6 +204,7 @@ class Trainer:
             layer: makes the last layer.
             purpose: names what is trained, as in :meth:`train`.
             loss: of logits and labels.
+            lr_option: the option that a message names where training diverges.
 
         Raises:
             RunFailed: training diverged.
@@ -217,8 +216,8 @@ class Trainer:
                 retrained = FrozenBody(network, layer(network.linear.in_features, network.linear.out_features))
             return retrained.to(self.device)
 
-        key = self._key(data, options, purpose, network=network, outputs=None, layer=layer, loss=[loss, None])
-        return self._kept(key, make, data, options, purpose, loss, None, "head.lr", fast=False)
+        key = self._key(data, options, purpose, network=network, outputs=None, layer=layer, loss=loss, loss_at=None)
+        return self._kept(key, make, data, options, purpose, loss, None, lr_option, fast=False)
 
     def features(self, network: Network, data: TrainingSet) -> Tensor:
         """Features of all images of a set, float32 ``[N, D]`` on the CPU, without augmentation.
@@ -260,6 +259,7 @@ class Trainer:
                 "epochs": options.epochs,
                 "augmentation": self.augmentation.name,
                 "compute": [self.precision, self.compiled],
+                "code": identity([train, type(data), type(data.normalisation), type(self.augmentation)]),
                 **{name: identity(value) for name, value in decided_by.items()},
             }
         except Unidentified:
@@ -312,5 +312,5 @@ class Trainer:
         try:
             return self.store.get(Job(key, make, trained, ready, options.epochs, extendable), self.keep_going)
         except RunFailed as error:
-            advice = f"Use --set {option}=... (ltdd evaluate RUN takes it too, where a set is distilled already)."
+            advice = f"That is --set {option}=..., which ltdd evaluate RUN takes too where a set is distilled already."
             raise RunFailed(f"{error} {advice}") from error

@@ -109,4 +109,13 @@ def _layer_on_features(classifier: Classifier, data: TrainingSet, trainer: Train
     if not isinstance(network, Network):
         raise InputError("head.backbone=stage1 needs a stage 1 that is one network: use another head.stage1.")
     options = trainer.options[data.name]
-    return Softmax(trainer.retrain(network, data, options, layer=nn.Linear, purpose="a layer on stage 1's features"))
+    return Softmax(
+        trainer.retrain(
+            network,
+            data,
+            options,
+            layer=nn.Linear,
+            purpose="a layer on stage 1's features",
+            lr_option=f"training.{data.name}.lr",
+        )
+    )

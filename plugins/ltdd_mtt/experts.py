@@ -59,7 +59,7 @@ def experts_of(task: Distillation, options: ExpertOptions) -> Trajectories:
             "expert", training=training, head=options.head, sampler=options.sampler, numbers=options.store
         )
     except OptionError as error:
-        raise InputError(f"experts.head={name_of(options.head)} {error}") from error
+        raise InputError(f"experts.head={name_of(options.head)}: {error}") from error
 
 
 def train_experts(
