@@ -49,6 +49,7 @@ from .distillation.matcher import (
     Batch as Batch,
     Distillation as Distillation,
     Matcher as Matcher,
+    Synthetic as Synthetic,
 )
 from .distillation.partition import (
     canonical_labels as canonical_labels,
@@ -140,6 +141,9 @@ from .training.options import (
 )
 from .training.sets import (
     TrainingSet as TrainingSet,
+)
+from .training.soft_labels import (
+    SoftLabels as SoftLabels,
 )
 from .training.trainer import (
     LastLayer as LastLayer,

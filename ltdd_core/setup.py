@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,8 +151,10 @@ class Setup:
         Raises:
             InputError: its images need the decoder of a matcher that is not installed.
         """
-        images, labels = distilled.decoded(self.catalog)
-        return TrainingSet(DISTILLED, images, labels, distilled.normalisation, self.data.classes)
+        seen = distilled.decoded(self.catalog)
+        return TrainingSet(
+            DISTILLED, seen.images, seen.labels, seen.normalisation, self.data.classes, soft_labels=seen.soft_labels
+        )
 
     # ---- networks --------------------------------------------------------------------------------
 
@@ -197,16 +200,19 @@ class Setup:
         """Finds another component by name."""
         return component_maker(self.catalog)
 
-    def trainer(self, learned: Mapping[str, float] | None = None) -> Trainer:
+    def trainer(self, recipe: Mapping[str, Any] | None = None) -> Trainer:
         """What classifiers are trained with.
 
         Args:
-            learned: training options that a method learned with its images, as :attr:`DistilledSet.training`.
+            recipe: how a method wants networks to be trained on its images, as :attr:`DistilledSet.recipe`.
+
+        Raises:
+            InputError: the recipe has options that there are not.
         """
         training = self.config.training
         options: dict[str, TrainingOptions] = {
             ORIGINAL: training.original,
-            DISTILLED: training.distilled.with_learned(learned or {}),
+            DISTILLED: training.distilled.over(recipe or {}),
         }
         return Trainer(
             self.make_network,

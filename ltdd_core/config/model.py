@@ -53,30 +53,57 @@ class OriginalTraining(TrainingOptions):
     lr: float = option(0.05, "initial learning rate", gt=0)
 
 
-class DistilledTraining(TrainingOptions):
-    """Training on the distilled set."""
+def _of_the_method(name: str, default: Any = None, source: str = "") -> Any:
+    """An option of a training that a method may have a say in: None until somebody has said something."""
+    field = TrainingOptions.model_fields[name]
+    limits = {
+        key: getattr(limit, key) for limit in field.metadata for key in ("gt", "ge", "lt", "le") if hasattr(limit, key)
+    }
+    usual = field.default if default is None else default
+    extra = field.json_schema_extra
+    source = source or (str(extra["source"]) if isinstance(extra, Mapping) else "")
+    text = f"{field.description}; unless given, what the method says, else {usual}"
+    return option(None, text, source=source, **limits)
 
-    epochs: int = option(1000, "passes over the images", source="DSA, public code", ge=1)
-    lr: float | None = option(  # type: ignore[assignment] # None until the method has had its say
-        None,
-        "initial learning rate; unless given, the one that the method learned, else 0.01",
-        source="DC, public code",
-        gt=0,
-    )
 
-    def with_learned(self, learned: Mapping[str, float]) -> TrainingOptions:
-        """These options, the learning rate decided.
+DISTILLED_EPOCHS = 1000
+"""What the public code of DSA trains on a distilled set for."""
+
+
+class DistilledTraining(BaseOptions):
+    """Training on the distilled set; what the user does not say is for the method to say."""
+
+    epochs: int | None = _of_the_method("epochs", DISTILLED_EPOCHS, "DSA, public code")
+    optimizer: Literal["sgd", "adamw"] | None = _of_the_method("optimizer")
+    lr: float | None = _of_the_method("lr")
+    momentum: float | None = _of_the_method("momentum")
+    weight_decay: float | None = _of_the_method("weight_decay")
+    batch: int | None = _of_the_method("batch")
+    schedule: Literal["step", "cosine", "constant"] | None = _of_the_method("schedule")
+    warmup: int | None = _of_the_method("warmup")
+    mixup: float | None = _of_the_method("mixup")
+    cutmix: float | None = _of_the_method("cutmix")
+    label_smoothing: float | None = _of_the_method("label_smoothing")
+    average: float | None = _of_the_method("average")
+    soft_loss: Literal["cross-entropy", "mse", "kl"] | None = _of_the_method("soft_loss")
+    temperature: float | None = _of_the_method("temperature")
+    hard_weight: float | None = _of_the_method("hard_weight")
+
+    def over(self, recipe: Mapping[str, Any]) -> TrainingOptions:
+        """These options over what a method says, over the defaults.
+
+        Args:
+            recipe: of the method.
 
         Raises:
-            InputError: the one that was learned is none.
+            InputError: the recipe has an option that there is not, or a value out of range.
         """
-        lr = self.lr if self.lr is not None else learned.get("lr", TrainingOptions().lr)
+        said = {name: value for name, value in self.model_dump().items() if value is not None}
+        values = {"epochs": DISTILLED_EPOCHS, **recipe, **said}
         try:
-            options: TrainingOptions = validate_options(
-                ("training", "distilled"), TrainingOptions, {**self.model_dump(), "lr": lr}
-            )
+            options: TrainingOptions = validate_options(("training", "distilled"), TrainingOptions, values)
         except OptionError as error:
-            raise InputError(f"learned with the distilled set: {error}") from error
+            raise InputError(f"the recipe of the distilled set: {error}" if recipe else str(error)) from error
         return options
 
 
@@ -201,8 +228,17 @@ def differences(stored: Tree, now: Tree, changed: Tree) -> dict[str, str]:
     return {
         key: f"was {brief(before.get(key))} and is now {brief(after.get(key))}"
         for key in sorted({*before, *after})
-        if (before[key] != after.get(key) if key in before else key in unusual)
+        if (not _same(key, before[key], after.get(key)) if key in before else key in unusual)
     }
+
+
+def _same(key: str, before: Any, now: Any) -> bool:
+    """Whether two values of an option are the same; earlier versions stored defaults of the training in full."""
+    section, _, name = key.rpartition(".")
+    if section == "training.distilled" and name in TrainingOptions.model_fields:
+        usual = DISTILLED_EPOCHS if name == "epochs" else TrainingOptions.model_fields[name].default
+        before, now = (usual if value is None else value for value in (before, now))
+    return bool(before == now)
 
 
 NO_METHOD = Selection("matcher", "none", BaseOptions(), None, "")

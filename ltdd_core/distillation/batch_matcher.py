@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ltdd_core.distillation.matcher import Batch, Distillation, Matcher
+from ltdd_core.distillation.matcher import Batch, Distillation, Matcher, Synthetic
 from ltdd_core.networks.network import Network
 from ltdd_core.options import BaseOptions, option
 from ltdd_core.seeding import generator
@@ -77,9 +77,9 @@ class BatchMatcher(Matcher, ABC):
             self.images.copy_(state["images"])
             self._velocity().copy_(state["velocity"])
 
-    def distilled(self) -> tuple[Tensor, Tensor]:
-        """The pixels and their hard labels."""
-        return self.images.detach(), self.labels
+    def distilled(self) -> Synthetic:
+        """The pixels and their classes."""
+        return Synthetic(self.images.detach(), self.labels)
 
     def _velocity(self) -> Tensor:
         """SGD's momentum buffer; zeros before the first step, which is how SGD starts from None."""
@@ -95,7 +95,8 @@ class BatchMatcher(Matcher, ABC):
         Args:
             number: of the draw; what is drawn of a class is a function of the seed, the number and the class.
         """
-        task, data, real, labels, synthetic = self.task, self.task.data, [], [], []
+        task, data = self.task, self.task.data
+        real, labels, synthetic, of_synthetic = [], [], [], []
         for label, class_images in enumerate(self.images.split(self.task.ipc)):
             draws = generator(task.seed, f"real batch of class {label}", number)
             indices = task.sampler.of_class(label, self.options.batch_real, draws)
@@ -104,8 +105,10 @@ class BatchMatcher(Matcher, ABC):
             images = data.train_images[indices].to(task.device, non_blocking=True)
             real.append(transform(data.normalisation.apply(images)))
             labels.append(data.train_labels[indices])
-            synthetic.append(transform(class_images))
-        return _joined(real, labels), _joined(synthetic, list(self.labels.split(task.ipc)))
+            seen = self.decode(class_images).flatten(0, 1)
+            synthetic.append(transform(seen))
+            of_synthetic.append(torch.full((len(seen),), label))
+        return _joined(real, labels), _joined(synthetic, of_synthetic)
 
 
 class ClassMatcher(BatchMatcher, ABC):

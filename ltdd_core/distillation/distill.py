@@ -34,6 +34,7 @@ from ltdd_core.runs.facts import data_facts, session_facts, versions
 from ltdd_core.runs.folder import CHECKPOINT, METRICS, RESULT, TIMES, RunFolder
 from ltdd_core.runs.pictures import save_picture
 from ltdd_core.setup import Setup
+from ltdd_core.training.soft_labels import SoftLabels
 
 PICTURE = "distilled.png"
 RISEN = 1.3  # of a loss, times what it began as; runs that worked ended at 1.02 or less
@@ -277,14 +278,17 @@ def _advice(failure: str, folder: RunFolder, config: Config) -> str:
 
 def distilled_set_of(matcher: Matcher, config: Config, data: LongTailedSet) -> DistilledSet:
     """The distilled set of a matcher that has taken its steps."""
-    images, labels = matcher.distilled()
+    made, soft = matcher.distilled(), None
+    if made.soft_labels is not None:
+        soft = SoftLabels(made.soft_labels.values.detach().float().cpu(), made.soft_labels.kind)
     return DistilledSet(
-        images=images.detach().float().cpu(),
-        labels=labels.detach().cpu() if labels.dtype == torch.int64 else labels.detach().float().cpu(),
+        images=made.images.detach().float().cpu(),
+        labels=made.labels.detach().cpu(),
         class_names=data.class_names,
         normalisation=data.normalisation,
         ipc=config.run.ipc,
-        training=dict(matcher.training()),
-        decoder=config.matcher.name if type(matcher).decoder is not None else None,
+        soft_labels=soft,
+        recipe=dict(matcher.recipe()),
+        decoder=config.matcher.to_tree() if type(matcher).decode is not Matcher.decode else None,
         origin={"data": data_facts(data), "configuration": config.science(), "versions": versions(config)},
     )

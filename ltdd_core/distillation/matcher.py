@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,10 +24,10 @@ from ltdd_core.networks.store import SHARED
 from ltdd_core.networks.trajectory import Numbers
 from ltdd_core.options import Component, Named
 from ltdd_core.progress import Display
-from ltdd_core.runs.distilled import Decoder
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.soft_labels import SoftLabels
 from ltdd_core.training.trainer import FindComponent, Trainer
 
 
@@ -127,6 +127,18 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class Synthetic:
+    """What a method has made."""
+
+    images: Tensor
+    """As stored, float32 ``[n, C, h, w]``, on the task's device or on the CPU."""
+    labels: Tensor
+    """The class of each image, int64 ``[n]``."""
+    soft_labels: SoftLabels | None = None
+    """What a teacher says of each image, ``[n, classes]``, where there is one."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """Images and their labels, sorted by class."""
 
@@ -153,9 +165,6 @@ class Batch:
 class Matcher(Component, ABC):
     """The full interface of a distillation method, which owns its parameters, optimisers and networks."""
 
-    decoder: ClassVar[Decoder | None] = None
-    """``(stored images, labels) -> (images, labels)``, a static method, where what is stored is not what a
-    network sees (several small images in one, say).  Distillation and evaluation both use it."""
     iterative: ClassVar[bool] = True
     """False: the images are what they are after :meth:`prepare`, and no step is taken."""
 
@@ -187,12 +196,28 @@ class Matcher(Component, ABC):
         """Go back to what :meth:`state` returned, after :meth:`prepare`: the next step is the same, bit for bit."""
 
     @abstractmethod
-    def distilled(self) -> tuple[Tensor, Tensor]:
-        """Stored images, float32 ``[n, C, H, W]``, and their labels, on the task's device or on the CPU.
+    def distilled(self) -> Synthetic:
+        """The images and labels that the steps have come to.  Every class has an image."""
 
-        Labels are int64 ``[n]``, or float ``[n, classes]`` for soft ones.  Every class has an image.
+    def decode(self, images: Tensor) -> Tensor:
+        """What a network sees of stored images, where that is something else, such as the tiles of each.
+
+        Distillation, evaluation, pictures and export call it.  It depends on the options and the images alone: it is
+        also called without :meth:`prepare`.
+
+        Args:
+            images: as stored, float32 ``[n, C, h, w]``.
+
+        Returns:
+            float32 ``[n, f, C, H, W]``: f images for each, all of its class.
         """
+        return images[:, None]
 
-    def training(self) -> Mapping[str, float]:
-        """Options for training on the images that the method learned with them: ``{"lr": 0.013}``."""
+    def recipe(self) -> Mapping[str, Any]:
+        """How networks should be trained on the images: options of :class:`ltdd_core.TrainingOptions`.
+
+        ``{"lr": 0.013}`` for a learning rate that was learned with the images, or ``{"epochs": 300, "optimizer":
+        "adamw", "lr": 1e-3, "cutmix": 1.0, "soft_loss": "mse", "hard_weight": 0.025}``.  They are stored with the set,
+        and hold unless the user says otherwise.
+        """
         return {}

@@ -91,7 +91,7 @@ def scores_of(line: Line, setup: Setup, distilled: DistilledSet | None) -> Score
     sets = [
         setup.original if name == ORIGINAL or distilled is None else setup.distilled(distilled) for name in line.sets
     ]
-    trainer = setup.trainer({} if distilled is None else distilled.training)
+    trainer = setup.trainer({} if distilled is None else distilled.recipe)
     head: ClassifierHead = line.head.make()
     classifier = head.fit(sets, trainer)
     return Scores(trainer.outputs(classifier.log_probabilities, setup.test), classifier.groups)

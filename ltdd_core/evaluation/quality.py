@@ -123,8 +123,8 @@ def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
     """Train on the six sets with one seed; what is the same is trained once."""
     as_distilled = setup.distilled(distilled)
     random_real = random_images(setup.data, distilled.ipc, setup.config.run.seed)
-    hard = as_distilled if as_distilled.labels.dim() == 1 else replace(as_distilled, labels=as_distilled.hard_labels())
-    trainer = setup.trainer(distilled.training)
+    hard = as_distilled if as_distilled.soft_labels is None else replace(as_distilled, soft_labels=None)
+    trainer = setup.trainer(distilled.recipe)
     plain = trainer.with_augmentation(Augmentation("none"))
 
     def accuracy(data: TrainingSet, purpose: str, trainer: Trainer = trainer) -> float:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from ltdd_core.config.resolve import select
 from ltdd_core.config.validation import brief, validate_options
 from ltdd_core.data.normalisation import Normalisation, stored_normalisation
 from ltdd_core.errors import InputError
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.storage import digest_of, load_tensors, save_tensors
 from ltdd_core.training.options import TrainingOptions
+from ltdd_core.training.soft_labels import SoftLabels
 
-Decoder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Stored images and labels -> those that a network sees."""
+Decode = Callable[[Tensor], Tensor]
+"""Stored images, float32 ``[n, C, h, w]`` -> what a network sees of each, float32 ``[n, f, C, H, W]``, f at least 1."""
 
 
 @dataclass(frozen=True)
@@ -30,55 +32,60 @@ class DistilledSet:
     images: Tensor
     """float32 ``[n, C, H, W]`` on the CPU, as stored (see ``decoder``)."""
     labels: Tensor
-    """Hard labels, int64 ``[n]``, or soft ones, float32 ``[n, classes]``."""
+    """The class of each image, int64 ``[n]``."""
     class_names: tuple[str, ...]
     """The name of each class, in the order of the labels."""
     normalisation: Normalisation
     """Turns raw images into the colours of the synthetic ones; its ``invert`` turns those into pictures."""
     ipc: int
     """Synthetic images per class."""
-    training: Mapping[str, float] = field(default_factory=dict)
-    """Training options that the method learned with the images, such as ``{"lr": 0.013}``; they stand in for
-    the defaults of ``training.distilled``."""
-    decoder: str | None = None
-    """The matcher whose decoder turns stored images into network inputs; None: they are the same."""
+    soft_labels: SoftLabels | None = None
+    """What a teacher says of each image, float32 ``[n, classes]`` on the CPU, where there is one."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """How the method wants networks to be trained on the images, such as ``{"lr": 0.013}``: options of
+    :class:`ltdd_core.TrainingOptions`, which stand in for the defaults of ``training.distilled``."""
+    decoder: Mapping[str, Any] | None = None
+    """The matcher that turns stored images into network inputs, ``{"name": ..., option: value}``; None: they are the
+    same."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """Configuration, class counts and versions behind it."""
 
-    def decoded(self, catalog: Catalog) -> tuple[Tensor, Tensor]:
-        """What a network sees: images float32 ``[n, C, H, W]`` and their labels, decoded where they are stored encoded.
+    def decoded(self, catalog: Catalog) -> DistilledSet:
+        """The same set as a network sees it: where images are stored encoded, each becomes one image or several.
 
         Raises:
             InputError: as :meth:`find_decoder`.
         """
-        decoder = self.find_decoder(catalog)
-        return (self.images, self.labels) if decoder is None else decoder(self.images, self.labels)
+        decode = self.find_decoder(catalog)
+        if decode is None:
+            return self
+        images = decode(self.images)
+        count = images.shape[1]
+        soft = None if self.soft_labels is None else self.soft_labels.repeated(count)
+        labels = self.labels.repeat_interleave(count)
+        return replace(self, images=images.flatten(0, 1), labels=labels, soft_labels=soft, decoder=None)
 
-    def find_decoder(self, catalog: Catalog) -> Decoder | None:
-        """The decoder that the set needs, or None if it needs none.
+    def find_decoder(self, catalog: Catalog) -> Decode | None:
+        """What decodes the images of the set, or None if they are stored as they are.
 
         Args:
-            catalog: where the matcher is found whose decoder it is.
+            catalog: where the matcher is found that decodes them.
 
         Raises:
-            InputError: that matcher is not installed, or is blocked or broken, or has no decoder any more.
+            InputError: that matcher is not installed, or is blocked or broken, or its options are not those of the set.
         """
         if self.decoder is None:
             return None
-        if self.decoder not in catalog.names("matcher"):
+        if self.decoder["name"] not in catalog.names("matcher"):
             raise InputError(self._without_decoder(catalog))
-        entry = catalog.get("matcher", self.decoder)
-        decoder: Decoder | None = entry.load().decoder
-        if decoder is None:
-            raise InputError(
-                f"matcher {entry.name!r} of {entry.owner} has no decoder, and this distilled set needs it."
-            )
-        return decoder
+        decode: Decode = select(catalog, "matcher", self.decoder).make().decode
+        return decode
 
     def _without_decoder(self, catalog: Catalog) -> str:
-        needs = f"this distilled set needs the decoder of matcher {self.decoder!r}"
+        name = self.decoder["name"] if self.decoder else ""
+        needs = f"this distilled set needs the decoder of matcher {name!r}"
         versions = self.origin.get("versions")
-        made_with = str(versions.get(f"matcher {self.decoder}", "")) if isinstance(versions, Mapping) else ""
+        made_with = str(versions.get(f"matcher {name}", "")) if isinstance(versions, Mapping) else ""
         distribution = made_with.rpartition(" ")[0]
         if not distribution:
             return f"{needs}, which no installed plugin offers."
@@ -89,7 +96,8 @@ class DistilledSet:
 
 
 FORMAT = "ltdd-distilled"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 had soft labels in the place of classes, and of the recipe the learning rate alone."""
 DISTILLED_FILE = "distilled.safetensors"
 
 
@@ -107,8 +115,9 @@ class _Facts(BaseModel):
     class_names: list[Annotated[str, AfterValidator(_can_be_written)]] = Field(min_length=1)
     normalisation: dict[str, Any]
     ipc: int = Field(ge=1, le=10**9)
-    training: dict[str, float] = {}
-    decoder: str | None
+    soft_labels: Literal["probabilities", "logits"] | None = None
+    recipe: dict[str, Any] = {}
+    decoder: dict[str, Any] | None
     origin: dict[str, Any]
     digest: str | None = None
     """Of the tensors; None in a file of an earlier version."""
@@ -125,14 +134,17 @@ def save_distilled(path: Path, distilled: DistilledSet) -> None:
         WriteError: the file cannot be written.
     """
     tensors = {"images": distilled.images, "labels": distilled.labels, **distilled.normalisation.tensors()}
+    if distilled.soft_labels is not None:
+        tensors["soft_labels"] = distilled.soft_labels.values
     facts = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "class_names": list(distilled.class_names),
         "normalisation": distilled.normalisation.to_json(),
         "ipc": distilled.ipc,
-        "training": dict(distilled.training),
-        "decoder": distilled.decoder,
+        "soft_labels": None if distilled.soft_labels is None else distilled.soft_labels.kind,
+        "recipe": dict(distilled.recipe),
+        "decoder": None if distilled.decoder is None else dict(distilled.decoder),
         "origin": distilled.origin,
         "digest": digest_of(tensors),
     }
@@ -153,9 +165,9 @@ def load_distilled(path: Path | str) -> DistilledSet:
     tensors, facts = load_tensors(path)
     if facts.get("format") != FORMAT:
         raise InputError(f"{path}: a safetensors file, but not a distilled set of ltdd.")
-    if facts.get("format_version") != FORMAT_VERSION:
-        version = brief(facts.get("format_version"))
-        raise InputError(f"{path}: format version {version}; this ltdd reads {FORMAT_VERSION}.")
+    version = facts.get("format_version")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise InputError(f"{path}: format version {brief(version)}; this ltdd reads 1 to {FORMAT_VERSION}.")
     try:
         distilled = _distilled(tensors, facts)
         check_distilled(distilled)
@@ -170,23 +182,47 @@ def _distilled(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Di
     Raises:
         InputError: something is missing, malformed or impossible.
     """
+    if metadata.get("format_version") == 1:
+        metadata = _upgraded(metadata)
     facts: _Facts = validate_options((), _Facts, metadata)
-    for name in ("images", "labels"):
-        if name not in tensors:
-            raise InputError(f"the tensor {name!r} is missing.")
     if facts.digest not in (None, digest_of(tensors)):
         raise InputError("damaged: its tensors are not those that were written.")
-    validate_options(("training",), TrainingOptions, facts.training)
+    if metadata.get("format_version") == 1:
+        tensors, facts = _with_classes(tensors, facts)
+    for name in ("images", "labels", *(["soft_labels"] if facts.soft_labels else [])):
+        if name not in tensors:
+            raise InputError(f"the tensor {name!r} is missing.")
+    validate_options(("recipe",), TrainingOptions, facts.recipe)
+    if facts.decoder is not None and not isinstance(facts.decoder.get("name"), str):
+        raise InputError("the decoder has no name.")
     return DistilledSet(
         images=tensors["images"],
         labels=tensors["labels"],
         class_names=tuple(facts.class_names),
         normalisation=stored_normalisation(facts.normalisation, tensors),
         ipc=facts.ipc,
-        training=facts.training,
+        soft_labels=SoftLabels(tensors["soft_labels"], facts.soft_labels) if facts.soft_labels else None,
+        recipe=facts.recipe,
         decoder=facts.decoder,
         origin=facts.origin,
     )
+
+
+def _upgraded(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of version 1 as version 2 has them."""
+    decoder = metadata.get("decoder")
+    decoder = {"name": decoder} if isinstance(decoder, str) else decoder
+    rest = {key: value for key, value in metadata.items() if key != "training"}
+    return {**rest, "recipe": metadata.get("training", {}), "decoder": decoder}
+
+
+def _with_classes(tensors: Mapping[str, Tensor], facts: _Facts) -> tuple[dict[str, Tensor], _Facts]:
+    """The tensors of version 1 as version 2 has them: the class of a soft label is its likeliest one."""
+    labels = tensors.get("labels")
+    if labels is None or labels.dim() != 2 or not labels.numel() or not labels.is_floating_point():
+        return dict(tensors), facts
+    upgraded = {**tensors, "labels": labels.argmax(1), "soft_labels": labels}
+    return upgraded, facts.model_copy(update={"soft_labels": "probabilities"})
 
 
 def check_distilled(distilled: DistilledSet) -> None:
@@ -202,14 +238,20 @@ def check_distilled(distilled: DistilledSet) -> None:
         raise InputError("images must be finite float32 [n, C, H, W].")
     if not images.numel():
         raise InputError("it holds no images.")
-    hard = labels.dtype == torch.int64 and labels.dim() == 1
-    soft = labels.dtype == torch.float32 and labels.shape[1:] == (classes,)
-    if not (hard or soft) or len(labels) != len(images):
-        raise InputError(f"labels must be int64 [n] or float32 [n, {classes}].")
-    if hard and (labels.min() < 0 or labels.max() >= classes):
+    if labels.dtype != torch.int64 or labels.shape != (len(images),):
+        raise InputError("labels must be int64 [n], one for each image.")
+    if labels.min() < 0 or labels.max() >= classes:
         raise InputError(f"a label is not one of the {classes} classes.")
-    if not torch.isfinite(labels).all():
-        raise InputError("the labels must be finite.")
+    if distilled.soft_labels is not None:
+        _check_soft(distilled.soft_labels, len(images), classes)
     misfit = distilled.normalisation.misfit(tuple(images.shape[1:]))
     if misfit and distilled.decoder is None:
         raise InputError(f"{misfit}.")
+
+
+def _check_soft(soft: SoftLabels, images: int, classes: int) -> None:
+    values = soft.values
+    if values.dtype != torch.float32 or values.shape != (images, classes) or not torch.isfinite(values).all():
+        raise InputError(f"soft labels must be finite float32 [n, {classes}].")
+    if soft.kind == "probabilities" and (values.min() < 0 or (values.sum(1) - 1).abs().max() > 1e-3):
+        raise InputError("soft labels must be probabilities, which sum to 1, or say that they are logits.")

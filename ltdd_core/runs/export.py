@@ -63,21 +63,22 @@ def export(distilled: Path | str, kind: str, out: Path | str | None = None, *, c
 
 def _decoded(distilled: DistilledSet, catalog: Catalog | None) -> DistilledSet:
     """What a network sees, sorted by class."""
-    images, labels = distilled.decoded(catalog or installed())
-    order = _hard(labels).argsort(stable=True)
-    return replace(distilled, images=images[order], labels=labels[order], decoder=None)
+    seen = distilled.decoded(catalog or installed())
+    order = seen.labels.argsort(stable=True)
+    soft = None if seen.soft_labels is None else seen.soft_labels[order]
+    return replace(seen, images=seen.images[order], labels=seen.labels[order], soft_labels=soft)
 
 
-def to_logits(labels: Tensor, classes: int) -> Tensor:
-    """Logits float32 ``[n, C]`` whose softmax is the label: int64 ``[n]``, or probabilities ``[n, C]``."""
-    if labels.dim() == 1:
-        return torch.nn.functional.one_hot(labels, classes).float() * CERTAIN
-    return labels.clamp(min=LEAST).log()
+def to_logits(distilled: DistilledSet) -> Tensor:
+    """Logits float32 ``[n, classes]`` whose softmax is the soft label of an image, or else its class."""
+    if distilled.soft_labels is not None:
+        return distilled.soft_labels.logits()
+    return torch.nn.functional.one_hot(distilled.labels, len(distilled.class_names)).float() * CERTAIN
 
 
 def _ddranking(distilled: DistilledSet, target: Path) -> None:
     classes = len(distilled.class_names)
-    counts = torch.bincount(_hard(distilled.labels), minlength=classes)
+    counts = torch.bincount(distilled.labels, minlength=classes)
     if len(counts.unique()) > 1:
         raise InputError(
             f"DD-Ranking wants the same number of images of each class, and this set has {int(counts.min())} to "
@@ -85,7 +86,7 @@ def _ddranking(distilled: DistilledSet, target: Path) -> None:
         )
     tensors = {
         "images": distilled.images,
-        "labels": to_logits(distilled.labels, classes),
+        "labels": to_logits(distilled),
         "lr": torch.tensor(_learning_rate(distilled)),
     }
 
@@ -101,7 +102,7 @@ def _folder(distilled: DistilledSet, target: Path) -> None:
     if len({*names} - {".", ".."}) < len(names):
         raise InputError(f"the classes {distilled.class_names} cannot all be folders: export them as npz.")
     pixels = (distilled.normalisation.invert(distilled.images) * 255).round().to(torch.uint8)
-    labels = _hard(distilled.labels)
+    labels = distilled.labels
 
     def fill(folder: Path) -> None:
         for label, name in enumerate(names):
@@ -114,10 +115,12 @@ def _folder(distilled: DistilledSet, target: Path) -> None:
 
 
 def _npz(distilled: DistilledSet, target: Path) -> None:
-    facts = {**distilled.normalisation.to_json(), "training": dict(distilled.training)}
+    facts = {**distilled.normalisation.to_json(), "recipe": dict(distilled.recipe)}
+    soft = distilled.soft_labels
     arrays: dict[str, Any] = {
         "images": distilled.images.numpy(),
         "labels": distilled.labels.numpy(),
+        **({} if soft is None else {f"soft_{soft.kind}": soft.values.numpy()}),
         "class_names": np.array(distilled.class_names),
         "normalisation": np.array(json_text(facts)),
         **{name: tensor.numpy() for name, tensor in distilled.normalisation.tensors().items()},
@@ -154,14 +157,10 @@ def _umask() -> int:
 
 def _learning_rate(distilled: DistilledSet) -> float:
     """The learned one; else that of the configuration, where there is a usable one; else the default."""
-    if "lr" in distilled.training:
-        return float(distilled.training["lr"])
+    if "lr" in distilled.recipe:
+        return float(distilled.recipe["lr"])
     rate: Any = distilled.origin
     for key in ("configuration", "training", "distilled", "lr"):
         rate = rate.get(key) if isinstance(rate, Mapping) else None
     usable = isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < LARGEST_RATE
     return float(rate) if usable else TrainingOptions().lr
-
-
-def _hard(labels: Tensor) -> Tensor:
-    return labels if labels.dim() == 1 else labels.argmax(1)

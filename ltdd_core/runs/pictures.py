@@ -27,10 +27,9 @@ def save_picture(path: Path, distilled: DistilledSet) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    hard = distilled.labels if distilled.labels.dim() == 1 else distilled.labels.argmax(1)
     images = distilled.normalisation.invert(distilled.images)
     classes = min(len(distilled.class_names), MOST_ROWS)
-    rows = [images[hard == label][:MOST_COLUMNS] for label in range(classes)]
+    rows = [images[distilled.labels == label][:MOST_COLUMNS] for label in range(classes)]
     columns = max(1, *(len(class_images) for class_images in rows))
     _, channels, height, width = images.shape
     gap = max(1, height // 16)

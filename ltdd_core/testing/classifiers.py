@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ltdd_core.seeding import generator
 from ltdd_core.testing.contract import Contract
 from ltdd_core.testing.tiny import devices, tiny_long_tailed, tiny_trainer
 from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.soft_labels import SoftLabels
 
 
 def check_head(component: type[ClassifierHead], **options: Any) -> None:
@@ -29,14 +31,15 @@ def check_head(component: type[ClassifierHead], **options: Any) -> None:
     """
     contract, data = Contract(component), tiny_long_tailed()
     contract.options_are_described(component.Options)
-    soft = torch.nn.functional.one_hot(data.train_labels, data.classes).float() * 0.9 + 0.1 / data.classes
+    one_hot = torch.nn.functional.one_hot(data.train_labels, data.classes).float()
+    soft = SoftLabels(one_hot * 0.9 + 0.1 / data.classes)
     names = ["original", *["distilled"] * (component.stages - 1)]
     for device in devices():
         images = data.normalisation.apply(data.test_images).to(device)
-        for precision, labels in (("fp32", data.train_labels), ("fp32", soft), ("bf16", data.train_labels)):
-            kind = "hard" if labels.dim() == 1 else "soft"
-            case = f"{kind} labels on {device} in {precision}"
-            sets = [TrainingSet(name, data.train_images, labels, data.normalisation, data.classes) for name in names]
+        for precision, labels in (("fp32", None), ("fp32", soft), ("bf16", None)):
+            case = f"{'hard' if labels is None else 'soft'} labels on {device} in {precision}"
+            whole = TrainingSet("", data.train_images, data.train_labels, data.normalisation, data.classes)
+            sets = [replace(whole, name=name, soft_labels=labels) for name in names]
             results = []
             with contract.without_global_randomness(ClassifierHead.fit):
                 for _ in range(2):

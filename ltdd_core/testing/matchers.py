@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ltdd_core.data.sampler import Sampler
-from ltdd_core.distillation.matcher import Matcher
+from ltdd_core.distillation.matcher import Matcher, Synthetic
 from ltdd_core.testing.contract import Contract
 from ltdd_core.testing.tiny import PlainSampler, devices, tiny_long_tailed, tiny_task
+from ltdd_core.training.options import TrainingOptions
+from ltdd_core.training.soft_labels import SoftLabels
 
 STEPS = 3
 
@@ -43,6 +45,8 @@ def check_matcher(component: type[Matcher], *, sampler: Sampler | None = None, *
                 with contract.works(Matcher.prepare, f"it is prepared on {device} in {precision}"):
                     matcher = prepared()
                 _check_distilled(contract, matcher, data.classes, device)
+                _check_recipe(contract, matcher)
+                _check_decode(contract, matcher, matcher.distilled().images, data.image_shape)
                 check(contract, prepared, f"on {device} in {precision}")
 
 
@@ -55,16 +59,16 @@ def _check_steps(contract: Contract, prepared: Callable[[], Matcher], where: str
         contract.must("loss" in metrics, Matcher.step, "step returns a loss")
         finite = bool(torch.isfinite(torch.as_tensor(metrics["loss"])))
         contract.must(finite, Matcher.step, f"the loss is finite {where}")
-    images, before = whole.distilled()[0], prepared().distilled()[0]
+    images, before = whole.distilled().images, prepared().distilled().images
     contract.must(bool(torch.isfinite(images).all()), Matcher.step, f"the images are finite {where}")
     contract.must(not torch.equal(images, before), Matcher.step, f"steps move the images {where}")
     second = _after(contract, prepared(), range(STEPS), where)
-    same = torch.equal(images, second.distilled()[0])
+    same = torch.equal(images, second.distilled().images)
     contract.must(same, Matcher.step, f"a second run in the same process comes to the same pixels {where}")
     resumed = prepared()
     with contract.works(Matcher.load_state, "load_state takes what state returned"):
         resumed.load_state(states[1])
-    again = _after(contract, resumed, range(1, STEPS), where).distilled()[0]
+    again = _after(contract, resumed, range(1, STEPS), where).distilled().images
     resumes = torch.equal(images, again)
     contract.must(resumes, Matcher.load_state, f"load_state resumes with the same pixels, bit for bit {where}")
 
@@ -86,21 +90,51 @@ def _after(contract: Contract, matcher: Matcher, steps: range, where: str) -> Ma
 
 def _check_as_prepared(contract: Contract, prepared: Callable[[], Matcher], where: str) -> None:
     """A method that takes no steps gives the same images whenever it is prepared."""
-    same = torch.equal(prepared().distilled()[0], prepared().distilled()[0])
+    same = torch.equal(prepared().distilled().images, prepared().distilled().images)
     contract.must(same, Matcher.prepare, f"prepare gives the same images each time {where}")
 
 
 def _check_distilled(contract: Contract, matcher: Matcher, classes: int, device: torch.device) -> None:
     where = Matcher.distilled
     with contract.works(where, "distilled gives the images and their labels"):
-        images, labels = matcher.distilled()
+        made = matcher.distilled()
+    contract.must(isinstance(made, Synthetic), where, "distilled gives a Synthetic")
+    images, labels, soft = made.images, made.labels, made.soft_labels
     contract.must(images.dtype == torch.float32, where, "distilled images are float32")
     contract.must(images.dim() == 4, where, "distilled images are [n, C, H, W]")
     contract.must(len(labels) == len(images), where, "distilled gives a label for each image")
-    hard = labels.dim() == 1 and labels.dtype == torch.int64
-    soft = labels.dim() == 2 and labels.is_floating_point() and labels.shape[1] == classes
-    contract.must(hard or soft, where, "distilled labels are int64 [n] or float [n, classes]")
+    classes_only = labels.dim() == 1 and labels.dtype == torch.int64
+    contract.must(classes_only, where, "distilled labels are classes, int64 [n]")
     near = all(tensor.device.type in (device.type, "cpu") for tensor in (images, labels))
     contract.must(near, where, "distilled images and labels are on the task's device or on the CPU")
-    every = set((labels if hard else labels.argmax(1)).tolist()) == set(range(classes))
+    if soft is not None:
+        _check_soft(contract, soft, len(images), classes)
+    every = set(labels.tolist()) == set(range(classes))
     contract.must(every, where, "each class has a distilled image, the class with one real image too")
+
+
+def _check_soft(contract: Contract, soft: SoftLabels, images: int, classes: int) -> None:
+    where, values = Matcher.distilled, soft.values
+    contract.must(values.shape == (images, classes), where, "soft labels are [n, classes]")
+    contract.must(bool(torch.isfinite(values).all()), where, "soft labels are finite")
+    sums = soft.kind == "logits" or bool(((values.sum(1) - 1).abs() < 1e-3).all())
+    contract.must(sums, where, "soft labels sum to 1, or say that they are logits")
+
+
+def _check_recipe(contract: Contract, matcher: Matcher) -> None:
+    """The training recipe is one that evaluation can use."""
+    with contract.works(Matcher.recipe, "recipe gives options of TrainingOptions"):
+        TrainingOptions(**matcher.recipe())
+
+
+def _check_decode(contract: Contract, matcher: Matcher, images: Tensor, shape: tuple[int, ...]) -> None:
+    """What is stored becomes what a network takes, the same each time, and gradients pass."""
+    where = Matcher.decode
+    stored = images.detach().clone().requires_grad_()
+    with contract.works(where, "decode takes stored images"), contract.without_global_randomness(where):
+        seen, again = matcher.decode(stored), matcher.decode(stored)
+    fits = seen.dim() == 5 and len(seen) == len(stored) and tuple(seen.shape[2:]) == shape
+    contract.must(fits, where, "decode gives [n, f, C, H, W], with C, H and W of the real images")
+    contract.must(torch.equal(seen, again), where, "decode gives the same images each time")
+    with contract.works(where, "gradients pass through decode"):
+        seen.sum().backward()

@@ -148,7 +148,7 @@ def tiny_trainer(*, device: torch.device = CPU, precision: str = "fp32") -> Trai
     training = Training.model_validate({"original": {"epochs": 2}, "distilled": {"epochs": 2}})
     return Trainer(
         tiny_network,
-        {"original": training.original, "distilled": training.distilled.with_learned({})},
+        {"original": training.original, "distilled": training.distilled.over({})},
         Augmentation("none"),
         seed=0,
         device=device,

@@ -13,10 +13,12 @@ from ltdd_core.networks.compiled import CompiledNetwork
 from ltdd_core.networks.network import Network
 from ltdd_core.seeding import generator, global_generator
 from ltdd_core.training.augment import Augmentation
-from ltdd_core.training.losses import Loss, LossSchedule, share_of
-from ltdd_core.training.mixup import mixed
+from ltdd_core.training.losses import Loss, LossSchedule
+from ltdd_core.training.mixing import mixed
+from ltdd_core.training.objective import Objective, objective_of, of_labels
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.soft_labels import SoftLabels
 
 
 def train(
@@ -60,10 +62,11 @@ def train(
         RunFailed: the weights are no longer finite.
         ValueError: ``start`` is above 0 and the training has momentum.
     """
-    if start and options.momentum:
+    if start and options.remembers:
         raise ValueError("training with momentum cannot resume from the weights alone")
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(learning, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
+    optimizer = _optimizer(options, learning)
+    average = _Average(network, options.average) if options.average else None
     faster = CompiledNetwork(network, precision, compiled)
     batch_norm = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     at_once = options.batch if batch_norm or chunk is None else chunk
@@ -72,17 +75,53 @@ def train(
         draws, progress = generator(seed, f"{purpose}: epoch", epoch), epoch / max(1, options.epochs - 1)
         current = loss if loss_at is None else loss_at(progress)
         with global_generator(seed, f"{purpose}: dropout", epoch):
-            for images, labels, batch_loss in _epoch(data, options, augmentation, current, progress, draws, device):
+            for images, objective in _epoch(data, options, augmentation, current, progress, draws, device, chunk):
                 keep_going()
                 _train_mode(network, batch_norm, len(images))
-                _step(optimizer, learning, gradient_in_chunks(faster, learning, images, labels, batch_loss, at_once))
+                _step(optimizer, learning, _gradient(faster, learning, images, objective, at_once))
+                if average is not None:
+                    average.update(network)
         _check_finite(learning, f"training of {purpose} diverged in epoch {epoch + 1}", options.lr)
         after_epoch(epoch + 1)
+    if average is not None:
+        average.fill(network)
     optimizer.zero_grad()  # a store keeps the network, and need not keep its last gradient
     return network.eval().requires_grad_(False)
 
 
-def _step(optimizer: torch.optim.SGD, parameters: Sequence[nn.Parameter], gradient: Sequence[Tensor]) -> None:
+def _optimizer(options: TrainingOptions, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    lr, decay = options.lr, options.weight_decay
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, betas=(options.momentum, 0.999), weight_decay=decay)
+    return torch.optim.SGD(parameters, lr=lr, momentum=options.momentum, weight_decay=decay)
+
+
+class _Average:
+    """The moving average of all weights and buffers that are numbers with a fraction; it begins with the first step."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._decay, self._steps = decay, 0
+        self._values = {name: value.clone() for name, value in self._of(network)}
+
+    def update(self, network: nn.Module) -> None:
+        """After a step.  Of the first steps it is the plain average, as long as that forgets faster."""
+        self._steps += 1
+        kept = min(self._decay, (self._steps - 1) / self._steps)
+        for name, value in self._of(network):
+            self._values[name].lerp_(value, 1 - kept)
+
+    def fill(self, network: nn.Module) -> None:
+        """Make the network what the average is."""
+        with torch.no_grad():
+            for name, value in self._of(network):
+                value.copy_(self._values[name])
+
+    @staticmethod
+    def _of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        return ((name, value) for name, value in network.state_dict().items() if value.is_floating_point())
+
+
+def _step(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradient: Sequence[Tensor]) -> None:
     for parameter, slope in zip(parameters, gradient, strict=True):
         parameter.grad = slope
     optimizer.step()
@@ -96,13 +135,21 @@ def _epoch(
     progress: float,
     draws: torch.Generator,
     device: torch.device,
-) -> Iterator[tuple[Tensor, Tensor, Loss]]:
-    """The batches of an epoch, augmented and mixed, each with its labels and their loss."""
+    chunk: int | None,
+) -> Iterator[tuple[Tensor, Objective]]:
+    """The batches of an epoch, augmented and mixed, each with what it lowers."""
     order = torch.randperm(len(data), generator=draws) if data.order is None else data.order(progress, draws)
     for indices in filter(len, order.split(options.batch)):  # a sampler may have drawn none of a stage's few images
         images, labels = data.batch(indices, device)
         images = augmentation.draw(data.image_shape, draws, len(images))(images)
-        yield mixed(images, labels, loss, options.mixup, draws)
+        images, mix = mixed(images, options.mixup, options.cutmix, draws)
+        of_views = data.view_labels is not None  # of the images as they are now, so that no labels need to be mixed
+        soft: SoftLabels | None = None
+        if data.view_labels is not None:
+            soft = SoftLabels.joined([data.view_labels(part) for part in images.split(chunk or len(images))])
+        elif data.soft_labels is not None:
+            soft = data.soft_labels[indices].to(device)
+        yield images, objective_of(loss, labels, soft, mix, options, data.classes, of_views=of_views)
 
 
 def _check_finite(parameters: Sequence[Tensor], subject: str, lr: float) -> None:
@@ -130,20 +177,29 @@ def gradient_in_chunks(
     Returns:
         A tensor for each parameter, in its shape; zeros where the loss does not depend on it.
     """
+    return _gradient(network, parameters, images, of_labels(loss, labels), chunk)
+
+
+def _gradient(
+    network: Network, parameters: Sequence[Tensor], images: Tensor, objective: Objective, chunk: int
+) -> tuple[Tensor, ...]:
+    """As :func:`gradient_in_chunks`, of an objective."""
     count = math.ceil(len(images) / chunk)
     total: tuple[Tensor, ...] = ()
-    for part, part_labels in zip(images.tensor_split(count), labels.tensor_split(count), strict=True):
-        part_loss = loss(network(part), part_labels) * share_of(loss, part_labels, labels)
-        share = torch.autograd.grad(part_loss, parameters, materialize_grads=True)
+    for rows in torch.arange(len(images), device=images.device).tensor_split(count):
+        share = torch.autograd.grad(objective(network(images[rows]), rows), parameters, materialize_grads=True)
         total = tuple(map(torch.add, total, share)) if total else share
     return total
 
 
 def _factor(options: TrainingOptions, epoch: int) -> float:
     """What the initial learning rate is multiplied by."""
+    if epoch < options.warmup:
+        return (epoch + 1) / (options.warmup + 1)
+    epoch, epochs = epoch - options.warmup, options.epochs - options.warmup
     if options.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * epoch / options.epochs))
-    if options.schedule == "step" and epoch > options.epochs // 2:
+        return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+    if options.schedule == "step" and epoch > epochs // 2:
         return 0.1
     return 1.0
 

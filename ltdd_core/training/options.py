@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from ltdd_core.options import BaseOptions, option
 
 
 class TrainingOptions(BaseOptions):
-    """How one network is trained.  SGD as in the evaluation of DC's public code.
+    """How one network is trained.  Unless told otherwise by SGD, as in the evaluation of DC's public code.
 
     The step schedule of that code has one epoch more before the learning rate drops, epochs + 1 in all, and loses the
     momentum at the drop, where it makes a new optimizer.
     """
 
     epochs: int = option(300, "passes over the images", source="DC, public code: 300, or 1000 with DSA", ge=1)
+    optimizer: Literal["sgd", "adamw"] = option("sgd", "optimizer of the weights", source="DC, public code")
     lr: float = option(0.01, "initial learning rate", source="DC, public code", gt=0)
-    momentum: float = option(0.9, "momentum of SGD", source="DC, public code", ge=0, lt=1)
-    weight_decay: float = option(5e-4, "weight decay of SGD", source="DC, public code", ge=0)
+    momentum: float = option(
+        0.9,
+        "momentum of SGD, or the first of AdamW's two betas; the second is 0.999",
+        source="DC, public code",
+        ge=0,
+        lt=1,
+    )
+    weight_decay: float = option(5e-4, "weight decay", source="DC, public code", ge=0)
     batch: int = option(256, "images in a step", source="DC, public code", ge=1)
     schedule: Literal["step", "cosine", "constant"] = option(
         "step",
         "course of the learning rate: step, x0.1 after epochs // 2 + 1 epochs; cosine, down to 0; or constant",
         source="DC, public code",
+    )
+    warmup: int = option(
+        0, "epochs in which the learning rate rises to its initial value in equal steps, before its course begins", ge=0
     )
     mixup: float = option(
         0.0,
@@ -30,3 +42,42 @@ class TrainingOptions(BaseOptions):
         source="Zhang et al., ICLR 2018",
         ge=0,
     )
+    cutmix: float = option(
+        0.0,
+        "alpha of CutMix, which replaces a rectangle of an image by that of another, its area drawn from Beta(alpha, "
+        "alpha); 0: no CutMix; with mixup too, each batch has either",
+        source="Yun et al., ICCV 2019",
+        ge=0,
+    )
+    label_smoothing: float = option(
+        0.0, "share of the label that is spread over all classes; soft labels stay as they are", ge=0, lt=1
+    )
+    average: float = option(
+        0.0,
+        "decay of the moving average of the weights, which is the network that comes out; 0: the last weights",
+        ge=0,
+        lt=1,
+    )
+    soft_loss: Literal["cross-entropy", "mse", "kl"] = option(
+        "cross-entropy",
+        "loss of soft labels: the head's loss (cross-entropy), the squared distance of centred logits (mse), or the "
+        "Kullback-Leibler divergence at a temperature (kl)",
+    )
+    temperature: float = option(1.0, "temperature of teacher and student in the loss kl", gt=0)
+    hard_weight: float = option(
+        0.0,
+        "weight of the head's loss of the classes, beside the loss of soft labels",
+        source="EDC, public code: 0.025",
+        ge=0,
+    )
+
+    @model_validator(mode="after")
+    def _warms_up_before_the_end(self) -> Self:
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup takes {self.warmup} of {self.epochs} epochs: use a smaller number")
+        return self
+
+    @property
+    def remembers(self) -> bool:
+        """Whether more than the weights goes from one step to the next, so that a training cannot resume from them."""
+        return bool(self.momentum or self.average or self.optimizer == "adamw")

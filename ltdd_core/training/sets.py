@@ -13,7 +13,10 @@ from torch import Tensor
 from ltdd_core.data.normalisation import Normalisation
 from ltdd_core.identity import identity
 from ltdd_core.storage import digest_of
+from ltdd_core.training.soft_labels import SoftLabels
 
+ViewLabels = Callable[[Tensor], SoftLabels]
+"""Normalised images, float32 ``[n, C, H, W]`` -> a soft label of each, on their device."""
 EpochOrder = Callable[[float, torch.Generator], Tensor]
 """``(progress from 0 to 1, generator) -> indices`` of one epoch; see :meth:`Sampler.epoch`."""
 
@@ -27,13 +30,17 @@ class TrainingSet:
     images: Tensor
     """``[N, C, H, W]``, uint8 raw images or float32 normalised ones."""
     labels: Tensor
-    """Hard labels, int64 ``[N]``, or soft ones, float32 ``[N, classes]``."""
+    """The class of each image, int64 ``[N]``."""
     normalisation: Normalisation
     """Turns raw images into network inputs; images that are float32 are normalised already."""
     classes: int
     """Number of classes; labels are from 0 to ``classes - 1``."""
     order: EpochOrder | None = None
     """Orders the epochs (a sampler's ``epoch``); None shuffles."""
+    soft_labels: SoftLabels | None = None
+    """What a teacher says of each image, where there is one."""
+    view_labels: ViewLabels | None = None
+    """Labels images as a step sees them, augmented and mixed, in place of ``soft_labels``: a teacher at work."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -42,7 +49,7 @@ class TrainingSet:
         return int(channels), int(height), int(width)
 
     def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Normalised images, float32 ``[n, C, H, W]``, and their labels, on a device.
+        """Normalised images, float32 ``[n, C, H, W]``, and the class of each, int64 ``[n]``, on a device.
 
         Args:
             indices: of the images, int64 ``[n]``, on the CPU.
@@ -67,7 +74,8 @@ class TrainingSet:
                 drawn = whole(progress, draws)
                 return position[drawn[kept[drawn]]]
 
-        return replace(self, images=self.images[kept], labels=self.labels[kept], order=order)
+        soft = None if self.soft_labels is None else self.soft_labels[kept]
+        return replace(self, images=self.images[kept], labels=self.labels[kept], soft_labels=soft, order=order)
 
     @cached_property
     def steady(self) -> bool:
@@ -81,23 +89,30 @@ class TrainingSet:
         """What decides the batches of a training: every pixel and label, the normalisation, the order, as JSON.
 
         Raises:
-            Unidentified: what decides the order cannot be told.
+            Unidentified: what decides the order, or the labels of views, cannot be told.
         """
-        return [self._digest, self.normalisation.to_json(), self.classes, identity(self.order)]
+        return [
+            self._digest,
+            self.normalisation.to_json(),
+            self.classes,
+            identity(self.order),
+            identity(self.view_labels),
+        ]
 
     @cached_property
     def _digest(self) -> str:
-        return digest_of({"images": self.images, "labels": self.labels, **self.normalisation.tensors()})
+        tensors = {"images": self.images, "labels": self.labels, **self.normalisation.tensors()}
+        if self.soft_labels is not None:
+            tensors[f"soft labels: {self.soft_labels.kind}"] = self.soft_labels.values
+        return digest_of(tensors)
 
-    def hard_labels(self) -> Tensor:
-        """The class of each image, int64 ``[N]``; the likeliest one of a soft label."""
-        return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
+    def targets(self) -> Tensor:
+        """What a loss is given: probabilities ``[N, classes]`` where there are soft labels, else the class ``[N]``."""
+        return self.labels if self.soft_labels is None else self.soft_labels.probabilities()
 
     def counts(self) -> Tensor:
-        """Images of each class, float64 ``[classes]`` on the CPU; the sums of soft labels."""
-        if self.labels.dim() == 1:
-            return torch.bincount(self.labels.cpu(), minlength=self.classes).double()
-        return self.labels.double().sum(0).cpu()
+        """Images of each class, float64 ``[classes]`` on the CPU."""
+        return torch.bincount(self.labels.cpu(), minlength=self.classes).double()
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -71,7 +71,7 @@ def out_of_fold(head: ClassifierHead, data: TrainingSet, folds: int, trainer: Tr
         trainer: of the whole head.
         name: of the stage, for :meth:`ltdd_core.Trainer.part`.
     """
-    fold = _folds(data.hard_labels(), folds, generator(trainer.seed, "folds"))
+    fold = _folds(data.labels, folds, generator(trainer.seed, "folds"))
     result = torch.empty(len(data), data.classes)
     for index in range(folds):
         out = fold == index

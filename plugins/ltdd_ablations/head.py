@@ -112,7 +112,7 @@ class AblationsHead(TwoStageHead):
             check_every_class_occurs(data)
             head = self.stage_head("stage1", trainer)
             log_p = out_of_fold(head, data, self.options.folds, trainer, "classes")
-            return least_confused(log_p, data.hard_labels(), self.options.groups, trainer.seed)
+            return least_confused(log_p, data.labels, self.options.groups, trainer.seed)
         groups = super().partition(data, trainer)
         return shuffled(groups, trainer.seed) if self.options.partition == "random" else groups
 
@@ -126,6 +126,6 @@ class AblationsHead(TwoStageHead):
             folds = self.options.folds
             log_p = out_of_fold(head, stage_set, folds, trainer, "groups" if by_group else "classes")
             counts_in_folds = counts * (folds - 1) / folds
-            temperature, margin = best_correction(log_p, stage_set.hard_labels(), counts_in_folds, self.options.debias)
+            temperature, margin = best_correction(log_p, stage_set.labels, counts_in_folds, self.options.debias)
         corrected = Corrected(classifier, offsets(counts, margin, self.options.debias), temperature=temperature)
         return OfGroups(corrected) if by_group else OfClasses(corrected, groups)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltdd_core import TrainingSet, cross_entropy, draw_by_class
+from ltdd_core import SoftLabels, TrainingSet, cross_entropy, draw_by_class
 from ltdd_twostage.labels import has_member
 
 OTHER_GROUP = -1e9  # a logit that no softmax notices, and finite: 0 x -inf would be NaN
@@ -19,23 +19,21 @@ def of_members_and_others(data: TrainingSet, members: Tensor) -> TrainingSet:
     """All images; those of all other classes become one extra class, the last (as in BAGS, Li et al., CVPR 2020).
 
     Args:
-        data: hard or soft labels of classes.
+        data: the images with the classes, and perhaps soft labels.
         members: the classes, int64, ascending.
 
     Raises:
-        InputError: soft labels leave the members without an image.
+        InputError: no image is of the members.
     """
     has_member(data, members)
-    count = len(members)
-    if data.labels.dim() == 1:
-        labels = torch.where(
-            torch.isin(data.labels, members), torch.searchsorted(members, data.labels).clamp(max=count - 1), count
-        )
-    else:
-        of_the_members = data.labels[:, members]
-        of_the_others = (data.labels.sum(1) - of_the_members.sum(1))[:, None].clamp(min=0)
-        labels = torch.cat([of_the_members, of_the_others], 1)
-    return replace(data, labels=labels, classes=count + 1)
+    count, soft = len(members), data.soft_labels
+    labels = torch.where(
+        torch.isin(data.labels, members), torch.searchsorted(members, data.labels).clamp(max=count - 1), count
+    )
+    if soft is not None:
+        among = soft.probabilities()[:, members]
+        soft = SoftLabels(torch.cat([among, (1 - among.sum(1, keepdim=True)).clamp(min=0)], 1))
+    return replace(data, labels=labels, soft_labels=soft, classes=count + 1)
 
 
 def within_groups(groups: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -65,21 +63,27 @@ def both(first: TrainingSet, second: TrainingSet) -> TrainingSet:
     It is trained under the name of the first set, with its epochs and learning rate.
 
     Args:
-        first: hard or soft labels.
-        second: hard or soft labels of the same classes.
+        first: the images of one set.
+        second: those of another, of the same classes.
     """
     sets = (first, second)
     images = [
         data.normalisation.apply(data.images) if data.images.dtype == torch.uint8 else data.images for data in sets
     ]
-    labels = [F.one_hot(data.labels, data.classes).float() if data.labels.dim() == 1 else data.labels for data in sets]
-    hard, uniform = [data.hard_labels() for data in sets], torch.ones(first.classes, dtype=torch.float64)
+    soft = SoftLabels(torch.cat([probabilities_of(data) for data in sets]))
+    labels, uniform = [data.labels for data in sets], torch.ones(first.classes, dtype=torch.float64)
 
     def order(progress: float, draws: torch.Generator) -> Tensor:
-        balanced = draw_by_class(hard[0], uniform, draws)
+        balanced = draw_by_class(labels[0], uniform, draws)
         from_first = len(balanced) // 2
-        from_second = torch.randint(len(hard[1]), (len(balanced) - from_first,), generator=draws) + len(balanced)
+        from_second = torch.randint(len(labels[1]), (len(balanced) - from_first,), generator=draws) + len(balanced)
         mixed = torch.cat([balanced[:from_first], from_second])
         return mixed[torch.randperm(len(mixed), generator=draws)]
 
-    return replace(first, images=torch.cat(images), labels=torch.cat(labels), order=order)
+    return replace(first, images=torch.cat(images), labels=torch.cat(labels), soft_labels=soft, order=order)
+
+
+def probabilities_of(data: TrainingSet) -> Tensor:
+    """The soft labels of a set, or its classes as such, float ``[N, classes]``."""
+    targets = data.targets()
+    return targets if targets.dim() == 2 else F.one_hot(targets, data.classes).float()

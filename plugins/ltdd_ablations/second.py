@@ -81,7 +81,7 @@ class WithoutOthers(Classifier):
 def _calibrated(classifier: Classifier, unseen: TrainingSet, trainer: Trainer) -> Classifier:
     """The classifier at the temperature that is best for images that it was not trained on."""
     log_p = trainer.outputs(classifier.log_probabilities, unseen)
-    return Corrected(classifier, temperature=best_temperature(log_p, unseen.hard_labels()))
+    return Corrected(classifier, temperature=best_temperature(log_p, unseen.labels))
 
 
 def _shared(data: TrainingSet, groups: Tensor, trainer: Trainer) -> list[Classifier | None]:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ltdd_ablations.labels import probabilities_of
 from ltdd_core import (
     BaseOptions,
     Classifier,
     ClassifierHead,
+    SoftLabels,
     Softmax,
     Trainer,
     TrainingSet,
@@ -25,7 +27,7 @@ from ltdd_twostage.labels import has_member, of_members
 class TaughtHead(ClassifierHead):
     """A linear head that learns from labels and from a teacher (Hinton et al. 2015).
 
-    The labels of its set are ``[n, 2 classes]``: probabilities, then the teacher's log-probabilities; see
+    The soft labels of its set are ``[n, 2 classes]``: probabilities, then the teacher's log-probabilities; see
     :func:`taught`.
     """
 
@@ -65,23 +67,22 @@ def taught(data: TrainingSet, teacher: Tensor) -> TrainingSet:
     """A set for :class:`TaughtHead`.
 
     Args:
-        data: hard or soft labels.
+        data: the images with the classes, and perhaps soft labels.
         teacher: log-probabilities ``[N, classes]`` of its images, finite.
     """
-    labels = F.one_hot(data.labels, data.classes) if data.labels.dim() == 1 else data.labels
-    return replace(data, labels=torch.cat([labels.to(teacher), teacher], 1))
+    return replace(data, soft_labels=SoftLabels(torch.cat([probabilities_of(data).to(teacher), teacher], 1)))
 
 
 def taught_members(data: TrainingSet, teacher: Tensor, members: Tensor) -> TrainingSet:
     """As :func:`ltdd_twostage.labels.of_members`, for :class:`TaughtHead`.
 
     Args:
-        data: hard or soft labels.
+        data: the images with the classes, and perhaps soft labels.
         teacher: log-probabilities ``[N, classes]`` of its images, finite; renormalised over the members.
         members: the classes, int64, ascending.
 
     Raises:
-        InputError: soft labels leave the members without an image.
+        InputError: no image is of the members.
     """
     chosen = has_member(data, members)
     return taught(of_members(data, members), teacher[chosen][:, members].log_softmax(1))

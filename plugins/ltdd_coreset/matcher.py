@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ltdd_core import Distillation, InputError, Matcher
+from ltdd_core import Distillation, InputError, Matcher, Synthetic
 
 
 class Coreset(Matcher):
@@ -37,6 +37,6 @@ class Coreset(Matcher):
         """The images."""
         self.images = state["images"].to(self.images)
 
-    def distilled(self) -> tuple[Tensor, Tensor]:
+    def distilled(self) -> Synthetic:
         """The images and their classes, ``[sum over classes of min(IPC, n_c)]``."""
-        return self.images, self.labels
+        return Synthetic(self.images, self.labels)

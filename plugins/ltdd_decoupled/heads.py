@@ -135,12 +135,12 @@ class NormalisedHead(ClassifierHead):
         A separate network is trained without these images.  Its best tau is used for the plain classifier, which is
         trained with them.  Tau is 1 where no class can spare an image.
         """
-        aside = kept_aside(data.hard_labels(), self.options.kept_aside, generator(trainer.seed, "kept aside"))
+        aside = kept_aside(data.labels, self.options.kept_aside, generator(trainer.seed, "kept aside"))
         if not aside.any():
             return 1.0
         network = trainer.train(data.only(~aside), outputs=data.classes, purpose="classes without those kept aside")
         aside_set = data.only(aside)
-        features, labels = trainer.features(network, aside_set), aside_set.hard_labels().cpu()
+        features, labels = trainer.features(network, aside_set), aside_set.labels.cpu()
         return max(TAUS, key=lambda tau: _mean_recall(features @ _weights(network, tau).cpu().T, labels))
 
 
@@ -163,10 +163,10 @@ class NearestMeanHead(ClassifierHead):
         data = sets[0]
         plain = trainer.train(data, outputs=data.classes)
         features = trainer.features(plain, data)
-        means = class_means_of(features, data.labels.cpu(), data.classes).to(trainer.device)
+        means = class_means_of(features, data.targets().cpu(), data.classes).to(trainer.device)
         if self.options.distance == "cosine":
             return Softmax(lambda images: COSINE_SCALE * F.normalize(plain.embed(images)) @ F.normalize(means).T)
-        spread = (features.to(means) - means[data.hard_labels().to(means.device)]).square().sum(1).mean()
+        spread = (features.to(means) - means[data.labels.to(means.device)]).square().sum(1).mean()
 
         def logits(images: Tensor) -> Tensor:
             return -torch.cdist(plain.embed(images), means).square() / spread.clamp(min=1e-12)
@@ -208,7 +208,7 @@ def _mean_recall(logits: Tensor, labels: Tensor) -> float:
 
 def _balanced(data: TrainingSet) -> TrainingSet:
     """The same images with class-balanced draws."""
-    labels = data.hard_labels().cpu()
+    labels = data.labels.cpu()
     weights = torch.ones(data.classes, dtype=torch.float64)
 
     def order(progress: float, draws: torch.Generator) -> Tensor:

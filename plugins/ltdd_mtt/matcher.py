@@ -21,7 +21,17 @@ import torch
 from rich.filesize import decimal
 from torch import Tensor
 
-from ltdd_core import BaseOptions, Distillation, InputError, Matcher, RunFailed, Trajectories, generator, option
+from ltdd_core import (
+    BaseOptions,
+    Distillation,
+    InputError,
+    Matcher,
+    RunFailed,
+    Synthetic,
+    Trajectories,
+    generator,
+    option,
+)
 from ltdd_mtt.experts import ExpertOptions, Pace, experts_of, train_experts
 from ltdd_mtt.student import Student
 from ltdd_mtt.trajectory import InnerBatch, InnerLoop, MatchingGradient
@@ -130,11 +140,11 @@ class TrajectoryMatcher(Matcher):
         self.lr.copy_(state["syn_lr"])
         self.lr_velocity.copy_(state["syn_lr_velocity"])
 
-    def distilled(self) -> tuple[Tensor, Tensor]:
-        """The pixels and their hard labels."""
-        return self.images, self.labels
+    def distilled(self) -> Synthetic:
+        """The pixels and their classes."""
+        return Synthetic(self.images, self.labels)
 
-    def training(self) -> Mapping[str, float]:
+    def recipe(self) -> Mapping[str, float]:
         """The learned step size is the learning rate to train with."""
         return {"lr": float(self.lr)}
 

@@ -72,7 +72,7 @@ def _refuse(label: int) -> Tensor:
 def _kept(run: RunRecord, images: Tensor, labels: Tensor) -> bool:
     """Whether every distilled image is an initial image of its class."""
     distilled = run.distilled
-    if distilled.labels.dim() != 1 or distilled.images.shape[1:] != images.shape[1:]:
+    if distilled.images.shape[1:] != images.shape[1:]:
         return False
     return all(
         any(torch.equal(image, start) for start in images[labels == label])

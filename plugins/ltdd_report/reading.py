@@ -178,8 +178,6 @@ def read_log(path: Path) -> tuple[list[int], list[float]]:
 def shown_images(run: RunRecord) -> tuple[Tensor, Tensor]:
     """The distilled images as they look, float32 ``[n, C, H, W]`` in [0, 1], and the class of each, int64 ``[n]``.
 
-    Of a soft label it is the likeliest class.
-
     Raises:
         InputError: the normalisation that is kept with them cannot be undone.
     """
@@ -188,7 +186,7 @@ def shown_images(run: RunRecord) -> tuple[Tensor, Tensor]:
         images = distilled.normalisation.invert(distilled.images)
         if not bool(torch.isfinite(images).all()):
             raise ValueError
-    return images, distilled.labels if distilled.labels.dim() == 1 else distilled.labels.argmax(1)
+    return images, distilled.labels
 
 
 def predictions(run: RunRecord) -> dict[str, Tensor]:
@@ -334,5 +332,5 @@ def _check_images(run: RunRecord) -> None:
         raise InputError(f"{path} is damaged: {misfit}.")
     if distilled.decoder is None and list(shape) != run.data["image_shape"]:
         raise InputError(f"{run.path}: {DISTILLED} and {FACTS} have images of different sizes.")
-    if distilled.labels.dim() == 1 and len(distilled.labels.unique()) < len(distilled.class_names):
+    if len(distilled.labels.unique()) < len(distilled.class_names):
         raise InputError(f"{path} is damaged: a class has no image.")

@@ -118,7 +118,7 @@ def _check_fits(name: str, distilled: DistilledSet, data: LongTailedSet) -> None
 
 
 def _view(source: str, images: TrainingSet, network: str, plain: Any, trainer: Trainer) -> View:
-    features, labels = trainer.features(plain, images), images.hard_labels()
+    features, labels = trainer.features(plain, images), images.labels
     distances = class_distances(features, labels, images.classes, seed=trainer.seed)
     return View(source, network, trainer.seed, features, labels, distances)
 

@@ -137,11 +137,11 @@ class TwoStageHead(ClassifierHead):
             trainer: trains the plain classifier whose features are used.
 
         Raises:
-            InputError: soft labels leave a class without an image.
+            InputError: a class has no image.
         """
         check_every_class_occurs(data)
         plain = trainer.train(data, outputs=data.classes)
-        features, labels = trainer.features(plain, data), data.hard_labels()
+        features, labels = trainer.features(plain, data), data.labels
         distances = class_distances(features, labels, data.classes, self.options.centres, trainer.seed)
         return max_cut(distances, self.options.groups, trainer.seed)
 
@@ -189,13 +189,13 @@ def check_every_class_occurs(data: TrainingSet) -> None:
     """See that classes can be grouped on a set.
 
     Raises:
-        InputError: soft labels leave a class without an image.
+        InputError: a class has no image.
     """
-    missing = set(range(data.classes)) - set(data.hard_labels().tolist())
+    missing = set(range(data.classes)) - set(data.labels.tolist())
     if missing:
         raise InputError(
-            f"no image of the {data.name} set has class {min(missing)} as its likeliest label, so the classes "
-            "cannot be grouped on it: use --set recipe.name=hierarchical --set recipe.stage1=original."
+            f"the {data.name} set has no image of class {min(missing)}, so the classes cannot be grouped on it: use "
+            "--recipe hierarchical --set recipe.stage1=original."
         )
 
 

@@ -8,55 +8,59 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltdd_core import InputError, TrainingSet
+from ltdd_core import InputError, SoftLabels, TrainingSet
+
+LEAST = 1e-12
+"""Probability that stands for 0, so that what is left of a soft label in a group can be renormalised."""
 
 
 def of_groups(data: TrainingSet, groups: Tensor, count: int) -> TrainingSet:
     """The same images with their groups as labels; soft labels are summed over a group.
 
     Args:
-        data: hard or soft labels of classes.
+        data: the images with the classes, and perhaps soft labels.
         groups: the group of each class, int64 ``[classes]``.
         count: number of groups.
     """
-    if data.labels.dim() == 1:
-        return replace(data, labels=groups[data.labels], classes=count)
-    return replace(data, labels=data.labels @ F.one_hot(groups, count).to(data.labels), classes=count)
+    soft = data.soft_labels
+    if soft is not None:
+        probabilities = soft.probabilities()
+        soft = SoftLabels(probabilities @ F.one_hot(groups, count).to(probabilities))
+    return replace(data, labels=groups[data.labels], soft_labels=soft, classes=count)
 
 
 def of_members(data: TrainingSet, members: Tensor) -> TrainingSet:
     """The images of some classes, labelled 0 .. len(members) - 1; soft labels are renormalised.
 
     Args:
-        data: hard or soft labels of classes.
+        data: the images with the classes, and perhaps soft labels.
         members: the classes, int64, ascending.
 
     Raises:
-        InputError: soft labels leave the classes without an image.
+        InputError: no image is of the classes.
     """
-    chosen = has_member(data, members)
-    if data.labels.dim() == 1:
-        labels = torch.searchsorted(members, data.labels[chosen])
-    else:
-        labels = data.labels[chosen][:, members]
-        labels = labels / labels.sum(1, keepdim=True)
-    return replace(data.only(chosen), labels=labels, classes=len(members))
+    part = data.only(has_member(data, members))
+    soft = part.soft_labels
+    if soft is not None:
+        among = soft.probabilities()[:, members].clamp(min=LEAST)
+        soft = SoftLabels(among / among.sum(1, keepdim=True))
+    labels = torch.searchsorted(members, part.labels)
+    return replace(part, labels=labels, soft_labels=soft, classes=len(members))
 
 
 def has_member(data: TrainingSet, members: Tensor) -> Tensor:
     """Which images are of some classes, bool ``[N]``.
 
     Args:
-        data: hard or soft labels of classes; a soft label counts as its likeliest class.
+        data: the images with the classes.
         members: the classes, int64.
 
     Raises:
         InputError: none is.
     """
-    chosen = torch.isin(data.hard_labels(), members)
+    chosen = torch.isin(data.labels, members)
     if not chosen.any():
         raise InputError(
-            f"no image of the {data.name} set has one of the classes {members.tolist()} as its likeliest label: "
-            "use --set head.within=classes."
+            f"the {data.name} set has no image of the classes {members.tolist()}: use --set head.within=classes."
         )
     return chosen
