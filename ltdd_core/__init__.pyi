@@ -8,6 +8,7 @@ from .api import (
     evaluate as evaluate,
     load_data as load_data,
     quality as quality,
+    relabel as relabel,
 )
 from .config.model import (
     Config as Config,
@@ -73,8 +74,16 @@ from .evaluation.head import (
     Recipe as Recipe,
     Softmax as Softmax,
 )
+from .evaluation.labeller import (
+    Labeller as Labeller,
+    Labelling as Labelling,
+)
 from .evaluation.metrics import (
     Row as Row,
+)
+from .evaluation.teachers import (
+    Teachers as Teachers,
+    TeacherTraining as TeacherTraining,
 )
 from .hookspecs import (
     Register as Register,
@@ -93,6 +102,10 @@ from .networks.network import (
 )
 from .networks.pool import (
     NetworkPool as NetworkPool,
+)
+from .networks.statistics import (
+    LayerStatistics as LayerStatistics,
+    class_statistics as class_statistics,
 )
 from .networks.trajectory import (
     Trajectory as Trajectory,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,13 +22,15 @@ from ltdd_core.config.resolve import resolve, resolve_data
 from ltdd_core.config.stored import asked_for
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.distillation.distill import Result, distill
 from ltdd_core.errors import InputError
-from ltdd_core.evaluation.lines import Repeated, repeated_rows
+from ltdd_core.evaluation.labelling import labelled
+from ltdd_core.evaluation.lines import Repeated, check_fits, fitted, repeated_rows
 from ltdd_core.evaluation.quality import Quality, quality_of
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.progress import Display
-from ltdd_core.runs.distilled import DistilledSet, load_distilled
+from ltdd_core.runs.distilled import DISTILLED_FILE, DistilledSet, load_distilled, save_distilled
 from ltdd_core.runs.folder import CONFIG, RunFolder
 from ltdd_core.setup import Setup
 
@@ -141,6 +144,47 @@ def _on_distilled(
             yield from work(setup, loaded, chosen, repeats)
 
     return lines()
+
+
+def relabel(
+    run: Path | str,
+    out: Path | str,
+    *,
+    settings: Sequence[Layer | Mapping[str, Any]],
+    preset: str | None = None,
+    resume: bool = False,
+    catalog: Catalog | None = None,
+    display: Display | None = None,
+) -> Result:
+    """Give the images of a finished run soft labels, and score them as a run of its own.
+
+    Args:
+        run: the folder of the run, which stays as it is.
+        out: the folder of the new run.
+        settings: what to change in the configuration of the run, the labeller among it: ``[{"labeller": "teacher"}]``.
+        preset: a named configuration, above the stored one and below ``settings``.
+        resume: continue what is in ``out`` if there is something.
+        catalog: finds components by name; made anew unless given.
+        display: shows a user what happens; warnings only, unless given.
+
+    Raises:
+        InputError: there is no finished run, the labeller does not suit it, or ``out`` cannot be used.
+        RunFailed: the training of a teacher or of a classifier diverged.
+    """
+    catalog, run, out = catalog or installed(), Path(run), Path(out)
+    distilled = load_distilled(run)
+    given = [normalised(layer if isinstance(layer, Layer) else Layer("relabel()", dict(layer))) for layer in settings]
+    stored = asked_for(catalog, Layer(str(run), _stored_settings(run, distilled.origin)))
+    config = resolve(catalog, given, preset, stored=stored)
+    store = NetworkStore(config.compute.store or out / NETWORKS)
+    with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
+        check_fits(setup.data, distilled)
+        RunFolder(out).check(config, resume=resume)
+        if not (out / DISTILLED_FILE).exists():
+            found = labelled(fitted(setup, distilled), replace(distilled, soft_labels=None, labeller=None))
+            with RunFolder.open(out, config, resume=resume) as folder:
+                save_distilled(folder.path / DISTILLED_FILE, found)
+    return distill(config, out, resume=True, display=display, catalog=catalog, store=store)
 
 
 def _store(config: Config, path: Path) -> NetworkStore:

@@ -72,6 +72,11 @@ def ltdd_register_matchers(register: Register) -> None:
 
 
 @hookspec
+def ltdd_register_labellers(register: Register) -> None:
+    """Offer labellers (:class:`ltdd_core.Labeller`), which give a distilled set soft labels, for ``--labeller``."""
+
+
+@hookspec
 def ltdd_register_heads(register: Register) -> None:
     """Offer classifier heads (:class:`ltdd_core.ClassifierHead`), for ``--head``."""
 

@@ -36,6 +36,8 @@ LIBRARIES = {
 """Packages whose functions and classes are known by their names."""
 DECIDES_NOTHING = {"ltdd_core.errors", __name__}
 """Modules that training uses, and that change no number."""
+KNOWS_ITSELF = "__ltdd_identity__"
+"""The method of objects that say themselves what decides them: ``object.__ltdd_identity__() -> value``."""
 BUILT_IN = (types.BuiltinFunctionType, types.MethodWrapperType, types.WrapperDescriptorType, types.MethodDescriptorType)
 OF_EVERY_MODULE = set(vars(nn.Module()))
 """Attributes that every torch module has: its parts and tensors, which are read apart, and its hooks."""
@@ -116,6 +118,8 @@ class _Reader:
     def _of_object(self, value: Any, depth: int) -> Any:
         """Its class and its attributes, if those are all that it has."""
         kinds = type(value).__mro__[:-1]
+        if callable(told := getattr(value, KNOWS_ITSELF, None)):
+            return {self._name(type(value)): self.tree(told(), depth + 1)}
         if not (hasattr(value, "__dict__") and all(map(_in_python, kinds))):
             raise Unidentified(f"{type(value).__name__} cannot be identified")
         if any(vars(kind).get("__slots__") for kind in kinds):

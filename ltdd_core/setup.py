@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ltdd_core.config.advice import against_memory
 from ltdd_core.config.model import Config, Selection
-from ltdd_core.config.resolve import component_maker
+from ltdd_core.config.resolve import component_maker, select
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.normalisation import Normalisation
 from ltdd_core.data.sampler import Features, Sampler
@@ -26,6 +26,7 @@ from ltdd_core.errors import memory_in_words
 from ltdd_core.networks.network import NetworkFactory
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.store import NetworkStore
+from ltdd_core.options import Named
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.progress import Display
 from ltdd_core.runs.devices import chunk_size, computing, find_device
@@ -173,11 +174,24 @@ class Setup:
         """Makes networks of the configured kind."""
         return NetworkFactory(self.config.network.component, self.config.network.options)
 
+    def network_of(self, named: Named) -> NetworkFactory:
+        """Makes networks of another kind.
+
+        Raises:
+            InputError: an unknown name or option.
+        """
+        chosen = select(self.catalog, "network", {"name": named} if isinstance(named, str) else named)
+        return NetworkFactory(chosen.component, chosen.options)
+
     @cached_property
     def networks(self) -> NetworkPool:
         """Random networks to match with."""
+        return self.pool_of(self.make_network)
+
+    def pool_of(self, make: NetworkFactory) -> NetworkPool:
+        """Random networks of a kind."""
         return NetworkPool(
-            self.make_network,
+            make,
             self.data.image_shape,
             self.data.classes,
             seed=self.config.run.seed,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option("--network", metavar="NAME", help="Network to match with and to train.")
 @click.option("--sampler", metavar="NAME", help="Sampler that draws real images.")
+@click.option("--labeller", metavar="NAME", help="Labeller that gives the synthetic images soft labels.")
 @click.option("--precision", metavar="fp32|bf16", help="Precision of the features: fp32 or bf16.")
 @click.option("--compile", is_flag=True, help="Compile networks, in matching and training.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; unless given, a new one under runs/.")
@@ -60,7 +61,7 @@ def command(
     The result is a table of classifiers trained on the original set, on the distilled one, and, with a head of
     several stages, on both; everything is kept in the folder of the run.
     """
-    from ltdd_core.cli.tables import print_groups, print_rows
+    from ltdd_core.cli.tables import print_groups, print_labels, print_rows
     from ltdd_core.distillation.distill import PICTURE
 
     results, notes = consoles(as_json)
@@ -71,6 +72,7 @@ def command(
     else:
         print_rows(results, result.rows, result.data.class_names, result.data.counts)
         print_groups(results, result.group_names())
+        print_labels(results, result.distilled)
     if not quiet:
         notes.print(
             f"method {result.config.matcher.name}, {result.seconds:.0f} s; the run is in {result.run}, "

@@ -10,6 +10,7 @@ COMMANDS = (
     "distill",
     "train",
     "evaluate",
+    "relabel",
     "export",
     "bench",
     "networks",

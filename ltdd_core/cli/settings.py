@@ -28,6 +28,7 @@ PATHS = {
     "order": "data.order",
     "image_size": "data.image_size",
     "method": "matcher.name",
+    "labeller": "labeller.name",
     "head": "head.name",
     "recipe": "recipe.name",
     "network": "network.name",

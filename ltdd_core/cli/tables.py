@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.filesize import decimal
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -14,6 +15,7 @@ from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.evaluation.lines import Repeated
 from ltdd_core.evaluation.metrics import Row, parts_of
 from ltdd_core.evaluation.quality import Quality
+from ltdd_core.runs.distilled import DistilledSet
 
 BAR = 12
 HEADINGS = {"harmonic_mean": "harm.", "group_accuracy": "group", "accuracy": "acc.", "medium": "med.", "middle": "mid."}
@@ -70,6 +72,17 @@ def print_groups(console: Console, groups: Sequence[Sequence[str]] | None) -> No
     """The partition of a multi-stage classifier, in one line."""
     if groups is not None:
         console.print(f"groups: {' | '.join(', '.join(names) for names in groups)}", markup=False, soft_wrap=True)
+
+
+def print_labels(console: Console, distilled: DistilledSet) -> None:
+    """What the labels of a distilled set take, in one line, where they are more than the classes."""
+    budget = distilled.label_budget()
+    if distilled.labeller is not None:
+        size = decimal(budget["teacher_bytes"])
+        console.print(f"labels: of each view, by a teacher of {size}", markup=False, soft_wrap=True)
+    elif budget["soft_label_numbers"]:
+        numbers = f"{budget['soft_label_numbers']:,} numbers"
+        console.print(f"labels: a soft label for each image, {numbers} in all", markup=False, soft_wrap=True)
 
 
 def print_repeated(console: Console, lines: Sequence[Repeated]) -> None:

@@ -28,7 +28,7 @@ DEEPEST, MOST_VALUES = 50, 1_000_000
 """Of a configuration: levels, of which four are used, and values on one of them."""
 SHOWN = 100
 """Letters of a wrong ``--set`` in a message."""
-COMPONENTS = ("data", "sampler", "network", "matcher", "head", "recipe")
+COMPONENTS = ("data", "sampler", "network", "matcher", "labeller", "head", "recipe")
 
 
 @dataclass(frozen=True)

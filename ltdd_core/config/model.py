@@ -170,6 +170,8 @@ class Config:
     """Matches, and is trained."""
     matcher: Selection
     """The distillation method."""
+    labeller: Selection
+    """Gives the distilled set soft labels; :data:`NO_LABELLER` leaves those of the method."""
     head: Selection
     """The classifier head."""
     recipe: Selection
@@ -185,7 +187,7 @@ class Config:
 
     def to_tree(self) -> Tree:
         """Everything spelt out; resolving it again gives the same configuration."""
-        tree: Tree = {kind: getattr(self, kind).to_tree() for kind in COMPONENTS}
+        tree: Tree = {kind: getattr(self, kind).to_tree() for kind in self._named()}
         tree.update(self.run.model_dump(mode="json"))
         tree["training"] = self.training.model_dump(mode="json")
         tree["compute"] = self.compute.model_dump(mode="json")
@@ -197,9 +199,13 @@ class Config:
         What the data source suggests is written here like any other value.  A digest of this stays the same when a
         later version has more options.
         """
-        tree: Tree = {kind: getattr(self, kind).changes() for kind in COMPONENTS}
+        tree: Tree = {kind: getattr(self, kind).changes() for kind in self._named()}
         tree.update(changes(self.run), training=changes(self.training), compute=changes(self.compute))
         return tree
+
+    def _named(self) -> list[str]:
+        """The kinds of which a component was chosen: of some there may be none."""
+        return [kind for kind in COMPONENTS if getattr(self, kind).component is not None]
 
     def science(self) -> Tree:
         """The part that decides the result: without folders, devices and the like."""
@@ -243,3 +249,5 @@ def _same(key: str, before: Any, now: Any) -> bool:
 
 NO_METHOD = Selection("matcher", "none", BaseOptions(), None, "")
 """In the configuration of what distils nothing."""
+NO_LABELLER = Selection("labeller", "none", BaseOptions(), None, "")
+"""In the configuration of what leaves the labels of the method as they are."""

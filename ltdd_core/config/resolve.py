@@ -14,6 +14,7 @@ from typing import Any
 from ltdd_core.config.layers import COMPONENTS, Layer, Tree, brief, located, merged, normalised
 from ltdd_core.config.model import (
     DEFAULT_NAMES,
+    NO_LABELLER,
     NO_METHOD,
     NOISE,
     REAL,
@@ -149,7 +150,7 @@ def _check_named(catalog: Catalog, place: tuple[str, ...], options: BaseOptions)
         value, extra = getattr(options, name), field.json_schema_extra
         if isinstance(value, BaseOptions):
             _check_named(catalog, (*place, name), value)
-        elif isinstance(extra, Mapping) and extra.get("component"):
+        elif value is not None and isinstance(extra, Mapping) and extra.get("component"):
             try:
                 _check_one(catalog, str(extra["component"]), value)
             except InputError as error:
@@ -255,14 +256,18 @@ def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
     if distils and not method:
         raise InputError(f"name a method: --method {'|'.join(catalog.names('matcher'))}.")
     run = {key: value for key, value in tree.items() if key in RunOptions.model_fields}
-    chosen = {kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS if kind != "matcher" or method}
+    labeller = tree.get("labeller", {"name": NO_LABELLER.name}).get("name")
+    if labeller is None:
+        raise InputError(f"name a labeller beside its options: --labeller {'|'.join(catalog.names('labeller'))}.")
+    absent = {"matcher": not method, "labeller": labeller == NO_LABELLER.name}
+    chosen = {kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS if not absent.get(kind)}
     options: RunOptions = validate_options((), RunOptions, run)
     built_in = options.init in (REAL, NOISE, chosen["sampler"].name)
     if not built_in and options.init not in catalog.names("sampler"):
         starts = [REAL, NOISE, *catalog.names("sampler")]
         raise OptionError({("init",): f"init: {unknown('way to start', options.init, starts)}"})
     return Config(
-        **{"matcher": NO_METHOD, **chosen},
+        **{"matcher": NO_METHOD, "labeller": NO_LABELLER, **chosen},
         start=None if built_in else select(catalog, "sampler", {"name": options.init}),
         run=options,
         training=validate_options(("training",), Training, tree.get("training", {})),

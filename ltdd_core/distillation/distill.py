@@ -22,6 +22,7 @@ from ltdd_core.distillation.checkpoint import restore
 from ltdd_core.distillation.matcher import Matcher
 from ltdd_core.distillation.task import task_of
 from ltdd_core.errors import InputError, RunFailed
+from ltdd_core.evaluation.labelling import labelled
 from ltdd_core.evaluation.lines import check_recipe, result_rows
 from ltdd_core.evaluation.metrics import Row
 from ltdd_core.hookspecs import Run
@@ -76,6 +77,7 @@ class Result:
             "method": self.config.matcher.name,
             "data": data_facts(self.data),
             "seconds": round(self.seconds, 3),
+            "labels": self.distilled.label_budget(),
             "groups": self.group_names(),
             "rows": [row.to_json() for row in self.rows],
         }
@@ -170,6 +172,7 @@ def finished_set(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | 
             match(active, checkpoint)
         distilled = distilled_set_of(active.matcher, active.run.config, active.run.data)
         check_usable(distilled, active.run.config)
+        distilled = labelled(active.setup, distilled)
         save_distilled(path / DISTILLED_FILE, distilled)
     save_picture(path / PICTURE, distilled)
     return distilled

@@ -19,6 +19,7 @@ from torch import Tensor
 from ltdd_core.data.sampler import Features, Sampler
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.trajectories import Trajectories
+from ltdd_core.evaluation.teachers import TeacherTraining
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.store import SHARED
 from ltdd_core.networks.trajectory import Numbers
@@ -63,6 +64,15 @@ class Distillation:
     """Trains networks as the run trains its classifiers, and keeps them."""
     original: Callable[[Named], TrainingSet]
     """``original("instance")``: the long-tailed set, ready to train on, its epochs in the order of a sampler."""
+    trained: TeacherTraining
+    """Trains networks on the long-tailed set beforehand, or finds them: ``task.trained(head="balanced-softmax")``; see
+    :class:`ltdd_core.evaluation.teachers.TeacherTraining`."""
+    pool: Callable[[Named], NetworkPool]
+    """``pool("resnet18")``, or with options: random networks of another kind than ``networks``.
+
+    Raises:
+        InputError: an unknown name or option.
+    """
     shared: Path = SHARED
     """The folder of the network store that all runs share."""
     display: Display = field(default_factory=Display)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ltdd_core.distillation.initial import initial_images
 from ltdd_core.distillation.matcher import Distillation
+from ltdd_core.evaluation.teachers import teacher_training
 from ltdd_core.networks.store import SHARED
 from ltdd_core.options import Named
 from ltdd_core.setup import Setup
@@ -29,6 +30,7 @@ def task_of(setup: Setup) -> Distillation:
         data = setup.original_in_order_of(setup.prepared(setup.component("sampler", sampler)))
         return replace(data, images=data.images.to(setup.device), labels=data.labels.to(setup.device))
 
+    shared = setup.config.compute.store or SHARED
     return Distillation(
         data=setup.data.to(setup.device),
         ipc=setup.config.run.ipc,
@@ -43,7 +45,9 @@ def task_of(setup: Setup) -> Distillation:
         component=setup.component,
         trainer=setup.trainer(),
         original=original,
-        shared=setup.config.compute.store or SHARED,
+        trained=teacher_training(setup),
+        pool=lambda named: setup.pool_of(setup.network_of(named)),
+        shared=shared,
         display=setup.display,
         keep_going=setup.stop.check,
     )

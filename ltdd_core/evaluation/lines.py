@@ -14,6 +14,7 @@ from ltdd_core.config.resolve import select
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
 from ltdd_core.evaluation.head import ClassifierHead, Recipe
+from ltdd_core.evaluation.labelling import training_set_of
 from ltdd_core.evaluation.metrics import Row, average, row
 from ltdd_core.evaluation.predictions import PREDICTIONS, Scores, load_predictions, save_predictions
 from ltdd_core.plugging.catalog import Catalog
@@ -89,7 +90,8 @@ def result_rows(setup: Setup, distilled: DistilledSet, folder: Path) -> tuple[li
 def scores_of(line: Line, setup: Setup, distilled: DistilledSet | None) -> Scores:
     """Train the classifier of a line and run it over the test images; some lines need no distilled set."""
     sets = [
-        setup.original if name == ORIGINAL or distilled is None else setup.distilled(distilled) for name in line.sets
+        setup.original if name == ORIGINAL or distilled is None else training_set_of(setup, distilled)
+        for name in line.sets
     ]
     trainer = setup.trainer({} if distilled is None else distilled.recipe)
     head: ClassifierHead = line.head.make()

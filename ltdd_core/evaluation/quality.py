@@ -19,6 +19,7 @@ import torch
 
 from ltdd_core.config.model import Selection
 from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.evaluation.labelling import training_set_of
 from ltdd_core.evaluation.lines import fitted, repeated
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.seeding import generator
@@ -121,9 +122,9 @@ def quality_of(setup: Setup, distilled: DistilledSet, networks: Sequence[Selecti
 
 def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
     """Train on the six sets with one seed; what is the same is trained once."""
-    as_distilled = setup.distilled(distilled)
+    as_distilled = training_set_of(setup, distilled)
     random_real = random_images(setup.data, distilled.ipc, setup.config.run.seed)
-    hard = as_distilled if as_distilled.soft_labels is None else replace(as_distilled, soft_labels=None)
+    hard = replace(as_distilled, soft_labels=None, view_labels=None)
     trainer = setup.trainer(distilled.recipe)
     plain = trainer.with_augmentation(Augmentation("none"))
 
@@ -134,7 +135,7 @@ def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
 
     return Accuracies(
         real=accuracy(setup.original, "classes"),
-        hard=accuracy(hard, "classes" if hard is as_distilled else "hard classes"),
+        hard=accuracy(hard, "classes"),
         distilled=accuracy(as_distilled, "classes"),
         random=accuracy(random_real, "classes of random images"),
         distilled_plain=accuracy(as_distilled, "classes", plain),

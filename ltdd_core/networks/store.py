@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from ltdd_core.config.layers import brief
 from ltdd_core.errors import InputError
@@ -29,7 +30,7 @@ FOLDER = "networks"
 """The folder of a store within that of a run or of a grid."""
 SHARED = Path("runs") / FOLDER
 """The store of what is always kept on disk, for all runs under the folder that one works in."""
-FORMAT, TRAJECTORY, FORMAT_VERSION = "ltdd-network", "ltdd-trajectory", 1
+FORMAT, TRAJECTORY, ARTEFACT, FORMAT_VERSION = "ltdd-network", "ltdd-trajectory", "ltdd-artefact", 1
 ROWS = "trajectory"
 """The tensor of a trajectory, ``[epochs + 1, P]``."""
 ADVICE = "remove the file, and the network is trained again"
@@ -89,6 +90,31 @@ class NetworkStore:
             network = _trained(job) if self.folder is None else self._shared(name, job, keep_going)
             self._known[name] = job.ready(network)
         return self._known[name]
+
+    def artefact(
+        self, key: Key | None, compute: Callable[[], dict[str, Tensor]], keep_going: Callable[[], None] = lambda: None
+    ) -> dict[str, Tensor]:
+        """Tensors that follow from trained networks, such as statistics: known, read from disk, or computed and kept.
+
+        Args:
+            key: all that decides them; None where that cannot be told, and they are computed each time.
+            compute: makes them, by name.
+            keep_going: called while another process computes the same; raises to stop.
+
+        Raises:
+            InputError: the folder cannot be written, or a file in it is damaged.
+        """
+        if key is None or self.folder is None:
+            return compute()
+        path = self.folder / f"{digest(key)}.safetensors"
+        if not path.exists():
+            with made(self.folder), _locked(path, keep_going):
+                if not path.exists():
+                    facts = {"format": ARTEFACT, "format_version": FORMAT_VERSION, "key": key}
+                    save_tensors(path, compute(), facts)
+        tensors, facts = load_tensors(path)
+        check_facts(path, facts, ARTEFACT, key)
+        return tensors
 
     def _shared(self, name: str, job: Job, keep_going: Callable[[], None]) -> Network:
         """The network from its file, written by whoever is first."""
@@ -204,7 +230,7 @@ def check_facts(path: Path, facts: Mapping[str, Any], kind: str, key: Key) -> No
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """A network on disk, or a trajectory."""
+    """A network on disk, a trajectory, or what follows from a network."""
 
     path: Path
     key: Key
@@ -231,7 +257,7 @@ def _stored(path: Path) -> StoredNetwork | None:
     with safe_open(path, framework="pt") as file:
         facts = {name: parse_json(text) for name, text in (file.metadata() or {}).items()}
         key, trajectory = facts.get("key"), facts.get("format") == TRAJECTORY
-        if not isinstance(key, dict) or facts.get("format") not in (FORMAT, TRAJECTORY):
+        if not isinstance(key, dict) or facts.get("format") not in (FORMAT, TRAJECTORY, ARTEFACT):
             return None
         epochs = file.get_slice(ROWS).get_shape()[0] - 1 if trajectory else key.get("epochs")
     return StoredNetwork(path, key, trajectory, epochs, path.stat().st_size, path.stat().st_mtime)

@@ -17,6 +17,7 @@ KINDS: Mapping[str, str] = {
     "sampler": "ltdd_register_samplers",
     "network": "ltdd_register_networks",
     "matcher": "ltdd_register_matchers",
+    "labeller": "ltdd_register_labellers",
     "head": "ltdd_register_heads",
     "recipe": "ltdd_register_recipes",
     "preset": "ltdd_register_presets",
@@ -27,6 +28,7 @@ INTERFACES: Mapping[str, str] = {
     "sampler": "Sampler",
     "network": "Network",
     "matcher": "Matcher",
+    "labeller": "Labeller",
     "head": "ClassifierHead",
     "recipe": "Recipe",
 }

@@ -40,15 +40,26 @@ class DistilledSet:
     ipc: int
     """Synthetic images per class."""
     soft_labels: SoftLabels | None = None
-    """What a teacher says of each image, float32 ``[n, classes]`` on the CPU, where there is one."""
+    """What a teacher says of each image, float32 ``[n, classes]`` on the CPU, if there is one.  Where an image decodes
+    to f images there may be ``[n f, classes]``, those of an image one after another."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """How the method wants networks to be trained on the images, such as ``{"lr": 0.013}``: options of
     :class:`ltdd_core.TrainingOptions`, which stand in for the defaults of ``training.distilled``."""
+    labeller: Mapping[str, Any] | None = None
+    """The labeller whose teacher labels each view while a network is trained, ``{"name": ..., option: value}``; None:
+    there is none, and ``soft_labels`` hold."""
+    teacher_bytes: int = 0
+    """What storing its teachers takes; 0 without one."""
     decoder: Mapping[str, Any] | None = None
     """The matcher that turns stored images into network inputs, ``{"name": ..., option: value}``; None: they are the
     same."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """Configuration, class counts and versions behind it."""
+
+    def label_budget(self) -> dict[str, int]:
+        """What the labels take beside the classes: numbers of soft labels, and bytes of teachers that label views."""
+        soft = 0 if self.soft_labels is None else self.soft_labels.values.numel()
+        return {"soft_label_numbers": soft, "teacher_bytes": self.teacher_bytes}
 
     def decoded(self, catalog: Catalog) -> DistilledSet:
         """The same set as a network sees it: where images are stored encoded, each becomes one image or several.
@@ -60,8 +71,9 @@ class DistilledSet:
         if decode is None:
             return self
         images = decode(self.images)
-        count = images.shape[1]
-        soft = None if self.soft_labels is None else self.soft_labels.repeated(count)
+        count, soft = images.shape[1], self.soft_labels
+        if soft is not None and len(soft) == len(self.images):
+            soft = soft.repeated(count)
         labels = self.labels.repeat_interleave(count)
         return replace(self, images=images.flatten(0, 1), labels=labels, soft_labels=soft, decoder=None)
 
@@ -116,6 +128,8 @@ class _Facts(BaseModel):
     normalisation: dict[str, Any]
     ipc: int = Field(ge=1, le=10**9)
     soft_labels: Literal["probabilities", "logits"] | None = None
+    labeller: dict[str, Any] | None = None
+    teacher_bytes: int = Field(default=0, ge=0)
     recipe: dict[str, Any] = {}
     decoder: dict[str, Any] | None
     origin: dict[str, Any]
@@ -143,6 +157,8 @@ def save_distilled(path: Path, distilled: DistilledSet) -> None:
         "normalisation": distilled.normalisation.to_json(),
         "ipc": distilled.ipc,
         "soft_labels": None if distilled.soft_labels is None else distilled.soft_labels.kind,
+        "labeller": None if distilled.labeller is None else dict(distilled.labeller),
+        "teacher_bytes": distilled.teacher_bytes,
         "recipe": dict(distilled.recipe),
         "decoder": None if distilled.decoder is None else dict(distilled.decoder),
         "origin": distilled.origin,
@@ -193,8 +209,9 @@ def _distilled(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Di
         if name not in tensors:
             raise InputError(f"the tensor {name!r} is missing.")
     validate_options(("recipe",), TrainingOptions, facts.recipe)
-    if facts.decoder is not None and not isinstance(facts.decoder.get("name"), str):
-        raise InputError("the decoder has no name.")
+    for kind, named in (("decoder", facts.decoder), ("labeller", facts.labeller)):
+        if named is not None and not isinstance(named.get("name"), str):
+            raise InputError(f"the {kind} has no name.")
     return DistilledSet(
         images=tensors["images"],
         labels=tensors["labels"],
@@ -202,6 +219,8 @@ def _distilled(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Di
         normalisation=stored_normalisation(facts.normalisation, tensors),
         ipc=facts.ipc,
         soft_labels=SoftLabels(tensors["soft_labels"], facts.soft_labels) if facts.soft_labels else None,
+        labeller=facts.labeller,
+        teacher_bytes=facts.teacher_bytes,
         recipe=facts.recipe,
         decoder=facts.decoder,
         origin=facts.origin,
@@ -244,6 +263,8 @@ def check_distilled(distilled: DistilledSet) -> None:
         raise InputError(f"a label is not one of the {classes} classes.")
     if distilled.soft_labels is not None:
         _check_soft(distilled.soft_labels, len(images), classes)
+        if distilled.decoder is None and len(distilled.soft_labels) != len(images):
+            raise InputError("there must be one soft label for each image.")
     misfit = distilled.normalisation.misfit(tuple(images.shape[1:]))
     if misfit and distilled.decoder is None:
         raise InputError(f"{misfit}.")
@@ -251,7 +272,8 @@ def check_distilled(distilled: DistilledSet) -> None:
 
 def _check_soft(soft: SoftLabels, images: int, classes: int) -> None:
     values = soft.values
-    if values.dtype != torch.float32 or values.shape != (images, classes) or not torch.isfinite(values).all():
+    fits = values.dim() == 2 and values.shape[1] == classes and len(values) > 0 and len(values) % images == 0
+    if values.dtype != torch.float32 or not fits or not torch.isfinite(values).all():
         raise InputError(f"soft labels must be finite float32 [n, {classes}].")
     if soft.kind == "probabilities" and (values.min() < 0 or (values.sum(1) - 1).abs().max() > 1e-3):
         raise InputError("soft labels must be probabilities, which sum to 1, or say that they are logits.")

@@ -47,7 +47,7 @@ def versions(config: Config) -> dict[str, str]:
             by_name[name] = version(name)
         except PackageNotFoundError:
             by_name[name] = "not installed"
-    for kind in ("data", "sampler", "network", "matcher", "head", "recipe"):
+    for kind in ("data", "sampler", "network", "matcher", "labeller", "head", "recipe"):
         selection = getattr(config, kind)
         by_name[f"{kind} {selection.name}"] = selection.owner
     if config.start is not None:

@@ -10,7 +10,7 @@
 A check that fails raises :class:`ContractError`, which says what the contract asks and where it is written.
 """
 
-from ltdd_core.testing.classifiers import check_head, check_network, check_recipe
+from ltdd_core.testing.classifiers import check_head, check_labeller, check_network, check_recipe
 from ltdd_core.testing.contract import ContractError
 from ltdd_core.testing.images import check_data, check_sampler
 from ltdd_core.testing.matchers import check_matcher
@@ -22,6 +22,7 @@ __all__ = [
     "PlainSampler",
     "check_data",
     "check_head",
+    "check_labeller",
     "check_matcher",
     "check_network",
     "check_recipe",

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ltdd_core.errors import InputError
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe
+from ltdd_core.evaluation.labeller import Labeller, Labelling
 from ltdd_core.networks.compiled import precision_context
 from ltdd_core.networks.network import Network
 from ltdd_core.seeding import generator
 from ltdd_core.testing.contract import Contract
-from ltdd_core.testing.tiny import devices, tiny_long_tailed, tiny_trainer
+from ltdd_core.testing.tiny import PlainSampler, devices, tiny_long_tailed, tiny_task, tiny_trainer
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.soft_labels import SoftLabels
 
@@ -62,6 +63,50 @@ def _check_log_probabilities(contract: Contract, result: Tensor, shape: tuple[in
     contract.must(not bool(result.isnan().any()), where, "no log-probability is NaN")
     total = result.exp().sum(1)
     contract.must(torch.allclose(total, torch.ones_like(total), atol=1e-4), where, "probabilities sum to one")
+
+
+def check_labeller(component: type[Labeller], **options: Any) -> None:
+    """Soft labels of every class for any images, the same for the same seed, of single images and of many.
+
+    Args:
+        component: the class.
+        options: of the component, where other than the defaults are to be checked.
+
+    Raises:
+        ContractError: it does not keep the contract of :class:`ltdd_core.Labeller`.
+    """
+    contract, data = Contract(component), tiny_long_tailed()
+    contract.options_are_described(component.Options)
+    for device in devices():
+        task = tiny_task(data, PlainSampler(data), device=device)
+        images = data.normalisation.apply(data.test_images).to(device)
+        labelling = Labelling(
+            images, data.test_labels.to(device), data.counts, task.trained, task.component, task.seed, device
+        )
+        results = []
+        with contract.without_global_randomness(Labeller.label):
+            for _ in range(2):
+                labeller = component(component.Options(**options))
+                with contract.works(Labeller.prepare, f"it is prepared on {device}"):
+                    labeller.prepare(labelling)
+                with contract.works(Labeller.label, f"label takes any images on {device}"):
+                    results.append(labeller.label(images))
+                    alone = labeller.label(images[:1])
+        _check_soft_labels(contract, results[0], (len(images), data.classes))
+        _check_soft_labels(contract, alone, (1, data.classes))
+        same = torch.equal(results[0].values, results[1].values)
+        contract.must(same, Labeller.label, "the same seed gives the same labels a second time")
+        contract.must(labeller.teacher_bytes() >= 0, Labeller.teacher_bytes, "teacher_bytes is a number of bytes")
+
+
+def _check_soft_labels(contract: Contract, soft: SoftLabels, shape: tuple[int, int]) -> None:
+    where = Labeller.label
+    contract.must(isinstance(soft, SoftLabels), where, "label gives SoftLabels")
+    contract.must(tuple(soft.values.shape) == shape, where, "soft labels are [n, classes]")
+    contract.must(not soft.values.requires_grad, where, "soft labels carry no gradient")
+    contract.must(bool(torch.isfinite(soft.values).all()), where, "soft labels are finite")
+    sums = soft.kind == "logits" or bool(((soft.values.sum(1) - 1).abs() < 1e-3).all())
+    contract.must(sums, where, "soft labels sum to 1, or say that they are logits")
 
 
 def check_recipe(component: type[Recipe], **options: Any) -> None:

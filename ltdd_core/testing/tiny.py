@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from ltdd_core.config.model import Training
-from ltdd_core.config.resolve import component_maker
+from ltdd_core.config.resolve import component_maker, select
 from ltdd_core.data.by_class import InstanceSampler
 from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.data.sampler import Sampler
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.matcher import Distillation
-from ltdd_core.networks.network import Network
+from ltdd_core.evaluation.teachers import TeacherTraining
+from ltdd_core.networks.network import MakeNetwork, Network, NetworkFactory
 from ltdd_core.networks.pool import NetworkPool
+from ltdd_core.networks.store import NetworkStore
 from ltdd_core.networks.zoo import ConvNet
 from ltdd_core.options import BaseOptions, Named
 from ltdd_core.plugging.catalog import installed
@@ -108,6 +110,8 @@ def tiny_task(
         component=_component,
         trainer=trainer,
         original=original,
+        trained=TeacherTraining(trainer, lambda named: original(named or "instance"), tiny_network_of, NetworkStore()),
+        pool=lambda named: pool,
     )
 
 
@@ -124,6 +128,16 @@ def tiny_network(shape: tuple[int, int, int], outputs: int) -> Network:
         outputs: number of logits.
     """
     return ConvNet(shape, outputs, ConvNet.Options(depth=1, width=4))
+
+
+def tiny_network_of(named: Named) -> MakeNetwork:
+    """Networks of a kind, by its name, from what is installed.
+
+    Args:
+        named: name, or name and options.
+    """
+    chosen = select(installed(), "network", {"name": named} if isinstance(named, str) else named)
+    return NetworkFactory(chosen.component, chosen.options)
 
 
 class PlainSampler(InstanceSampler):

@@ -121,6 +121,24 @@ class Trainer:
         other.options = options
         return other
 
+    def with_network(self, make: MakeNetwork) -> Trainer:
+        """A trainer of other networks."""
+        other = copy.copy(self)
+        other.make = make
+        return other
+
+    def with_seed(self, seed: int) -> Trainer:
+        """A trainer whose initial weights and draws are those of another seed."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
+
+    def with_store(self, store: NetworkStore) -> Trainer:
+        """A trainer that keeps its networks elsewhere."""
+        other = copy.copy(self)
+        other.store = store
+        return other
+
     def plan(self, work: Callable[[Trainer], object]) -> list[Job]:
         """What some work would train, in this order; nothing is trained.
 

@@ -1,0 +1,59 @@
+"""``ltdd relabel``: other soft labels for the images of a run that is finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ltdd_core.cli.settings import classifier_options, compute_options, consoles, layers, only_json, output_options
+
+
+@click.command("relabel")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--labeller", metavar="NAME", required=True, help="Labeller that gives the images soft labels.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the new run; unless given, RUN-NAME beside the old one."
+)
+@click.option("--resume", is_flag=True, help="Resume a relabelling that was interrupted.")
+@classifier_options
+@compute_options
+@output_options
+def command(
+    run: Path,
+    labeller: str,
+    out: Path | None,
+    resume: bool,
+    config_file: Path | None,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **given: Any,
+) -> None:
+    """Give the images of the run folder RUN soft labels, and score them as a run of its own.
+
+    The images stay as they are.  Everything else is that of RUN unless told otherwise.
+    """
+    from ltdd_core.api import relabel
+    from ltdd_core.cli.live import LiveDisplay
+    from ltdd_core.cli.tables import print_groups, print_labels, print_rows
+    from ltdd_core.progress import Display
+
+    results, notes = consoles(as_json)
+    with only_json(as_json):
+        settings = layers(config_file, assignments, {**given, "labeller": labeller})
+        display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
+        folder = out or run.with_name(f"{run.name}-{labeller}")
+        result = relabel(run, folder, settings=settings, preset=preset, resume=resume, display=display)
+    if as_json:
+        click.echo(json.dumps(result.to_json()))
+        return
+    print_rows(results, result.rows, result.data.class_names, result.data.counts)
+    print_groups(results, result.group_names())
+    print_labels(results, result.distilled)
+    if not quiet:
+        notes.print(f"the new run is in {result.run}", soft_wrap=True)
