@@ -207,9 +207,11 @@ def _to_evaluate(
     loaded.find_decoder(catalog)
     given = [normalised(layer if isinstance(layer, Layer) else Layer("evaluate()", dict(layer))) for layer in settings]
     tree = _stored_settings(Path(distilled), loaded.origin)
-    stored = asked_for(catalog, Layer(str(distilled), {**tree, "plugins": []}))
+    # What made the set has no part in its evaluation, and need not be installed any more.
+    used = {key: section for key, section in tree.items() if key not in ("matcher", "method", "labeller")}
+    stored = asked_for(catalog, Layer(str(distilled), {**used, "plugins": []}))
     named = [[Layer("--network", {"network": {"name": name}})] for name in networks] or [[]]
-    configs = [resolve(catalog, [*given, *name], preset, stored=stored) for name in named]
+    configs = [resolve(catalog, [*given, *name], preset, stored=stored, distils=False) for name in named]
     return configs[0], loaded, [config.network for config in configs]
 
 

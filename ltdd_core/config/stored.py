@@ -27,7 +27,7 @@ def asked_for(catalog: Catalog, stored: Layer) -> Layer:
     """
     layer = normalised(stored)
     try:
-        whole = resolve(catalog, [layer])
+        whole = resolve(catalog, [layer], distils=False)
     except InputError:
         return layer
     tree = layer.tree
@@ -36,7 +36,7 @@ def asked_for(catalog: Catalog, stored: Layer) -> Layer:
             continue
         rest = _without(tree, path)
         try:
-            same = resolve(catalog, [Layer(layer.origin, rest)]) == whole
+            same = resolve(catalog, [Layer(layer.origin, rest)], distils=False) == whole
         except InputError:
             continue
         tree = rest if same else tree

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ltdd_core.config.validation import validate_options
+from ltdd_core.errors import InputError
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Softmax
 from ltdd_core.identity import Unidentified, identity
 from ltdd_core.networks.network import MakeNetwork, Network
 from ltdd_core.networks.statistics import LayerStatistics, class_statistics
 from ltdd_core.networks.store import SHARED, Job, NetworkStore
-from ltdd_core.options import Named
+from ltdd_core.options import Named, name_of
 from ltdd_core.setup import Setup
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
@@ -80,6 +81,8 @@ class TeacherTraining:
         if network is not None:
             trainer = trainer.with_network(self.network(network))
         made: ClassifierHead = trainer.component("head", head)
+        if made.stages != 1:
+            raise InputError(f"the head {name_of(head)!r} has {made.stages} stages, and a teacher is one classifier.")
         trainers = [trainer.with_seed(seed) for seed in ([trainer.seed] if seeds is None else seeds)]
         return Teachers([made.fit([data], each) for each in trainers], made, trainers, data)
 

@@ -19,7 +19,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ltdd_core.config.layers import brief
 from ltdd_core.errors import InputError
 from ltdd_core.identity import digest
 from ltdd_core.locking import locked
@@ -221,8 +220,7 @@ def check_facts(path: Path, facts: Mapping[str, Any], kind: str, key: Key) -> No
     if facts.get("format") != kind or digest(facts.get("key")) != digest(key):
         raise InputError(f"{path}: not the network that its name says; {ADVICE}.")
     if facts.get("format_version") != FORMAT_VERSION:
-        version = brief(facts.get("format_version"))
-        raise InputError(f"{path}: format version {version}; this ltdd reads {FORMAT_VERSION}; {ADVICE}.")
+        raise InputError(f"{path}: written by another version of ltdd; {ADVICE}.")
 
 
 # ---- what is on disk -----------------------------------------------------------------------------

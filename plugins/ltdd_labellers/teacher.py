@@ -32,7 +32,7 @@ class TeacherLabeller(Labeller):
             None, "sampler that orders the epochs of the teachers; unless given, that of the run", component="sampler"
         )
         teachers: int = option(1, "number of teachers, which differ in their seeds", ge=1)
-        training: TeacherTrainingOptions = TeacherTrainingOptions()
+        training: TeacherTrainingOptions = option(TeacherTrainingOptions(), "training of the teachers")
 
     def prepare(self, task: Labelling) -> None:
         """Train the teachers, or find them."""
