@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ltdd_core.config.layers import Layer, Tree, normalised
-from ltdd_core.config.validation import brief
+from ltdd_core.config.layers import Layer, Tree, brief, normalised
 from ltdd_core.errors import InputError
 
 AXES = ("seeds", "data", "imbalance", "ipc", "methods", "plugins")

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from ltdd_core.config.layers import COMPONENTS, Tree, flat
-from ltdd_core.config.validation import brief, validate_options
+from ltdd_core.config.layers import COMPONENTS, Tree, brief, flat
+from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError
 from ltdd_core.options import BaseOptions, changes, option
 from ltdd_core.training.options import TrainingOptions
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULT_NAMES = {
     "data": "digits-lt",

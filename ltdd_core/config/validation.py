@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ltdd_core.config.layers import brief as brief
+from ltdd_core.config.layers import brief
 from ltdd_core.errors import OptionError, unknown
 
 Place = tuple[str, ...]
