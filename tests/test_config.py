@@ -226,7 +226,7 @@ WRONG = [
     ({"init": "\ud800"}, "init must be valid text, not '\\ud800'."),
     ({"data": {"mean": [0.5, True]}}, "each item of data.mean must be a number, not True."),
     ({"training": {f"a{i}": 1 for i in range(3000)}}, "unknown training option 'a0'."),
-    ({"init": "reel"}, "init: unknown way to start 'reel'. Did you mean 'real'? Available: "),
+    ({"init": "reel"}, "unknown value of init 'reel'. Did you mean 'real'? Available: "),
     ({"plugins": 3}, "plugins must be a list of names, not 3."),
     ({"head": None}, "head is a name, or a mapping with a name and options."),
     ({"head": {"name": 3}}, "head.name must be a name, not 3."),

@@ -125,7 +125,7 @@ def test_a_coreset_of_noise_is_refused(ltdd, tmp_path):
 
 def test_an_unknown_way_to_start_is_refused_at_once(ltdd, tmp_path):
     error = one_line_error(ltdd("distill", "--method", "dm", "--init", "herdin", "--out", tmp_path / "run"))
-    assert "init: unknown way to start 'herdin'. Did you mean 'herding'?" in error
+    assert "unknown value of init 'herdin'. Did you mean 'herding'?" in error
     assert not (tmp_path / "run").exists()
 
 

@@ -265,7 +265,7 @@ def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
     built_in = options.init in (REAL, NOISE, chosen["sampler"].name)
     if not built_in and options.init not in catalog.names("sampler"):
         starts = [REAL, NOISE, *catalog.names("sampler")]
-        raise OptionError({("init",): f"init: {unknown('way to start', options.init, starts)}"})
+        raise OptionError({("init",): str(unknown("value of init", options.init, starts))})
     return Config(
         **{"matcher": NO_METHOD, "labeller": NO_LABELLER, **chosen},
         start=None if built_in else select(catalog, "sampler", {"name": options.init}),
