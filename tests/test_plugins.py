@@ -419,6 +419,15 @@ def test_a_plugin_chooses_from_what_exists_and_cannot_change_what_it_is_shown(si
     assert configure(matcher={"name": "dm", "lr_img": 2}, plugins=["sly"]).matcher.options.lr_img == 2
 
 
+@pytest.mark.parametrize("answer", ["'mlp'", "['network']", "[]", "0", "{'network': 3}", "{3: 'mlp'}"])
+def test_a_plugin_that_chooses_something_else_than_names_is_named(answer, site):
+    site.install("odd", f"{HOOKIMPL}@hookimpl\ndef ltdd_choose(config): return {answer}")
+    with pytest.raises(InputError) as caught:
+        configure(method="dm", plugins=["odd"])
+    reason = f"ltdd_choose must return component names by kind, not {answer}."
+    assert str(caught.value) == f"plugin 'odd' (stranger-odd 1.5): {reason}"
+
+
 def test_a_component_of_the_wrong_kind_is_refused(site):
     site.install("wrong", MEAN_MATCHER.replace("ltdd_register_matchers", "ltdd_register_heads"))
     with pytest.raises(InputError, match=r"head 'mean' of plugin 'wrong' .* is no subclass of ClassifierHead"):

@@ -29,6 +29,7 @@ from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError, unknown
 from ltdd_core.options import BaseOptions, Named
 from ltdd_core.plugging.catalog import KINDS, Catalog, noun
+from ltdd_core.plugging.loading import Plugin
 
 SOURCES = "sources"
 """The key of a preset under which it says where its values come from."""
@@ -231,7 +232,7 @@ def _chosen_by_plugins(catalog: Catalog, wanted: Tree, *, named: Tree) -> list[L
     chosen: dict[str, tuple[str, str]] = {}
     layers = []
     for plugin in catalog.plugins.named(names):
-        answer = catalog.plugins.call(plugin, "ltdd_choose", config=copy.deepcopy(wanted)) or {}
+        answer = _choice(plugin, catalog.plugins.call(plugin, "ltdd_choose", config=copy.deepcopy(wanted)))
         for kind, name in answer.items():
             if kind not in COMPONENTS:
                 raise InputError(f"plugin {plugin.name!r} ({plugin}) chooses for {kind!r}, which does not exist.")
@@ -246,6 +247,16 @@ def _chosen_by_plugins(catalog: Catalog, wanted: Tree, *, named: Tree) -> list[L
         tree = {kind: {"name": name} for kind, name in answer.items()}
         layers.append(Layer(f"plugin {plugin.name!r}", tree))
     return layers
+
+
+def _choice(plugin: Plugin, answer: Any) -> Mapping[str, str]:
+    if answer is None:
+        return {}
+    if not isinstance(answer, Mapping) or not all(isinstance(text, str) for item in answer.items() for text in item):
+        raise InputError(
+            f"plugin {plugin.name!r} ({plugin}): ltdd_choose must return component names by kind, not {brief(answer)}."
+        )
+    return answer
 
 
 def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
