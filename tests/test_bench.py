@@ -19,7 +19,7 @@ from conftest import one_line_error
 
 from ltdd_core import Interrupted
 from ltdd_core.bench.grid import read_grid
-from ltdd_core.bench.table import METRICS
+from ltdd_core.bench.table import METRICS, markdown
 from ltdd_core.bench.work import work_on
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.progress import Display
@@ -197,6 +197,23 @@ def test_markdown_csv_and_json_agree(whole):
     assert "| 40.4 \\[1\\] | 20.1 \\[1\\] |" in text
     assert "\\[1\\] Somebody 2024, Table 2" in text
     assert "| *published* \\[1\\] | *0.0* | *1.0* |" in text
+
+
+def test_names_and_reasons_cannot_break_the_markdown(whole):
+    folder, _ = whole
+    document = json.loads((folder / "table.json").read_text())
+    document["title"] = "two\nlines"
+    for row in document["rows"]:
+        row["classes"][0] = "a|b"
+        row["missing"] = [{"seed": 7, "reason": "first\nsecond"}]
+        if row["published"]:
+            row["published"]["source"] = "Somebody\n2024 | Table 2"
+    blocks = markdown(document).split("\n\n")
+    assert blocks[0] == "# two lines"
+    tables = [block.splitlines() for block in blocks if block.startswith("|")]
+    assert [len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) for table in tables] == [1, 1]
+    assert "\\[1\\] Somebody 2024 \\| Table 2" in blocks
+    assert "- original + dm, seed 7: first second" in blocks[-1].splitlines()
 
 
 def test_the_plugin_axis_shares_runs(ltdd):

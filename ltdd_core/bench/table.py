@@ -110,10 +110,14 @@ def markdown(document: Document) -> str:
     """The table for people: what differs between rows, means and deviations over seeds, published values."""
     rows = document["rows"]
     sources = list(dict.fromkeys(row["published"]["source"] for row in rows if row["published"]))
-    parts = [f"# {document['title']}", _caption(rows), _main_table(rows, sources)]
-    parts += [f"\\[{number}\\] {source}" for number, source in enumerate(sources, start=1)]
+    parts = [f"# {_text(document['title'])}", _caption(rows), _main_table(rows, sources)]
+    parts += [f"\\[{number}\\] {_text(source)}" for number, source in enumerate(sources, start=1)]
     parts += [_class_table(rows, classes, sources) for classes in _class_lists(rows)]
-    missing = [f"- {row['line']}, seed {entry['seed']}: {entry['reason']}" for row in rows for entry in row["missing"]]
+    missing = [
+        f"- {_text(row['line'])}, seed {entry['seed']}: {_text(entry['reason'])}"
+        for row in rows
+        for entry in row["missing"]
+    ]
     if missing:
         parts += ["## Not finished", "\n".join(missing)]
     return "\n\n".join(parts) + "\n"
@@ -158,7 +162,7 @@ def _class_lists(rows: Sequence[Document]) -> list[tuple[str, ...]]:
 
 def _class_table(rows: Sequence[Document], classes: Sequence[str], sources: Sequence[str]) -> str:
     """The accuracy of every class, and beneath a row the published ones."""
-    lines = [["accuracy of each class", *classes]]
+    lines = [["accuracy of each class", *map(_text, classes)]]
     for row in rows:
         if tuple(row["classes"]) != tuple(classes):
             continue
@@ -199,7 +203,7 @@ def spread(row: Document, key: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """A cell that cannot break the table."""
+    """A text that cannot break a table or a list."""
     text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return " ".join(text.split()).replace("|", "\\|")
 
