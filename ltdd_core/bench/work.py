@@ -169,7 +169,7 @@ class _GridWorker:
         for line in cell_lines:
             if not self.kept.has(line) and line.name in scores:
                 data = self._loaded(line.config)
-                self.kept.keep(line, scores[line.name], data, _images(line, data, distilled), _facts(line))
+                self.kept.keep(line, scores[line.name], data, line.line.images(data, distilled), _facts(line))
         return distilled
 
     def _share_known_predictions(self, path: Path, config: Config, lines: Sequence[CellLine]) -> None:
@@ -192,7 +192,7 @@ class _GridWorker:
             )
             with opened as setup:
                 scores = scores_of(line.line, setup, distilled)
-            self.kept.keep(line, scores, data, _images(line, data, distilled), _facts(line))
+            self.kept.keep(line, scores, data, line.line.images(data, distilled), _facts(line))
 
     def _loaded(self, config: Config) -> LongTailedSet:
         key = repr(config.data.to_tree())
@@ -220,12 +220,6 @@ class _GridWorker:
         plugin = self.catalog.plugins.at_fault(error)
         whose = "" if plugin is None else f"plugin {plugin.name!r} ({plugin}) failed: "
         return f"{whose}{one_line(error)}"
-
-
-def _images(line: CellLine, data: LongTailedSet, distilled: DistilledSet | None) -> int:
-    """Training images over all stages."""
-    size = {"original": len(data.train_labels), "distilled": 0 if distilled is None else len(distilled.labels)}
-    return sum(size[name] for name in line.line.sets)
 
 
 def _facts(line: CellLine) -> dict[str, object]:

@@ -33,6 +33,11 @@ class Line:
     sets: tuple[str, ...]
     """``original`` or ``distilled`` for each stage of the head."""
 
+    def images(self, data: LongTailedSet, distilled: DistilledSet | None) -> int:
+        """How many images train the head, over all its stages."""
+        size = {"original": len(data.train_labels), "distilled": 0 if distilled is None else len(distilled.labels)}
+        return sum(size[name] for name in self.sets)
+
 
 def check_recipe(config: Config) -> tuple[str, ...]:
     """Which set trains which stage of the configured head.
@@ -49,8 +54,7 @@ def lines_of(config: Config, catalog: Catalog) -> list[Line]:
     plain = config.head
     if config.head.component.stages > 1:
         plain = select(catalog, "head", {"name": DEFAULT_NAMES["head"]})
-    how = "direct" if plain.name == DEFAULT_NAMES["head"] else plain.component.title
-    lines = [Line(f"{data}, {how}", plain, (data,)) for data in ("original", "distilled")]
+    lines = [_one_stage(plain, (data,)) for data in ("original", "distilled")]
     if config.head.component.stages > 1:
         lines.append(line_of(config))
     return lines
@@ -65,8 +69,12 @@ def line_of(config: Config) -> Line:
     sets = check_recipe(config)
     if config.head.component.stages > 1:
         return Line(f"{config.head.component.title}, {' + '.join(sets)}", config.head, sets)
-    how = "direct" if config.head.name == DEFAULT_NAMES["head"] else config.head.component.title
-    return Line(f"{sets[0]}, {how}", config.head, sets)
+    return _one_stage(config.head, sets)
+
+
+def _one_stage(head: Selection, sets: tuple[str, ...]) -> Line:
+    how = "direct" if head.name == DEFAULT_NAMES["head"] else head.component.title
+    return Line(f"{sets[0]}, {how}", head, sets)
 
 
 def result_rows(setup: Setup, distilled: DistilledSet, folder: Path) -> tuple[list[Row], Tensor | None]:
@@ -178,15 +186,8 @@ def check_fits(data: LongTailedSet, distilled: DistilledSet) -> None:
 
 
 def _row(line: Line, scores: Scores, data: LongTailedSet, distilled: DistilledSet | None, groups: Tensor | None) -> Row:
-    size = {"original": len(data.train_labels), "distilled": 0 if distilled is None else len(distilled.labels)}
-    return row(
-        line.name,
-        sum(size[name] for name in line.sets),
-        scores.log_probabilities,
-        data.test_labels,
-        data.counts,
-        groups,
-    )
+    images = line.images(data, distilled)
+    return row(line.name, images, scores.log_probabilities, data.test_labels, data.counts, groups)
 
 
 def kept_scores(folder: Path, lines: Sequence[Line], data: LongTailedSet | None = None) -> dict[str, Scores]:
