@@ -222,7 +222,6 @@ def train_original(
     repeats: int = 1,
     catalog: Catalog | None = None,
     display: Display | None = None,
-    store: NetworkStore | None = None,
 ) -> Iterator[Repeated]:
     """Train classifiers on the long-tailed set itself: what a distilled set has to be compared with.
 
@@ -232,13 +231,12 @@ def train_original(
         repeats: how many seeds, from the configured one on.
         catalog: where ``config`` was resolved; made anew unless given.
         display: shows a user what happens; warnings only, unless given.
-        store: keeps the trained networks; that of the configuration unless given, or else one in memory.
 
     Raises:
         InputError: the data cannot be used, or head and recipe do not go together.
         RunFailed: training diverged.
     """
-    store = store or NetworkStore(config.compute.store)
+    store = NetworkStore(config.compute.store)
     with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
         yield from repeated_rows(setup, None, networks or [config.network], repeats)
 

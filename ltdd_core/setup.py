@@ -92,13 +92,18 @@ class Setup:
             yield setup
 
     def changed(
-        self, *, network: Selection | None = None, seed: int | None = None, normalisation: Normalisation | None = None
+        self,
+        *,
+        network: Selection | None = None,
+        seed: int | None = None,
+        normalisation: Normalisation | None = None,
+        store: NetworkStore | None = None,
     ) -> Setup:
-        """The same images and the same store with another network, seed or normalisation."""
+        """The same images with another network, seed, normalisation or store."""
         config = self.config if network is None else replace(self.config, network=network)
         if seed is not None:
             config = replace(config, run=config.run.model_copy(update={"seed": seed}))
-        changed = replace(self, config=config)
+        changed = replace(self, config=config, store=self.store if store is None else store)
         data = self.data if normalisation is None else replace(self.data, normalisation=normalisation)
         vars(changed)["data"] = data  # loaded already
         return changed

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import json
 import subprocess
 import sys
@@ -24,8 +25,12 @@ from ltdd_core import (
     TrainingSet,
     cross_entropy,
 )
+from ltdd_core.api import configure_original, train_original
+from ltdd_core.config.layers import Layer
 from ltdd_core.identity import Unidentified, digest, identity
+from ltdd_core.networks.network import Network
 from ltdd_core.networks.store import NetworkStore, stored_networks
+from ltdd_core.progress import Display
 from ltdd_core.storage import load_tensors, save_tensors
 from ltdd_core.testing import PlainSampler, tiny_long_tailed, tiny_task, tiny_trainer
 
@@ -415,6 +420,25 @@ print(len(trained))
     counts = sorted(process.communicate()[0].strip() for process in running)
     assert counts == ["0", "0", "1"]
     assert len(list((tmp_path / "networks").iterdir())) == 1
+
+
+class Alive(Display):
+    """Counts the networks in memory whenever one is about to be trained."""
+
+    def __init__(self):
+        self.counts = []
+
+    def training(self, what):
+        gc.collect()
+        self.counts.append(sum(issubclass(type(thing), Network) for thing in gc.get_objects()))
+
+
+def test_the_networks_of_a_seed_are_let_go_of_after_it():
+    tiny = {"network": {"width": 4}, "training": {"original": {"epochs": 1}}}
+    display = Alive()
+    list(train_original(configure_original([Layer("test", tiny)]), repeats=3, display=display))
+    assert len(display.counts) == 3
+    assert len(set(display.counts)) == 1
 
 
 # ---- trajectories --------------------------------------------------------------------------------

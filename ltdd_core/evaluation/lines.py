@@ -17,6 +17,7 @@ from ltdd_core.evaluation.head import ClassifierHead, Recipe
 from ltdd_core.evaluation.labelling import training_set_of
 from ltdd_core.evaluation.metrics import Row, average, row
 from ltdd_core.evaluation.predictions import PREDICTIONS, Scores, load_predictions, save_predictions
+from ltdd_core.networks.store import NetworkStore
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.setup import ORIGINAL, Setup
@@ -132,10 +133,16 @@ Measured = TypeVar("Measured")
 def repeated(
     setup: Setup, networks: Sequence[Selection], repeats: int, measure: Callable[[Setup], Measured]
 ) -> Iterator[tuple[str, list[Measured]]]:
-    """What is measured with each network, ``repeats`` seeds from that of the configuration on."""
+    """What is measured with each network, ``repeats`` seeds from that of the configuration on.
+
+    The networks of a seed are let go of after it; a store with a folder keeps them there.
+    """
     first = setup.config.run.seed
     for network in networks:
-        setups = (setup.changed(network=network, seed=seed) for seed in range(first, first + repeats))
+        setups = (
+            setup.changed(network=network, seed=seed, store=NetworkStore(setup.store.folder))
+            for seed in range(first, first + repeats)
+        )
         yield network.name, [measure(variant) for variant in setups]
 
 
