@@ -1,6 +1,7 @@
 """Grids: everything once, nothing twice, nothing lost, and tables that are what the runs say."""
 
 import csv
+import gc
 import json
 import math
 import os
@@ -14,16 +15,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import one_line_error
 
 from ltdd_core import Interrupted
+from ltdd_core.bench import predictions
 from ltdd_core.bench.grid import read_grid
-from ltdd_core.bench.table import METRICS, markdown
+from ltdd_core.bench.table import METRICS, markdown, table_of
 from ltdd_core.bench.work import work_on
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.progress import Display
 from ltdd_core.runs.folder import RunFolder
+from ltdd_core.storage import load_tensors
 
 COMMON = {
     "iterations": 3,
@@ -214,6 +218,23 @@ def test_names_and_reasons_cannot_break_the_markdown(whole):
     assert [len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) for table in tables] == [1, 1]
     assert "\\[1\\] Somebody 2024 \\| Table 2" in blocks
     assert "- original + dm, seed 7: first second" in blocks[-1].splitlines()
+
+
+def predictions_in_memory(shape):
+    gc.collect()
+    return sum(type(thing) is torch.Tensor and thing.shape == shape for thing in gc.get_objects())
+
+
+def test_tables_score_each_classifier_once_and_keep_no_predictions_in_memory(whole, monkeypatch):
+    folder, _ = whole
+    shape = load_tensors(next(folder.glob("lines/*")))[0]["log_probabilities"].shape
+    scored, score, before = [], predictions.row, predictions_in_memory(shape)
+    monkeypatch.setattr(predictions, "row", lambda *given: scored.append(1) or score(*given))
+    grid, kept = read_grid(folder.parent / "grid.yaml", installed()), predictions.StoredPredictions(folder)
+    first, second = (table_of(grid, kept, {}) for _ in range(2))
+    assert first == second == json.loads((folder / "table.json").read_text())
+    assert len(scored) == len({line.file for cell in grid.cells for line in cell.lines})
+    assert predictions_in_memory(shape) == before
 
 
 def test_the_plugin_axis_shares_runs(ltdd):

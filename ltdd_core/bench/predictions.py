@@ -7,20 +7,20 @@ of the long-tailed set and, where the classifier has a partition, ``groups``; so
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, tensor
 
 from ltdd_core.bench.grid import CellLine, deciding
 from ltdd_core.config.model import differences
 from ltdd_core.config.validation import validate_options
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
-from ltdd_core.evaluation.metrics import Row, row
+from ltdd_core.evaluation.metrics import Row, group_accuracy, row
 from ltdd_core.evaluation.predictions import TRAIN_AGAIN, Scores
 from ltdd_core.storage import load_tensors, save_tensors, writing
 
@@ -29,7 +29,7 @@ LINES = "lines"
 
 @dataclass(frozen=True)
 class StoredPrediction:
-    """What a classifier predicted for the test images, and what a table needs beside it."""
+    """What a file holds: what a classifier predicted for the test images, and what a table needs beside it."""
 
     log_probabilities: Tensor
     """float32 ``[N, classes]``."""
@@ -61,17 +61,30 @@ class StoredPrediction:
         if len(self.counts) != classes or not all(type(count) is int and count > 0 for count in self.counts):
             raise InputError(f"counts must be {classes} whole numbers above 0")
 
+
+@dataclass(frozen=True)
+class ScoredPrediction:
+    """What a table needs of a classifier, without its predictions, which would fill the memory in a large grid."""
+
+    scores: Row
+    """Without a group accuracy."""
+    groups: Tensor | None
+    """The group of each class, int64 ``[classes]``; None where the classifier has no partition."""
+    class_names: tuple[str, ...]
+
     def row(self, name: str, groups: Tensor | None) -> Row:
         """Its scores, the group accuracy under a partition."""
-        return row(name, self.images, self.log_probabilities, self.labels, self.counts, groups)
+        if groups is None:
+            return replace(self.scores, name=name)
+        return replace(self.scores, name=name, group_accuracy=group_accuracy(tensor(self.scores.confusion), groups))
 
 
 class StoredPredictions:
-    """The files of all classifiers of a grid."""
+    """The files of all classifiers of a grid; each is read and scored once."""
 
     def __init__(self, out: Path) -> None:
         self.folder = out / LINES
-        self._read: dict[str, StoredPrediction] = {}
+        self._read: dict[str, ScoredPrediction] = {}
         self.damaged: dict[str, str] = {}
         """Why a file could not be read, by its name."""
 
@@ -107,11 +120,11 @@ class StoredPredictions:
         kept = self._load(line)
         return Scores(kept.log_probabilities, kept.groups)
 
-    def get(self, line: CellLine) -> StoredPrediction | None:
+    def get(self, line: CellLine) -> ScoredPrediction | None:
         """None if it was not trained yet, or if its file is damaged, which is noted."""
-        if line.file not in {*self._read, *self.damaged} and self.has(line):
+        if line.file not in self._read and line.file not in self.damaged and self.has(line):
             try:
-                self._read[line.file] = self._load(line)
+                self._read[line.file] = _scored(self._load(line))
             except InputError as error:
                 advice = "" if TRAIN_AGAIN in str(error) else f" {TRAIN_AGAIN}"
                 self.damaged[line.file] = f"{error}{advice}"
@@ -140,6 +153,11 @@ class StoredPredictions:
             raise InputError(f"{path}: damaged ({error}). {TRAIN_AGAIN}") from error
         _check_same(path, line, facts.configuration)
         return kept
+
+
+def _scored(stored: StoredPrediction) -> ScoredPrediction:
+    scores = row("", stored.images, stored.log_probabilities, stored.labels, stored.counts)
+    return ScoredPrediction(scores, stored.groups, stored.class_names)
 
 
 def _check_same(path: Path, line: CellLine, stored: dict[str, Any] | None) -> None:

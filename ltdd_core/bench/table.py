@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ltdd_core.bench.grid import Cell, CellLine, Grid, GridRow
-from ltdd_core.bench.predictions import StoredPrediction, StoredPredictions
+from ltdd_core.bench.predictions import ScoredPrediction, StoredPredictions
 from ltdd_core.evaluation.metrics import Row, average, parts_of
 from ltdd_core.storage import json_text, write_atomically
 
@@ -76,7 +76,7 @@ def _row_document(row: GridRow, kept: StoredPredictions, failures: Mapping[str, 
 
 
 def _scores(
-    name: str, trained: Sequence[tuple[Cell, CellLine, StoredPrediction]], kept: StoredPredictions
+    name: str, trained: Sequence[tuple[Cell, CellLine, ScoredPrediction]], kept: StoredPredictions
 ) -> list[Row]:
     """A row for each seed.
 

@@ -85,7 +85,6 @@ def row(
     confusion = torch.from_numpy(confusion_matrix(labels.numpy(), predicted.numpy(), labels=range(len(counts))))
     recall = confusion.diagonal().double() / confusion.sum(1) * 100
     right = predicted == labels
-    in_group = None if groups is None else float((groups[predicted] == groups[labels]).double().mean() * 100)
     floored = recall.clamp(min=RECALL_FLOOR)
     return Row(
         name=name,
@@ -97,11 +96,22 @@ def row(
         worst=float(recall.min()),
         harmonic_mean=float(1 / (1 / floored).mean()),
         geometric_mean=float(floored.log().mean().exp()),
-        group_accuracy=in_group,
+        group_accuracy=None if groups is None else group_accuracy(confusion, groups),
         calibration_error=calibration_error(log_probabilities, right),
         per_class=recall.tolist(),
         confusion=confusion.tolist(),
     )
+
+
+def group_accuracy(confusion: Tensor, groups: Tensor) -> float:
+    """How often the predicted class lies in the right group, in per cent.
+
+    Args:
+        confusion: test images of each true class (row) by predicted class, ``[classes, classes]``.
+        groups: the group of each class, int64 ``[classes]``.
+    """
+    same = groups[:, None] == groups
+    return float(confusion[same].sum() / confusion.sum().double() * 100)
 
 
 def thirds(counts: Sequence[int]) -> dict[str, list[int]]:
