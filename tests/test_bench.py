@@ -491,6 +491,15 @@ def test_one_damaged_file_of_a_classifier_costs_its_own_row_only(ltdd):
         assert reasons["dm"] == []
         assert f"{bad}: damaged" in reasons["coreset"][0]
         assert "Delete the file" in reasons["coreset"][0]
+        assert result.stderr.endswith(
+            "the same command tries them again, once you have deleted the files named there.\n"
+        )
+    listed = ltdd("bench", "grid.yaml", "--out", "out", "--list").stdout.splitlines()
+    assert listed[0] == "finished   dm, digits-lt, IF 20, IPC 2, seed 0"
+    assert listed[1].startswith(f"damaged: {bad}: damaged")
+    assert listed[2] == "1 of 2 cells are finished, in 2 runs"
+    bad.unlink()
+    assert ltdd("bench", "grid.yaml", "--out", "out", "--quiet").exit_code == 0
 
 
 @pytest.mark.parametrize("files", [6, 8])

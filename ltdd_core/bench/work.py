@@ -42,10 +42,13 @@ Failures = dict[str, str]
 """Reasons, by the folder of a run or the file of a classifier."""
 
 
-def state_of(cell: Cell, out: Path) -> str:
-    """``finished``, ``begun``, ``not begun``, or ``damaged`` with the reason."""
-    folder, kept = RunFolder(out / RUNS / cell.folder), StoredPredictions(out)
-    trained = sum(kept.has(line) for line in cell.lines)
+def state_of(cell: Cell, out: Path, kept: StoredPredictions) -> str:
+    """``finished``, ``begun``, ``not begun``, or ``damaged`` with the reason; ``kept`` are the files in ``out``."""
+    folder = RunFolder(out / RUNS / cell.folder)
+    trained = sum(kept.get(line) is not None for line in cell.lines)
+    damaged = next((kept.damaged[line.file] for line in cell.lines if line.file in kept.damaged), None)
+    if damaged is not None:
+        return f"damaged: {damaged}"
     try:
         if is_finished(cell, out) and trained == len(cell.lines):
             return "finished"
@@ -87,7 +90,9 @@ def work_on(
         out.mkdir(parents=True, exist_ok=True)
     with RunFolder(out).locked(display.warn), StopRequest().listening() as stop:
         work = _GridWorker(out, catalog, display, report, stop)
-        left = [cells for cells in grid.runs() if not all(state_of(cell, out) == "finished" for cell in cells)]
+        left = [
+            cells for cells in grid.runs() if not all(state_of(cell, out, work.kept) == "finished" for cell in cells)
+        ]
         pace = _TimeLeft(len(grid.runs()), left)
         write_table(out, table_of(grid, work.kept, work.failures))
         for cells in left:

@@ -74,9 +74,10 @@ def command(
     if not quiet:
         notes.print(f"the table is in {folder / 'table.md'}, .csv and .json", soft_wrap=True)
     if failed := {**failed, **kept.damaged}:
+        first = ", once you have deleted the files named there" if kept.damaged else ""
         raise RunFailed(
             f"{len(failed)} of the runs and classifiers failed, see 'Not finished' in {folder / 'table.md'}; "
-            "the same command tries them again."
+            f"the same command tries them again{first}."
         )
 
 
@@ -100,10 +101,12 @@ def _run(wanted: Grid, folder: Path, catalog: Catalog, notes: Console, quiet: bo
 
 
 def _list(results: Console, wanted: Grid, folder: Path, as_json: bool) -> None:
+    from ltdd_core.bench.predictions import StoredPredictions
     from ltdd_core.bench.work import RUNS, state_of
 
+    kept = StoredPredictions(folder)
     cells = [
-        {"cell": cell.name, "state": state_of(cell, folder), "run": str(folder / RUNS / cell.folder)}
+        {"cell": cell.name, "state": state_of(cell, folder, kept), "run": str(folder / RUNS / cell.folder)}
         for cell in wanted.cells
     ]
     if as_json:
