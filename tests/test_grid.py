@@ -32,6 +32,10 @@ WRONG = {
     "an empty value": ({"data": [""]}, "each is a name or a mapping with 'name'"),
     "same value twice": ({"ipc": [2, 2]}, "the cells .* are the same"),
     "same cell twice": ({"methods": ["dm", {"method": "dm", "label": "b"}]}, "the cells .* are the same"),
+    "same data under two labels": (
+        {"data": ["digits-lt", {"name": "digits-lt", "label": "b"}]},
+        "the cells .* are the same",
+    ),
     "same label twice": ({"methods": ["dm", {"method": "dm", "init": "noise"}]}, "two cells are called .*label"),
     "unknown plugin": ({"plugins": ["twostag"]}, "unknown plugin 'twostag'"),
     "common is no mapping": ({"common": [1]}, "common is a configuration"),
@@ -85,6 +89,19 @@ def test_expansion_is_the_product_in_order(axes):
     assert len({tuple(point.items()) for point in points}) == len(points)
     positions = [[values.index(point[axis]) for axis, values in axes.items()] for point in points]
     assert positions == sorted(positions)
+
+
+def test_data_sets_that_differ_only_in_where_they_lie_are_told_apart_by_their_labels(tmp_path):
+    here = {"name": "folder", "root": "here"}
+    data = [here, {**here, "root": "there", "label": "other images"}, {**here, "root": "last", "label": "other-images"}]
+    cells = read_grid(write(tmp_path / "grid.yaml", data=data, seeds=[0], methods=["dm"]), installed()).cells
+    assert [cell.data for cell in cells] == ["folder", "other images", "other-images"]
+    for names in zip(*([cell.folder, *(line.file for line in cell.lines)] for cell in cells), strict=True):
+        assert len(set(names)) == 3
+        assert [name.partition("-if20-")[0] for name in names] == ["folder", "other-images", "other-images"]
+    (tmp_path / "b").mkdir()
+    path = write(tmp_path / "b" / "grid.yaml", data=[{**here, "label": "folder"}], seeds=[0], methods=["dm"])
+    assert read_grid(path, installed()).cells[0].folder == cells[0].folder
 
 
 @settings(max_examples=10, deadline=None)

@@ -3,7 +3,7 @@
 A cell is one point of the grid: a run, which distils, and the lines, which are classifiers trained on its
 distilled set, on the original one, or on both.  Files are named after what decides their content, so cells that
 differ in the plugin only share a run, and classifiers that see no distilled image are trained once for all
-methods.
+methods.  Where the images lie decides no name; data sets that differ in nothing else are told apart by their labels.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from ltdd_core.plugging.catalog import Catalog
 KEYS = ("title", "common", *AXES, "lines", "published")
 LINE_KEYS = ("plugins", "plugin", "head", "recipe", "training", "network", "sampler", "augment")
 """What a line may change: how a classifier is trained, and nothing that distils."""
+LONGEST = 40  # characters of a label in the name of a file
 
 
 class Published(BaseOptions):
@@ -168,32 +169,33 @@ class _GridReader:
             full = resolve(self.catalog, layers, point["methods"].preset)
             run = self._run_config(full, point["plugins"].plugins)
             method = point["methods"].label or full.matcher.name
-            lines = [] if self.line_trees else self._own_lines(point, full, run)
-        lines += [self._line(tree, point, run, method) for tree in self.line_trees]
+            data = point["data"].label or full.data.name
+            lines = [] if self.line_trees else self._own_lines(point, full, run, data)
+        lines += [self._line(tree, point, run, method, data) for tree in self.line_trees]
         return Cell(
-            data=point["data"].label or full.data.name,
+            data=data,
             imbalance=full.data.options.imbalance,
             ipc=full.run.ipc,
             method=method,
             plugins=point["plugins"].label,
             seed=full.run.seed,
             config=run,
-            folder=run_folder(run),
+            folder=run_folder(run, data),
             lines=tuple(lines),
         )
 
-    def _own_lines(self, point: dict[str, Value], full: Config, run: Config) -> list[CellLine]:
+    def _own_lines(self, point: dict[str, Value], full: Config, run: Config, data: str) -> list[CellLine]:
         """The lines of a run's table, where the file lists none."""
         base = self._without_method(point, run)
         shared = {line.name: line for line in lines_of(base, self.catalog) if "distilled" not in line.sets}
         return [
-            cell_line(line.name, shared[line.name], base, run)
+            cell_line(line.name, shared[line.name], base, run, data)
             if line.name in shared
-            else cell_line(line.name, line, full, run)
+            else cell_line(line.name, line, full, run, data)
             for line in lines_of(full, self.catalog)
         ]
 
-    def _line(self, tree: Tree, point: dict[str, Value], run: Config, method: str) -> CellLine:
+    def _line(self, tree: Tree, point: dict[str, Value], run: Config, method: str, data: str) -> CellLine:
         """A listed line."""
         where = f"line {tree['name']!r}"
         layer = Layer(f"{self.path}: {where}", {key: value for key, value in tree.items() if key != "name"})
@@ -201,7 +203,8 @@ class _GridReader:
             config = resolve(self.catalog, [*self._layers(point), layer], point["methods"].preset)
             if "distilled" not in line_of(config).sets:
                 config = self._without_method(point, run, layer)
-            return cell_line(tree["name"].replace("{method}", method), line_of(config), config, run)
+            name = tree["name"].replace("{method}", method)
+            return cell_line(name, line_of(config), config, run, data)
 
     def _without_method(self, point: dict[str, Value], run: Config, *line: Layer) -> Config:
         """What a method says is not for a classifier that sees none of its images."""
@@ -264,23 +267,23 @@ def deciding(line: Line, tree: Tree, head: Tree) -> Tree:
     }
 
 
-def run_folder(run: Config) -> str:
-    """The name of the folder of a run."""
-    return f"{_stem(run, distilled=True)}-{_digest(run.deciding_changes())}"
+def run_folder(run: Config, data: str) -> str:
+    """The name of the folder of a run; ``data`` is how the table calls its data set."""
+    return f"{_stem(run, data, distilled=True)}-{_digest(run.deciding_changes(), run, data)}"
 
 
-def cell_line(name: str, line: Line, config: Config, run: Config) -> CellLine:
-    """A classifier, and where its predictions are kept."""
+def cell_line(name: str, line: Line, config: Config, run: Config, data: str) -> CellLine:
+    """A classifier, and where its predictions are kept; ``data`` is how the table calls its data set."""
     sees = "distilled" in line.sets
-    stem = f"{_stem(run, distilled=sees)}-{'+'.join(line.sets)}-{line.head.name}"
-    file = f"{stem}-{_digest(decided_by(line, config, run))}.safetensors"
-    return CellLine(name, line, config, run_folder(run) if sees else None, file)
+    stem = f"{_stem(run, data, distilled=sees)}-{'+'.join(line.sets)}-{line.head.name}"
+    file = f"{stem}-{_digest(decided_by(line, config, run), run, data)}.safetensors"
+    return CellLine(name, line, config, run_folder(run, data) if sees else None, file)
 
 
-def _stem(config: Config, *, distilled: bool) -> str:
+def _stem(config: Config, data: str, *, distilled: bool) -> str:
     """What a reader of the folder wants to know."""
     method = f"-{config.matcher.name}-ipc{config.run.ipc}" if distilled else ""
-    text = f"{config.data.name}-if{_short(config.data.options.imbalance)}{method}-seed{config.run.seed}"
+    text = f"{data[:LONGEST]}-if{_short(config.data.options.imbalance)}{method}-seed{config.run.seed}"
     return re.sub(r"[^\w.+-]+", "-", text)
 
 
@@ -288,7 +291,9 @@ def _short(number: float | str) -> str:
     return number if isinstance(number, str) else f"{number:g}"
 
 
-def _digest(tree: Tree) -> str:
+def _digest(tree: Tree, config: Config, data: str) -> str:
+    """Of what decides a file, and of the label of its data set, if it has one."""
+    tree = tree if data == config.data.name else {**tree, "label": data}
     return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=5).hexdigest()
 
 
@@ -297,12 +302,16 @@ def _check_different(path: Path, cells: Sequence[Cell]) -> None:
     seen: dict[str, str] = {}
     names = set()
     for cell in cells:
-        content = f"{cell.folder}: {[line.file for line in cell.lines]} {cell.plugins}"
-        if content in seen:
-            raise InputError(f"{path}: the cells {seen[content]!r} and {cell.name!r} are the same.")
+        decided = [decided_by(line.line, line.config, cell.config) for line in cell.lines]
+        contents = (
+            f"{cell.config.data.to_tree()} {cell.config.deciding_changes()} {decided} {cell.plugins}",
+            f"{cell.folder}: {[line.file for line in cell.lines]} {cell.plugins}",
+        )
+        if same := next((seen[content] for content in contents if content in seen), None):
+            raise InputError(f"{path}: the cells {same!r} and {cell.name!r} are the same.")
         if cell.name in names:
             raise InputError(f"{path}: two cells are called {cell.name!r}; give methods or data a label.")
-        seen[content] = cell.name
+        seen.update(dict.fromkeys(contents, cell.name))
         names.add(cell.name)
 
 

@@ -164,7 +164,8 @@ class _GridWorker:
         """The distilled set of a run, made now if need be."""
         path = self.out / RUNS / cell.folder
         cell_lines = [
-            cell_line(line.name, line, cell.config, cell.config) for line in lines_of(cell.config, self.catalog)
+            cell_line(line.name, line, cell.config, cell.config, cell.data)
+            for line in lines_of(cell.config, self.catalog)
         ]
         if not is_finished(cell, self.out):
             self._share_known_predictions(path, cell.config, cell_lines)
