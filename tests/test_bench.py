@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from conftest import one_line_error
+from PIL import Image
 
 from ltdd_core import Interrupted
 from ltdd_core.bench import predictions
@@ -27,7 +28,7 @@ from ltdd_core.bench.work import work_on
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.progress import Display
 from ltdd_core.runs.folder import RunFolder
-from ltdd_core.storage import load_tensors
+from ltdd_core.storage import load_tensors, save_tensors
 
 COMMON = {
     "iterations": 3,
@@ -500,6 +501,62 @@ def test_one_damaged_file_of_a_classifier_costs_its_own_row_only(ltdd):
     assert listed[2] == "1 of 2 cells are finished, in 2 runs"
     bad.unlink()
     assert ltdd("bench", "grid.yaml", "--out", "out", "--quiet").exit_code == 0
+
+
+def image_folder(root, shift=0):
+    for part in ("train", "test"):
+        for name, level in (("dark", 40), ("light", 200)):
+            folder = Path(root) / part / name
+            folder.mkdir(parents=True)
+            for index in range(3):
+                Image.new("L", (8, 8), level + index + shift).save(folder / f"{index}.png")
+    return {"name": "folder", "root": str(root)}
+
+
+IMAGES = {"imbalance": None, "methods": ["dm"], "common": {key: COMMON[key] for key in COMMON if key != "data"}}
+
+
+def reasons(folder):
+    return {entry["reason"] for row in table(folder) for entry in row["missing"]}
+
+
+def test_images_that_have_changed_are_refused_so_that_no_table_mixes_them(ltdd):
+    before, moved, after = image_folder("before"), image_folder("moved"), image_folder("after", shift=9)
+    assert ltdd("bench", write("a.yaml", data=[before], seeds=[0], **IMAGES), "--out", "out").exit_code == 0
+    files = sorted(Path("out/lines").iterdir())
+    assert ltdd("bench", write("b.yaml", data=[moved], seeds=[0, 1], **IMAGES), "--out", "out").exit_code == 0
+    kept = snapshot("out/runs") | snapshot("out/lines")
+
+    result = ltdd("bench", write("c.yaml", data=[after], seeds=[0, 1, 2], **IMAGES), "--out", "out", "--quiet")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    (reason,) = reasons("out")
+    assert reason == (
+        f"{files[1]} is of other images: the data have changed since. "
+        "Delete the file, and the classifiers are trained again."
+    )
+    assert [row["seeds"] for row in table("out")] == [[0, 1], [0, 1]]
+    assert snapshot("out/runs") | snapshot("out/lines") == kept
+
+    shutil.rmtree("out/lines")
+    assert ltdd("bench", "c.yaml", "--out", "out", "--quiet").exit_code == 1
+    runs = sorted(Path("out/runs").iterdir())
+    advice = "the data have changed since it began. Delete the folder, and the run begins again."
+    assert reasons("out") == {f"{run} holds a run on other images: {advice}" for run in runs[:2]}
+    for run in runs[:2]:
+        shutil.rmtree(run)
+    assert ltdd("bench", "c.yaml", "--out", "out", "--quiet").exit_code == 0
+
+
+def test_predictions_of_a_version_that_kept_no_digest_of_the_images_are_still_read(ltdd):
+    grid = write("grid.yaml", data=[image_folder("images")], seeds=[0], **IMAGES)
+    assert ltdd("bench", grid, "--out", "out").exit_code == 0
+    for path in Path("out/lines").iterdir():
+        tensors, facts = load_tensors(path)
+        assert facts.pop("data")
+        save_tensors(path, tensors, facts)
+    write("grid.yaml", data=[image_folder("other", shift=9)], seeds=[0, 1], **IMAGES)
+    assert ltdd("bench", "grid.yaml", "--out", "out").exit_code == 0
+    assert [row["seeds"] for row in table("out")] == [[0, 1], [0, 1]]
 
 
 @pytest.mark.parametrize("files", [6, 8])

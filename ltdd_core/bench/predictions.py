@@ -1,12 +1,13 @@
 """What is known of each classifier of a grid: one file each, written as soon as it is known.
 
 A file holds the log-probabilities ``[N, classes]`` on the test images, the labels int64 ``[N]``, the class counts
-of the long-tailed set and, where the classifier has a partition, ``groups``; so a table needs no images.
+of the long-tailed set and, where the classifier has a partition, ``groups``; so a table needs no images.  It also holds
+a digest of the long-tailed set, so that no row mixes two of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class StoredPrediction:
     class_names: tuple[str, ...]
     images: int
     """Images that trained the classifier, over all its stages."""
+    data: str | None
+    """The digest of the long-tailed set; None in the file of an earlier version."""
 
     def check(self) -> None:
         """See that everything fits together.
@@ -71,6 +74,8 @@ class ScoredPrediction:
     groups: Tensor | None
     """The group of each class, int64 ``[classes]``; None where the classifier has no partition."""
     class_names: tuple[str, ...]
+    data: str | None
+    """The digest of the long-tailed set; None in the file of an earlier version."""
 
     def row(self, name: str, groups: Tensor | None) -> Row:
         """Its scores, the group accuracy under a partition."""
@@ -108,7 +113,7 @@ class StoredPredictions:
         }
         if scores.groups is not None:
             tensors["groups"] = scores.groups
-        facts = {**facts, "class_names": list(data.class_names), "images": images}
+        facts = {**facts, "class_names": list(data.class_names), "images": images, "data": data.digest}
         save_tensors(self.folder / line.file, tensors, facts)
 
     def scores(self, line: CellLine) -> Scores:
@@ -130,6 +135,18 @@ class StoredPredictions:
                 self.damaged[line.file] = f"{error}{advice}"
         return self._read.get(line.file)
 
+    def check_data(self, lines: Iterable[CellLine], data: LongTailedSet) -> None:
+        """See that what is known of these classifiers is about these images; a file of an earlier version does not say.
+
+        Raises:
+            InputError: naming the file of other images.
+        """
+        for line in lines:
+            stored = self.get(line)
+            if stored is not None and stored.data not in (None, data.digest):
+                path = self.folder / line.file
+                raise InputError(f"{path} is of other images: the data have changed since. {TRAIN_AGAIN}")
+
     def groups(self, lines: Sequence[CellLine]) -> Tensor | None:
         """The partition of the first of these classifiers that has one."""
         predictions = filter(None, map(self.get, lines))
@@ -147,6 +164,7 @@ class StoredPredictions:
                 tensors.get("groups"),
                 tuple(facts.class_names),
                 facts.images,
+                facts.data,
             )
             kept.check()
         except (InputError, KeyError, TypeError) as error:
@@ -157,7 +175,7 @@ class StoredPredictions:
 
 def _scored(stored: StoredPrediction) -> ScoredPrediction:
     scores = row("", stored.images, stored.log_probabilities, stored.labels, stored.counts)
-    return ScoredPrediction(scores, stored.groups, stored.class_names)
+    return ScoredPrediction(scores, stored.groups, stored.class_names, stored.data)
 
 
 def _check_same(path: Path, line: CellLine, stored: dict[str, Any] | None) -> None:
@@ -183,3 +201,4 @@ class _Facts(BaseModel):
     class_names: list[str]
     images: int = Field(ge=1)
     configuration: dict[str, Any] | None = None
+    data: str | None = None

@@ -29,7 +29,7 @@ from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import one_line
 from ltdd_core.progress import Display
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
-from ltdd_core.runs.facts import versions
+from ltdd_core.runs.facts import data_facts, versions
 from ltdd_core.runs.folder import RESULT, RunFolder
 from ltdd_core.runs.stop import StopRequest
 from ltdd_core.setup import Setup
@@ -89,7 +89,7 @@ def work_on(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with RunFolder(out).locked(display.warn), StopRequest().listening() as stop:
-        work = _GridWorker(out, catalog, display, report, stop)
+        work = _GridWorker(grid, out, catalog, display, report, stop)
         left = [
             cells for cells in grid.runs() if not all(state_of(cell, out, work.kept) == "finished" for cell in cells)
         ]
@@ -132,10 +132,19 @@ class _GridWorker:
     """What a process has at hand while it works on a grid."""
 
     def __init__(
-        self, out: Path, catalog: Catalog, display: Display, report: Callable[[str], None], stop: StopRequest
+        self,
+        grid: Grid,
+        out: Path,
+        catalog: Catalog,
+        display: Display,
+        report: Callable[[str], None],
+        stop: StopRequest,
     ) -> None:
         self.out, self.catalog, self.display, self.report, self.stop = out, catalog, display, report, stop
         self.kept, self.failures = StoredPredictions(out), Failures()
+        self._lines_on: dict[str, dict[str, CellLine]] = {}
+        for line in (line for cell in grid.cells for line in cell.lines):
+            self._lines_on.setdefault(_data_key(line.config), {})[line.file] = line
         self._data: dict[str, LongTailedSet] = {}
         self._store: NetworkStore | None = None
         self._networks_of: tuple[object, ...] = ()
@@ -168,13 +177,15 @@ class _GridWorker:
             for line in lines_of(cell.config, self.catalog)
         ]
         if not is_finished(cell, self.out):
+            for line in cell_lines:
+                self._data_of(line)
             self._share_known_predictions(path, cell.config, cell_lines)
             distill(cell.config, path, resume=True, display=self.display, catalog=self.catalog, store=self._store)
         distilled = load_distilled(path)
         scores = kept_scores(path, [line.line for line in cell_lines])
         for line in cell_lines:
             if not self.kept.has(line) and line.name in scores:
-                data = self._loaded(line.config)
+                data = self._data_of(line)
                 self.kept.keep(line, scores[line.name], data, line.line.images(data, distilled), _facts(line))
         return distilled
 
@@ -192,7 +203,7 @@ class _GridWorker:
         self.report(f"classifier: {line.name}")
         with self._noting(line.file):
             self.stop.check()
-            data = self._loaded(line.config)
+            data = self._data_of(line)
             opened = Setup.open(
                 line.config, catalog=self.catalog, display=self.display, stop=self.stop, store=self._store, data=data
             )
@@ -200,8 +211,20 @@ class _GridWorker:
                 scores = scores_of(line.line, setup, distilled)
             self.kept.keep(line, scores, data, line.line.images(data, distilled), _facts(line))
 
+    def _data_of(self, line: CellLine) -> LongTailedSet:
+        """The images of a classifier.
+
+        Raises:
+            InputError: they cannot be used, or its run or a file of the same data set is of other ones.
+        """
+        data = self._loaded(line.config)
+        self.kept.check_data([line, *self._lines_on.get(_data_key(line.config), {}).values()], data)
+        if line.run is not None:
+            RunFolder(self.out / RUNS / line.run).check_data(data_facts(data))
+        return data
+
     def _loaded(self, config: Config) -> LongTailedSet:
-        key = repr(config.data.to_tree())
+        key = _data_key(config)
         if key not in self._data:
             if len(self._data) == DATA_SETS:
                 self._data.pop(next(iter(self._data)))
@@ -226,6 +249,10 @@ class _GridWorker:
         plugin = self.catalog.plugins.at_fault(error)
         whose = "" if plugin is None else f"plugin {plugin.name!r} ({plugin}) failed: "
         return f"{whose}{one_line(error)}"
+
+
+def _data_key(config: Config) -> str:
+    return repr(config.data.to_tree())
 
 
 def _facts(line: CellLine) -> dict[str, object]:

@@ -177,14 +177,24 @@ class RunFolder:
         Raises:
             InputError: the run began with other data.
         """
-        sessions: list[Any] = []
-        if (self.path / FACTS).exists():
-            stored = self._stored(FACTS, _RunFacts)
-            now = json.loads(json_text(data))
-            if stored.data != {key: value for key, value in now.items() if key in stored.data or key != "digest"}:
-                raise InputError(f"{self.path} holds a run on other images: the data have changed since it began.")
-            sessions = stored.sessions
+        sessions = self.check_data(data)
         self.write_json(FACTS, {"data": data, "sessions": [*sessions, session]})
+
+    def check_data(self, data: Mapping[str, Any]) -> list[Any]:
+        """See that the run, if one has begun here, is about these data; its sessions so far.
+
+        Raises:
+            InputError: the run began with other data.
+        """
+        if not (self.path / FACTS).exists():
+            return []
+        stored, now = self._stored(FACTS, _RunFacts), json.loads(json_text(data))
+        if stored.data != {key: value for key, value in now.items() if key in stored.data or key != "digest"}:
+            raise InputError(
+                f"{self.path} holds a run on other images: the data have changed since it began. "
+                "Delete the folder, and the run begins again."
+            )
+        return stored.sessions
 
     def save_checkpoint(self, step: int, state: Mapping[str, Tensor]) -> None:
         """Keep what the next step depends on; ``step`` is how many are done, and the logs have lines of all of them."""
