@@ -18,7 +18,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltdd_core.cli.settings import compute_options, consoles, data_options, layers, only_json
+from ltdd_core.cli.settings import (
+    compute_options,
+    consoles,
+    data_options,
+    json_option,
+    layers,
+    only_json,
+    output_options,
+)
 from ltdd_core.config.layers import Layer
 
 if TYPE_CHECKING:
@@ -33,8 +41,10 @@ __all__ = [
     "compute_options",
     "consoles",
     "data_options",
+    "json_option",
     "only_json",
     "open_setup",
+    "output_options",
     "read_config",
     "task_of",
 ]

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from importlib.metadata import version
 
+import click
 import pytest
 import torch
 import yaml
 from conftest import MEAN_MATCHER, TINY, one_line_error
 from safetensors.torch import save_file
 
+from ltdd_core.cli import cli
 from ltdd_core.plugging.catalog import KINDS, installed
 
 DISTILL = ("distill", "--method", "dm", *TINY)
@@ -82,6 +84,24 @@ def test_quiet_says_nothing_but_the_result_and_verbose_says_more(ltdd):
     assert quiet.stderr == ""
     assert quiet.stdout == verbose.stdout
     assert re.search(r"^distilled, direct: accuracy [0-9.]+ %, std [0-9.]+$", verbose.stderr, re.MULTILINE)
+
+
+def test_only_what_scores_a_run_takes_verbose(ltdd, finished):
+    for command in (("train",), ("evaluate", finished)):
+        assert "--verbose" in one_line_error(ltdd(*command, "--verbose"))
+
+
+def test_json_is_explained_in_the_same_words_everywhere():
+    def options(group):
+        for name in group.list_commands(click.Context(group)):
+            command = group.get_command(click.Context(group), name)
+            if isinstance(command, click.Group):
+                yield from options(command)
+            yield from ((name, option) for option in command.params if "--json" in option.opts)
+
+    found = dict(options(cli))
+    assert {"distill", "bench", "show", "grouping", "compare", "plugins"} <= found.keys()
+    assert {option.help for option in found.values()} == {"One JSON document on stdout, everything else on stderr."}
 
 
 def test_resume_with_a_preset_needs_the_same_line(ltdd):

@@ -22,7 +22,7 @@ from ltdd_core import (
     load_distilled,
     save_distilled,
 )
-from ltdd_core.runs.export import to_logits
+from ltdd_core.runs.export import FORMATS, to_logits
 
 NAMES = ("cat", "dog", "top/T-shirt")
 
@@ -219,3 +219,10 @@ def test_a_set_whose_decoder_is_missing_says_which_package_has_it(site, ltdd, fi
     assert messages() == {f"{needs}, and plugin 'tiles' (stranger-tiles 1.5) is blocked."}
     saved(tmp_path / "run", labels=[0], decoder="doubled")
     assert f"{needs}, which no installed plugin offers." == one_line_error(ltdd(*commands[0]))
+
+
+def test_the_help_names_every_format(ltdd):
+    *others, last = FORMATS
+    text = " ".join(ltdd("export", "--help").stdout.split())
+    assert f"Format to write: {', '.join(others)} or {last}." in text
+    assert f"--format {'|'.join(FORMATS)}" in text

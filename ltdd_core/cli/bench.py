@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltdd_core.cli.settings import consoles, layers, only_json, output_options
+from ltdd_core.cli.settings import consoles, device_options, layers, only_json, output_options, verbose_option
 from ltdd_core.errors import InputError, Interrupted, RunFailed
 
 if TYPE_CHECKING:
@@ -20,14 +20,26 @@ if TYPE_CHECKING:
 
 @click.command("bench")
 @click.argument("grid", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of everything; else runs/bench-GRID.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the runs, predictions and table; unless given, runs/bench-GRID.",
+)
 @click.option("--list", "only_list", is_flag=True, help="List the cells and which are finished; run nothing.")
 @click.option("--only-table", is_flag=True, help="Write the table of what is finished; run nothing.")
-@click.option("--device", metavar="auto|cpu|cuda", help="Where to compute.")
-@click.option("--threads", metavar="N", help="CPU threads.")
-@click.option("--store", metavar="DIR", help="Folder of trained networks; else the folder networks of the grid.")
-@click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Any option, for every cell.")
+@device_options
+@click.option(
+    "--store", metavar="DIR", help="Folder of trained networks; unless given, the folder networks inside --out."
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Any option by its path, for every cell; repeatable.",
+)
 @output_options
+@verbose_option
 def command(
     grid: Path,
     out: Path | None,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ltdd_core.cli.settings import consoles, data_options, layers
+from ltdd_core.cli.settings import consoles, data_options, json_option, layers
 
 
 @click.group("data")
@@ -18,7 +18,7 @@ def command() -> None:
 @command.command("show")
 @data_options
 @click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Any option: data.seed=1.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@json_option
 def show(assignments: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Class counts of a long-tailed set as bars, its imbalance factor, many/medium/few."""
     from ltdd_core.cli.tables import print_data

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ltdd_core.cli.settings import consoles
+from ltdd_core.cli.settings import consoles, json_option
 from ltdd_core.errors import InputError, unknown
 from ltdd_core.plugging.catalog import KINDS, Entry, installed
 
@@ -18,7 +18,7 @@ from ltdd_core.plugging.catalog import KINDS, Entry, installed
 @click.command("describe")
 @click.argument("kind")
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@json_option
 def command(kind: str, name: str | None, as_json: bool) -> None:
     """Describe the component NAME of a KIND (data, sampler, network, matcher, head, recipe, preset).
 

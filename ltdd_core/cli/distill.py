@@ -17,6 +17,7 @@ from ltdd_core.cli.settings import (
     layers,
     only_json,
     output_options,
+    verbose_option,
 )
 from ltdd_core.config.layers import Layer
 from ltdd_core.errors import InputError, Interrupted
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 @classifier_options
 @compute_options
 @output_options
+@verbose_option
 def command(
     out: Path | None,
     resume: bool,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ltdd_core.cli.settings import consoles
+from ltdd_core.cli.settings import consoles, json_option
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ Finding = tuple[str, str, str]
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@json_option
 def command(as_json: bool) -> None:
     """Check Python, torch, devices, precision, compiler, plugins and disk.
 

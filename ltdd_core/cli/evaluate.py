@@ -38,7 +38,6 @@ def command(
     assignments: tuple[str, ...],
     as_json: bool,
     quiet: bool,
-    verbose: bool,
     **given: Any,
 ) -> None:
     """Score the distilled set of RUN, a run folder or a distilled.safetensors.
@@ -59,7 +58,7 @@ def command(
     with only_json(as_json):
         catalog = installed()
         settings = layers(config_file, assignments, given)
-        display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
+        display = Display() if quiet else LiveDisplay(notes)
         options: dict[str, Any] = {"networks": networks, "repeats": repeats, "settings": settings}
         options |= {"preset": preset, "catalog": catalog, "display": display}
         lines = []

@@ -11,8 +11,14 @@ from ltdd_core.cli.settings import consoles
 
 @click.command("export")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--format", "kind", metavar="ddranking|folder|npz", required=True, help="What the other tool reads.")
-@click.option("--out", type=click.Path(path_type=Path), help="A folder, or the npz file; else beside the set.")
+@click.option(
+    "--format", "kind", metavar="ddranking|folder|npz", required=True, help="Format to write: ddranking, folder or npz."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder to write, or file for npz; unless given, export-FORMAT beside the distilled set.",
+)
 def command(run: Path, kind: str, out: Path | None) -> None:
     """Write the distilled set of RUN, a run folder or a distilled.safetensors, in another format.
 

@@ -24,7 +24,7 @@ class LiveDisplay(Display):
 
     Args:
         console: on stderr.
-        verbose: say what is trained, too.
+        verbose: print the accuracy of each line of the table, too.
     """
 
     def __init__(self, console: Console, *, verbose: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltdd_core.cli.settings import consoles
+from ltdd_core.cli.settings import consoles, json_option
 from ltdd_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ folder_option = click.option(
     type=click.Path(path_type=Path),
     default=Path("runs"),
     show_default=True,
-    help="Where to look: a store, a run, or a folder of runs.",
+    help="Folder to search: a network store, a run, or a folder of runs.",
 )
 
 
@@ -37,7 +37,7 @@ def command() -> None:
 
 @command.command("list")
 @folder_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@json_option
 def list_networks(folder: Path, as_json: bool) -> None:
     """List trained networks, the oldest first."""
     networks = _networks_in(folder)

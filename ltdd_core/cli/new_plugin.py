@@ -11,8 +11,18 @@ from ltdd_core.cli.settings import consoles
 
 @click.command("new-plugin")
 @click.argument("name")
-@click.option("--kind", required=True, metavar="matcher|sampler|head|recipe|data|network", help="What it offers.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where its folder goes; else here.")
+@click.option(
+    "--kind",
+    required=True,
+    metavar="matcher|sampler|head|recipe|data|network",
+    help="Kind of component that the plugin offers.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    help="Folder in which the package is made; unless given, the current one.",
+)
 def command(name: str, kind: str, out: Path) -> None:
     """Write a package ltdd-NAME that works: a class of some 10 lines, its entry point, a test of its contract.
 

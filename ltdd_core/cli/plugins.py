@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ltdd_core.cli.plugin_commands import plugin_commands
-from ltdd_core.cli.settings import consoles
+from ltdd_core.cli.settings import consoles, json_option
 from ltdd_core.errors import InputError, unknown
 from ltdd_core.plugging.catalog import KINDS, Catalog, Entry
 from ltdd_core.plugging.loading import SLOW_IMPORT, Plugin, load_plugins, one_line
@@ -18,7 +18,7 @@ from ltdd_core.plugging.loading import SLOW_IMPORT, Plugin, load_plugins, one_li
 
 @click.command("plugins")
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@json_option
 def command(name: str | None, as_json: bool) -> None:
     """List plugins; with NAME, show one, import all that it offers, and print the traceback of what fails."""
     plugins = load_plugins()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -18,7 +17,7 @@ from ltdd_core.cli.streams import printable
 from ltdd_core.config.layers import Layer, from_assignments, from_file
 from ltdd_core.errors import InputError
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 PATHS = {
     "data": "data.name",
@@ -48,45 +47,115 @@ PATHS = {
 NUMBERS = ("imbalance", "n_max", "image_size", "ipc", "iterations", "seed", "threads")
 
 
-def _together(*options: Decorator) -> Decorator:
-    return lambda function: functools.reduce(lambda done, option: option(done), reversed(options), function)
+def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
+    """A command with options, which its help lists in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
-data_options = _together(
-    click.option("--data", metavar="NAME", help="Data source: digits-lt, cifar10-lt, folder, ..."),
-    click.option("--root", metavar="DIR", help="Folder or file of the data."),
-    click.option("--imbalance", metavar="X", help="Imbalance factor n_max / n_min, or 'natural'."),
-    click.option("--n-max", metavar="N", help="Images of the largest class."),
-    click.option(
-        "--order", metavar="ORDER", help="Order of the classes from head to tail: native, reversed or random."
-    ),
-    click.option("--image-size", metavar="N", help="Side of the images of a folder."),
-)
-classifier_options = _together(
-    click.option("--head", metavar="NAME", help="Classifier head."),
-    click.option("--recipe", metavar="NAME", help="Recipe, which says which data train which stage."),
-    click.option("--plugin", multiple=True, metavar="NAME", help="Plugin to activate; repeatable."),
-)
-compute_options = _together(
-    click.option("--seed", metavar="N", help="Seed of everything random except the cut to the long tail."),
-    click.option("--device", metavar="auto|cpu|cuda", help="Device to compute on."),
-    click.option("--threads", metavar="N", help="Number of CPU threads."),
-    click.option("--store", metavar="DIR", help="Folder of trained networks, to keep them in and to find them."),
-    click.option(
-        "--set",
-        "assignments",
-        multiple=True,
-        metavar="PATH=VALUE",
-        help="Any option by its path: matcher.lr_img=1.0; repeatable.",
-    ),
-    click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration file."),
-    click.option("--preset", metavar="NAME", help="Named configuration, over which the file and the options stand."),
-)
-output_options = _together(
-    click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr."),
-    click.option("--quiet", is_flag=True, help="No progress."),
-    click.option("--verbose", is_flag=True, help="Say more."),
-)
+def data_options(command: Command) -> Command:
+    """The options that choose the data: ``--data``, ``--root``, ``--imbalance`` and the others of a long-tailed set.
+
+    Args:
+        command: a function that becomes a click command; takes the values as ``data``, ``root``, ``imbalance``,
+            ``n_max``, ``order`` and ``image_size``, None for those not given.
+
+    Returns:
+        The same function with the options.
+    """
+    return _with(
+        command,
+        click.option("--data", metavar="NAME", help="Data source: digits-lt, cifar10-lt, folder, ..."),
+        click.option("--root", metavar="DIR", help="Folder or file of the data."),
+        click.option("--imbalance", metavar="X", help="Imbalance factor n_max / n_min, or 'natural'."),
+        click.option("--n-max", metavar="N", help="Images of the largest class."),
+        click.option(
+            "--order", metavar="ORDER", help="Order of the classes from head to tail: native, reversed or random."
+        ),
+        click.option("--image-size", metavar="N", help="Side of the images of a folder."),
+    )
+
+
+def classifier_options(command: Command) -> Command:
+    """The options that choose a classifier: ``--head``, ``--recipe``, ``--plugin``."""
+    return _with(
+        command,
+        click.option("--head", metavar="NAME", help="Classifier head."),
+        click.option("--recipe", metavar="NAME", help="Recipe, which says which data train which stage."),
+        click.option("--plugin", multiple=True, metavar="NAME", help="Plugin to activate; repeatable."),
+    )
+
+
+def device_options(command: Command) -> Command:
+    """The options that say on what to compute: ``--device``, ``--threads``."""
+    return _with(
+        command,
+        click.option("--device", metavar="auto|cpu|cuda", help="Device to compute on."),
+        click.option("--threads", metavar="N", help="Number of CPU threads."),
+    )
+
+
+def compute_options(command: Command) -> Command:
+    """The options of what computes: ``--seed``, ``--device``, ``--threads``, ``--store``, and those of a configuration.
+
+    The last are ``--set``, ``--config`` and ``--preset``.
+
+    Args:
+        command: a function that becomes a click command; takes the values as ``seed``, ``device``, ``threads``,
+            ``store``, ``assignments`` (a tuple), ``config_file`` (a path) and ``preset``, None for those not given.
+
+    Returns:
+        The same function with the options.
+    """
+    return _with(
+        command,
+        click.option("--seed", metavar="N", help="Seed of everything random except the cut to the long tail."),
+        device_options,
+        click.option("--store", metavar="DIR", help="Folder of trained networks, to keep them in and to find them."),
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="PATH=VALUE",
+            help="Any option by its path: matcher.lr_img=1.0; repeatable.",
+        ),
+        click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration file."),
+        click.option(
+            "--preset", metavar="NAME", help="Named configuration, over which the file and the options stand."
+        ),
+    )
+
+
+def json_option(command: Command) -> Command:
+    """The option ``--json``.
+
+    Args:
+        command: a function that becomes a click command; takes the value as ``as_json``, a bool.
+
+    Returns:
+        The same function with the option.
+    """
+    return click.option(
+        "--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr."
+    )(command)
+
+
+def output_options(command: Command) -> Command:
+    """The options of what takes its time: ``--json`` and ``--quiet``.
+
+    Args:
+        command: a function that becomes a click command; takes the values as ``as_json`` and ``quiet``, bools.
+
+    Returns:
+        The same function with the options.
+    """
+    return _with(command, json_option, click.option("--quiet", is_flag=True, help="Show no progress."))
+
+
+def verbose_option(command: Command) -> Command:
+    """The option ``--verbose`` of what makes runs."""
+    return click.option("--verbose", is_flag=True, help="Print the accuracy of each line of the table, too.")(command)
 
 
 def layers(config_file: Path | None, assignments: tuple[str, ...], given: dict[str, Any]) -> list[Layer]:
@@ -121,7 +190,14 @@ def _number(text: str) -> int | float | str:
 
 @contextmanager
 def only_json(as_json: bool) -> Iterator[None]:
-    """With ``--json``, what a plugin prints goes to stderr: stdout is for one document."""
+    """With ``--json``, what a plugin prints goes to stderr: stdout is for one document.
+
+    Args:
+        as_json: whether ``--json`` was given; nothing changes otherwise.
+
+    Returns:
+        A context manager, for the work that comes before the document is printed.
+    """
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         yield
 
@@ -157,5 +233,11 @@ def consoles(as_json: bool) -> tuple[Console, Console]:
     """Where results and where everything else goes; a pipe is not folded to 80 columns.
 
     Names come from users and plugins, so brackets and colons in them are no markup.
+
+    Args:
+        as_json: whether stdout is for one JSON document; then results go to stderr, too.
+
+    Returns:
+        Consoles for results and for everything else.
     """
     return PlainConsole(stderr=as_json), PlainConsole(stderr=True)

@@ -41,7 +41,6 @@ def command(
     assignments: tuple[str, ...],
     as_json: bool,
     quiet: bool,
-    verbose: bool,
     **given: Any,
 ) -> None:
     """Train on the long-tailed set without distilling it: what a distilled set has to be compared with.
@@ -59,7 +58,7 @@ def command(
         names = networks or (None,)
         tree = [{} if name is None else {"network": name} for name in names]
         configs = [configure_original([*settings, *layers(None, (), options)], preset, catalog) for options in tree]
-        lines, folder = _train(configs, repeats, out, catalog, notes, quiet, verbose)
+        lines, folder = _train(configs, repeats, out, catalog, notes, quiet)
     if as_json:
         click.echo(json.dumps(json.loads((folder / "report.json").read_text(encoding="utf-8"))))
     else:
@@ -69,7 +68,7 @@ def command(
 
 
 def _train(
-    configs: list[Config], repeats: int, out: Path | None, catalog: Catalog, notes: Console, quiet: bool, verbose: bool
+    configs: list[Config], repeats: int, out: Path | None, catalog: Catalog, notes: Console, quiet: bool
 ) -> tuple[list[Repeated], Path]:
     """Train on every network, and keep the table in a folder."""
     import time
@@ -82,7 +81,7 @@ def _train(
     from ltdd_core.runs.folder import RESULT, RunFolder, claimed
 
     began, config = time.monotonic(), configs[0]
-    display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
+    display = Display() if quiet else LiveDisplay(notes)
     lines = []
     with claimed(out, f"{config.data.name}-{config.head.name}-seed{config.run.seed}") as path:
         folder = RunFolder(path)

@@ -123,7 +123,10 @@ class Compute(BaseOptions):
     compile: bool = option(False, "compiled networks in matching and training, for which a C++ compiler is needed")
     checkpoint_every: int = option(20, "steps between two checkpoints", ge=1)
     chunk: int | None = option(
-        None, "images that pass a network at once; unless given, for 32x32 pixels 32 on a CPU and 2048 on a GPU", ge=1
+        None,
+        "number of images that pass a network at once; unless given, at 32x32 pixels 32 on a CPU and 2048 on a GPU, "
+        "and fewer of larger images",
+        ge=1,
     )
     store: Path | None = option(None, "folder of trained networks; unless given, the folder networks of the run")
 

@@ -27,7 +27,9 @@ class Direct(Recipe):
     class Options(BaseOptions):
         """The set."""
 
-        data: Literal["original", "distilled"] = option("distilled", "original or distilled")
+        data: Literal["original", "distilled"] = option(
+            "distilled", "training set of every stage: original or distilled"
+        )
 
     def assign(self, stages: int) -> tuple[str, ...]:
         """The same set for every stage."""

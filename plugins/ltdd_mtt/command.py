@@ -16,7 +16,16 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from ltdd_core import InputError, Interrupted
-from ltdd_core.commands import compute_options, consoles, data_options, only_json, open_setup, read_config, task_of
+from ltdd_core.commands import (
+    compute_options,
+    consoles,
+    data_options,
+    only_json,
+    open_setup,
+    output_options,
+    read_config,
+    task_of,
+)
 
 if TYPE_CHECKING:
     from ltdd_core import Config, Trajectories
@@ -40,8 +49,7 @@ def command() -> None:
 @click.option("--compile", is_flag=True, help="Compile the network.")
 @data_options
 @compute_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@output_options
 def train(
     count: int | None,
     epochs: int | None,

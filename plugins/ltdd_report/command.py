@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ltdd_core.commands import consoles
+from ltdd_core.commands import consoles, json_option
 from ltdd_report.visible import visible
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def watch(run: Path) -> None:
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--html", type=click.Path(path_type=Path), help="Also write an HTML page to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
+@json_option
 def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     """Compare the classifiers of finished runs on the same test images.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltdd_core.commands import compute_options, consoles, data_options, only_json, read_config
+from ltdd_core.commands import compute_options, consoles, data_options, only_json, output_options, read_config
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +39,7 @@ def command() -> None:
 @data_options
 @compute_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for figures and grouping.json.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@output_options
 def grouping(
     sources: tuple[str, ...],
     networks: tuple[str, ...],
