@@ -78,8 +78,14 @@ from .evaluation.labeller import (
     Labeller as Labeller,
     Labelling as Labelling,
 )
+from .evaluation.lines import (
+    Repeated as Repeated,
+)
 from .evaluation.metrics import (
     Row as Row,
+)
+from .evaluation.quality import (
+    Quality as Quality,
 )
 from .evaluation.teachers import (
     Teachers as Teachers,

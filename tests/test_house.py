@@ -1,12 +1,14 @@
 """The house: which part of the core may import which, and that the public names are one list that the docs have."""
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
 import ltdd_core
+import ltdd_core.commands
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "ltdd_core"
@@ -93,3 +95,10 @@ def test_every_public_name_exists_and_is_on_the_page_of_the_api(name):
     assert getattr(ltdd_core, name) is not None
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     assert re.search(rf"^\.\. auto\w+:: ltdd_core\.{name}$", page, re.MULTILINE), f"docs/api.md has no {name}"
+
+
+@pytest.mark.parametrize("name", ltdd_core.commands.__all__)
+def test_every_name_for_commands_is_on_the_page_of_the_api_and_has_its_arguments_explained(name):
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert f".. autofunction:: ltdd_core.commands.{name}\n" in page
+    assert "Args:\n" in inspect.getdoc(getattr(ltdd_core.commands, name))
