@@ -393,6 +393,7 @@ def test_plugins_lists_what_is_installed_from_where_and_what_it_offers(ltdd):
         "reason": "",
         "offers": {"sampler": [name for name in SAMPLERS if name != "instance"]},
         "faults": {},
+        "traceback": "",
     }
     assert rows["core"]["offers"]["sampler"] == ["instance"]
 

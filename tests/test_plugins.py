@@ -302,6 +302,9 @@ def test_plugins_name_shows_the_traceback_of_what_it_offers_and_cannot_be_loaded
     shown = ltdd("plugins", "lazy").stdout
     assert "installed" in shown
     assert "import nowhere_to_be_found" in shown
+    (row,) = json.loads(ltdd("plugins", "lazy", "--json").stdout)
+    assert "import nowhere_to_be_found" in row["traceback"]
+    assert {row["traceback"] for row in json.loads(ltdd("plugins", "--json").stdout)} == {""}
 
 
 # ---- order, blocking, choosing -------------------------------------------------------------------

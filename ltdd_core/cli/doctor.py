@@ -112,16 +112,12 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _plugins() -> Iterator[Finding]:
-    from ltdd_core.cli.plugin_commands import plugin_commands
-    from ltdd_core.plugging.catalog import Catalog
-    from ltdd_core.plugging.loading import load_plugins
+    from ltdd_core.cli.plugin_commands import installed_with_commands
 
-    plugins = load_plugins()
-    Catalog(plugins)
-    plugin_commands(plugins)
-    ours = sum(plugin.state == "built-in" for plugin in plugins.listed)
+    listed = installed_with_commands()[0].plugins.listed
+    ours = sum(plugin.state == "built-in" for plugin in listed)
     yield "plugins", f"{ours} built-in", ""
-    for plugin in plugins.listed:
+    for plugin in listed:
         if plugin.state != "built-in":
             remark = f"ltdd plugins {plugin.name} shows more" if plugin.state == "broken" else ""
             yield f"plugin {plugin.name}", f"{plugin}, {plugin.state} {plugin.reason}".strip(), remark

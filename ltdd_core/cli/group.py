@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from ltdd_core.cli.plugin_commands import COMMANDS, plugin_commands
+from ltdd_core.cli.plugin_commands import COMMANDS, installed_with_commands
 from ltdd_core.cli.streams import printable
 from ltdd_core.errors import InputError, RunFailed, is_out_of_memory, unknown
 from ltdd_core.runs.stop import LOST
@@ -106,13 +106,8 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def _of_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
-        from ltdd_core.plugging.catalog import Catalog
-        from ltdd_core.plugging.loading import load_plugins
-
         if PLUGIN_COMMANDS not in ctx.meta:
-            plugins = load_plugins()
-            Catalog(plugins)  # takes those out that are broken in other ways
-            found = plugin_commands(plugins)
+            _, found = installed_with_commands()
             ctx.meta[PLUGIN_COMMANDS] = {name: command for name, (command, _) in found.items()}
         commands: dict[str, click.Command] = ctx.meta[PLUGIN_COMMANDS]
         return commands

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.plugging.loading import Plugin, PluginFailed, Plugins, plugin_code
 
 COMMANDS = (
@@ -21,6 +22,12 @@ COMMANDS = (
     "doctor",
 )
 """Commands of ltdd itself; no plugin can take their names."""
+
+
+def installed_with_commands() -> tuple[Catalog, dict[str, tuple[click.Command, Plugin]]]:
+    """Everything that is installed, and the commands of plugins; now it is known which plugins are broken."""
+    catalog = installed()
+    return catalog, plugin_commands(catalog.plugins)
 
 
 def plugin_commands(plugins: Plugins) -> dict[str, tuple[click.Command, Plugin]]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from ltdd_core.cli.plugin_commands import plugin_commands
+from ltdd_core.cli.plugin_commands import installed_with_commands
 from ltdd_core.cli.settings import consoles, json_option
 from ltdd_core.errors import InputError, unknown
 from ltdd_core.plugging.catalog import KINDS, Catalog, Entry
-from ltdd_core.plugging.loading import SLOW_IMPORT, Plugin, load_plugins, one_line
+from ltdd_core.plugging.loading import SLOW_IMPORT, Plugin, one_line
 
 
 @click.command("plugins")
@@ -21,9 +21,8 @@ from ltdd_core.plugging.loading import SLOW_IMPORT, Plugin, load_plugins, one_li
 @json_option
 def command(name: str | None, as_json: bool) -> None:
     """List plugins; with NAME, show one, import all that it offers, and print the traceback of what fails."""
-    plugins = load_plugins()
-    catalog = Catalog(plugins)
-    commands = plugin_commands(plugins)
+    catalog, commands = installed_with_commands()
+    plugins = catalog.plugins
     if name is not None and name not in {plugin.name for plugin in plugins.listed}:
         raise unknown("plugin", name, [plugin.name for plugin in plugins.listed])
     shown = [plugin for plugin in plugins.listed if name in (None, plugin.name)]
@@ -39,16 +38,17 @@ def command(name: str | None, as_json: bool) -> None:
             faults = dict(_missing(catalog.offered_by(plugin)))
         else:
             faults = {offered: one_line(error) for offered, error in failed.items()}
-        rows.append(_row(plugin, offers, faults))
+        errors = [] if name is None else [error for error in (plugin.error, *failed.values()) if error is not None]
+        rows.append(_row(plugin, offers, faults, errors))
     if as_json:
         click.echo(json.dumps(rows))
-        return
-    _print(rows)
-    for error in [*(plugin.error for plugin in shown if name is not None and plugin.error), *failed.values()]:
-        consoles(as_json)[0].print("".join(traceback.format_exception(error)), soft_wrap=True)
+    else:
+        _print(rows)
 
 
-def _row(plugin: Plugin, offers: Mapping[str, Sequence[str]], faults: Mapping[str, str]) -> dict[str, Any]:
+def _row(
+    plugin: Plugin, offers: Mapping[str, Sequence[str]], faults: Mapping[str, str], errors: Sequence[BaseException]
+) -> dict[str, Any]:
     return {
         "name": plugin.name,
         "distribution": plugin.distribution,
@@ -59,6 +59,7 @@ def _row(plugin: Plugin, offers: Mapping[str, Sequence[str]], faults: Mapping[st
         "import_seconds": round(plugin.seconds, 3),
         "offers": {kind: sorted(names) for kind, names in offers.items() if names},
         "faults": dict(faults),
+        "traceback": "".join(line for error in errors for line in traceback.format_exception(error)),
     }
 
 
@@ -93,6 +94,9 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
         state += [f"{offer}: {fault}" for offer, fault in row["faults"].items()]
         table.add_row(row["name"], f"{row['distribution']} {row['version']}", "\n".join(state), offered)
     console.print(table)
+    for row in rows:
+        if row["traceback"]:
+            console.print(row["traceback"], soft_wrap=True)
     slow = [row["name"] for row in rows if row["import_seconds"] > SLOW_IMPORT]
     if slow:
         notes.print(
