@@ -240,6 +240,31 @@ def test_train_json_is_the_report(ltdd, tmp_path):
     assert [row["name"] for row in document["rows"]] == ["two-stage, original + original"]
 
 
+def test_a_folder_of_train_is_told_from_a_run_and_its_configuration_can_be_used_again(ltdd, tmp_path):
+    again = ("train", "--config", "a/config.yaml", "--json")
+    first = ltdd(*TRAIN, "--network", "mlp", "--network", "convnet-d3", "--out", "a", "--json")
+    document = json.loads(first.stdout)
+    assert [network["name"] for network in document["networks"]] == ["mlp", "convnet-d3"]
+    assert [network["width"] for network in document["networks"]] == [4, 4]
+    stored = yaml.safe_load((tmp_path / "here" / "a" / "config.yaml").read_text())
+    assert "matcher" not in stored
+    result = ltdd(*again)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["rows"] == document["rows"][:1]
+    for tree in (stored, {**stored, "matcher": {"name": "none"}}):  # an earlier version wrote the second
+        (tmp_path / "here" / "a" / "config.yaml").write_text(yaml.safe_dump(tree))
+        for command in ("watch", "report", "compare"):
+            message = one_line_error(ltdd(command, "a"))
+            assert message == (
+                "Error: a is not the folder of a run that distilled something: ltdd distill makes those."
+            )
+
+
+def test_train_keeps_its_networks(ltdd, tmp_path):
+    assert ltdd(*TRAIN, "--repeats", 2, "--out", "a").exit_code == 0
+    assert len(json.loads(ltdd("networks", "list", "--folder", "a", "--json").stdout)) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -84,6 +84,23 @@ def test_a_signal_where_nothing_is_at_stake_ends_the_command_there(at, number, c
     assert [path for path in sorted(tmp_path.rglob("*.*")) if "__pycache__" not in path.parts] == before
 
 
+def test_train_keeps_the_networks_that_it_has_finished(stopped, tmp_path):
+    train = ("train", "--network", "mlp", "--set", "training.original.epochs=1", "--repeats", "2", "--out", "a run")
+    code, said = stopped("os.rename networks/ 1", "SIGTERM", *train, "--quiet")
+    kept = "finished networks are kept in a run/networks: run it again with --out 'a run'."
+    assert (code, said) == (130, f"Error: SIGTERM: stopped; {kept}\n")
+    code, said = stopped("import nothing 1", "SIGTERM", *train)
+    assert (code, said.count("training a network")) == (0, 1)
+    assert (tmp_path / "here" / "a run" / "report.json").exists()
+
+
+def test_train_with_a_store_is_just_run_again(stopped, tmp_path):
+    train = ("train", "--network", "mlp", "--set", "training.original.epochs=1", "--repeats", "2", "--store", "kept")
+    code, said = stopped("os.rename kept/ 1", "SIGTERM", *train, "--quiet")
+    assert (code, said) == (130, "Error: SIGTERM: stopped; finished networks are kept in kept: run it again.\n")
+    assert not (tmp_path / "here" / "runs").exists()
+
+
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_while_images_are_distilled_saves_them(number, stopped, tmp_path):
     code, said = stopped("open times.jsonl 2", number, *DISTILL, "--quiet")

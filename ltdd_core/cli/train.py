@@ -58,24 +58,26 @@ def command(
         names = networks or (None,)
         tree = [{} if name is None else {"network": name} for name in names]
         configs = [configure_original([*settings, *layers(None, (), options)], preset, catalog) for options in tree]
-        lines, folder = _train(configs, repeats, out, catalog, notes, quiet)
+        lines, document, file = _train(configs, repeats, out, catalog, notes, quiet)
     if as_json:
-        click.echo(json.dumps(json.loads((folder / "report.json").read_text(encoding="utf-8"))))
+        click.echo(json.dumps(document))
     else:
         print_repeated(results, lines)
     if not quiet:
-        notes.print(f"the result is in {folder / 'report.json'}", soft_wrap=True)
+        notes.print(f"the result is in {file}", soft_wrap=True)
 
 
 def _train(
     configs: list[Config], repeats: int, out: Path | None, catalog: Catalog, notes: Console, quiet: bool
-) -> tuple[list[Repeated], Path]:
-    """Train on every network, and keep the table in a folder."""
+) -> tuple[list[Repeated], dict[str, Any], Path]:
+    """Train on every network, and keep the table in a folder: its lines, the document, and its file."""
+    import shlex
     import time
 
     from ltdd_core.api import train_original
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.errors import Interrupted
+    from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
     from ltdd_core.progress import Display
     from ltdd_core.runs.facts import versions
     from ltdd_core.runs.folder import RESULT, RunFolder, claimed
@@ -84,7 +86,7 @@ def _train(
     display = Display() if quiet else LiveDisplay(notes)
     lines = []
     with claimed(out, f"{config.data.name}-{config.head.name}-seed{config.run.seed}") as path:
-        folder = RunFolder(path)
+        folder, store = RunFolder(path), config.compute.store or path / NETWORKS
         folder.check(config, resume=False)
         with folder.locked(display.warn):
             try:
@@ -94,15 +96,20 @@ def _train(
                     repeats=repeats,
                     catalog=catalog,
                     display=display,
+                    store=NetworkStore(store),
                 ):
                     lines.append(line)
                     if not quiet:
                         notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
             except Interrupted as error:
-                kept = "finished networks are kept: run it again" if config.compute.store else "nothing was written"
-                raise Interrupted(f"{error}: stopped; {kept}.") from error
+                if not store.is_dir():
+                    raise Interrupted(f"{error}: stopped; nothing was written.") from error
+                again = "run it again" if config.compute.store else f"run it again with --out {shlex.quote(str(path))}"
+                raise Interrupted(f"{error}: stopped; finished networks are kept in {store}: {again}.") from error
             folder.begin(config)
             seconds = round(time.monotonic() - began, 3)
             facts = {"run": str(path), "seconds": seconds, "versions": versions(config)}
-            folder.write_json(RESULT, {**facts, "rows": [line.to_json() for line in lines]})
-    return lines, path
+            trained = [chosen.network.to_tree() for chosen in configs]
+            document = {**facts, "networks": trained, "rows": [line.to_json() for line in lines]}
+            folder.write_json(RESULT, document)
+    return lines, document, path / RESULT

@@ -37,6 +37,7 @@ METRICS, TIMES = "metrics.jsonl", "times.jsonl"
 DISTILLED, PREDICTIONS = "distilled.safetensors", "predictions.safetensors"
 LOGS: Mapping[str, tuple[type[Document], str]] = {METRICS: (LossLine, "loss"), TIMES: (SecondsLine, "seconds")}
 ABOVE_ONE = 1e-3  # by how much a log-probability in fp32 may be above 0
+NO_METHOD = {"name": "none"}  # as an earlier version wrote it; today there is no matcher then
 NOT_DISTILLED = "is not the folder of a run that distilled something: ltdd distill makes those."
 
 
@@ -134,11 +135,13 @@ def read_config(path: Path) -> Mapping[str, Any]:
     file = path / CONFIG
     with _reading(file):
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if isinstance(tree, dict) and "matcher" in tree and tree["matcher"] is None:
-        raise InputError(f"{path} {NOT_DISTILLED}")
+    if isinstance(tree, dict):
+        tree.setdefault("matcher", NO_METHOD)
     with _reading(file):
         Configuration.model_validate(tree)
         json.dumps(tree)  # plain data: no dates, nothing that holds itself
+    if tree["matcher"]["name"] == NO_METHOD["name"]:
+        raise InputError(f"{path} {NOT_DISTILLED}")
     config: Mapping[str, Any] = tree
     return config
 
