@@ -84,6 +84,11 @@ def test_a_signal_where_nothing_is_at_stake_ends_the_command_there(at, number, c
     assert [path for path in sorted(tmp_path.rglob("*.*")) if "__pycache__" not in path.parts] == before
 
 
+@pytest.mark.parametrize("at", ["import ltdd_report.watching 1", "open metrics.jsonl 1"])
+def test_watching_ends_without_a_word(at, stopped, finished):
+    assert stopped(at, "SIGINT", "watch", finished) == (130, "")
+
+
 def test_train_keeps_the_networks_that_it_has_finished(stopped, tmp_path):
     train = ("train", "--network", "mlp", "--set", "training.original.epochs=1", "--repeats", "2", "--out", "a run")
     code, said = stopped("os.rename networks/ 1", "SIGTERM", *train, "--quiet")

@@ -552,7 +552,7 @@ def test_the_networks_of_a_run_are_listed_found_by_the_next_command_and_removed(
     assert "training a network" in ltdd("evaluate", "runs/a", "--seed", "1").stderr
     assert one_line_error(ltdd("networks", "remove")).startswith("Error: say which networks")
     assert "no network 'abc'" in one_line_error(ltdd("networks", "remove", "abc"))
-    assert ltdd("networks", "remove", listed[0]["name"]).exit_code == 0
+    assert ltdd("networks", "remove", listed[0]["name"]).stdout == "1 network removed\n"
     assert len(json.loads(ltdd("networks", "list", "--json", "--folder", "runs/a").stdout)) == 2
     assert ltdd("networks", "remove", "--all").exit_code == 0
     assert json.loads(ltdd("networks", "list", "--json").stdout) == []
@@ -565,6 +565,10 @@ def test_the_networks_of_a_store_of_any_name_are_listed(ltdd):
         assert len(json.loads(ltdd("networks", "list", "--json", "--folder", folder).stdout)) == 2
     shown = ltdd("networks", "list", "--folder", "kept").stdout
     assert " epochs " in shown
+    assert ltdd("networks", "list", "--store", "kept").stdout == shown
+    name = json.loads(ltdd("networks", "list", "--json", "--store", "kept").stdout)[0]["name"]
+    assert ltdd("networks", "remove", name, "--store", "kept").exit_code == 0
+    assert "1 network, " in ltdd("networks", "list", "--store", "kept").stdout
 
 
 def test_a_grid_in_another_folder_trains_nothing_that_a_shared_store_has(ltdd, tmp_path):

@@ -60,7 +60,7 @@ def list_networks(folder: Path, as_json: bool) -> None:
     if networks:
         results.print(table)
     results.print(
-        f"{len(networks)} networks, {decimal(sum(network.bytes for network in networks))}, under {folder}",
+        f"{_count(networks)}, {decimal(sum(network.bytes for network in networks))}, under {folder}",
         soft_wrap=True,
     )
 
@@ -84,7 +84,11 @@ def remove(names: tuple[str, ...], every: bool, folder: Path) -> None:
     for network in chosen:
         with writing(network.path):
             network.path.unlink()
-    consoles(False)[0].print(f"{len(chosen)} networks are removed", soft_wrap=True)
+    consoles(False)[0].print(f"{_count(chosen)} removed", soft_wrap=True)
+
+
+def _count(networks: list[StoredNetwork]) -> str:
+    return f"{len(networks)} network{'s' * (len(networks) != 1)}"
 
 
 def _networks_in(folder: Path) -> list[StoredNetwork]:

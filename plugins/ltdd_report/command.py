@@ -43,10 +43,13 @@ def watch(run: Path) -> None:
     watching and not the run. Where no process works on the run any more, it says so and how to resume the run.
     Written into a file or a pipe, it says once how far the run is.
     """
-    from ltdd_report.watching import follow
+    try:
+        from ltdd_report.watching import follow
 
-    console, _ = consoles(False)
-    follow(run, console)
+        console, _ = consoles(False)
+        follow(run, console)
+    except KeyboardInterrupt as error:  # how watching usually ends: there is nothing to say
+        raise click.exceptions.Exit(130) from error
 
 
 @click.command("compare")
