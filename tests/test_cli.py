@@ -15,6 +15,7 @@ from conftest import MEAN_MATCHER, TINY, one_line_error
 from safetensors.torch import save_file
 
 from ltdd_core.cli import cli
+from ltdd_core.cli.tables import duration
 from ltdd_core.plugging.catalog import KINDS, installed
 
 DISTILL = ("distill", "--method", "dm", *TINY)
@@ -102,6 +103,10 @@ def test_json_is_explained_in_the_same_words_everywhere():
     found = dict(options(cli))
     assert {"distill", "bench", "show", "grouping", "compare", "plugins"} <= found.keys()
     assert {option.help for option in found.values()} == {"One JSON document on stdout, everything else on stderr."}
+
+
+def test_a_time_of_a_minute_or_more_is_in_hours():
+    assert [duration(seconds) for seconds in (0.4, 59.4, 59.7, 36000)] == ["0 s", "59 s", "0:01:00", "10:00:00"]
 
 
 def test_resume_with_a_preset_needs_the_same_line(ltdd):

@@ -86,6 +86,23 @@ def test_resume_without_a_folder_takes_the_unfinished_run(ltdd):
     assert (unfinished / "report.json").exists()
 
 
+def test_resume_where_there_is_no_run_is_refused(ltdd):
+    message = "Error: nowhere holds no run to resume: leave out --resume to begin one."
+    for command in (("distill",), DISTIL, (*DISTIL, "--preset", "dm-paper")):
+        assert one_line_error(ltdd(*command, "--resume", "--out", "nowhere")) == message
+    assert ltdd(*TRAIN, "--out", "trained").exit_code == 0
+    message = one_line_error(ltdd("distill", "--resume", "--out", "trained"))
+    assert message.startswith("Error: trained holds classifiers of ltdd train and no run to resume")
+
+
+def test_resume_without_a_folder_says_that_a_new_run_begins(ltdd):
+    result = ltdd(*DISTIL, "--resume", "--quiet")
+    assert result.exit_code == 0
+    assert result.stderr == "no run with this configuration under runs/: a new one begins.\n"
+    assert ltdd(*DISTIL, "--resume", "--quiet").stderr == ""
+    assert len(list(Path("runs").iterdir())) == 1
+
+
 # ---- what is read again on --resume ----------------------------------------------------------------
 
 

@@ -106,15 +106,25 @@ def test_train_with_a_store_is_just_run_again(stopped, tmp_path):
     assert not (tmp_path / "here" / "runs").exists()
 
 
+def test_networks_that_were_trained_before_the_first_step_are_kept(stopped, tmp_path):
+    distil = (*DISTILL[:-2], "--init", "herding")
+    code, said = stopped("os.rename networks/ 1", "SIGTERM", *distil, "--quiet")
+    how = "run it again with --out runs/digits-lt-dm-seed0-1."
+    expected = f"Error: SIGTERM: stopped before the first step; trained networks are kept: {how}\n"
+    assert (code, said) == (130, expected)
+    code, said = stopped("import nothing 1", "SIGTERM", *distil, "--out", "runs/digits-lt-dm-seed0-1")
+    assert (code, said.count("training a network: classes on the original set")) == (0, 0)
+
+
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_while_images_are_distilled_saves_them(number, stopped, tmp_path):
-    code, said = stopped("open times.jsonl 2", number, *DISTILL, "--quiet")
+    code, said = stopped("open times.jsonl 2", number, *DISTILL[:-1], "a run", "--quiet")
     assert (code, said) == (
         130,
-        f"Error: {number}: stopped and saved. Go on with: ltdd distill --out x --resume\n",
+        f"Error: {number}: stopped and saved. Resume with: ltdd distill --out 'a run' --resume\n",
     )
-    assert (tmp_path / "here" / "x" / "checkpoint.safetensors").exists()
-    assert not (tmp_path / "here" / "x" / "distilled.safetensors").exists()
+    assert (tmp_path / "here" / "a run" / "checkpoint.safetensors").exists()
+    assert not (tmp_path / "here" / "a run" / "distilled.safetensors").exists()
 
 
 def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_waits(stopped, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def command(
     The result is a table of classifiers trained on the original set, on the distilled one, and, with a head of
     several stages, on both; everything is kept in the folder of the run.
     """
-    from ltdd_core.cli.tables import print_groups, print_labels, print_rows
+    from ltdd_core.cli.tables import duration, print_groups, print_labels, print_rows
     from ltdd_core.distillation.distill import PICTURE
 
     results, notes = consoles(as_json)
@@ -77,7 +78,7 @@ def command(
         print_labels(results, result.distilled)
     if not quiet:
         notes.print(
-            f"method {result.config.matcher.name}, {result.seconds:.0f} s; the run is in {result.run}, "
+            f"method {result.config.matcher.name}, {duration(result.seconds)}; the run is in {result.run}, "
             f"its images in {result.run / PICTURE}",
             soft_wrap=True,
         )
@@ -96,27 +97,52 @@ def _distil(
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.config.resolve import resolve
     from ltdd_core.distillation.distill import distill
+    from ltdd_core.networks.store import FOLDER as NETWORKS
     from ltdd_core.plugging.catalog import installed
     from ltdd_core.progress import Display
-    from ltdd_core.runs.folder import RunFolder, claimed
+    from ltdd_core.runs.folder import RUNS, RunFolder, claimed
 
     catalog = installed()
     for plugin in catalog.plugins.listed:
         if plugin.state == "broken":
             notes.print(f"plugin {plugin.name!r} ({plugin}) is broken: {plugin.reason}", style="yellow", soft_wrap=True)
-    if resume and out is not None and preset is None and not RunFolder(out).is_empty():
-        settings.insert(0, Layer(str(out), RunFolder(out).stored_config()))
+    if resume and out is not None:
+        stored = _to_resume(out)
+        settings = settings if preset else [stored, *settings]
     config = resolve(catalog, settings, preset)
+    if resume and out is None:
+        out = find_run(config)
+        if out is None:
+            notes.print(f"no run with this configuration under {RUNS}/: a new one begins.", style="yellow")
     display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
-    with claimed(out or (find_run(config) if resume else None), _stem(config)) as folder:
+    with claimed(out, _stem(config)) as folder:
         try:
             return distill(config, folder, resume=resume, display=display, catalog=catalog)
         except Interrupted as error:
-            if RunFolder(folder).is_empty():
-                raise Interrupted(f"{error}: stopped before the first step; the same command begins again.") from error
-            raise Interrupted(
-                f"{error}: stopped and saved. Go on with: ltdd distill --out {folder} --resume"
-            ) from error
+            place = shlex.quote(str(folder))
+            if not RunFolder(folder).is_empty():
+                how = f"stopped and saved. Resume with: ltdd distill --out {place} --resume"
+            elif (folder / NETWORKS).is_dir():
+                how = f"stopped before the first step; trained networks are kept: run it again with --out {place}."
+            else:
+                how = "stopped before the first step; the same command begins again."
+            raise Interrupted(f"{error}: {how}") from error
+
+
+def _to_resume(out: Path) -> Layer:
+    """The configuration of the run in a folder.
+
+    Raises:
+        InputError: there is none that distils something, or its configuration is damaged.
+    """
+    from ltdd_core.runs.folder import RunFolder
+
+    if RunFolder(out).is_empty():
+        raise InputError(f"{out} holds no run to resume: leave out --resume to begin one.")
+    stored = Layer(str(out), RunFolder(out).stored_config())
+    if not {"matcher", "method"} & stored.tree.keys():
+        raise InputError(f"{out} holds classifiers of ltdd train and no run to resume: name another folder with --out.")
+    return stored
 
 
 def find_run(config: Any) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -24,6 +25,11 @@ HEADINGS = {"harmonic_mean": "harm.", "group_accuracy": "group", "accuracy": "ac
 def number(value: float | None) -> str:
     """One decimal, or n/a."""
     return "n/a" if value is None else f"{value:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """A time as ``36 s``, or ``0:01:30`` from a minute on."""
+    return f"{seconds:.0f} s" if round(seconds) < 60 else str(timedelta(seconds=round(seconds)))
 
 
 def bar(share: float, width: int = BAR, *, plain: bool = False) -> str:
