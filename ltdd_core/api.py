@@ -222,6 +222,7 @@ def train_original(
     repeats: int = 1,
     catalog: Catalog | None = None,
     display: Display | None = None,
+    store: Path | None = None,
 ) -> Iterator[Repeated]:
     """Train classifiers on the long-tailed set itself: what a distilled set has to be compared with.
 
@@ -231,13 +232,17 @@ def train_original(
         repeats: how many seeds, from the configured one on.
         catalog: where ``config`` was resolved; made anew unless given.
         display: shows a user what happens; warnings only, unless given.
+        store: the folder that keeps the trained networks; that of the configuration unless given, else none.
+
+    Yields:
+        A line for each network, as soon as it is known, in per cent.
 
     Raises:
         InputError: the data cannot be used, or head and recipe do not go together.
         RunFailed: training diverged.
     """
-    store = NetworkStore(config.compute.store)
-    with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
+    kept = NetworkStore(store or config.compute.store)
+    with Setup.open(config, catalog=catalog, display=display, store=kept) as setup:
         yield from repeated_rows(setup, None, networks or [config.network], repeats)
 
 

@@ -77,7 +77,7 @@ def _train(
     from ltdd_core.api import train_original
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.errors import Interrupted
-    from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
+    from ltdd_core.networks.store import FOLDER as NETWORKS
     from ltdd_core.progress import Display
     from ltdd_core.runs.facts import versions
     from ltdd_core.runs.folder import RESULT, RunFolder, claimed
@@ -96,7 +96,7 @@ def _train(
                     repeats=repeats,
                     catalog=catalog,
                     display=display,
-                    store=NetworkStore(store),
+                    store=store,
                 ):
                     lines.append(line)
                     if not quiet:
