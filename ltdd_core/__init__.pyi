@@ -135,6 +135,7 @@ from .runs.export import (
 )
 from .seeding import (
     generator as generator,
+    seeded_by as seeded_by,
 )
 from .storage import (
     load_tensors as load_tensors,
@@ -144,6 +145,9 @@ from .storage import (
 )
 from .training.augment import (
     Augmentation as Augmentation,
+)
+from .training.augmentation import (
+    TrainingAugmentation as TrainingAugmentation,
 )
 from .training.loop import (
     gradient_in_chunks as gradient_in_chunks,

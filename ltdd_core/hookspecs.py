@@ -77,6 +77,11 @@ def ltdd_register_labellers(register: Register) -> None:
 
 
 @hookspec
+def ltdd_register_augmentations(register: Register) -> None:
+    """Offer augmentations of training images (:class:`ltdd_core.TrainingAugmentation`), for ``training.*.augment``."""
+
+
+@hookspec
 def ltdd_register_heads(register: Register) -> None:
     """Offer classifier heads (:class:`ltdd_core.ClassifierHead`), for ``--head``."""
 

@@ -44,3 +44,18 @@ def global_generator(seed: int, purpose: str, step: int = 0) -> Iterator[None]:
         if devices:
             torch.cuda.manual_seed(number)
         yield
+
+
+@contextmanager
+def seeded_by(draws: torch.Generator) -> Iterator[None]:
+    """Seed torch's global generator from a private one inside the block, and put it back as it was.
+
+    For code that draws from the global generator, such as the transforms of torchvision.
+
+    Args:
+        draws: on the CPU; it moves on by one number.
+    """
+    seed = int(torch.randint(2**62, (), generator=draws))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -15,6 +15,16 @@ SHORT = {
     "head": ["train", "--head", "mine-too", "--set", "training.original.epochs=1", "--set", "network.width=4"],
     "recipe": ["distill", "--method", "dm", *TINY, "--plugin", "twostage", "--set", "recipe.name=mine-too"],
     "data": ["data", "show", "--data", "mine-too"],
+    "labeller": ["distill", "--method", "dm", *TINY, "--labeller", "mine-too"],
+    "augmentation": [
+        "train",
+        "--set",
+        "training.original.augment=mine-too",
+        "--set",
+        "training.original.epochs=1",
+        "--set",
+        "network.width=4",
+    ],
     "network": ["train", "--network", "mine-too", "--set", "training.original.epochs=1"],
 }
 

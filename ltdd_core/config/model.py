@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ltdd_core.config.layers import COMPONENTS, Tree, brief, flat
 from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError
-from ltdd_core.options import BaseOptions, changes, option
+from ltdd_core.options import BaseOptions, Named, changes, option
 from ltdd_core.training.options import TrainingOptions
 
 DEFAULT_NAMES = {
@@ -57,10 +57,10 @@ def _of_the_method(name: str, default: Any = None, source: str = "") -> Any:
         key: getattr(limit, key) for limit in field.metadata for key in ("gt", "ge", "lt", "le") if hasattr(limit, key)
     }
     usual = field.default if default is None else default
-    extra = field.json_schema_extra
-    source = source or (str(extra["source"]) if isinstance(extra, Mapping) else "")
-    text = f"{field.description}; unless given, what the method says, else {usual}"
-    return option(None, text, source=source, **limits)
+    extra: Any = field.json_schema_extra
+    described = str(field.description).partition("; unless given")[0]
+    text = f"{described}; unless given, what the method says, else {'that of the run' if usual is None else usual}"
+    return option(None, text, source=source or extra["source"], component=extra["component"], **limits)
 
 
 DISTILLED_EPOCHS = 1000
@@ -78,6 +78,7 @@ class DistilledTraining(BaseOptions):
     batch: int | None = _of_the_method("batch")
     schedule: Literal["step", "cosine", "constant"] | None = _of_the_method("schedule")
     warmup: int | None = _of_the_method("warmup")
+    augment: Named | None = _of_the_method("augment")
     mixup: float | None = _of_the_method("mixup")
     cutmix: float | None = _of_the_method("cutmix")
     label_smoothing: float | None = _of_the_method("label_smoothing")

@@ -277,10 +277,12 @@ def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
     if not built_in and options.init not in catalog.names("sampler"):
         starts = [REAL, NOISE, *catalog.names("sampler")]
         raise OptionError({("init",): str(unknown("value of init", options.init, starts))})
+    training: Training = validate_options(("training",), Training, tree.get("training", {}))
+    _check_named(catalog, ("training",), training)
     return Config(
         **{"matcher": NO_METHOD, "labeller": NO_LABELLER, **chosen},
         start=None if built_in else select(catalog, "sampler", {"name": options.init}),
         run=options,
-        training=validate_options(("training",), Training, tree.get("training", {})),
+        training=training,
         compute=validate_options(("compute",), Compute, tree.get("compute", {})),
     )

@@ -35,6 +35,12 @@ def ltdd_register_networks(register: Register) -> None:
 
 
 @hookimpl
+def ltdd_register_augmentations(register: Register) -> None:
+    """The operations of DSA, for training alone."""
+    register("dsa", "ltdd_core.training.augmentation:SiameseAugmentation")
+
+
+@hookimpl
 def ltdd_register_heads(register: Register) -> None:
     """The last layer that every network has."""
     register("linear", "ltdd_core.evaluation.linear:LinearHead")

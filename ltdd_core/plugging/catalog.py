@@ -18,6 +18,7 @@ KINDS: Mapping[str, str] = {
     "network": "ltdd_register_networks",
     "matcher": "ltdd_register_matchers",
     "labeller": "ltdd_register_labellers",
+    "augmentation": "ltdd_register_augmentations",
     "head": "ltdd_register_heads",
     "recipe": "ltdd_register_recipes",
     "preset": "ltdd_register_presets",
@@ -29,6 +30,7 @@ INTERFACES: Mapping[str, str] = {
     "network": "Network",
     "matcher": "Matcher",
     "labeller": "Labeller",
+    "augmentation": "TrainingAugmentation",
     "head": "ClassifierHead",
     "recipe": "Recipe",
 }

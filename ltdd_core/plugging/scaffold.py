@@ -21,6 +21,7 @@ from ltdd_core.storage import writing
 COMMANDS: Mapping[str, str] = {
     "matcher": "ltdd distill --method {name}",
     "sampler": "ltdd train --sampler {name}",
+    "augmentation": "ltdd train --set training.original.augment={name}",
     "labeller": "ltdd distill --method {method} --labeller {name}",
     "head": "ltdd train --head {name}",
     "recipe": "ltdd distill --method {method} --recipe {name}",

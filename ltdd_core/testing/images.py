@@ -13,7 +13,8 @@ from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.data.source import DataSource, LongTailOptions, SourceImages
 from ltdd_core.seeding import generator
 from ltdd_core.testing.contract import Contract
-from ltdd_core.testing.tiny import tiny_long_tailed
+from ltdd_core.testing.tiny import devices, tiny_long_tailed
+from ltdd_core.training.augmentation import TrainingAugmentation
 
 
 def check_sampler(component: type[Sampler], **options: Any) -> None:
@@ -42,6 +43,34 @@ def check_sampler(component: type[Sampler], **options: Any) -> None:
                 _check_draw(contract, "representatives", data, label, size, sampler, second)
         for progress in (0.0, 0.5, 1.0):
             _check_epoch(contract, len(data.train_labels), progress, sampler, second)
+
+
+def check_augmentation(component: type[TrainingAugmentation], **options: Any) -> None:
+    """Images like those that go in, finite, a function of images and generator; single images too.
+
+    Args:
+        component: the class.
+        options: of the component, where other than the defaults are to be checked.
+
+    Raises:
+        ContractError: it does not keep the contract of :class:`ltdd_core.TrainingAugmentation`.
+    """
+    contract, data, where = Contract(component), tiny_long_tailed(), TrainingAugmentation.apply
+    contract.options_are_described(component.Options)
+    for device in devices():
+        images = data.normalisation.apply(data.train_images).to(device)
+        before, made = images.clone(), component(component.Options(**options))
+        for part in (images, images[:1]):
+            with contract.without_global_randomness(where), contract.works(where, f"it changes images on {device}"):
+                first, second = (
+                    made.apply(part, generator(0, "check augmentation"), data.normalisation) for _ in range(2)
+                )
+            contract.must(first.shape == part.shape, where, "images keep their number and their size")
+            contract.must(first.dtype == part.dtype, where, "images stay float32")
+            contract.must(first.device == part.device, where, "images stay on their device")
+            contract.must(bool(torch.isfinite(first).all()), where, "images stay finite")
+            contract.must(torch.equal(first, second), where, "the same generator gives the same images")
+        contract.must(torch.equal(images, before), where, "the images that go in stay as they are")
 
 
 def _check_draw(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from ltdd_core.data.normalisation import Normalisation
 from ltdd_core.errors import InputError, unknown
 from ltdd_core.networks.network import Shape
 
@@ -74,6 +75,17 @@ class Augmentation:
             choice = int(torch.randint(len(self.operations), (), generator=generator))
             transform = self.operations[choice](shape, generator, 1 if count is None else count)
         return transform if count is None else _exactly(count, transform)
+
+    def apply(self, images: Tensor, draws: torch.Generator, normalisation: Normalisation) -> Tensor:
+        """One draw for the images of a training batch, each with separate strengths.
+
+        Args:
+            images: normalised, float32 ``[n, C, H, W]``.
+            draws: on the CPU.
+            normalisation: not needed: the operations work on normalised colours.
+        """
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+        return self.draw(shape, draws, len(images))(images)
 
 
 def _identity(images: Tensor) -> Tensor:

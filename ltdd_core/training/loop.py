@@ -13,6 +13,7 @@ from ltdd_core.networks.compiled import CompiledNetwork
 from ltdd_core.networks.network import Network
 from ltdd_core.seeding import generator, global_generator
 from ltdd_core.training.augment import Augmentation
+from ltdd_core.training.augmentation import TrainingAugmentation
 from ltdd_core.training.losses import Loss, LossSchedule
 from ltdd_core.training.mixing import mixed
 from ltdd_core.training.objective import Objective, objective_of, of_labels
@@ -28,7 +29,7 @@ def train(
     *,
     loss: Loss,
     loss_at: LossSchedule | None = None,
-    augmentation: Augmentation,
+    augmentation: Augmentation | TrainingAugmentation,
     seed: int,
     purpose: str,
     device: torch.device,
@@ -130,7 +131,7 @@ def _step(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], 
 def _epoch(
     data: TrainingSet,
     options: TrainingOptions,
-    augmentation: Augmentation,
+    augmentation: Augmentation | TrainingAugmentation,
     loss: Loss,
     progress: float,
     draws: torch.Generator,
@@ -141,7 +142,7 @@ def _epoch(
     order = torch.randperm(len(data), generator=draws) if data.order is None else data.order(progress, draws)
     for indices in filter(len, order.split(options.batch)):  # a sampler may have drawn none of a stage's few images
         images, labels = data.batch(indices, device)
-        images = augmentation.draw(data.image_shape, draws, len(images))(images)
+        images = augmentation.apply(images, draws, data.normalisation)
         images, mix = mixed(images, options.mixup, options.cutmix, draws)
         of_views = data.view_labels is not None  # of the images as they are now, so that no labels need to be mixed
         soft: SoftLabels | None = None

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from ltdd_core.options import BaseOptions, option
+from ltdd_core.options import BaseOptions, Named, option
 
 
 class TrainingOptions(BaseOptions):
@@ -35,6 +35,9 @@ class TrainingOptions(BaseOptions):
     )
     warmup: int = option(
         0, "epochs in which the learning rate rises to its initial value in equal steps, before its course begins", ge=0
+    )
+    augment: Named | None = option(
+        None, "augmentation of the training images; unless given, that of the run", component="augmentation"
     )
     mixup: float = option(
         0.0,

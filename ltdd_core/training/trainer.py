@@ -16,6 +16,7 @@ from ltdd_core.networks.network import MakeNetwork, Network
 from ltdd_core.networks.store import Job, Key, NetworkStore, Plan
 from ltdd_core.seeding import global_generator
 from ltdd_core.training.augment import Augmentation
+from ltdd_core.training.augmentation import TrainingAugmentation
 from ltdd_core.training.loop import train
 from ltdd_core.training.losses import Loss, LossSchedule, cross_entropy
 from ltdd_core.training.options import TrainingOptions
@@ -261,6 +262,17 @@ class Trainer:
                 parts.append(function(data.batch(indices, self.device)[0]).float().cpu())
         return torch.cat(parts)
 
+    def _augmentation(self, options: TrainingOptions) -> Augmentation | TrainingAugmentation:
+        """Of the training images: the one that the options name, or else that of the run."""
+        if options.augment is None:
+            return self.augmentation
+        named: TrainingAugmentation = self.component("augmentation", options.augment)
+        return named
+
+    def _told_augmentation(self, options: TrainingOptions) -> Any:
+        chosen = self._augmentation(options)
+        return chosen.name if isinstance(chosen, Augmentation) else identity(chosen)
+
     def _full(self, purpose: str) -> str:
         if self._part is None:
             return purpose
@@ -275,7 +287,7 @@ class Trainer:
                 "data": data.identity(),
                 "training": identity(options.model_dump(exclude={"epochs"})),
                 "epochs": options.epochs,
-                "augmentation": self.augmentation.name,
+                "augmentation": self._told_augmentation(options),
                 "compute": [self.precision, self.compiled],
                 "code": identity([train, type(data), type(data.normalisation), type(self.augmentation)]),
                 **{name: identity(value) for name, value in decided_by.items()},
@@ -308,7 +320,7 @@ class Trainer:
                 options,
                 loss=loss,
                 loss_at=loss_at,
-                augmentation=self.augmentation,
+                augmentation=self._augmentation(options),
                 seed=self.seed,
                 purpose=f"{purpose} on {data.name}",
                 device=self.device,
