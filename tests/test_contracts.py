@@ -83,9 +83,6 @@ class Forgetful(Mean):
     def state(self):
         return {"images": super().state()["images"]}
 
-    def load_state(self, state):
-        super().load_state({**state, "velocity": torch.zeros_like(state["images"])})
-
 
 class Stuck(Mean):
     def class_loss(self, network, real, synthetic):

@@ -143,7 +143,7 @@ def test_a_whole_log_is_kept_bit_for_bit_and_nothing_is_said(ltdd, stopped):
         ({}, {"step": True}),
         ({}, {"step": "3"}),
         ({"images": None}, {}),
-        ({"images": None, "velocity": None}, {}),
+        ({"images": None, "optimizer: 0: momentum_buffer": None}, {}),
         ({"images": lambda images: images[:1]}, {}),
         ({"images": lambda images: images[0]}, {}),
         ({"images": lambda images: images * torch.nan}, {}),

@@ -55,8 +55,7 @@ class BatchMatcher(Matcher, ABC):
         self.images = task.initial_images.clone().requires_grad_(True)
         self.labels = task.initial_labels
         self.optimizer = torch.optim.SGD([self.images], lr=self.options.lr_img, momentum=self.options.momentum)
-        self.optimizer.zero_grad()
-        self._velocity()
+        self.keep(images=self.images, optimizer=self.optimizer)
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """One step on all classes."""
@@ -67,27 +66,9 @@ class BatchMatcher(Matcher, ABC):
         self.optimizer.step()
         return {"loss": loss.detach()}
 
-    def state(self) -> dict[str, Tensor]:
-        """Pixels and momentum."""
-        return {"images": self.images.detach(), "velocity": self._velocity()}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore pixels and momentum."""
-        with torch.no_grad():
-            self.images.copy_(state["images"])
-            self._velocity().copy_(state["velocity"])
-
     def distilled(self) -> Synthetic:
         """The pixels and their classes."""
         return Synthetic(self.images.detach(), self.labels)
-
-    def _velocity(self) -> Tensor:
-        """SGD's momentum buffer; zeros before the first step, which is how SGD starts from None."""
-        memory = self.optimizer.state[self.images]
-        if memory.get("momentum_buffer") is None:
-            memory["momentum_buffer"] = torch.zeros_like(self.images)
-        buffer: Tensor = memory["momentum_buffer"]
-        return buffer
 
     def batches(self, number: int) -> tuple[Batch, Batch]:
         """A draw of real images of every class, and the synthetic images, with a separate augmentation for each class.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ltdd_core.data.sampler import Features, Sampler
 from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.distillation.state import load_state_of, state_of
 from ltdd_core.distillation.trajectories import Trajectories
 from ltdd_core.evaluation.teachers import TeacherTraining
 from ltdd_core.networks.pool import NetworkPool
@@ -175,6 +177,7 @@ class Batch:
 class Matcher(Component, ABC):
     """The full interface of a distillation method, which owns its parameters, optimisers and networks."""
 
+    _kept: Mapping[str, Any] = MappingProxyType({})
     iterative: ClassVar[bool] = True
     """False: the images are what they are after :meth:`prepare`, and no step is taken."""
 
@@ -197,13 +200,28 @@ class Matcher(Component, ABC):
             Scalars to record, ``loss`` among them.  A loss that is not finite stops the run.
         """
 
-    @abstractmethod
-    def state(self) -> dict[str, Tensor]:
-        """All that the next step depends on, as tensors, to be saved.  Not moved or copied by the core."""
+    def keep(self, **parts: Any) -> None:
+        """Say what the next step depends on, once, in :meth:`prepare`; then a run can be saved and resumed.
 
-    @abstractmethod
+        ``self.keep(images=self.images, optimizer=self.optimizer, networks=self.queue)``: tensors, modules, optimizers,
+        and lists and mappings of those.  They are read at every checkpoint and filled in place when a run is resumed,
+        so the same objects have to stay.  Who keeps something else implements :meth:`state` and :meth:`load_state`.
+
+        Args:
+            parts: by name.
+        """
+        self._kept = parts
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on, as tensors, to be saved.  Not moved or copied by the core.
+
+        Unless it is overridden, what :meth:`keep` was told.
+        """
+        return state_of(self._kept)
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go back to what :meth:`state` returned, after :meth:`prepare`: the next step is the same, bit for bit."""
+        load_state_of(self._kept, state)
 
     @abstractmethod
     def distilled(self) -> Synthetic:

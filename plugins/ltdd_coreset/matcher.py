@@ -29,14 +29,6 @@ class Coreset(Matcher):
         """Never called."""
         return {"loss": 0.0}
 
-    def state(self) -> dict[str, Tensor]:
-        """The images."""
-        return {"images": self.images}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """The images."""
-        self.images = state["images"].to(self.images)
-
     def distilled(self) -> Synthetic:
         """The images and their classes, ``[sum over classes of min(IPC, n_c)]``."""
         return Synthetic(self.images, self.labels)
