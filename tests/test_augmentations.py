@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from conftest import TINY, one_line_error
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
 from ltdd_augmentations.crops import CropFlip, ResizedCrop
@@ -34,6 +34,7 @@ def test_every_augmentation_keeps_the_contract(name):
     check_augmentation(CATALOG.get("augmentation", name).load())
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100), st.integers(0, 3))
 def test_a_shifted_image_is_a_window_of_the_padded_one_and_perhaps_flipped(seed, padding):
     before = images(3, 6)

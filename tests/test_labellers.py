@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, one_line_error
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from ltdd_core import InputError, SoftLabels, TeacherTraining, class_statistics, generator, load_distilled
@@ -110,6 +110,7 @@ def test_what_cannot_be_a_teacher_is_one_line(wrong, message):
 # ---- statistics ----------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5), st.integers(0, 3))
 def test_class_statistics_are_those_of_each_class_over_images_and_pixels(chunk, missing):
     network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.BatchNorm1d(3 * 9)).eval()
@@ -177,6 +178,7 @@ def literal_spread(logits, labels, prior, tau):
     return math.sqrt(sum((mean - centre) ** 2 for mean in means) / len(means))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 50))
 def test_adsa_makes_the_confidences_of_the_classes_most_equal(seed):
     draws = generator(seed, "adsa")
