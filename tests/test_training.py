@@ -1,4 +1,4 @@
-"""The training loop: schedules, determinism, one image, soft labels, and what is trained only once."""
+"""The training loop: schedules, determinism, one image, and what is trained only once; mixing and the objective."""
 
 import math
 import shutil
@@ -17,6 +17,7 @@ from ltdd_core import (
     CompiledNetwork,
     PerChannel,
     RunFailed,
+    SoftLabels,
     Trainer,
     TrainingSet,
     cross_entropy,
@@ -26,7 +27,8 @@ from ltdd_core.networks.zoo import MLP, ConvNet, ResNet18
 from ltdd_core.seeding import global_generator
 from ltdd_core.training.loop import _factor, gradient_in_chunks, train
 from ltdd_core.training.losses import WeightedLoss
-from ltdd_core.training.mixup import mixed
+from ltdd_core.training.mixing import Mix, mixed
+from ltdd_core.training.objective import objective_of, of_labels
 from ltdd_core.training.options import TrainingOptions
 
 PLAIN = PerChannel((0.0,), (1.0,))
@@ -37,9 +39,8 @@ def toy(n=24, classes=3, name="original", soft=False, seed=0):
     """Images whose brightness is their class."""
     labels = torch.arange(n) % classes
     images = labels[:, None, None, None] + 0.3 * torch.randn(n, 1, 8, 8, generator=generator(seed, "toy"))
-    if soft:
-        labels = 0.7 * F.one_hot(labels, classes) + 0.3 / classes
-    return TrainingSet(name, images, labels, PLAIN, classes)
+    said = SoftLabels(0.7 * F.one_hot(labels, classes) + 0.3 / classes) if soft else None
+    return TrainingSet(name, images, labels, PLAIN, classes, soft_labels=said)
 
 
 def small(kind=ConvNet, outputs=3, **options):
@@ -100,21 +101,63 @@ def test_mixup_against_its_equation(soft):
     draws, again = generator(0, "mixup"), generator(0, "mixup")
     part = np.random.default_rng(int(torch.randint(2**31, (), generator=again))).beta(0.4, 0.4)
     other = torch.randperm(7, generator=again)
-    found, pairs, loss = mixed(images, one_hot if soft else labels, cross_entropy, 0.4, draws)
+    found, mix = mixed(images, 0.4, 0.0, draws)
     logits = torch.randn(7, 3, generator=generator(0, "logits"))
     expected_loss = 0
     for i, j in enumerate(other.tolist()):
         torch.testing.assert_close(found[i], part * images[i] + (1 - part) * images[j])
         own = part * one_hot[i] + (1 - part) * one_hot[j]
         expected_loss = expected_loss - (own * logits[i].log_softmax(0)).sum() / 7
-    torch.testing.assert_close(loss(logits, pairs), expected_loss.float())
+        torch.testing.assert_close(mix.of_values(one_hot)[i], own)
+    given_labels = one_hot if soft else labels
+    torch.testing.assert_close(mix.of_loss(cross_entropy)(logits, mix.pairs(given_labels)), expected_loss.float())
+
+
+@given(
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    alpha=st.sampled_from([0.2, 1.0, 5.0]),
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=150, deadline=None)
+def test_cutmix_replaces_a_rectangle_and_its_share_is_that_of_the_pixels(height, width, alpha, seed):
+    images = torch.arange(5.0)[:, None, None, None].expand(5, 2, height, width)
+    draws, again = generator(seed, "cutmix"), generator(seed, "cutmix")
+    found, mix = mixed(images, 0.0, alpha, draws)
+    drawn = np.random.default_rng(int(torch.randint(2**31, (), generator=again))).beta(alpha, alpha)
+    partner = torch.randperm(5, generator=again)
+    y, x = (int(torch.randint(size, (), generator=again)) for size in (height, width))
+    tall, wide = int(height * (1 - drawn) ** 0.5), int(width * (1 - drawn) ** 0.5)
+    top, left, replaced = y - tall // 2, x - wide // 2, 0
+    for row in range(height):
+        for column in range(width):
+            inside = top <= row < top + tall and left <= column < left + wide
+            replaced += inside
+            for i in range(5):
+                assert (found[i, :, row, column] == (partner[i] if inside else i)).all()
+    assert torch.equal(mix.partner, partner)
+    assert mix.part == pytest.approx(1 - replaced / (height * width))
+    assert replaced <= (1 - drawn) * height * width + 1e-9
+
+
+def test_with_mixup_and_cutmix_a_batch_has_either_with_equal_chances():
+    images, cut = torch.rand(4, 1, 16, 16, generator=generator(0, "x")), []
+    for seed in range(400):
+        found, mix = mixed(images, 1.0, 1.0, generator(seed, "either"))
+        blended = mix.of_values(images)
+        cut.append(not torch.equal(found, blended))
+        values = torch.isin(found, images) if cut[-1] else torch.isclose(found, blended)
+        assert values.all()
+    assert 160 < sum(cut) < 240
 
 
 def test_mixup_trains_and_none_is_none():
     plain = weights(trained(soft := toy(soft=True)))
     assert torch.equal(weights(trained(soft, mixup=0.0)), plain)
     assert not torch.equal(weights(trained(soft, mixup=0.4)), plain)
-    torch.testing.assert_close(weights(trained(mixup=1.0, chunk=3)), weights(trained(mixup=1.0)), rtol=1e-3, atol=1e-5)
+    for mixing in ({"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.3, "cutmix": 1.0}):
+        assert not torch.equal(weights(trained(soft, **mixing)), plain)
+        torch.testing.assert_close(weights(trained(chunk=3, **mixing)), weights(trained(**mixing)), rtol=1e-3, atol=1e-5)
 
 
 def test_the_same_seed_and_purpose_give_the_same_network_and_others_another():
@@ -152,18 +195,17 @@ def test_the_loss_falls_and_the_classes_are_learnt(soft):
     assert not any(parameter.requires_grad for parameter in network.parameters())
     logits = network(data.images)
     assert cross_entropy(logits, data.labels).item() < 0.75 * start
-    likeliest = data.labels.argmax(1) if soft else data.labels
-    assert (logits.argmax(1) == likeliest).float().mean() > 0.9
+    assert (logits.argmax(1) == data.labels).float().mean() > 0.9
 
 
 def test_soft_labels_that_are_one_hot_train_as_hard_ones():
     data = toy()
-    hot = replace(data, labels=F.one_hot(data.labels, 3).float())
+    hot = replace(data, soft_labels=SoftLabels(F.one_hot(data.labels, 3).float()))
     torch.testing.assert_close(weights(trained(data)), weights(trained(hot)))
 
 
 def test_soft_cross_entropy_is_the_sum_over_classes():
-    logits, labels = torch.randn(4, 3, generator=generator(0, "l")), toy(4, soft=True).labels
+    logits, labels = torch.randn(4, 3, generator=generator(0, "l")), toy(4, soft=True).targets()
     expected = [
         -sum(y * p.log() for y, p in zip(row, z.softmax(0), strict=True)) for row, z in zip(labels, logits, strict=True)
     ]
@@ -194,7 +236,7 @@ def test_the_order_decides_what_is_seen_and_when():
         seen.append(labels.tolist())
         return cross_entropy(logits, labels)
 
-    data = replace(toy(), labels=torch.arange(24) % 3, order=order)
+    data = replace(toy(), order=order)
     trained(data, epochs=3, batch=2, loss=loss)
     assert [progress for progress, _ in asked] == [0, 0.5, 1]
     assert len({draw for _, draw in asked}) == 3
@@ -240,18 +282,19 @@ def of_classes(labels):
     labels=st.lists(st.integers(0, 2), min_size=1, max_size=12),
     chunk=st.integers(1, 13),
     soft=st.booleans(),
-    alpha=st.sampled_from([0.0, 0.4]),
+    mixing=st.sampled_from([(0.0, 0.0), (0.4, 0.0), (0.0, 1.0)]),
     loss=st.sampled_from([cross_entropy, WEIGHED]),
 )
 @settings(max_examples=150, deadline=None)
-def test_the_gradient_of_a_loss_does_not_depend_on_the_chunk(labels, chunk, soft, alpha, loss):
+def test_the_gradient_of_a_loss_does_not_depend_on_the_chunk(labels, chunk, soft, mixing, loss):
     """Hard and soft labels, mixed or not, with weights that the parts of a batch have unequal sums of."""
     images = torch.randn(len(labels), 1, 8, 8, dtype=torch.float64, generator=generator(0, "images"))
     y = torch.tensor(labels)
     if soft:
         y = 0.7 * F.one_hot(y, 3).double() + 0.3 * torch.rand(len(y), 3, generator=generator(0, "soft")).softmax(1)
     network = small(MLP, width=4).double()
-    images, y, both = mixed(images, y, loss, alpha, generator(0, "mixup"))
+    images, mix = mixed(images, *mixing, generator(0, "mixup"))
+    y, both = (y, loss) if mix is None else (mix.pairs(y), mix.of_loss(loss))
     whole = torch.autograd.grad(both(network(images), y), list(network.parameters()))
     found = gradient_in_chunks(network, list(network.parameters()), images, y, both, chunk)
     for gradient, expected in zip(found, whole, strict=True):
@@ -267,7 +310,8 @@ def test_a_weighted_loss_is_divided_by_the_weights_of_the_whole_batch(soft, alph
     draws, again = generator(0, "mixup"), generator(0, "mixup")
     part = np.random.default_rng(int(torch.randint(2**31, (), generator=again))).beta(0.4, 0.4) if alpha else 1.0
     other = torch.randperm(5, generator=again) if alpha else torch.arange(5)
-    _, both, loss = mixed(torch.zeros(5, 1, 1, 1), y, WEIGHED, alpha, draws)
+    _, mix = mixed(torch.zeros(5, 1, 1, 1), alpha, 0.0, draws)
+    both, loss = (y, WEIGHED) if mix is None else (mix.pairs(y), mix.of_loss(WEIGHED))
     z = torch.randn(5, 3, dtype=torch.float64, generator=generator(0, "z"))
     expected, own = 0.0, of_classes(y)
     for ratio, target in ((part, own), (1 - part, own[other])):
