@@ -83,7 +83,7 @@ def main() -> None:
     config = configure(**stored)
     data, distilled = load_long_tailed(config.data.name, config.data.make()), load_distilled(given.run)
     with open_setup(config) as setup:
-        trainer, original, own = setup.trainer(distilled.training), setup.original, setup.distilled(distilled)
+        trainer, original, own = setup.trainer(distilled.recipe), setup.original, setup.distilled(distilled)
     images, labels = left_out(config, data, given.images)
     counts = torch.tensor(data.counts)
 

@@ -1,17 +1,19 @@
 """One configuration from many places: what wins, and what a wrong word is answered with."""
 
+import copy
 import itertools
 import json
+import math
 
 import pytest
 import yaml
 from conftest import one_line_error
 from hypothesis import given, settings, strategies as st
 
-from ltdd_core import InputError, configure
+from ltdd_core import InputError, TrainingOptions, configure
 from ltdd_core.cli.settings import layers
 from ltdd_core.config.layers import Layer, flat, from_assignments, from_file, merged
-from ltdd_core.config.model import Compute, DistilledTraining, OriginalTraining, RunOptions
+from ltdd_core.config.model import Compute, DistilledTraining, OriginalTraining, RunOptions, differences
 from ltdd_core.config.resolve import resolve, resolve_data
 from ltdd_core.plugging.catalog import installed
 
@@ -78,7 +80,7 @@ def test_a_level_changes_only_what_it_names(lower, upper, site, tmp_path):
     assert tree["training"]["distilled"] == {
         **configure(method="dm", data="digits-lt").to_tree()["training"]["distilled"],
         "lr": 0.25,
-        "epochs": 1000,
+        "epochs": None,
     }
 
 
@@ -280,13 +282,40 @@ def test_the_origin_is_the_layer_whose_value_counts():
         resolve(CATALOG, [DM, Layer("higher.yaml", {"ipc": 5}), low])
 
 
-@pytest.mark.parametrize("lr", [-1.0, 0.0, float("nan"), float("inf")])
-def test_a_learning_rate_that_was_learned_is_validated(lr):
-    with pytest.raises(
-        InputError, match=r"^learned with the distilled set: training\.distilled\.lr must be (above 0|a fin)"
-    ):
-        DistilledTraining().with_learned({"lr": lr})
-    assert DistilledTraining(lr=0.5).with_learned({"lr": lr}).lr == 0.5
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        *(({"lr": lr}, r"training\.distilled\.lr must be (above 0|a fin)") for lr in (-1.0, 0.0, math.nan, math.inf)),
+        ({"optimizer": "lion"}, r"training\.distilled\.optimizer must be 'sgd' or 'adamw', not 'lion'"),
+        ({"epochs": 3, "warmup": 3}, r"training\.distilled: warmup takes 3 of 3 epochs"),
+        ({"cutmixx": 1.0}, "unknown training.distilled option 'cutmixx'. Did you mean 'cutmix'"),
+    ],
+)
+def test_what_a_method_says_is_validated(recipe, message):
+    with pytest.raises(InputError, match=f"^the recipe of the distilled set: {message}"):
+        DistilledTraining().over(recipe)
+
+
+def test_the_user_is_above_the_method_and_the_method_above_the_defaults():
+    """Option by option."""
+    usual = TrainingOptions(epochs=1000)
+    assert DistilledTraining().over({}) == usual
+    assert DistilledTraining().over({"lr": 0.5, "mixup": 0.1}) == usual.model_copy(update={"lr": 0.5, "mixup": 0.1})
+    mine = DistilledTraining(lr=0.25, hard_weight=0.0)
+    assert mine.over({"lr": -1.0, "hard_weight": 0.5, "epochs": 7}) == usual.model_copy(
+        update={"lr": 0.25, "epochs": 7}
+    )
+    assert DistilledTraining.model_fields.keys() == TrainingOptions.model_fields.keys()
+
+
+def test_what_was_the_default_is_no_difference_from_saying_nothing():
+    """Earlier versions stored the defaults of the training in full."""
+    now = configure(method="dm", data="cifar10-lt").science()
+    before = copy.deepcopy(now)
+    before["training"]["distilled"] |= {"epochs": 1000, "momentum": 0.9, "mixup": 0.0}
+    assert differences(before, now, {}) == {}
+    before["training"]["distilled"]["momentum"] = 0.5
+    assert differences(before, now, {}) == {"training.distilled.momentum": "was 0.5 and is now null"}
 
 
 def test_a_configuration_needs_a_method():

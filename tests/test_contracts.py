@@ -5,13 +5,24 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 import ltdd_core
-from ltdd_core import ArrayTable, BaseOptions, ClassMatcher, DataSource, LongTailOptions, SourceImages
+from ltdd_core import (
+    ArrayTable,
+    BaseOptions,
+    ClassMatcher,
+    DataSource,
+    LongTailOptions,
+    SoftLabels,
+    SourceImages,
+    Synthetic,
+)
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.testing import (
     ContractError,
@@ -113,8 +124,8 @@ class Halved(Mean):
         self.half = task.networks.precision == "bf16"
 
     def distilled(self):
-        images, labels = super().distilled()
-        return images.bfloat16() if self.half else images, labels
+        made = super().distilled()
+        return replace(made, images=made.images.bfloat16()) if self.half else made
 
 
 class Unmixed(Mean):
@@ -132,16 +143,17 @@ class Unmixed(Mean):
 
 class Elsewhere(Mean):
     def distilled(self):
-        images, labels = super().distilled()
-        return images.to("meta"), labels
+        made = super().distilled()
+        return replace(made, images=made.images.to("meta"))
 
 
 class HeadOnly(Mean):
     """Forgets the class with one image."""
 
     def distilled(self):
-        images, labels = super().distilled()
-        return images[labels < labels.max()], labels[labels < labels.max()]
+        made = super().distilled()
+        head = made.labels < made.labels.max()
+        return Synthetic(made.images[head], made.labels[head])
 
 
 class Explosive(Mean):
@@ -162,12 +174,102 @@ class Pickled(Mean):
 
 class Unlabelled(Mean):
     def distilled(self):
-        images, labels = super().distilled()
-        return images, labels.float()
+        made = super().distilled()
+        return replace(made, labels=made.labels.float())
 
 
-def test_the_easy_interface_keeps_the_contract():
-    check_matcher(Mean)
+class AsATuple(Mean):
+    def distilled(self):
+        made = super().distilled()
+        return made.images, made.labels
+
+
+class Taught(Mean):
+    """Soft labels, a recipe and a decoder, all of them right."""
+
+    kind = "probabilities"
+
+    def distilled(self):
+        made = super().distilled()
+        return replace(made, soft_labels=SoftLabels(self.said(F.one_hot(made.labels, 4).float()), self.kind))
+
+    def said(self, one_hot):
+        return 0.8 * one_hot + 0.05
+
+    def recipe(self):
+        return {"optimizer": "adamw", "lr": 1e-3, "cutmix": 1.0, "soft_loss": "mse", "hard_weight": 0.025}
+
+    def decode(self, images):
+        return torch.stack([images, images.flip(3)], 1)
+
+
+class Logits(Taught):
+    kind = "logits"
+
+    def said(self, one_hot):
+        return 7 * one_hot - 3
+
+
+class Narrow(Taught):
+    def said(self, one_hot):
+        return super().said(one_hot)[:, :3]
+
+
+class Improbable(Taught):
+    def said(self, one_hot):
+        return 0.8 * one_hot
+
+
+class Negative(Taught):
+    """They sum to 1."""
+
+    def said(self, one_hot):
+        return 1.6 * one_hot - 0.15
+
+
+class Endless(Logits):
+    def said(self, one_hot):
+        return one_hot.log()
+
+
+class Inventive(Taught):
+    def recipe(self):
+        return {"cutmixx": 1.0}
+
+
+class Flat(Taught):
+    def decode(self, images):
+        return super().decode(images).flatten(0, 1)
+
+
+class Shrinking(Taught):
+    def decode(self, images):
+        return super().decode(images)[..., ::2, ::2]
+
+
+class Guessing(Taught):
+    def decode(self, images):
+        return super().decode(images) + torch.rand(1)
+
+
+class Counting(Taught):
+    """Decodes otherwise each time, without a random draw."""
+
+    count = 0
+
+    def decode(self, images):
+        self.count += 1
+        return super().decode(images) + self.count
+
+
+class Detached(Taught):
+    def decode(self, images):
+        return super().decode(images.detach())
+
+
+@pytest.mark.parametrize("right", [Mean, Taught, Logits])
+def test_the_easy_interface_keeps_the_contract(right):
+    check_matcher(right)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +287,18 @@ def test_the_easy_interface_keeps_the_contract():
         (Explosive, "the loss is finite"),
         (Silent, "step returns a loss"),
         (Pickled, "state holds tensors only"),
-        (Unlabelled, r"labels are int64 \[n\] or float \[n, classes\]"),
+        (Unlabelled, r"labels are classes, int64 \[n\]"),
+        (AsATuple, "distilled gives a Synthetic"),
+        (Narrow, r"soft labels are \[n, classes\]"),
+        (Improbable, "soft labels sum to 1, or say that they are logits"),
+        (Negative, "soft labels are not negative, or say that they are logits"),
+        (Endless, "soft labels are finite"),
+        (Inventive, "recipe gives options of TrainingOptions.*cutmixx"),
+        (Flat, r"decode gives \[n, f, C, H, W\], with C, H and W of the real images"),
+        (Shrinking, r"decode gives \[n, f, C, H, W\], with C, H and W of the real images"),
+        (Guessing, "global generator"),
+        (Counting, "decode gives the same images each time"),
+        (Detached, "gradients pass through decode"),
     ],
 )
 def test_a_wrong_matcher_is_caught(wrong, message):
@@ -483,7 +596,7 @@ def test_a_method_without_steps_must_not_change():
 
     class Changing(coreset):
         def distilled(self):
-            images, labels = super().distilled()
-            return images + next(count), labels
+            made = super().distilled()
+            return replace(made, images=made.images + next(count))
 
     caught(check_matcher, Changing, "the same images each time")

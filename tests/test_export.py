@@ -16,6 +16,7 @@ from ltdd_core import (
     DistilledSet,
     InputError,
     PerChannel,
+    SoftLabels,
     export,
     generator,
     load_data,
@@ -27,13 +28,13 @@ from ltdd_core.runs.export import FORMATS, to_logits
 NAMES = ("cat", "dog", "top/T-shirt")
 
 
-def distilled(labels, *, soft=False, channels=3, side=6, **more):
+def distilled(labels, *, soft=None, channels=3, side=6, **more):
     labels = torch.tensor(labels)
     images = torch.randn(len(labels), channels, side, side, generator=generator(0, "images"))
     normalisation = PerChannel((0.4,) * channels, (0.3,) * channels)
     if soft:
-        labels = torch.rand(len(labels), 3, generator=generator(1, "soft")) + 3 * torch.nn.functional.one_hot(labels, 3)
-        labels = labels / labels.sum(1, keepdim=True)
+        said = torch.randn(len(labels), 3, generator=generator(1, "soft"))
+        more["soft_labels"] = SoftLabels(said if soft == "logits" else said.softmax(1), soft)
     return DistilledSet(images, labels, NAMES, normalisation, ipc=2, **more)
 
 
@@ -44,9 +45,9 @@ def saved(folder, **options):
     return own
 
 
-@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("soft", [None, "probabilities", "logits"])
 def test_ddranking_gets_images_sorted_by_class_logits_and_a_learning_rate(soft, tmp_path):
-    own = saved(tmp_path / "run", labels=[2, 0, 1, 1, 0, 2], soft=soft, training={"lr": 0.125})
+    own = saved(tmp_path / "run", labels=[2, 0, 1, 1, 0, 2], soft=soft, recipe={"lr": 0.125})
     target = export(tmp_path / "run", "ddranking")
     assert target == tmp_path / "run" / "export-ddranking"
     found = {path.stem: torch.load(path, weights_only=True) for path in sorted(target.iterdir())}
@@ -55,7 +56,10 @@ def test_ddranking_gets_images_sorted_by_class_logits_and_a_learning_rate(soft, 
     assert torch.equal(found["images"], own.images[order])
     assert found["lr"].item() == 0.125
     assert found["lr"].dim() == 0
-    expected = own.labels[order] if soft else torch.nn.functional.one_hot(own.labels[order], 3).float()
+    expected = torch.nn.functional.one_hot(own.labels, 3).float()
+    if soft:
+        expected = own.soft_labels.values.softmax(1) if soft == "logits" else own.soft_labels.values
+    expected = expected[order]
     torch.testing.assert_close(found["labels"].softmax(1), expected)
     if not soft:
         assert torch.equal(found["labels"].softmax(1), expected)  # to the last bit
@@ -66,13 +70,15 @@ def test_ddranking_gets_images_sorted_by_class_logits_and_a_learning_rate(soft, 
 def test_logits_of_soft_labels_give_the_labels_back(rows):
     soft = torch.tensor(rows, dtype=torch.float32)
     soft = soft / soft.sum(1, keepdim=True)
-    logits = to_logits(soft, 4)
+    own = DistilledSet(torch.zeros(len(soft), 1, 1, 1), torch.zeros(len(soft), dtype=torch.int64), tuple("abcd"),
+                       PerChannel((0.0,), (1.0,)), ipc=1, soft_labels=SoftLabels(soft))  # fmt: skip
+    logits = to_logits(own)
     assert torch.isfinite(logits).all()
     torch.testing.assert_close(logits.softmax(1), soft, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("training", "origin", "expected"),
+    ("recipe", "origin", "expected"),
     [
         ({"lr": 0.5}, {"configuration": {"training": {"distilled": {"lr": 0.1}}}}, 0.5),
         ({}, {"configuration": {"training": {"distilled": {"lr": 0.1}}}}, 0.1),
@@ -80,8 +86,8 @@ def test_logits_of_soft_labels_give_the_labels_back(rows):
         ({}, {}, 0.01),
     ],
 )
-def test_the_learning_rate_is_the_learned_one_or_the_configured_one(training, origin, expected, tmp_path):
-    saved(tmp_path / "run", labels=[0, 1, 2], training=training, origin=origin)
+def test_the_learning_rate_is_the_learned_one_or_the_configured_one(recipe, origin, expected, tmp_path):
+    saved(tmp_path / "run", labels=[0, 1, 2], recipe=recipe, origin=origin)
     found = torch.load(export(tmp_path / "run", "ddranking") / "lr.pt", weights_only=True)
     assert found.item() == pytest.approx(expected)
 
@@ -115,17 +121,20 @@ def test_a_folder_is_read_back_as_an_image_folder(tmp_path):
     assert {image.numpy().tobytes() for image in everything} == {image.numpy().tobytes() for image in shown}
 
 
-@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("soft", [None, "probabilities", "logits"])
 def test_npz_holds_everything(soft, tmp_path):
-    own = saved(tmp_path / "run", labels=[0, 1, 2, 2], soft=soft, training={"lr": 0.5})
+    own = saved(tmp_path / "run", labels=[0, 1, 2, 2], soft=soft, recipe={"lr": 0.5})
     target = export(tmp_path / "run", "npz")
     with np.load(target, allow_pickle=False) as found:
-        order = own.labels.argmax(1).argsort(stable=True) if soft else own.labels.argsort(stable=True)
+        order = own.labels.argsort(stable=True)
         assert np.array_equal(found["images"], own.images[order].numpy())
         assert np.array_equal(found["labels"], own.labels[order].numpy())
+        assert [name for name in found if name.startswith("soft")] == ([f"soft_{soft}"] if soft else [])
+        if soft:
+            assert np.array_equal(found[f"soft_{soft}"], own.soft_labels.values[order].numpy())
         assert found["class_names"].tolist() == list(NAMES)
         facts = json.loads(str(found["normalisation"]))
-    assert facts == {**own.normalisation.to_json(), "training": {"lr": 0.5}}
+    assert facts == {**own.normalisation.to_json(), "recipe": {"lr": 0.5}}
 
 
 def test_whitening_goes_with_an_npz(tmp_path):
@@ -169,14 +178,20 @@ def test_an_export_of_nothing_gets_one_line(ltdd, tmp_path):
 
 
 DOUBLED = """
-    from ltdd_core import ClassMatcher, hookimpl
+    import torch
+
+    from ltdd_core import ClassMatcher, hookimpl, option
 
     class Doubled(ClassMatcher):
-        "Stores every other image."
+        "Stores one of several images."
 
-        @staticmethod
-        def decoder(images, labels):
-            return images.repeat_interleave(2, 0), labels.repeat_interleave(2)
+        class Options(ClassMatcher.Options):
+            "The options."
+
+            times: int = option(2, "images for each that is stored", ge=1)
+
+        def decode(self, images):
+            return torch.stack([images * (number + 1) for number in range(self.options.times)], 1)
 
         def class_loss(self, network, real, synthetic):
             return (real.mean() - synthetic.mean()).square()
@@ -185,7 +200,7 @@ DOUBLED = """
     def ltdd_register_matchers(register):
         register("doubled", Doubled)
 """
-BY_DOUBLED = {"decoder": "doubled", "origin": {"versions": {"matcher doubled": "stranger-tiles 1.5"}}}
+BY_DOUBLED = {"decoder": {"name": "doubled"}, "origin": {"versions": {"matcher doubled": "stranger-tiles 1.5"}}}
 
 
 def test_the_decoder_of_a_method_is_applied(site, tmp_path):
@@ -193,14 +208,31 @@ def test_the_decoder_of_a_method_is_applied(site, tmp_path):
     own = saved(tmp_path / "run", labels=[2, 1, 0], **BY_DOUBLED)
     target = export(tmp_path / "run", "ddranking")
     found = torch.load(target / "images.pt", weights_only=True)
-    assert torch.equal(found, own.images[[2, 2, 1, 1, 0, 0]])
+    assert torch.equal(found, torch.cat([image[None] * n for image in own.images.flip(0) for n in (1, 2)]))
+
+
+def test_the_decoder_has_the_options_of_the_set(site, tmp_path):
+    site.install("tiles", DOUBLED)
+    more = {**BY_DOUBLED, "decoder": {"name": "doubled", "times": 3}}
+    own = saved(tmp_path / "run", labels=[2, 1, 0], soft="logits", **more)
+    with np.load(export(tmp_path / "run", "npz"), allow_pickle=False) as found:
+        assert found["labels"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        expected = torch.stack([own.images.flip(0) * n for n in (1, 2, 3)], 1).flatten(0, 1)
+        assert np.array_equal(found["images"], expected.numpy())
+        said = own.soft_labels.values.flip(0).repeat_interleave(3, 0)
+        assert np.array_equal(found["soft_logits"], said.numpy())
+    saved(tmp_path / "run", labels=[0], decoder={"name": "doubled", "sides": 3})
+    with pytest.raises(InputError, match=r"unknown.*'sides'"):
+        export(tmp_path / "run", "folder")
 
 
 def test_a_set_whose_decoder_is_missing_says_which_package_has_it(site, ltdd, finished, tmp_path, monkeypatch):
     saved(tmp_path / "run", labels=[2, 1, 0], **BY_DOUBLED)
     made = load_distilled(finished)
     origin = {"configuration": {**made.origin["configuration"], "matcher": {"name": "doubled"}}, **BY_DOUBLED["origin"]}
-    save_distilled(tmp_path / "digits.safetensors", dataclasses.replace(made, decoder="doubled", origin=origin))
+    save_distilled(
+        tmp_path / "digits.safetensors", dataclasses.replace(made, decoder={"name": "doubled"}, origin=origin)
+    )
     commands = (
         ("export", tmp_path / "run", "--format", "npz"),
         ("evaluate", tmp_path / "digits.safetensors"),
@@ -211,13 +243,10 @@ def test_a_set_whose_decoder_is_missing_says_which_package_has_it(site, ltdd, fi
 
     needs = "Error: this distilled set needs the decoder of matcher 'doubled'"
     assert messages() == {f"{needs}. It was made with stranger-tiles 1.5: install stranger-tiles."}
-    site.install("tiles", DOUBLED.replace("def decoder", "def other"))
-    assert messages() == {
-        "Error: matcher 'doubled' of stranger-tiles 1.5 has no decoder, and this distilled set needs it."
-    }
+    site.install("tiles", DOUBLED)
     monkeypatch.setenv("LTDD_BLOCK_PLUGINS", "tiles")
     assert messages() == {f"{needs}, and plugin 'tiles' (stranger-tiles 1.5) is blocked."}
-    saved(tmp_path / "run", labels=[0], decoder="doubled")
+    saved(tmp_path / "run", labels=[0], decoder={"name": "doubled"})
     assert f"{needs}, which no installed plugin offers." == one_line_error(ltdd(*commands[0]))
 
 

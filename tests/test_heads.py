@@ -11,6 +11,7 @@ from ltdd_core import (
     Augmentation,
     InputError,
     PerChannel,
+    SoftLabels,
     Trainer,
     TrainingOptions,
     TrainingSet,
@@ -170,10 +171,10 @@ def test_every_class_keeps_an_image_to_learn_from(counts):
 def test_the_nearest_class_mean_wins(distance, soft):
     data, made = toy(), trainer()
     if soft:
-        data = replace(data, labels=0.9 * F.one_hot(data.labels, 4).float() + 0.025)
+        data = replace(data, soft_labels=SoftLabels(0.9 * F.one_hot(data.labels, 4).float() + 0.025))
     fitted = NearestMeanHead(NearestMeanHead.Options(distance=distance)).fit([data], made)
     plain, batch = made.train(data, outputs=4), images(20)
-    own = data.labels if soft else F.one_hot(data.labels, 4).float()
+    own = data.targets() if soft else F.one_hot(data.labels, 4).float()
     features = plain.embed(data.images)
     means = [(own[:, c, None] * features).sum(0) / own[:, c].sum() for c in range(4)]
     for feature, found in zip(plain.embed(batch), fitted.log_probabilities(batch).argmax(1), strict=True):

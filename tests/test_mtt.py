@@ -161,7 +161,7 @@ def test_pixels_and_step_size_follow_by_sgd_with_momentum():
             optimizer.step()
         torch.testing.assert_close(matcher.images, pixels.detach())
         torch.testing.assert_close(matcher.lr, lr.detach())
-    assert matcher.training() == {"lr": float(matcher.lr)}
+    assert matcher.recipe() == {"lr": float(matcher.lr)}
 
 
 def _loss(matcher, pixels, lr, step, expert, start):
@@ -244,7 +244,7 @@ def test_a_student_that_really_diverges_is_explained():
 def test_a_step_size_that_is_left_alone_stays():
     matcher = prepared(lr_lr=0.0)
     matcher.step(0)
-    assert matcher.training() == {"lr": pytest.approx(0.01)}
+    assert matcher.recipe() == {"lr": pytest.approx(0.01)}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 
-from ltdd_core import DistilledSet, InputError, PerChannel, load_distilled, save_distilled
+from ltdd_core import DistilledSet, InputError, PerChannel, SoftLabels, load_distilled, save_distilled
 from ltdd_core.storage import load_tensors, save_tensors, write_atomically
 
 UNPRIVILEGED = 65534
@@ -33,19 +33,95 @@ def distilled(classes=3, ipc=2, channels=1):
     )
 
 
-@given(st.integers(2, 5), st.integers(1, 4), st.integers(1, 3), st.booleans())
-@settings(max_examples=25, deadline=None)
-def test_a_distilled_set_survives_the_round_trip(tmp_path_factory, classes, ipc, channels, soft):
+RECIPE = {"epochs": 30, "optimizer": "adamw", "lr": 0.001, "cutmix": 1.0, "soft_loss": "mse", "hard_weight": 0.025}
+DECODER = {"name": "tiled", "factor": 2, "inner": {"sides": [1, 2]}}
+
+
+@given(
+    st.integers(2, 5),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.sampled_from([None, "probabilities", "logits"]),
+    st.sampled_from([{}, {"lr": 0.5}, RECIPE]),
+    st.sampled_from([None, {"name": "plain"}, DECODER]),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_distilled_set_survives_the_round_trip(tmp_path_factory, classes, ipc, channels, kind, recipe, decoder):
     path = tmp_path_factory.mktemp("set") / "distilled.safetensors"
-    before = distilled(classes, ipc, channels)
-    if soft:
-        before = replace(before, labels=torch.rand(classes * ipc, classes))
+    before = replace(distilled(classes, ipc, channels), recipe=recipe, decoder=decoder)
+    if kind is not None:
+        said = torch.randn(classes * ipc, classes)
+        said = said.softmax(1) if kind == "probabilities" else said
+        before = replace(before, labels=before.labels.flip(0), soft_labels=SoftLabels(said, kind))
     save_distilled(path, before)
     after = load_distilled(path)
     assert torch.equal(before.images, after.images)
     assert torch.equal(before.labels, after.labels)
-    assert replace(after, images=before.images, labels=before.labels) == before
+    if kind is not None:
+        assert after.soft_labels.kind == kind
+        assert torch.equal(before.soft_labels.values, after.soft_labels.values)
+    same = {"images": before.images, "labels": before.labels, "soft_labels": before.soft_labels}
+    assert replace(after, **same) == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def version_1(path, labels, **facts):
+    """A file as the first version of the format had it, written out."""
+    images = torch.arange(48, dtype=torch.float32).view(4, 1, 3, 4)
+    metadata = {
+        "format": "ltdd-distilled",
+        "format_version": 1,
+        "class_names": ["a", "b", "c"],
+        "normalisation": {"kind": "per-channel", "mean": [0.5], "std": [0.25]},
+        "training": {},
+        "ipc": 2,
+        "decoder": None,
+        "origin": {"configuration": {"ipc": 2}},
+        **facts,
+    }
+    save_file({"images": images, "labels": labels}, path, {key: json.dumps(value) for key, value in metadata.items()})
+    return images
+
+
+def test_a_file_of_version_1_with_classes_is_read(tmp_path):
+    labels = torch.tensor([0, 0, 2, 1])
+    images = version_1(tmp_path / "old", labels, training={"lr": 0.013}, decoder="tiles")
+    found = load_distilled(tmp_path / "old")
+    assert torch.equal(found.images, images)
+    assert torch.equal(found.labels, labels)
+    assert found.soft_labels is None
+    assert (found.class_names, found.ipc, found.origin) == (("a", "b", "c"), 2, {"configuration": {"ipc": 2}})
+    assert (found.recipe, found.decoder) == ({"lr": 0.013}, {"name": "tiles"})
+    assert found.normalisation == PerChannel((0.5,), (0.25,))
+
+
+def test_a_soft_label_of_version_1_is_of_its_likeliest_class(tmp_path):
+    soft = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.25, 0.5, 0.25], [1.0, 0.0, 0.0]])
+    version_1(tmp_path / "old", soft)
+    found = load_distilled(tmp_path / "old")
+    assert found.labels.tolist() == [0, 2, 1, 0]
+    assert found.soft_labels.kind == "probabilities"
+    assert torch.equal(found.soft_labels.values, soft)
+    assert (found.recipe, found.decoder) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "facts", "message"),
+    [
+        (torch.zeros(4, 3), {}, "soft labels must be probabilities"),
+        (torch.zeros(4, 2), {}, r"soft labels must be finite float32 \[n, 3\]"),
+        (torch.zeros(3, dtype=torch.int64), {}, "labels must be int64"),
+        (torch.zeros(4), {}, "labels must be int64"),
+        (torch.tensor([0, 1, 2, 0]), {"training": {"lr": -1}}, "recipe.lr must be above 0"),
+        (torch.tensor([0, 1, 2, 0]), {"training": {"rate": 1}}, "unknown recipe option 'rate'"),
+        (torch.tensor([0, 1, 2, 0]), {"decoder": 5}, "decoder must be a mapping"),
+    ],
+)
+def test_a_damaged_file_of_version_1_is_refused_in_one_line(tmp_path, labels, facts, message):
+    version_1(tmp_path / "old", labels, **facts)
+    with pytest.raises(InputError, match=message) as caught:
+        load_distilled(tmp_path / "old")
+    assert "\n" not in str(caught.value)
 
 
 def test_the_same_set_gives_the_same_bytes_in_every_process(tmp_path):
@@ -111,6 +187,18 @@ def test_foreign_files_are_refused(tmp_path):
         ({"labels": torch.arange(6)}, "not one of the 3 classes"),
         ({"labels": torch.zeros(5, dtype=torch.int64)}, "labels must be"),
         ({"labels": torch.zeros(6, 2)}, "labels must be"),
+        ({"labels": torch.zeros(6, 3).softmax(1)}, "labels must be"),
+        ({"soft_labels": SoftLabels(torch.zeros(6, 2).softmax(1))}, r"soft labels must be finite float32 \[n, 3\]"),
+        ({"soft_labels": SoftLabels(torch.zeros(5, 3).softmax(1))}, r"soft labels must be finite float32 \[n, 3\]"),
+        ({"soft_labels": SoftLabels(torch.zeros(6, 3).softmax(1).double())}, "soft labels must be finite float32"),
+        ({"soft_labels": SoftLabels(torch.full((6, 3), torch.nan))}, "soft labels must be finite float32"),
+        ({"soft_labels": SoftLabels(torch.full((6, 3), torch.inf), "logits")}, "soft labels must be finite float32"),
+        ({"soft_labels": SoftLabels(torch.tensor([[1.5, -0.5, 0.0]] * 6))}, "soft labels must be probabilities"),
+        ({"soft_labels": SoftLabels(torch.full((6, 3), 0.3))}, "soft labels must be probabilities, which sum to 1"),
+        ({"recipe": {"cutmixx": 1.0}}, "unknown recipe option 'cutmixx'. Did you mean 'cutmix'"),
+        ({"recipe": {"optimizer": "lion"}}, "recipe.optimizer must be 'sgd' or 'adamw', not 'lion'"),
+        ({"decoder": {"factor": 2}}, "the decoder has no name"),
+        ({"decoder": {"name": 3}}, "the decoder has no name"),
         ({"normalisation": PerChannel((0.5, 0.5), (1.0, 1.0))}, "normalisation is not for 1 channels"),
     ],
 )
@@ -141,12 +229,15 @@ def edited(path, target, **metadata):
         ("ipc", "2.5", "ipc must be a whole number"),
         ("ipc", "9" * 4000, "ipc must be at most 1e"),
         ("ipc", "9" * 5000, "not written by ltdd"),
-        ("training", '{"lr": NaN}', "not written by ltdd"),
-        ("training", '{"lr": 1e999}', "not written by ltdd"),
-        ("training", '{"lr": -1}', "training.lr must be above 0"),
-        ("training", '{"lr": 1' + "0" * 400 + "}", "training"),
-        ("training", '{"zzz": 1}', "unknown training option 'zzz'"),
-        ("training", "[]", "training must be a mapping"),
+        ("recipe", '{"lr": NaN}', "not written by ltdd"),
+        ("recipe", '{"lr": 1e999}', "not written by ltdd"),
+        ("recipe", '{"lr": -1}', "recipe.lr must be above 0"),
+        ("recipe", '{"lr": 1' + "0" * 400 + "}", "recipe"),
+        ("recipe", '{"zzz": 1}', "unknown recipe option 'zzz'"),
+        ("recipe", "[]", "recipe must be a mapping"),
+        ("recipe", '{"warmup": 400}', "recipe: warmup takes 400 of 300 epochs"),
+        ("soft_labels", '"percentages"', "soft_labels must be 'probabilities' or 'logits'"),
+        ("soft_labels", '"logits"', "the tensor 'soft_labels' is missing"),
         ("normalisation", '{"kind": "per-channel", "mean": [Infinity], "std": [1]}', "not written by ltdd"),
         ("normalisation", '{"kind": "per-channel", "mean": [0.5], "std": [-1]}', r"normalisation\.std"),
         ("normalisation", "[]", "normalisation must be a mapping"),
@@ -155,7 +246,8 @@ def edited(path, target, **metadata):
         ("class_names", '["a", "a", "b"]', "two classes have the same name"),
         ("class_names", '["a", "b", "\\ud800"]', "class_names"),
         ("class_names", "[]", "class_names"),
-        ("decoder", "5", "decoder must be text"),
+        ("decoder", "5", "decoder must be a mapping"),
+        ("decoder", '"tiles"', "decoder must be a mapping"),
         ("origin", "[]", "origin must be a mapping"),
         ("origin", "[" * 100_000, "not written by ltdd"),
         ("format_version", "9" * 4000, "format version 999"),

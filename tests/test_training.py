@@ -157,7 +157,9 @@ def test_mixup_trains_and_none_is_none():
     assert not torch.equal(weights(trained(soft, mixup=0.4)), plain)
     for mixing in ({"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.3, "cutmix": 1.0}):
         assert not torch.equal(weights(trained(soft, **mixing)), plain)
-        torch.testing.assert_close(weights(trained(chunk=3, **mixing)), weights(trained(**mixing)), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            weights(trained(chunk=3, **mixing)), weights(trained(**mixing)), rtol=1e-3, atol=1e-5
+        )
 
 
 def test_the_same_seed_and_purpose_give_the_same_network_and_others_another():

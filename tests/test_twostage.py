@@ -17,6 +17,7 @@ from ltdd_core import (
     InputError,
     LongTailedSet,
     PerChannel,
+    SoftLabels,
     Softmax,
     TrainingSet,
     configure,
@@ -60,12 +61,13 @@ def toy(name="original", counts=COUNTS, soft=False):
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     centres = 2 * torch.randn(len(counts), 1, 2, 2, generator=generator(0, "centres"))
     pixels = centres[labels] + 0.2 * images(len(labels), seed=len(name))
+    said = None
     if soft:
-        labels = torch.rand(len(labels), len(counts), generator=generator(1, "soft")) + 4 * F.one_hot(
+        values = torch.rand(len(labels), len(counts), generator=generator(1, "soft")) + 4 * F.one_hot(
             labels, len(counts)
         )
-        labels = labels / labels.sum(1, keepdim=True)
-    return TrainingSet(name, pixels, labels, PLAIN, len(counts))
+        said = SoftLabels(values / values.sum(1, keepdim=True))
+    return TrainingSet(name, pixels, labels, PLAIN, len(counts), soft_labels=said)
 
 
 def trainer(seed=0, calls=None, epochs=2, **options):
@@ -168,28 +170,40 @@ def test_the_group_stage_learns_the_sums_over_groups(soft):
     groups, data = torch.tensor([0, 1, 0, 2, 1]), toy(soft=soft)
     found = of_groups(data, groups, 3)
     assert found.classes == 3
-    for label, new in zip(data.labels, found.labels, strict=True):
-        if soft:
-            sums = [sum(label[c].item() for c in range(5) if groups[c] == g) for g in range(3)]
-            assert new.tolist() == pytest.approx(sums)
-        else:
-            assert new == groups[label]
+    assert found.labels.tolist() == [groups[label] for label in data.labels]
+    for row, new in zip(data.targets(), found.targets(), strict=True) if soft else ():
+        sums = [sum(row[c].item() for c in range(5) if groups[c] == g) for g in range(3)]
+        assert new.tolist() == pytest.approx(sums)
 
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_the_classes_of_a_group_are_numbered_from_zero_and_keep_their_images(soft):
     data, members = toy(soft=soft), torch.tensor([1, 3, 4])
     found = of_members(data, members)
-    hard = data.labels.argmax(1) if soft else data.labels
-    kept = [i for i in range(len(data)) if hard[i] in (1, 3, 4)]
+    kept = [i for i in range(len(data)) if data.labels[i] in (1, 3, 4)]
     assert found.classes == 3
     assert torch.equal(found.images, data.images[kept])
-    for i, label in zip(kept, found.labels, strict=True):
-        if soft:
-            own = [data.labels[i, c].item() for c in (1, 3, 4)]
-            assert label.tolist() == pytest.approx([value / sum(own) for value in own])
-        else:
-            assert [1, 3, 4][int(label)] == data.labels[i]
+    assert [[1, 3, 4][label] for label in found.labels] == data.labels[kept].tolist()
+    for i, row in zip(kept, found.targets(), strict=True) if soft else ():
+        own = [data.targets()[i, c].item() for c in (1, 3, 4)]
+        assert row.tolist() == pytest.approx([value / sum(own) for value in own])
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "expected"),
+    [
+        ("probabilities", [0.5, 0.0, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0]),
+        ("probabilities", [1.0, 0.0, 0.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]),
+        ("logits", [500.0, 1.0, 0.0, 2.0, 3.0], torch.tensor([1.0, 2.0, 3.0]).softmax(0).tolist()),
+    ],
+)
+def test_soft_labels_with_nothing_in_a_group_are_renormalised_all_the_same(kind, said, expected):
+    """A teacher that gives a group no probability says nothing of its classes; logits say it however small they are."""
+    data = replace(toy(counts=(1,) * 5), soft_labels=SoftLabels(torch.tensor([said] * 5), kind))
+    found = of_members(data, torch.tensor([1, 3, 4]))
+    assert found.labels.tolist() == [0, 1, 2]
+    for row in found.targets().tolist():
+        assert row == pytest.approx(expected, abs=1e-6)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=20), st.lists(st.integers(0, 10_000), max_size=40))
@@ -300,15 +314,24 @@ def test_each_stage_learns_from_its_own_set():
     assert calls == ["classes on the distilled set", "groups on the distilled set", "classes on the original set"]
 
 
-def test_soft_labels_under_which_a_class_has_no_image_get_one_line():
-    data = toy(soft=True)
-    labels = data.labels.clone()
-    labels[:, 4] = 0.001
-    lost = replace(data, labels=labels / labels.sum(1, keepdim=True))
-    with pytest.raises(InputError, match=r"class 4 as its likeliest label.*stage1=original"):
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_set_without_an_image_of_a_class_gets_one_line(soft):
+    data = toy(soft=soft)
+    lost = data.only(data.labels != 4)
+    with pytest.raises(InputError, match=r"no image of class 4.*--recipe hierarchical --set recipe\.stage1=original"):
         TwoStageHead(TwoStageHead.Options(**PUBLISHED)).fit([lost, toy("distilled")], trainer())
-    with pytest.raises(InputError, match=r"classes \[4\].*head\.within=classes"):
+    with pytest.raises(InputError, match=r"no image of the classes \[4\].*head\.within=classes"):
         of_members(lost, torch.tensor([4]))
+
+
+def test_a_class_that_is_never_the_likeliest_has_its_images_all_the_same():
+    data = toy(soft=True)
+    values = data.targets().clone()
+    values[:, 4] = 0
+    data = replace(data, soft_labels=SoftLabels(values / values.sum(1, keepdim=True)))
+    assert of_members(data, torch.tensor([4])).images.equal(data.images[data.labels == 4])
+    fitted = TwoStageHead(TwoStageHead.Options(**PUBLISHED)).fit([data, toy("distilled", (3,) * 5)], trainer())
+    assert torch.isfinite(fitted.log_probabilities(images(3))).any()
 
 
 def test_each_stage_may_have_a_head_of_its_own():

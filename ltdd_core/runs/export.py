@@ -26,8 +26,6 @@ CERTAIN = 200.0
 """Logit of a hard label: e^-200 is nothing beside 1 in float32, so that its softmax is one-hot to the last bit."""
 LARGEST_RATE = 1e30
 """A learning rate above it is damage."""
-LEAST = 1e-30
-"""Probability that stands for 0 where a soft label becomes logits."""
 
 
 def export(distilled: Path | str, kind: str, out: Path | str | None = None, *, catalog: Catalog | None = None) -> Path:

@@ -117,8 +117,10 @@ def _check_soft(contract: Contract, soft: SoftLabels, images: int, classes: int)
     where, values = Matcher.distilled, soft.values
     contract.must(values.shape == (images, classes), where, "soft labels are [n, classes]")
     contract.must(bool(torch.isfinite(values).all()), where, "soft labels are finite")
-    sums = soft.kind == "logits" or bool(((values.sum(1) - 1).abs() < 1e-3).all())
-    contract.must(sums, where, "soft labels sum to 1, or say that they are logits")
+    if soft.kind == "probabilities":
+        sums = bool(((values.sum(1) - 1).abs() < 1e-3).all())
+        contract.must(sums, where, "soft labels sum to 1, or say that they are logits")
+        contract.must(bool((values >= 0).all()), where, "soft labels are not negative, or say that they are logits")
 
 
 def _check_recipe(contract: Contract, matcher: Matcher) -> None:

@@ -10,9 +10,6 @@ from torch.nn import functional as F
 
 from ltdd_core import InputError, SoftLabels, TrainingSet
 
-LEAST = 1e-12
-"""Probability that stands for 0, so that what is left of a soft label in a group can be renormalised."""
-
 
 def of_groups(data: TrainingSet, groups: Tensor, count: int) -> TrainingSet:
     """The same images with their groups as labels; soft labels are summed over a group.
@@ -32,6 +29,8 @@ def of_groups(data: TrainingSet, groups: Tensor, count: int) -> TrainingSet:
 def of_members(data: TrainingSet, members: Tensor) -> TrainingSet:
     """The images of some classes, labelled 0 .. len(members) - 1; soft labels are renormalised.
 
+    A soft label with no probability for any of them is uniform.
+
     Args:
         data: the images with the classes, and perhaps soft labels.
         members: the classes, int64, ascending.
@@ -42,8 +41,7 @@ def of_members(data: TrainingSet, members: Tensor) -> TrainingSet:
     part = data.only(has_member(data, members))
     soft = part.soft_labels
     if soft is not None:
-        among = soft.probabilities()[:, members].clamp(min=LEAST)
-        soft = SoftLabels(among / among.sum(1, keepdim=True))
+        soft = SoftLabels(soft.logits()[:, members].softmax(1))
     labels = torch.searchsorted(members, part.labels)
     return replace(part, labels=labels, soft_labels=soft, classes=len(members))
 
