@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltdd_core.config.validation import validate_options
 from ltdd_core.data.sampler import Sampler
 from ltdd_core.distillation.matcher import Matcher, Synthetic
 from ltdd_core.testing.contract import Contract
@@ -126,7 +127,7 @@ def _check_soft(contract: Contract, soft: SoftLabels, images: int, classes: int)
 def _check_recipe(contract: Contract, matcher: Matcher) -> None:
     """The training recipe is one that evaluation can use."""
     with contract.works(Matcher.recipe, "recipe gives options of TrainingOptions"):
-        TrainingOptions(**matcher.recipe())
+        validate_options(("recipe",), TrainingOptions, matcher.recipe())
 
 
 def _check_decode(contract: Contract, matcher: Matcher, images: Tensor, shape: tuple[int, ...]) -> None:
