@@ -315,7 +315,7 @@ def test_what_was_the_default_is_no_difference_from_saying_nothing():
     before["training"]["distilled"] |= {"epochs": 1000, "momentum": 0.9, "mixup": 0.0}
     assert differences(before, now, {}) == {}
     before["training"]["distilled"]["momentum"] = 0.5
-    assert differences(before, now, {}) == {"training.distilled.momentum": "was 0.5 and is now null"}
+    assert differences(before, now, {}) == {"training.distilled.momentum": "was 0.5 and is now None"}
 
 
 def test_a_configuration_needs_a_method():

@@ -18,7 +18,17 @@ from conftest import one_line_error
 from filelock import FileLock
 from torch.nn import functional as F
 
-from ltdd_core import Augmentation, ClassifierHead, InputError, Interrupted, RunFailed, Sampler, configure, generator
+from ltdd_core import (
+    Augmentation,
+    ClassifierHead,
+    InputError,
+    Interrupted,
+    RunFailed,
+    Sampler,
+    TrainingOptions,
+    configure,
+    generator,
+)
 from ltdd_core.commands import open_setup, task_of
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.networks import trajectory
@@ -170,6 +180,13 @@ def replaced(trainer, **changes):
     other = copy.copy(trainer)
     vars(other).update(changes)
     return other
+
+
+@pytest.mark.parametrize("remembering", [{"momentum": 0.5}, {"average": 0.5}, {"optimizer": "adamw"}])
+def test_a_training_that_remembers_more_than_its_weights_is_no_trajectory(remembering):
+    training = TrainingOptions(**{"momentum": 0.0, "schedule": "constant", **remembering})
+    with pytest.raises(ValueError, match="momentum, AdamW or an average"):
+        task().trajectories("expert", training=training)
 
 
 def test_samplers_and_heads_have_their_say(tmp_path):

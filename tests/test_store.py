@@ -21,6 +21,7 @@ from ltdd_core import (
     CosineLinear,
     InputError,
     Interrupted,
+    SoftLabels,
     TrainingOptions,
     TrainingSet,
     cross_entropy,
@@ -74,6 +75,22 @@ def changed_pixel():
     return replace(SET, images=images)
 
 
+OTHERWISE = {
+    "optimizer": "adamw", "lr": 0.02, "momentum": 0.8, "weight_decay": 0.1, "batch": 5, "schedule": "cosine",
+    "warmup": 1, "mixup": 0.4, "cutmix": 0.4, "label_smoothing": 0.1, "average": 0.9, "soft_loss": "mse",
+    "temperature": 2.0, "hard_weight": 0.5, "epochs": 3,
+}  # fmt: skip
+"""Every option of a training, each other than usual."""
+EVEN = torch.full((len(SET), DATA.classes), 0.2) + 0.2 * (torch.arange(DATA.classes) == 1)
+
+
+def teacher(certain):
+    def view_labels(images):
+        return SoftLabels(certain * images.flatten(1)[:, : DATA.classes], "logits")
+
+    return view_labels
+
+
 DIFFERENT = {
     "the plain network": {},
     "a loss that holds a number": {"loss": partial(scaled, 2.0)},
@@ -93,6 +110,13 @@ DIFFERENT = {
     "another seed": {"seed": 1},
     "another augmentation": {"augmentation": Augmentation("flip")},
     "another precision": {"precision": "bf16"},
+    "the usual options": {"options": {}},
+    **{f"{name} = {value}": {"options": {name: value}} for name, value in OTHERWISE.items()},
+    "soft labels": {"data": replace(SET, soft_labels=SoftLabels(EVEN))},
+    "the same numbers as logits": {"data": replace(SET, soft_labels=SoftLabels(EVEN, "logits"))},
+    "other soft labels": {"data": replace(SET, soft_labels=SoftLabels(EVEN.roll(1, 1)))},
+    "a teacher of views": {"data": replace(SET, view_labels=teacher(3.0))},
+    "another teacher of views": {"data": replace(SET, view_labels=teacher(4.0))},
 }
 
 
@@ -104,11 +128,14 @@ def test_whatever_decides_a_network_makes_it_another_network():
     store = NetworkStore()
     for what, changes in DIFFERENT.items():
         attributes = {key: changes[key] for key in ("seed", "augmentation", "precision") if key in changes}
+        if "options" in changes:
+            attributes["options"] = {"original": TrainingOptions(**{"epochs": 2, **changes["options"]})}
         made, trained = trainer(store, **attributes)
         for _ in range(2):
             train(made, **{key: value for key, value in changes.items() if key not in attributes})
         assert len(trained) == 1, what
     assert len(store._known) == len(DIFFERENT)
+    assert OTHERWISE.keys() == TrainingOptions.model_fields.keys()
 
 
 def test_the_keys_are_the_same_in_another_process():

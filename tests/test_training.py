@@ -27,8 +27,7 @@ from ltdd_core.networks.zoo import MLP, ConvNet, ResNet18
 from ltdd_core.seeding import global_generator
 from ltdd_core.training.loop import _factor, gradient_in_chunks, train
 from ltdd_core.training.losses import WeightedLoss
-from ltdd_core.training.mixing import Mix, mixed
-from ltdd_core.training.objective import objective_of, of_labels
+from ltdd_core.training.mixing import mixed
 from ltdd_core.training.options import TrainingOptions
 
 PLAIN = PerChannel((0.0,), (1.0,))
@@ -71,6 +70,17 @@ def test_learning_rates_of_the_epochs(epochs):
     assert factors("cosine") == pytest.approx([(1 + math.cos(math.pi * e / epochs)) / 2 for e in range(epochs)])
 
 
+def test_a_warm_up_rises_in_equal_steps_and_the_course_begins_after_it():
+    def factors(**options):
+        options = TrainingOptions(epochs=8, warmup=3, **options)
+        return [_factor(options, epoch) for epoch in range(8)]
+
+    assert factors(schedule="constant") == [1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1, 1]
+    assert factors(schedule="step") == [1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 0.1, 0.1]
+    falling = [(1 + math.cos(math.pi * e / 5)) / 2 for e in range(5)]
+    assert factors(schedule="cosine") == pytest.approx([1 / 4, 2 / 4, 3 / 4, *falling])
+
+
 @pytest.mark.parametrize("schedule", ["step", "cosine", "constant"])
 def test_a_whole_training_against_sgd_written_out(schedule):
     """Momentum, weight decay, the schedule, the order of the images and the last, smaller batch."""
@@ -92,6 +102,112 @@ def test_a_whole_training_against_sgd_written_out(schedule):
                     p.sub_(0.1 * rate[schedule] * v)
     for found, expected in zip(network.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_a_whole_training_against_adamw_written_out():
+    """With a warm-up, and the last, smaller batch."""
+    data, network, reference = toy(), small(MLP).double(), small(MLP).double()
+    data = replace(data, images=data.images.double())
+    options = {"optimizer": "adamw", "epochs": 5, "warmup": 2, "lr": 0.01, "momentum": 0.8, "weight_decay": 0.1}
+    trained(data, network, schedule="constant", **options)
+    parameters, step = list(reference.parameters()), 0
+    first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    for epoch in range(5):
+        lr = 0.01 * [1 / 3, 2 / 3, 1, 1, 1][epoch]
+        order = torch.randperm(24, generator=generator(0, "classes: epoch", epoch))
+        for part in (order[:10], order[10:20], order[20:]):
+            step += 1
+            loss = F.cross_entropy(reference(data.images[part]), data.labels[part])
+            gradients = torch.autograd.grad(loss, parameters)
+            with torch.no_grad():
+                for p, m, v, g in zip(parameters, first, second, gradients, strict=True):
+                    p.mul_(1 - lr * 0.1)
+                    m.mul_(0.8).add_(0.2 * g)
+                    v.mul_(0.999).add_(0.001 * g * g)
+                    p.sub_(lr * (m / (1 - 0.8**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8))
+    for found, expected in zip(network.parameters(), parameters, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_the_average_of_the_weights_against_a_loop(norm):
+    """The plain mean of the first steps, then the moving average; of the averages of batch normalisation too."""
+    network, seen = small(norm=norm), []
+    floats = [name for name, value in network.state_dict().items() if value.is_floating_point()]
+
+    def note(*_):
+        seen.append({name: network.state_dict()[name].clone() for name in floats})
+
+    trained(network=small(norm=norm), average=0.7)
+    trained(network=network, keep_going=note, after_epoch=lambda done: note() if done == 4 else None)
+    states, plain = seen[1:], small(norm=norm)
+    assert len(states) == 4 * 3
+    expected = {name: torch.zeros_like(value) for name, value in states[0].items()}
+    for number, state in enumerate(states):
+        kept = min(0.7, number / (number + 1))
+        for name in floats:
+            expected[name] = kept * expected[name] + (1 - kept) * state[name]
+    trained(network=plain, average=0.7)
+    for name in floats:
+        torch.testing.assert_close(plain.state_dict()[name], expected[name])
+    assert not torch.equal(weights(plain), weights(network))
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("mixing", [{}, {"mixup": 0.4}, {"cutmix": 1.0}])
+def test_a_teacher_labels_the_images_as_a_step_sees_them(mixing, chunk):
+    """Augmented, then mixed, at most a chunk at once; the labels are not mixed once more."""
+    teacher, asked = small(MLP, width=5).double().requires_grad_(False), []
+
+    def view_labels(images):
+        asked.append(images)
+        return SoftLabels(teacher(images), "logits")
+
+    images = toy().images.double()
+    data, network, reference = replace(toy(soft=True), images=images, view_labels=view_labels), small(MLP), small(MLP)
+    options = {"soft_loss": "mse", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "lr": 0.1, **mixing}
+    trained(data, network.double(), augmentation="color_flip", epochs=2, chunk=chunk, **options)
+    reference.double()
+    for epoch in range(2):
+        draws = generator(0, "classes: epoch", epoch)
+        order = torch.randperm(24, generator=draws)
+        for part in (order[:10], order[10:20], order[20:]):
+            seen = Augmentation("color_flip").draw((1, 8, 8), draws, len(part))(images[part])
+            seen, _ = mixed(seen, mixing.get("mixup", 0), mixing.get("cutmix", 0), draws)
+            sizes = [len(part)] if chunk is None else [3] * (len(part) // 3) + [len(part) % 3]
+            of_step = [asked.pop(0) for _ in filter(None, sizes)]
+            assert [len(one) for one in of_step] == sizes
+            assert torch.equal(torch.cat(of_step), seen)
+            z, f = reference(seen), teacher(seen)
+            loss = ((z - z.mean(1, keepdim=True)) - (f - f.mean(1, keepdim=True))).square().mean()
+            gradients = torch.autograd.grad(loss, list(reference.parameters()))
+            with torch.no_grad():
+                for parameter, gradient in zip(reference.parameters(), gradients, strict=True):
+                    parameter -= 0.1 * gradient
+    assert not asked
+    torch.testing.assert_close(weights(network), weights(reference))
+
+
+EVERYTHING = {
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "warmup": 1,
+    "mixup": 0.4,
+    "cutmix": 1.0,
+    "label_smoothing": 0.1,
+    "average": 0.9,
+    "soft_loss": "kl",
+    "temperature": 2.0,
+    "hard_weight": 0.1,
+}
+
+
+@pytest.mark.parametrize("options", [{}, EVERYTHING])
+@pytest.mark.parametrize("soft", [False, True])
+def test_training_twice_gives_the_same_network(options, soft):
+    first, second = (trained(toy(soft=soft), augmentation="color_crop", **options) for _ in range(2))
+    assert torch.equal(weights(first), weights(second))
+    assert torch.isfinite(weights(first)).all()
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -342,8 +458,9 @@ def test_training_goes_on_from_an_epoch():
     part = small()
     part.load_state_dict(kept[3])
     assert torch.equal(weights(trained(network=part, start=3, **options)), weights(whole))
-    with pytest.raises(ValueError, match="momentum"):
-        trained(start=3, epochs=5)
+    for remembering in ({"momentum": 0.9}, {"average": 0.5}, {"optimizer": "adamw"}):
+        with pytest.raises(ValueError, match="momentum, AdamW or an average"):
+            trained(start=3, **{**options, **remembering})
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

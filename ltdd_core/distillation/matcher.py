@@ -124,14 +124,15 @@ class Distillation:
 
         Args:
             name: what they are called; it decides their initial weights and random draws.
-            training: how each is trained; its momentum must be 0, since a training resumes from the weights alone.
+            training: how each is trained; by plain SGD, without momentum or average, since it resumes from the weights
+                alone.
             head: whose loss trains them.
             sampler: orders the epochs.
             numbers: how parameters are kept: ``fp16`` and ``bf16`` take half the room.
 
         Raises:
             OptionError: the head does not train one network, as it is, with one loss from beginning to end.
-            ValueError: there is momentum.
+            ValueError: there is momentum, AdamW or an average.
         """
         data = self.original(sampler)
         trainer = self.trainer.with_options({data.name: training})

@@ -30,7 +30,7 @@ class Trajectories:
 
     Raises:
         OptionError: the head does not train one network, as it is, with one loss from beginning to end.
-        ValueError: the training has momentum, and so cannot resume from the weights alone.
+        ValueError: the training has momentum, AdamW or an average, and so cannot resume from the weights alone.
     """
 
     folder: Path
@@ -47,8 +47,8 @@ class Trajectories:
         name: str,
         numbers: Numbers = "fp32",
     ) -> None:
-        if trainer.options[data.name].momentum:
-            raise ValueError("a training with momentum cannot resume from the weights alone")
+        if trainer.options[data.name].remembers:
+            raise ValueError("a training with momentum, AdamW or an average cannot resume from the weights alone")
         self.folder, self.name, self._numbers = folder, name, numbers
         self._trainer, self._data, self._head = trainer, data, head
         self._get = cache(self._made)

@@ -50,7 +50,8 @@ class Job:
     """Makes it with its initial weights."""
     train: Callable[[Network, int, Callable[[int], None]], Network]
     """``(network, epochs behind it, after_epoch) -> network``: trains it and returns it, in evaluation mode and frozen.
-    ``after_epoch`` is told how many epochs are done, after each.  There must be none behind it where SGD has momentum.
+    ``after_epoch`` is told how many epochs are done, after each.  There must be none behind it where more than the
+    weights goes from one step to the next.
     """
     ready: Callable[[Network], Network] = lambda network: network
     """What becomes of a trained network before it is handed out, such as compiling it."""

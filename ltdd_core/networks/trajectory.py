@@ -53,7 +53,7 @@ class Trajectory:
 
     Args:
         folder: of a network store.
-        job: the training; without momentum, since it may stop after any epoch and resume from the weights.
+        job: the training; by plain SGD, since it may stop after any epoch and resume from the weights.
         numbers: how the parameters are kept: ``fp16`` and ``bf16`` take half the room.
 
     Raises:

@@ -53,7 +53,8 @@ def train(
         purpose: names the random draws; the same seed and purpose give the same network.
         device: where batches are put.
         keep_going: called before every step; raises to stop.
-        start: epochs that ``network`` has behind it.  What SGD remembers of them is gone, so momentum must be 0.
+        start: epochs that ``network`` has behind it.  What momentum, AdamW or an average remember of them is gone, so
+            there must be none.
         after_epoch: told how many epochs are done, after each.
         chunk: images at once; the gradient of a batch is the same.  All unless given, or with batch normalisation.
         precision: ``bf16`` computes features in mixed precision; the weights stay in float32.
@@ -61,10 +62,10 @@ def train(
 
     Raises:
         RunFailed: the weights are no longer finite.
-        ValueError: ``start`` is above 0 and the training has momentum.
+        ValueError: ``start`` is above 0 and the training has momentum, AdamW or an average.
     """
     if start and options.remembers:
-        raise ValueError("training with momentum cannot resume from the weights alone")
+        raise ValueError("training with momentum, AdamW or an average cannot resume from the weights alone")
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = _optimizer(options, learning)
     average = _Average(network, options.average) if options.average else None

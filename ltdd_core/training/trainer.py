@@ -337,7 +337,7 @@ class Trainer:
             return network if plain else CompiledNetwork(network, precision, compiled).eval()
 
         def extendable() -> bool:
-            return options.schedule == "constant" and not options.momentum and loss_at is None and data.steady
+            return options.schedule == "constant" and not options.remembers and loss_at is None and data.steady
 
         try:
             return self.store.get(Job(key, make, trained, ready, options.epochs, extendable), self.keep_going)
