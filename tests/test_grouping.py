@@ -1,5 +1,6 @@
 """``ltdd analyze grouping``: agreement, bounds and margins against their definitions, and the whole command."""
 
+import dataclasses
 import itertools
 import json
 
@@ -11,11 +12,11 @@ from matplotlib.colors import to_rgba
 from PIL import Image
 from test_partition import clouds, literal_cut, symmetric
 
-from ltdd_core import generator
+from ltdd_core import ZCA, PerChannel, generator
 from ltdd_core.distillation.partition import class_distances, max_cut
 from ltdd_twostage.agreement import agreement, agreement_between, second_best, spectral_bound
 from ltdd_twostage.figure import HULL, distance_figure, embedding_figure
-from ltdd_twostage.grouping import View, partition_of, stability
+from ltdd_twostage.grouping import View, _same_colours, partition_of, stability
 
 
 def literal_rand(one, other):
@@ -71,6 +72,8 @@ def test_no_cut_is_above_the_bound_and_the_second_best_is_the_next(classes, grou
             values[parts] = literal_cut(weights, way)
     ranked = sorted(values.values(), reverse=True)
     assert ranked[0] <= spectral_bound(weights, groups) + 1e-9
+    if len(values) == 1:
+        assert second_best(weights, member, groups) is None
     if classes > groups and ranked[0] > ranked[1] + 1e-9:
         assert literal_cut(weights, member.tolist()) == pytest.approx(ranked[0])
         assert second_best(weights, member, groups) == pytest.approx(ranked[1])
@@ -182,3 +185,49 @@ def test_a_source_that_is_none_gets_one_line(ltdd, finished, tmp_path):
             Image.new("L", (8, 8), 100 * label + 9 * index).save(tmp_path / "data" / name / f"{index}.png")
     result = ltdd(*command, finished, "--data", "folder", "--root", tmp_path / "data")
     assert "was distilled from other classes" in one_line_error(result)
+
+
+def images_of(classes, folder):
+    """A folder of four grey images of each class."""
+    for label in range(classes):
+        (folder / f"class {label}").mkdir(parents=True)
+        for index in range(4):
+            Image.new("L", (8, 8), 60 * label + 9 * index).save(folder / f"class {label}" / f"{index}.png")
+    return ["--data", "folder", "--root", folder, "--seeds", 1, *SMALL, "--quiet"]
+
+
+def no_number(name):
+    raise AssertionError(f"{name} is no JSON")
+
+
+def test_where_there_is_no_other_partition_there_is_no_margin(ltdd, tmp_path):
+    options = [*images_of(3, tmp_path / "data"), "--groups", "3", "--out", tmp_path / "out"]
+    printed = ltdd("analyze", "grouping", *options, "--json").stdout
+    for text in (printed, (tmp_path / "out" / "grouping.json").read_text()):
+        for each in json.loads(text, parse_constant=no_number)["partitions"]:
+            assert (each["second"], each["margin_percent"]) == (None, None)
+    assert "n/a" in ltdd("analyze", "grouping", *options).stdout
+
+
+def test_there_are_no_more_groups_than_classes(ltdd, tmp_path):
+    options = images_of(2, tmp_path / "data")
+    result = ltdd("analyze", "grouping", *options, "--groups", 4, "--out", tmp_path / "out")
+    assert one_line_error(result) == "Error: --groups 4: there are only 2 classes."
+    assert not (tmp_path / "out").exists()
+    printed = ltdd("analyze", "grouping", *options, "--json")
+    assert {each["k"] for each in json.loads(printed.stdout)["partitions"]} == {2}
+
+
+def test_a_distilled_set_in_other_colours_is_refused(ltdd, finished):
+    command = ["analyze", "grouping", "--seeds", 1, *SMALL, "--quiet", "--source", finished]
+    for other in (["--set", "data.normalisation=zca"], ["--set", "data.imbalance=3"]):
+        assert "has other colours than digits-lt" in one_line_error(ltdd(*command, *other))
+    assert ltdd(*command).exit_code == 0
+
+
+def test_a_whitening_is_the_same_but_for_rounding():
+    images = torch.randint(0, 256, (40, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    one = ZCA.of(images, 0.1)
+    assert _same_colours(one, dataclasses.replace(one, matrix=one.matrix * (1 + 1e-6)))
+    assert not _same_colours(one, ZCA.of(images[:30], 0.1))
+    assert not _same_colours(one, PerChannel.of(images))

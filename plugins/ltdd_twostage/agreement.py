@@ -90,8 +90,8 @@ def spectral_bound(distances: Tensor, groups: int) -> float:
     return float(len(weights) * (groups - 1) / (2 * groups) * np.linalg.eigvalsh(laplacian)[-1])
 
 
-def second_best(distances: Tensor, member: Tensor, groups: int) -> float:
-    """The value of the best other partition into as many groups.
+def second_best(distances: Tensor, member: Tensor, groups: int) -> float | None:
+    """The value of the best other partition into as many groups; None where there is no other.
 
     Where there are more than 200,000 partitions, only those count that differ by one class moved or two exchanged.
 
@@ -103,11 +103,12 @@ def second_best(distances: Tensor, member: Tensor, groups: int) -> float:
     weights, given = distances.numpy(), member.numpy()
     few = groups ** (len(given) - 1) <= ENUMERATED
     candidates = _all_partitions(len(given), groups) if few else iter(_neighbours(given, groups))
-    best = -np.inf
+    best: float | None = None
     for candidate in candidates:
         if len(np.unique(candidate)) == groups and not _same(candidate, given):
-            best = max(best, cut_value(weights, candidate))
-    return float(best)
+            value = float(cut_value(weights, candidate))
+            best = value if best is None else max(best, value)
+    return best
 
 
 def _all_partitions(classes: int, groups: int) -> Iterator[np.ndarray]:

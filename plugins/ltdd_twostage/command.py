@@ -33,7 +33,7 @@ def command() -> None:
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True,
               help="Number of seeds: so many networks of each kind are trained.")  # fmt: skip
 @click.option("--groups", "counts", multiple=True, type=click.IntRange(min=2),
-              help="Number of groups K; repeatable. Default: 2 and 3.")  # fmt: skip
+              help="Number of groups K; repeatable. Default: 2 and 3, if there are so many classes.")  # fmt: skip
 @click.option("--precision", metavar="fp32|bf16", help="Precision of the features.")
 @click.option("--compile", is_flag=True, help="Compile the networks.")
 @data_options
@@ -74,12 +74,13 @@ def grouping(
             for network in dict.fromkeys(networks or (plain.network.name,))
             for seed in range(first_seed, first_seed + seeds)
         ]
-        class_names, views = _views(configs, sources or ("test", "original"), None if quiet else notes)
-        document, tables = _results(class_names, views, counts or (2, 3), plain.data.name)
+        class_names, views = _views(configs, sources or ("test", "original"), counts, None if quiet else notes)
+        counts = counts or tuple(range(2, min(3, len(class_names)) + 1))
+        document, tables = _results(class_names, views, counts, plain.data.name)
         if out is not None:
-            _write(out, document, class_names, views, counts or (2, 3))
+            _write(out, document, class_names, views, counts)
     if as_json:
-        click.echo(json.dumps(document))
+        click.echo(json.dumps(document, allow_nan=False))
         return
     for table in tables:
         results.print(table)
@@ -88,7 +89,7 @@ def grouping(
 
 
 def _views(
-    configs: Sequence[Config], sources: Sequence[str], notes: Console | None
+    configs: Sequence[Config], sources: Sequence[str], counts: Sequence[int], notes: Console | None
 ) -> tuple[Sequence[str], list[View]]:
     """The names of the classes, and how every network sees every data source."""
     from ltdd_core import Display
@@ -101,7 +102,7 @@ def _views(
             if notes is not None:
                 notes.print(f"training a network: {what}", soft_wrap=True)
 
-    views = list(views_of(configs, list(dict.fromkeys(sources)), TrainingNotes()))
+    views = list(views_of(configs, list(dict.fromkeys(sources)), counts, TrainingNotes()))
     return views[0][0], [view for _, view in views]
 
 
@@ -139,7 +140,7 @@ def _partition_table(groups: int, class_names: Sequence[str], partitions: Sequen
             partition.view.network,
             str(partition.view.seed),
             Text(" | ".join(", ".join(names) for names in members)),
-            f"{partition.margin:.2f}",
+            "n/a" if partition.margin is None else f"{partition.margin:.2f}",
             f"{100 * partition.value / partition.bound:.1f}",
         )
     return table
@@ -173,7 +174,7 @@ def _write(
 
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "grouping.json", json.dumps(document, indent=1).encode())
+    write_atomically(out / "grouping.json", json.dumps(document, indent=1, allow_nan=False).encode())
     for view in views:
         if view.seed != views[0].seed:
             continue

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ltdd_core import (
@@ -20,6 +21,7 @@ from ltdd_core import (
     DistilledSet,
     InputError,
     LongTailedSet,
+    Normalisation,
     Trainer,
     TrainingSet,
     class_distances,
@@ -59,15 +61,15 @@ class Partition:
     """int64 ``[classes]``."""
     value: float
     """Value of the cut: the sum of distances between classes of different groups."""
-    second: float
-    """Value of the best other partition."""
+    second: float | None
+    """Value of the best other partition; None where there is no other."""
     bound: float
     """Value that no cut exceeds."""
 
     @property
-    def margin(self) -> float:
-        """By how many per cent the best partition is above the next."""
-        return 100 * (self.value - self.second) / self.value
+    def margin(self) -> float | None:
+        """By how many per cent the best partition is above the next; None where there is no other."""
+        return None if self.second is None else 100 * (self.value - self.second) / self.value
 
     def to_json(self, names: Sequence[str]) -> dict[str, Any]:
         """What ``--json`` prints of it.
@@ -85,36 +87,53 @@ class Partition:
 
 
 def views_of(
-    configs: Sequence[Config], sources: Sequence[str], display: Display
+    configs: Sequence[Config], sources: Sequence[str], counts: Sequence[int], display: Display
 ) -> Iterator[tuple[tuple[str, ...], View]]:
     """Train the network of each configuration and look at every data source with it; the names of the classes with it.
 
     Args:
         configs: they differ in the network and the seed.
         sources: ``test``, ``original``, or the folder of a run.
+        counts: numbers of groups that the classes will be put into.
         display: gets the name of each network that is trained.
 
     Raises:
-        InputError: a data source, a network or the data cannot be used.
+        InputError: a data source, a network or the data cannot be used, or there are fewer classes than groups.
     """
     distilled = {name: load_distilled(name) for name in sources if name not in (TEST, ORIGINAL)}
     for config in configs:
         with open_setup(config, display=display) as setup:
             data, original, trainer = setup.data, setup.original, setup.trainer()
+            if (most := max(counts, default=2)) > data.classes:
+                raise InputError(f"--groups {most}: there are only {data.classes} classes.")
             sets = {TEST: replace(original, images=data.test_images, labels=data.test_labels), ORIGINAL: original}
             for name, distilled_set in distilled.items():
-                _check_fits(name, distilled_set, data)
-                sets[name] = replace(original, images=distilled_set.images, labels=distilled_set.labels)
+                sets[name] = setup.distilled(distilled_set)
+                _check_fits(name, distilled_set, sets[name], data)
             plain = trainer.train(original, outputs=data.classes)
             for source in sources:
                 yield data.class_names, _view(source, sets[source], config.network.name, plain, trainer)
 
 
-def _check_fits(name: str, distilled: DistilledSet, data: LongTailedSet) -> None:
+def _check_fits(name: str, distilled: DistilledSet, images: TrainingSet, data: LongTailedSet) -> None:
+    """Refuse a distilled set, ``images`` where it is decoded, that the networks of the data cannot look at."""
     if distilled.class_names != data.class_names:
         raise InputError(f"{name} was distilled from other classes than those of {data.name}.")
-    if tuple(distilled.images.shape[1:]) != data.image_shape or distilled.decoder is not None:
+    if images.image_shape != data.image_shape:
         raise InputError(f"the images of {name} are not of the size that networks see in {data.name}.")
+    if not _same_colours(distilled.normalisation, data.normalisation):
+        raise InputError(
+            f"{name} has other colours than {data.name}: use the same data options, --set data.normalisation=... "
+            "among them."
+        )
+
+
+def _same_colours(first: Normalisation, second: Normalisation) -> bool:
+    """Whether two normalisations are of the same images; a whitening is so to rounding, on whatever machine."""
+    if first.to_json() != second.to_json():
+        return False
+    others = second.tensors()
+    return all(torch.allclose(tensor, others[name], atol=1e-4) for name, tensor in first.tensors().items())
 
 
 def _view(source: str, images: TrainingSet, network: str, plain: Any, trainer: Trainer) -> View:
