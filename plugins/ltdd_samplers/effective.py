@@ -24,10 +24,10 @@ class EffectiveNumberSampler(ByClassSampler):
             lt=1,
         )
 
-    def weights(self, progress: float) -> Tensor:
-        """What the probabilities of the classes are proportional to, float64 ``[classes]``."""
+    def weights(self, progress: float) -> Tensor | None:
+        """What the probabilities of the classes are proportional to, float64 ``[classes]``; None for beta 0."""
         beta: float = self.options.beta
         if beta == 0:
-            return self.counts
+            return None
         # 1 - beta^n would lose its digits where beta is almost 1.
         return self.counts * (1 - beta) / -torch.expm1(self.counts * math.log(beta))
