@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ from ltdd_mtt.experts import (
     experts_of,
     train_experts,
 )
+from ltdd_mtt.jobs import _check_end
 
 DATA = {"name": "digits-lt", "n_max": 20, "imbalance": 20}
 SMALL = {"method": "mtt", "ipc": 2, "data": DATA, "network": {"name": "convnet-d3", "width": 8, "depth": 2}}
@@ -405,9 +407,11 @@ def test_the_command_trains_and_says_what(ltdd, tmp_path):
     assert result.exit_code == 0, result.output
     assert "2 experts of 3 epochs take" in result.stderr
     assert "epoch 6/6  0:00:00 left" in result.stderr
-    assert f"ltdd distill --method mtt --store {tmp_path / 'e'}" in result.stdout
+    assert f"ltdd distill --method mtt --store {tmp_path / 'e'} needs the same --data, --seed" in result.stdout
+    assert "experts.count=2 and experts.epochs=3 among them" in result.stdout
     again = ltdd(*arguments, "--json", "--store", tmp_path / "e")
     document = json.loads(again.stdout)
+    assert again.stderr.splitlines()[-1] == "epoch 6/6"
     assert document["count"] == 2
     assert document["epochs"] == 3
     assert document["store"] == str(tmp_path / "e")
@@ -415,6 +419,9 @@ def test_the_command_trains_and_says_what(ltdd, tmp_path):
         4 * load_tensors(file)[0]["trajectory"].numel() for file in (tmp_path / "e").glob("*.safetensors")
     )
     assert ltdd(*arguments, "--quiet", "--store", tmp_path / "e").stderr == ""
+    one = ltdd("experts", "train", *OPTIONS, "--count", "1", "--epochs", "1", "--store", tmp_path / "one")
+    assert "1 expert of 1 epoch takes" in one.stderr
+    assert "1 expert of 1 epoch in" in one.stdout
 
 
 def test_experts_are_listed_and_removed(ltdd):
@@ -483,6 +490,19 @@ def test_what_ends_one_of_several_processes_is_one_line(ltdd):
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: training of expert ")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (-9, "ended with signal SIGKILL; what is done is kept. Try fewer --jobs."),
+        (1, "ended with code 1; its traceback is above, and what is done is kept."),
+    ],
+)
+def test_fewer_processes_are_advised_only_where_one_was_killed(code, message):
+    with pytest.raises(RunFailed) as error:
+        _check_end(SimpleNamespace(join=lambda: None, exitcode=code))
+    assert str(error.value) == f"a process that trained experts {message}"
 
 
 def test_an_expert_is_no_ensemble(ltdd):

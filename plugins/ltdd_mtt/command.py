@@ -40,12 +40,15 @@ def command() -> None:
 
 
 @command.command("train")
-@click.option("--count", type=click.IntRange(min=1), help="Experts.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each; more than before makes them longer.")
+@click.option("--count", type=click.IntRange(min=1), help="Number of experts.")
+@click.option("--epochs", type=click.IntRange(min=1),
+              help="Number of epochs per expert; a larger number than before extends those that are "
+              "there.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the experts; the same as --store.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Number of processes that share the work.")  # fmt: skip
 @click.option("--network", metavar="NAME", help="Network to train, and later to match with.")
-@click.option("--precision", metavar="fp32|bf16", help="Of features.")
+@click.option("--precision", metavar="fp32|bf16", help="Precision of the features: fp32 or bf16.")
 @click.option("--compile", is_flag=True, help="Compile the network.")
 @data_options
 @compute_options
@@ -89,8 +92,17 @@ def train(
         click.echo(json.dumps({**facts, "seconds": round(time.monotonic() - began, 3)}))
         return
     where = f" --store {facts['store']}" if config.compute.store else ""
-    what = f"{facts['count']} experts of {facts['epochs']} epochs, {decimal(facts['bytes'])}"
-    results.print(f"{what}, are in {facts['store']}: ltdd distill --method mtt{where}", soft_wrap=True)
+    what = f"{_experts(facts['count'], facts['epochs'])} in {facts['store']}, {decimal(facts['bytes'])}"
+    options = f"experts.count={facts['count']} and experts.epochs={facts['epochs']}"
+    results.print(
+        f"{what}. To find {'it' if facts['count'] == 1 else 'them'}, ltdd distill --method mtt{where} needs the same "
+        f"--data, --seed, --network and --set options, {options} among them.",
+        soft_wrap=True,
+    )
+
+
+def _experts(count: int, epochs: int) -> str:
+    return f"{count} {'expert' if count == 1 else 'experts'} of {epochs} {'epoch' if epochs == 1 else 'epochs'}"
 
 
 def _check_method(config: Config) -> None:
@@ -117,9 +129,9 @@ def _train(config: Config, jobs: int, notes: Console) -> dict[str, Any]:
         task = task_of(setup)
         experts = experts_of(task, options)
         folder, size = experts.folder, options.count * experts[0].size(options.epochs)
-        notes.print(
-            f"{options.count} experts of {options.epochs} epochs take {decimal(size)} in {folder}", soft_wrap=True
-        )
+        take = "takes" if options.count == 1 else "take"
+        what = _experts(options.count, options.epochs)
+        notes.print(f"{what} {take} {decimal(size)} in {folder}", soft_wrap=True)
         _check_room(experts, options.count, size)
         try:
             with _progress(notes, options) as report:
@@ -160,7 +172,7 @@ def _progress(notes: Console, options: ExpertOptions) -> Iterator[Callable[[int,
     from ltdd_mtt.experts import Pace
 
     pace, last = Pace(options), time.monotonic()
-    columns = TextColumn("epochs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]} left")
+    columns = TextColumn("epochs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
     bar = Progress(*columns, console=notes, transient=True)
     shown = bar.add_task("", total=pace.total, left="")
 
@@ -168,11 +180,12 @@ def _progress(notes: Console, options: ExpertOptions) -> Iterator[Callable[[int,
         nonlocal last
         before = pace.done
         pace.note(number, epochs)
-        bar.update(shown, completed=pace.done, left=pace.left())
+        left = f"{pace.left()} left" if pace.left() else ""
+        bar.update(shown, completed=pace.done, left=left)
         finished = before < pace.done == pace.total
         if (finished or time.monotonic() - last > SECONDS_BETWEEN_LINES) and not notes.is_interactive:
             last = time.monotonic()
-            notes.print(f"epoch {pace.done}/{pace.total}  {pace.left()} left")
+            notes.print(f"epoch {pace.done}/{pace.total}  {left}".rstrip())
 
     with bar if notes.is_interactive else nullcontext():
         yield report

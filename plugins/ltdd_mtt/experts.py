@@ -32,11 +32,13 @@ class ExpertOptions(BaseOptions):
     their initial weights; those are in the preset mtt-paper.
     """
 
-    count: int = option(4, "experts; MTT's public code: 100", ge=1)
-    epochs: int = option(50, "epochs of each", source="MTT, public code", ge=1)
-    lr: float = option(0.1, "learning rate, constant; MTT's public code: 0.01", gt=0)
-    batch: int = option(16, "images a step; MTT's public code: 256", ge=1)
-    store: Literal["fp32", "fp16", "bf16"] = option("fp32", "numbers on disk; the others take half the room")
+    count: int = option(4, "number of experts; MTT's public code: 100", ge=1)
+    epochs: int = option(50, "number of epochs per expert", source="MTT, public code", ge=1)
+    lr: float = option(0.1, "learning rate of the experts, constant; MTT's public code: 0.01", gt=0)
+    batch: int = option(16, "number of images per step of an expert; MTT's public code: 256", ge=1)
+    store: Literal["fp32", "fp16", "bf16"] = option(
+        "fp32", "format of the parameters on disk; fp16 and bf16 take half the room"
+    )
     sampler: Named = option(
         "instance", "sampler that orders the epochs", source="MTT, public code", component="sampler"
     )

@@ -71,8 +71,11 @@ def _hear(pipe: Connection, report: Callable[[int, int], None]) -> bool:
 def _check_end(process: SpawnProcess) -> None:
     process.join()
     if code := process.exitcode:
-        died = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
-        raise RunFailed(f"a process that trained experts ended with {died}; what is done is kept. Try fewer --jobs.")
+        if code < 0:
+            how = f"signal {signal.Signals(-code).name}; what is done is kept. Try fewer --jobs."
+        else:
+            how = f"code {code}; its traceback is above, and what is done is kept."
+        raise RunFailed(f"a process that trained experts ended with {how}")
 
 
 def work(tree: dict[str, Any], said: Connection) -> None:

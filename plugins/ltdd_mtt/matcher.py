@@ -49,22 +49,33 @@ class TrajectoryMatcher(Matcher):
     class Options(BaseOptions):
         """Students, optimisers, experts."""
 
-        syn_steps: int = option(20, "N, steps of the student on the synthetic images", source="MTT, public code", ge=1)
-        expert_epochs: int = option(3, "M, epochs of the expert to match", source="MTT, public code", ge=1)
+        syn_steps: int = option(
+            20, "number N of steps of the student on the synthetic images", source="MTT, public code", ge=1
+        )
+        expert_epochs: int = option(
+            3, "number M of epochs of the expert that the student has to match", source="MTT, public code", ge=1
+        )
         max_start_epoch: int | None = option(
-            None, "the student starts from an epoch below this one; unless given, as late as the experts allow", ge=1
+            None,
+            "epoch of the expert below which every student starts; unless given, as late as the experts allow",
+            ge=1,
         )
         batch_syn: int | None = option(
-            None, "synthetic images a step of the student; all unless given", source="MTT, public code", ge=1
+            None,
+            "number of synthetic images per step of the student; all unless given",
+            source="MTT, public code",
+            ge=1,
         )
         syn_lr: float = option(0.01, "initial step size of the student", source="MTT, public code", gt=0)
         lr_img: float = option(10.0, "learning rate of the pixels; MTT's public code: 1000", gt=0)
         lr_lr: float = option(1e-6, "learning rate of the step size, 0 leaves it alone; MTT's public code: 1e-5", ge=0)
-        momentum: float = option(0.5, "momentum of both", source="MTT, public code", ge=0, lt=1)
+        momentum: float = option(
+            0.5, "momentum of the SGD of pixels and step size", source="MTT, public code", ge=0, lt=1
+        )
         memory: Literal["unroll", "checkpoint", "tesla"] = option(
             "checkpoint",
-            "the gradient: unroll (autograd, keeps the maps of all N steps), checkpoint (the same gradient, the maps "
-            "of one step; as fast, and the one that --compile makes faster), tesla (TESLA's approximation)",
+            "way to compute the gradient through the N steps: autograd, which keeps the activations of all steps "
+            "(unroll); the same gradient with the activations of one step (checkpoint); TESLA's approximation (tesla)",
         )
         experts_dir: Path | None = option(
             None, "folder of a network store that has the experts; unless given, that of --store, or runs/networks"
