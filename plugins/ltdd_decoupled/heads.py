@@ -141,7 +141,7 @@ class NormalisedHead(ClassifierHead):
         network = trainer.train(data.only(~aside), outputs=data.classes, purpose="classes without those kept aside")
         aside_set = data.only(aside)
         features, labels = trainer.features(network, aside_set), aside_set.labels.cpu()
-        return max(TAUS, key=lambda tau: _mean_recall(features @ _weights(network, tau).cpu().T, labels))
+        return max(TAUS, key=lambda tau: _sum_of_recalls(features @ _weights(network, tau).cpu().T, labels))
 
 
 class NearestMeanHead(ClassifierHead):
@@ -201,7 +201,7 @@ def _normalised(network: Network, tau: float) -> Callable[[Tensor], Tensor]:
     return lambda images: network.embed(images) @ weights.T
 
 
-def _mean_recall(logits: Tensor, labels: Tensor) -> float:
+def _sum_of_recalls(logits: Tensor, labels: Tensor) -> float:
     right = (logits.argmax(1) == labels).double()
     return sum(float(right[labels == label].mean()) for label in labels.unique().tolist())
 
