@@ -113,6 +113,9 @@ from .networks.statistics import (
     LayerStatistics as LayerStatistics,
     class_statistics as class_statistics,
 )
+from .networks.stored import (
+    Storable as Storable,
+)
 from .networks.trajectory import (
     Trajectory as Trajectory,
 )

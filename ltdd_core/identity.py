@@ -39,8 +39,9 @@ DECIDES_NOTHING = {"ltdd_core.errors", __name__}
 KNOWS_ITSELF = "__ltdd_identity__"
 """The method of objects that say themselves what decides them: ``object.__ltdd_identity__() -> value``."""
 BUILT_IN = (types.BuiltinFunctionType, types.MethodWrapperType, types.WrapperDescriptorType, types.MethodDescriptorType)
-OF_EVERY_MODULE = set(vars(nn.Module()))
-"""Attributes that every torch module has: its parts and tensors, which are read apart, and its hooks."""
+OF_EVERY_MODULE = {*vars(nn.Module()), "_made"}
+"""Attributes that every torch module has: its parts and tensors, which are read apart, its hooks, and what it was made
+of, which its other attributes say."""
 
 
 class Unidentified(Exception):

@@ -21,7 +21,7 @@ from ltdd_ablations.calibration import (
 from ltdd_ablations.head import AblationsHead
 from ltdd_ablations.labels import both, of_members_and_others, within_groups
 from ltdd_ablations.partitions import least_confused, shuffled, soft_confusion
-from ltdd_ablations.second import WithoutOthers, columns
+from ltdd_ablations.second import Columns, WithoutOthers
 from ltdd_ablations.teaching import taught, taught_loss, taught_members
 from ltdd_core import InputError, Softmax, configure, generator
 from ltdd_core.evaluation.linear import LinearHead
@@ -100,7 +100,7 @@ def test_the_shared_loss_moves_no_logit_of_another_group(soft):
 
 def test_a_group_reads_its_columns_of_the_shared_network():
     made, batch = network(5, 0), images(3)
-    assert torch.equal(columns(made, torch.tensor([1, 3, 4]))(batch), made(batch)[:, [1, 3, 4]])
+    assert torch.equal(Columns(made, torch.tensor([1, 3, 4]))(batch), made(batch)[:, [1, 3, 4]])
 
 
 def test_the_column_of_the_others_takes_probability_from_a_group():

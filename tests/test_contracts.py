@@ -20,7 +20,9 @@ from ltdd_core import (
     DataSource,
     LongTailOptions,
     SoftLabels,
+    Softmax,
     SourceImages,
+    Storable,
     Synthetic,
 )
 from ltdd_core.plugging.catalog import installed
@@ -553,9 +555,37 @@ class Precise(Linear):
         return super().fit(sets, trainer)
 
 
+class Closed(Linear):
+    """Its logits are those of a function, which no file can keep."""
+
+    def fit(self, sets, trainer):
+        network = super().fit(sets, trainer).logits
+        return Softmax(lambda images: 2 * network(images))
+
+
+class Warm(Storable):
+    """Has a temperature that is neither an argument nor a buffer."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.temperature = network, 1.0
+
+    def forward(self, images):
+        return self.network(images) / self.temperature
+
+
+class Forgotten(Linear):
+    def fit(self, sets, trainer):
+        logits = Warm(super().fit(sets, trainer).logits)
+        logits.temperature = 3.0
+        return Softmax(logits)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        (Closed, "a run can keep its classifier, and Softmax was made of a function"),
+        (Forgotten, "says the same when it was kept and loaded again"),
         (Drawing, "global generator of torch"),
         (Unsure, "sum to one"),
         (Few, r"\[n, classes\]"),

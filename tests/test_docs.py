@@ -201,11 +201,11 @@ def executed(page):
 
 
 def test_the_head_of_the_guide_to_heads_keeps_the_contract():
-    (own_head,) = blocks(TOP / "docs" / "heads.md", "python")
-    plugin = types.ModuleType("your_module")
-    exec(own_head, vars(plugin))
+    plugin = executed(DOCS / "heads.md")
     load_plugins().manager.register(plugin, name="smoothed")
     check_head(plugin.SmoothedHead)
+    shifted = plugin.Shifted(tiny_network((3, 8, 8), 4), torch.ones(4))
+    assert shifted(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
 
 
 def test_configuration_snippets_are_valid():

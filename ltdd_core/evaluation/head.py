@@ -8,13 +8,18 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ltdd_core.networks.stored import Storable
 from ltdd_core.options import Component
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.trainer import Trainer
 
 
-class Classifier(ABC):
-    """A trained classifier."""
+class Classifier(Storable, ABC):
+    """A trained classifier: a module whose ``forward`` gives log-probabilities.
+
+    A run keeps it by what it was made of, as :class:`ltdd_core.Storable` says.  What it works out itself and needs
+    again is in its buffers.
+    """
 
     groups: Tensor | None = None
     """int64 ``[classes]``, the group of each class, when the classifier has a partition."""
@@ -27,15 +32,21 @@ class Classifier(ABC):
             images: float32 ``[n, C, H, W]``, normalised.
         """
 
+    def forward(self, images: Tensor) -> Tensor:
+        """:meth:`log_probabilities`."""
+        return self.log_probabilities(images)
+
 
 class Softmax(Classifier):
     """The softmax of logits.
 
     Args:
-        logits: ``images -> [n, classes]``: a network, or what a head makes of one.
+        logits: ``images -> [n, classes]``: a network, or what a head makes of one.  A run can keep the classifier if
+            it is a :class:`ltdd_core.Storable`, as every network is; it cannot keep a function.
     """
 
     def __init__(self, logits: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
         self.logits = logits
 
     def log_probabilities(self, images: Tensor) -> Tensor:

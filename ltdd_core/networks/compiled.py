@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -57,6 +57,10 @@ class CompiledNetwork(Network):
         self.inner, self.linear = inner, inner.linear
         self._inner_embed = _compile(inner.embed) if compiled else inner.embed
         self._precision, self._compiled = precision, compiled
+
+    def made_of(self) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """The network and its precision; it is kept as one that is not compiled."""
+        return (self.inner, self._precision, False), {}
 
     @property
     def eager(self) -> CompiledNetwork:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltdd_core.networks.stored import Storable
 
-class CosineLinear(nn.Linear):
+
+class CosineLinear(Storable, nn.Linear):
     """A linear layer of directions: scale times the cosine between features and the weights of each class.
 
     Args:

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ltdd_core.networks.stored import Storable
 from ltdd_core.options import BaseOptions
 
 Shape = tuple[int, int, int]
 """``(C, H, W)`` of images."""
 
 
-class Network(nn.Module, ABC):
+class Network(Storable, ABC):
     """A feature extractor with a linear layer on top.
 
     A subclass is made as ``cls(image_shape, outputs, options)`` with ``image_shape = (C, H, W)`` and sets

@@ -34,6 +34,8 @@ TIMES = "times.jsonl"
 FACTS = "run.json"
 RESULT = "report.json"
 LOCK = ".lock"
+CLASSIFIERS = "classifiers"
+"""The folder of the trained classifiers within that of a run."""
 FREE = {"data.root", "compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk", "compute.store"}
 """What may change when a run is resumed: where it runs.  Another device, number of threads or chunk can change the
 last bits of a sum, so bit for bit holds only where these stay."""
@@ -165,6 +167,16 @@ class RunFolder:
         """Write a JSON document atomically."""
         self.write_text(name, json_text(document, indent=1) + "\n")
 
+    def lines(self) -> list[str]:
+        """The names of the lines of the run's table; none before it is written.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        if not (self.path / RESULT).exists():
+            return []
+        return [row.name for row in self._stored(RESULT, _Table).rows]
+
     def seconds_taken(self) -> float | None:
         """What the process that finished the run took; None before that."""
         return self._stored(RESULT, _Result).seconds if (self.path / RESULT).exists() else None
@@ -258,6 +270,18 @@ class _Result(BaseModel):
     """What is read of ``report.json``."""
 
     seconds: NonNegativeFloat
+
+
+class _NamedRow(BaseModel):
+    """What is read of a row of ``report.json``."""
+
+    name: str
+
+
+class _Table(BaseModel):
+    """The rows of ``report.json``."""
+
+    rows: list[_NamedRow]
 
 
 def _lines_before(step: int, content: bytes) -> Iterator[str]:

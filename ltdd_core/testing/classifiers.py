@@ -6,14 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltdd_core.errors import InputError
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe
 from ltdd_core.evaluation.labeller import Labeller, Labelling
+from ltdd_core.evaluation.stored import class_finder
 from ltdd_core.networks.compiled import precision_context
 from ltdd_core.networks.network import Network
+from ltdd_core.networks.stored import Entry, Storable, Unstorable, put_together, taken_apart
+from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.seeding import generator
+from ltdd_core.storage import json_text, parse_json
 from ltdd_core.testing.contract import Contract
 from ltdd_core.testing.tiny import PlainSampler, devices, tiny_long_tailed, tiny_task, tiny_trainer
 from ltdd_core.training.sets import TrainingSet
@@ -22,6 +26,8 @@ from ltdd_core.training.soft_labels import SoftLabels
 
 def check_head(component: type[ClassifierHead], **options: Any) -> None:
     """Log-probabilities of every class, the same for the same seed, on hard and soft labels, in fp32 and bf16.
+
+    A run can keep the classifier, and it says the same, bit for bit, when it is loaded again.
 
     Args:
         component: the class.
@@ -53,6 +59,23 @@ def check_head(component: type[ClassifierHead], **options: Any) -> None:
             _check_log_probabilities(contract, results[0], (len(images), data.classes), device)
             same = torch.equal(*results)
             contract.must(same, ClassifierHead.fit, "the same seed trains the same classifier a second time")
+            loaded = _kept_and_loaded(contract, fitted, component).to(device)
+            with torch.no_grad():
+                same = torch.equal(loaded(images), results[1])
+            contract.must(same, Storable, "the classifier says the same when it was kept and loaded again")
+
+
+def _kept_and_loaded(contract: Contract, classifier: Classifier, component: type[ClassifierHead]) -> nn.Module:
+    """The classifier as it comes out of a file; classes of the package of the head are found, installed or not."""
+    plugins, package = load_plugins(), component.__module__.partition(".")[0]
+    find = class_finder(plugins, package)
+    try:
+        modules, tensors = taken_apart(classifier, find)
+    except Unstorable as error:
+        raise contract.broken(Storable, f"a run can keep its classifier, and {error}") from error
+    with contract.works(Storable, "a kept classifier can be loaded"):
+        entries = [Entry.model_validate(entry) for entry in parse_json(json_text(modules))]
+        return put_together(entries, {name: tensor.cpu() for name, tensor in tensors.items()}, find)
 
 
 def _check_log_probabilities(contract: Contract, result: Tensor, shape: tuple[int, int], device: torch.device) -> None:

@@ -31,7 +31,7 @@ class Contract:
     def must(self, holds: bool, where: Callable[..., Any], promise: str) -> None:
         """Raise :class:`ContractError` unless it holds; the docstring of ``where`` is where it is written."""
         if not holds:
-            raise ContractError(self._broken(where, promise))
+            raise self.broken(where, promise)
 
     @contextmanager
     def works(self, where: Callable[..., Any], promise: str) -> Iterator[None]:
@@ -41,7 +41,8 @@ class Contract:
         except ContractError:
             raise
         except Exception as error:
-            raise ContractError(f"{self._broken(where, promise)} It raised {type(error).__name__}: {error}") from error
+            text = f"{self.broken(where, promise)} It raised {type(error).__name__}: {error}"
+            raise ContractError(text) from error
 
     @contextmanager
     def without_global_randomness(self, where: Callable[..., Any]) -> Iterator[None]:
@@ -61,8 +62,11 @@ class Contract:
         for name, field in options.model_fields.items():
             self.must(bool(field.description), option, f"every option says what it does, and {name!r} does not")
 
-    def _broken(self, where: Callable[..., Any], promise: str) -> str:
-        return f"{self.name} breaks its contract: {promise}. It is written at ltdd_core.{where.__qualname__}."
+    def broken(self, where: Callable[..., Any], promise: str) -> ContractError:
+        """What is raised where a promise is broken."""
+        return ContractError(
+            f"{self.name} breaks its contract: {promise}. It is written at ltdd_core.{where.__qualname__}."
+        )
 
 
 def _global_states() -> dict[str, Any]:

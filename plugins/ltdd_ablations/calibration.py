@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from scipy.optimize import minimize, minimize_scalar
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltdd_core import Classifier, ClassifierHead, Trainer, TrainingSet, generator
 from ltdd_twostage.margin import margins
@@ -30,7 +30,9 @@ class Corrected(Classifier):
     """
 
     def __init__(self, classifier: Classifier, offset: Tensor | None = None, *, temperature: float = 1.0) -> None:
-        self.classifier, self.offset, self.temperature = classifier, offset, temperature
+        super().__init__()
+        self.classifier, self.temperature = classifier, temperature
+        self.offset = None if offset is None else nn.Buffer(offset)
 
     def log_probabilities(self, images: Tensor) -> Tensor:
         """Log-probabilities ``[n, classes]`` of images ``[n, C, H, W]``, normalised."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ltdd_ablations.calibration import Corrected, best_temperature
 from ltdd_ablations.labels import both, of_members_and_others, within_groups
 from ltdd_ablations.teaching import TaughtHead, taught, taught_members
-from ltdd_core import Classifier, ClassifierHead, InputError, Network, Softmax, Trainer, TrainingSet
+from ltdd_core import Classifier, ClassifierHead, InputError, Network, Softmax, Storable, Trainer, TrainingSet
 from ltdd_twostage.labels import of_members
 from ltdd_twostage.stages import OfClasses, Stage, WithinGroups
 
@@ -71,6 +71,7 @@ class WithoutOthers(Classifier):
     """
 
     def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
         self.classifier = classifier
 
     def log_probabilities(self, images: Tensor) -> Tensor:
@@ -89,17 +90,25 @@ def _shared(data: TrainingSet, groups: Tensor, trainer: Trainer) -> list[Classif
     device_groups = groups.to(trainer.device)
     network = trainer.train(data, outputs=data.classes, loss=within_groups(device_groups))
     members = [torch.nonzero(device_groups == group).flatten() for group in range(int(groups.max()) + 1)]
-    return [Softmax(columns(network, classes)) if len(classes) > 1 else None for classes in members]
+    return [Softmax(Columns(network, classes)) if len(classes) > 1 else None for classes in members]
 
 
-def columns(network: Network, members: Tensor) -> Callable[[Tensor], Tensor]:
+class Columns(Storable):
     """Some of the logits of a network.
 
     Args:
         network: gives logits ``[n, classes]``.
         members: the classes, int64.
     """
-    return lambda images: network(images)[:, members]
+
+    def __init__(self, network: Network, members: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.members = nn.Buffer(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[n, members]``."""
+        return self.network(images)[:, self.members]
 
 
 def _layer_on_features(classifier: Classifier, data: TrainingSet, trainer: Trainer) -> Classifier:

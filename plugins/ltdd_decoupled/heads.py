@@ -7,7 +7,7 @@ each class by a power of their norm, and NCM does without a layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -21,6 +21,7 @@ from ltdd_core import (
     ClassifierHead,
     Network,
     Softmax,
+    Storable,
     Trainer,
     TrainingOptions,
     TrainingSet,
@@ -88,7 +89,7 @@ class ScaledHead(ClassifierHead):
         return Softmax(trainer.retrain(plain, _balanced(data), self.options.training(), layer=layer, purpose="LWS"))
 
 
-class ScaledLinear(nn.Linear):
+class ScaledLinear(Storable, nn.Linear):
     """A trained layer, frozen, its logits times a scale for each class that is learned from 1 on."""
 
     def __init__(self, trained: nn.Linear) -> None:
@@ -127,7 +128,7 @@ class NormalisedHead(ClassifierHead):
         if tau is None:
             tau = self._chosen(data, trainer)
         plain = trainer.train(data, outputs=data.classes)
-        return Softmax(_normalised(plain, tau))
+        return Softmax(Normalised(plain, tau))
 
     def _chosen(self, data: TrainingSet, trainer: Trainer) -> float:
         """The tau with the best mean accuracy over classes on the images kept aside; the smallest of equals.
@@ -142,6 +143,24 @@ class NormalisedHead(ClassifierHead):
         aside_set = data.only(aside)
         features, labels = trainer.features(network, aside_set), aside_set.labels.cpu()
         return max(TAUS, key=lambda tau: _sum_of_recalls(features @ _weights(network, tau).cpu().T, labels))
+
+
+class Normalised(Storable):
+    """Logits of the features under weights w_c / |w_c|^tau, without a bias.
+
+    Args:
+        network: gives the features, and the weights w of its last layer.
+        tau: the exponent.
+    """
+
+    def __init__(self, network: Network, tau: float) -> None:
+        super().__init__()
+        self.network = network
+        self.weights = nn.Buffer(_weights(network, tau))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[n, classes]``."""
+        return self.network.embed(images) @ self.weights.T
 
 
 class NearestMeanHead(ClassifierHead):
@@ -165,13 +184,47 @@ class NearestMeanHead(ClassifierHead):
         features = trainer.features(plain, data)
         means = class_means_of(features, data.targets().cpu(), data.classes).to(trainer.device)
         if self.options.distance == "cosine":
-            return Softmax(lambda images: COSINE_SCALE * F.normalize(plain.embed(images)) @ F.normalize(means).T)
+            return Softmax(NearestDirection(plain, means))
         spread = (features.to(means) - means[data.labels.to(means.device)]).square().sum(1).mean()
+        return Softmax(NearestPoint(plain, means, spread))
 
-        def logits(images: Tensor) -> Tensor:
-            return -torch.cdist(plain.embed(images), means).square() / spread.clamp(min=1e-12)
 
-        return Softmax(logits)
+class NearestDirection(Storable):
+    """Logits of 16 times the cosine between the features and the mean of each class.
+
+    Args:
+        network: gives features ``[n, D]``.
+        means: ``[classes, D]``.
+    """
+
+    def __init__(self, network: Network, means: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.means = nn.Buffer(means)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[n, classes]``."""
+        return COSINE_SCALE * F.normalize(self.network.embed(images)) @ F.normalize(self.means).T
+
+
+class NearestPoint(Storable):
+    """Logits of -d^2 / spread, with the distance d between the features and the mean of each class.
+
+    Args:
+        network: gives features ``[n, D]``.
+        means: ``[classes, D]``.
+        spread: mean d^2 of the training images to the mean of their class, a scalar.
+    """
+
+    def __init__(self, network: Network, means: Tensor, spread: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.means = nn.Buffer(means)
+        self.spread = nn.Buffer(spread)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[n, classes]``."""
+        return -torch.cdist(self.network.embed(images), self.means).square() / self.spread.clamp(min=1e-12)
 
 
 def class_means_of(features: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -194,11 +247,6 @@ def kept_aside(labels: Tensor, share: float, draws: torch.Generator) -> Tensor:
 def _weights(network: Network, tau: float) -> Tensor:
     weight = network.linear.weight.detach()
     return weight / weight.norm(dim=1, keepdim=True).clamp(min=1e-12) ** tau
-
-
-def _normalised(network: Network, tau: float) -> Callable[[Tensor], Tensor]:
-    weights = _weights(network, tau)
-    return lambda images: network.embed(images) @ weights.T
 
 
 def _sum_of_recalls(logits: Tensor, labels: Tensor) -> float:

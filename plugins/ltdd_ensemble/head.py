@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltdd_core import BaseOptions, Classifier, ClassifierHead, InputError, Named, Trainer, TrainingSet, name_of, option
 
@@ -19,11 +19,12 @@ class Averaged(Classifier):
     """log P(c) = mean_i log p_i(c) - log Z."""
 
     def __init__(self, members: Sequence[Classifier]) -> None:
-        self.members = members
+        super().__init__()
+        self.members = nn.ModuleList(members)
 
     def log_probabilities(self, images: Tensor) -> Tensor:
         """Float32 ``[n, classes]``."""
-        log_p = torch.stack([member.log_probabilities(images) for member in self.members])
+        log_p = torch.stack([member(images) for member in self.members])
         return log_p.mean(0).log_softmax(1)
 
 

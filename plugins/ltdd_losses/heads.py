@@ -16,7 +16,9 @@ from ltdd_core import (
     ClassifierHead,
     CosineLinear,
     Loss,
+    Network,
     Softmax,
+    Storable,
     Trainer,
     TrainingSet,
     option,
@@ -111,13 +113,27 @@ class LogitAdjustmentHead(ClassifierHead):
         if self.options.when == "training":
             loss = prior_adjusted(data.counts(), tau)
             return Softmax(trainer.train(data, outputs=data.classes, purpose="logit adjustment", loss=loss))
-        plain, shift = trainer.train(data, outputs=data.classes), tau * log_prior(data.counts())
+        plain = trainer.train(data, outputs=data.classes)
+        return Softmax(Shifted(plain, tau * log_prior(data.counts())))
 
-        def logits(images: Tensor) -> Tensor:
-            z: Tensor = plain(images)
-            return z - shift.to(z)
 
-        return Softmax(logits)
+class Shifted(Storable):
+    """The logits of a network minus a number for each class.
+
+    Args:
+        network: gives logits ``[n, classes]``.
+        shift: the numbers, ``[classes]``.
+    """
+
+    def __init__(self, network: Network, shift: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.shift = nn.Buffer(shift)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[n, classes]``."""
+        z: Tensor = self.network(images)
+        return z - self.shift.to(z)
 
 
 class MarginHead(ClassifierHead):

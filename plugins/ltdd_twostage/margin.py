@@ -8,7 +8,7 @@ of the class-balanced error smallest are proportional to n_c^(-1/4), n_c the ima
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltdd_core import Classifier
 
@@ -32,7 +32,9 @@ class WithOffsets(Classifier):
     """
 
     def __init__(self, classifier: Classifier, offsets: Tensor) -> None:
-        self.classifier, self.offsets = classifier, offsets
+        super().__init__()
+        self.classifier = classifier
+        self.offsets = nn.Buffer(offsets)
 
     def log_probabilities(self, images: Tensor) -> Tensor:
         """Log-probabilities ``[n, classes]`` of images ``[n, C, H, W]``, normalised."""

@@ -19,16 +19,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltdd_core import Classifier
+from ltdd_core import Classifier, Storable
 
 Parts = tuple[Tensor | None, Tensor | None]
 """``(log p(g) [n, K], log p(c | g(c)) [n, classes])``; None where a stage says nothing."""
 
 
-class Stage(ABC):
+class Stage(Storable, ABC):
     """What one stage says."""
 
     @abstractmethod
@@ -40,6 +40,7 @@ class OfGroups(Stage):
     """A classifier of the K groups."""
 
     def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
         self.classifier = classifier
 
     def parts(self, images: Tensor) -> Parts:
@@ -55,6 +56,7 @@ class OfClasses(Stage):
     """
 
     def __init__(self, classifier: Classifier, groups: Tensor) -> None:
+        super().__init__()
         self.classifier, self.groups = classifier, groups
 
     def parts(self, images: Tensor) -> Parts:
@@ -71,7 +73,8 @@ class WithinGroups(Stage):
     """
 
     def __init__(self, classifiers: Sequence[Classifier | None], groups: Tensor) -> None:
-        self.classifiers, self.groups = classifiers, groups
+        super().__init__()
+        self.classifiers, self.groups = nn.ModuleList(classifiers), groups  # type: ignore[arg-type] # some are None
 
     def parts(self, images: Tensor) -> Parts:
         """The class within the group only."""
@@ -79,7 +82,7 @@ class WithinGroups(Stage):
         for group, classifier in enumerate(self.classifiers):
             if classifier is not None:
                 members = torch.nonzero(self.groups == group).flatten().to(images.device)
-                result[:, members] = classifier.log_probabilities(images)
+                result[:, members] = classifier(images)
         return None, result
 
 
@@ -110,6 +113,7 @@ class TwoStage(Classifier):
     groups: Tensor
 
     def __init__(self, groups: Tensor, first: Stage, second: Stage, *, a: float, b: float, hard: bool) -> None:
+        super().__init__()
         self.groups, self.first, self.second = groups, first, second
         self.a, self.b, self.hard = a, b, hard
 
