@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -73,6 +74,7 @@ def evaluate(
     repeats: int = 1,
     settings: Sequence[Layer | Mapping[str, Any]] = (),
     preset: str | None = None,
+    keep: Path | str | None = None,
     catalog: Catalog | None = None,
     display: Display | None = None,
 ) -> Iterator[Repeated]:
@@ -89,6 +91,7 @@ def evaluate(
         settings: what to change in the stored configuration, shaped like configuration files: ``head``,
             ``recipe``, ``plugins``, ``training``.  Another head drops the stored recipe.
         preset: a named configuration, above the stored one and below ``settings``.
+        keep: folder in which the classifiers are kept; they are not unless given.
         catalog: finds components by name; made anew unless given.
         display: shows a user what happens; warnings only, unless given.
 
@@ -100,7 +103,8 @@ def evaluate(
         InputError: the file, the settings or the data cannot be used.
         RunFailed: training diverged, or memory ran out.
     """
-    return _on_distilled(repeated_rows, distilled, networks, repeats, settings, preset, catalog, display)
+    work = functools.partial(repeated_rows, keep=None if keep is None else Path(keep))
+    return _on_distilled(work, distilled, networks, repeats, settings, preset, catalog, display)
 
 
 def quality(
@@ -220,6 +224,7 @@ def train_original(
     *,
     networks: Sequence[Selection] = (),
     repeats: int = 1,
+    keep: Path | None = None,
     catalog: Catalog | None = None,
     display: Display | None = None,
     store: Path | None = None,
@@ -230,6 +235,7 @@ def train_original(
         config: from :func:`configure_original`.
         networks: those to train; the configured one unless given.
         repeats: how many seeds, from the configured one on.
+        keep: folder in which the classifiers are kept; they are not unless given.
         catalog: where ``config`` was resolved; made anew unless given.
         display: shows a user what happens; warnings only, unless given.
         store: the folder that keeps the trained networks; that of the configuration unless given, else none.
@@ -243,7 +249,7 @@ def train_original(
     """
     kept = NetworkStore(store or config.compute.store)
     with Setup.open(config, catalog=catalog, display=display, store=kept) as setup:
-        yield from repeated_rows(setup, None, networks or [config.network], repeats)
+        yield from repeated_rows(setup, None, networks or [config.network], repeats, keep)
 
 
 def configure_original(layers: Sequence[Layer], preset: str | None = None, catalog: Catalog | None = None) -> Config:

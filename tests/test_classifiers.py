@@ -1,13 +1,17 @@
 """Trained classifiers in files: what comes back is what was kept, and what cannot be kept or read is said."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY, one_line_error
 from hypothesis import given, settings, strategies as st
 from test_damage import with_odd_value
 from torch import nn
 
+import ltdd_core
 from ltdd_core import BaseOptions, Classifier, CompiledNetwork, CosineLinear, InputError, Softmax, Storable
 from ltdd_core.evaluation.stored import TrainedClassifier, _digest, class_finder, load_classifier, save_classifier
 from ltdd_core.networks.stored import LINEAR, Entry, Unstorable, put_together, taken_apart
@@ -41,6 +45,7 @@ def trained(classifier, **facts):
         class_names=DATA.class_names,
         groups=classifier.groups,
         counts=DATA.counts,
+        images=20,
         image_shape=DATA.image_shape,
         normalisation=DATA.normalisation,
         facts=facts,
@@ -326,3 +331,107 @@ def test_a_file_of_somebody_who_knows_the_format_is_read_or_refused_in_one_line(
         assert len(said) < 10_000
 
     try_one()
+
+
+# ---- runs ------------------------------------------------------------------------------------------
+
+LINES = ["original, direct", "distilled, direct", "two-stage, original + distilled"]
+FILES = ["distilled-direct", "original-direct", "two-stage-original-distilled"]
+TWICE = ("--network", "convnet-d3", "--network", "mlp", "--repeats", "2")
+
+
+def names_in(folder):
+    return sorted(path.name.removesuffix(".safetensors") for path in Path(folder).iterdir())
+
+
+def test_a_run_keeps_the_classifier_of_each_line(finished):
+    assert names_in(finished / "classifiers") == FILES
+    data = ltdd_core.load_data("digits-lt")
+    rows = {row["name"]: row for row in json.loads((finished / "report.json").read_text())["rows"]}
+    for line in LINES:
+        found = load_classifier(finished, line)
+        right = found.predict(data.test_images).argmax(1) == data.test_labels
+        assert (found.line, float(right.double().mean() * 100)) == (line, rows[line]["accuracy"])
+        assert found.facts["row"]["per_class"] == rows[line]["per_class"]
+        assert found.facts["versions"]["ltdd"]
+    assert load_classifier(finished).line == LINES[-1]
+    assert load_classifier(finished).groups.shape == (10,)
+    assert load_classifier(finished, "original-direct").line == LINES[0]
+
+
+def test_a_run_of_which_no_classifier_is_kept_says_how_to_get_one(ltdd):
+    assert ltdd("distill", "--method", "dm", *TINY, "--out", "run", "--no-keep", "--quiet").exit_code == 0
+    assert not Path("run/classifiers").exists()
+    with pytest.raises(InputError, match=r"made with --no-keep, .* ltdd evaluate run --keep makes one"):
+        load_classifier("run")
+    result = ltdd("distill", "--out", "run", "--resume", "--set", "compute.keep=true")
+    assert result.exit_code == 0, result.output
+    assert "training a network" not in result.stderr
+    assert not Path("run/classifiers").exists()
+    assert ltdd("evaluate", "run", "--keep").exit_code == 0
+    assert load_classifier("run").line == "distilled, direct"
+
+
+def test_an_evaluation_keeps_its_classifiers_where_it_is_told_and_replaces_none(finished, ltdd):
+    shutil.copytree(finished, "run")
+    before = Path("run/classifiers/distilled-direct.safetensors").read_bytes()
+    result = ltdd("evaluate", "run", "--head", "linear", "--keep")
+    assert "is there already: remove it, or name a folder with --out" in one_line_error(result)
+    assert Path("run/classifiers/distilled-direct.safetensors").read_bytes() == before
+    assert ltdd("evaluate", "run", "--head", "linear", *TWICE, "--out", "more/kept").exit_code == 0
+    kept = names_in("more/kept")
+    assert kept == [f"distilled-direct-{name}-seed-{seed}" for name in ("convnet-d3", "mlp") for seed in (0, 1)]
+    with pytest.raises(InputError, match="has several classifiers; name one: distilled-direct-convnet-d3-seed-0, "):
+        load_classifier("more/kept")
+    with pytest.raises(InputError, match=r"no classifier of a line 'mlp'; there are: distilled-direct-conv"):
+        load_classifier("more/kept", "mlp")
+    assert load_classifier("more/kept", kept[3]).facts["seed"] == 1
+    assert load_classifier("more/kept/" + kept[3] + ".safetensors").facts["network"]["name"] == "mlp"
+    assert ltdd("evaluate", "run").exit_code == 0
+    assert names_in("run/classifiers") == FILES
+
+
+def test_training_alone_keeps_its_classifiers(ltdd):
+    small = TINY[4:8] + TINY[8:10]
+    assert ltdd("train", *small, "--out", "one").exit_code == 0
+    assert load_classifier("one").line == "original, direct"
+    assert ltdd("train", *small, "--out", "none", "--no-keep").exit_code == 0
+    assert not Path("none/classifiers").exists()
+    with pytest.raises(InputError, match=r"no classifier in this folder. .*: ltdd train makes one"):
+        load_classifier("none")
+    with pytest.raises(InputError, match=r"there is no classifier in this folder\.$"):
+        load_classifier(".")
+
+
+CLOSED = """
+    from ltdd_core import ClassifierHead, Softmax, hookimpl
+
+    class ClosedHead(ClassifierHead):
+        title = "closed"
+
+        def fit(self, sets, trainer):
+            network = trainer.train(sets[0], outputs=sets[0].classes)
+            return Softmax(lambda images: 2 * network(images))
+
+    @hookimpl
+    def ltdd_register_heads(register):
+        register("closed", ClosedHead)
+"""
+
+
+def test_a_classifier_that_cannot_be_kept_is_named_and_the_run_goes_on(ltdd, site):
+    site.install("closed", CLOSED)
+    result = ltdd("distill", "--method", "dm", "--head", "closed", *TINY, "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert (
+        "the classifier 'distilled, closed' is not kept in a file: Softmax was made of a function.\n" in result.stderr
+    )
+    assert not list(Path("run/classifiers").iterdir())
+
+
+def test_what_a_killed_process_left_is_removed(finished, ltdd):
+    shutil.copytree(finished, "run")
+    left = Path("run/classifiers/.original-direct.safetensors.0123.tmp")
+    left.write_bytes(b"half")
+    assert ltdd("distill", "--out", "run", "--resume", "--quiet").exit_code == 0
+    assert not left.exists()

@@ -19,6 +19,7 @@ from ltdd_core.config.resolve import resolve
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.npz import Npz
 from ltdd_core.evaluation.predictions import load_predictions
+from ltdd_core.evaluation.stored import load_classifier
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.runs.folder import METRICS, RunFolder
 
@@ -157,6 +158,7 @@ def read_log(path):
 DOORS = {
     "distilled.safetensors": (damaged_tensors, read_set),
     "predictions.safetensors": (damaged_tensors, load_predictions),
+    "classifier.safetensors": (damaged_tensors, load_classifier),
     "checkpoint.safetensors": (damaged_tensors, lambda path: RunFolder(path.parent).load_checkpoint()),
     "config.yaml": (damaged_document, lambda path: resolve(CATALOG, [from_file(path)])),
     "run.json": (damaged_document, lambda path: RunFolder(path.parent).begin_session({"digest": "0"}, {})),
@@ -165,6 +167,8 @@ DOORS = {
     "grid.yaml": (damaged_document, lambda path: read_grid(path, CATALOG)),
     "set.npz": (cut_and_pasted, lambda path: load_long_tailed("npz", Npz(Npz.Options(root=path)))),
 }
+OF_NO_RUN = "set.npz", "grid.yaml", "classifier.safetensors"
+"""Files that are read, and that no run has under this name."""
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +176,7 @@ def whole(finished, tmp_path_factory):
     """A folder with one of every file that is read."""
     folder = tmp_path_factory.mktemp("whole") / "files"
     shutil.copytree(finished, folder)
+    shutil.copy(next((folder / "classifiers").glob("two-stage*")), folder / "classifier.safetensors")
     (folder / "grid.yaml").write_text(yaml.safe_dump(GRID, sort_keys=False))
     labels = np.arange(6).repeat(2) % 3
     images = np.zeros((12, 8, 8), np.uint8)
@@ -223,7 +228,7 @@ def test_files_damaged_in_very_many_ways_are_read_or_refused(name, whole, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("name", [name for name in DOORS if name not in ("set.npz", "grid.yaml")])
+@pytest.mark.parametrize("name", [name for name in DOORS if name not in OF_NO_RUN])
 def test_commands_on_a_damaged_run_end_with_at_most_one_line(name, finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

@@ -59,6 +59,7 @@ def test_the_folder_of_a_run_holds_everything(tmp_path):
     files = {path.name for path in (tmp_path / "a").iterdir() if not path.name.startswith(".")}
     assert files == {
         "checkpoint.safetensors",
+        "classifiers",
         "config.yaml",
         "distilled.png",
         "distilled.safetensors",

@@ -15,6 +15,7 @@ from ltdd_core.cli.settings import (
     compute_options,
     consoles,
     data_options,
+    keep_option,
     layers,
     only_json,
     output_options,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--precision", metavar="fp32|bf16", help="Precision of the features: fp32 or bf16.")
 @click.option("--compile", is_flag=True, help="Compile networks, in matching and training.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; unless given, a new one under runs/.")
+@keep_option
 @click.option("--resume", is_flag=True, help="Resume a run that was interrupted.")
 @data_options
 @classifier_options

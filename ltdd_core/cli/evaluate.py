@@ -23,6 +23,8 @@ from ltdd_core.cli.settings import (
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--network", "networks", multiple=True, metavar="NAME", help="Network to train; repeatable.")
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Number of seeds.")
+@click.option("--keep", is_flag=True, help="Keep the classifiers in the folder of the run.")
+@click.option("--out", type=click.Path(path_type=Path), help="Keep the classifiers in this folder instead.")
 @click.option("--quality", is_flag=True, help="Also compare with the whole set and with random real images.")
 @data_options
 @classifier_options
@@ -32,6 +34,8 @@ def command(
     run: Path,
     networks: tuple[str, ...],
     repeats: int,
+    keep: bool,
+    out: Path | None,
     quality: bool,
     config_file: Path | None,
     preset: str | None,
@@ -52,7 +56,10 @@ def command(
     from ltdd_core.errors import Interrupted
     from ltdd_core.plugging.catalog import installed
     from ltdd_core.progress import Display
+    from ltdd_core.runs.folder import CLASSIFIERS
 
+    if out is None and keep:
+        out = (run if run.is_dir() else run.parent) / CLASSIFIERS
     began = time.monotonic()
     results, notes = consoles(as_json)
     with only_json(as_json):
@@ -63,13 +70,15 @@ def command(
         options |= {"preset": preset, "catalog": catalog, "display": display}
         lines = []
         try:
-            for line in api.evaluate(run, **options):
+            for line in api.evaluate(run, keep=out, **options):
                 lines.append(line)
                 if not quiet:
                     notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
             scores = list(api.quality(run, **options)) if quality else []
         except Interrupted as error:
             raise Interrupted(f"{error}: stopped; an evaluation is not saved, run it again.") from error
+    if out is not None and not quiet:
+        notes.print(f"the classifiers are in {out}", soft_wrap=True)
     if as_json:
         document = {"run": str(run), "seconds": round(time.monotonic() - began, 3)}
         more = {"quality": [score.to_json() for score in scores]} if quality else {}

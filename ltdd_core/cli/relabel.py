@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from ltdd_core.cli.settings import classifier_options, compute_options, consoles, layers, only_json, output_options
+from ltdd_core.cli.settings import (
+    classifier_options,
+    compute_options,
+    consoles,
+    keep_option,
+    layers,
+    only_json,
+    output_options,
+    verbose_option,
+)
 
 
 @click.command("relabel")
@@ -20,7 +29,9 @@ from ltdd_core.cli.settings import classifier_options, compute_options, consoles
 @click.option("--resume", is_flag=True, help="Resume a relabelling that was interrupted.")
 @classifier_options
 @compute_options
+@keep_option
 @output_options
+@verbose_option
 def command(
     run: Path,
     labeller: str,

@@ -42,6 +42,7 @@ PATHS = {
     "precision": "compute.precision",
     "compile": "compute.compile",
     "store": "compute.store",
+    "keep": "compute.keep",
 }
 """Where in a configuration each command-line option goes."""
 NUMBERS = ("imbalance", "n_max", "image_size", "ipc", "iterations", "seed", "threads")
@@ -156,6 +157,11 @@ def output_options(command: Command) -> Command:
 def verbose_option(command: Command) -> Command:
     """The option ``--verbose`` of what makes runs."""
     return click.option("--verbose", is_flag=True, help="Print the accuracy of each line of the table, too.")(command)
+
+
+def keep_option(command: Command) -> Command:
+    """The option ``--no-keep`` of what trains classifiers for use."""
+    return click.option("--no-keep", "keep", flag_value="false", help="Do not keep the trained classifiers.")(command)
 
 
 def layers(config_file: Path | None, assignments: tuple[str, ...], given: dict[str, Any]) -> list[Layer]:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltdd_core.cli.settings import compute_options, consoles, data_options, layers, only_json, output_options
+from ltdd_core.cli.settings import (
+    compute_options,
+    consoles,
+    data_options,
+    keep_option,
+    layers,
+    only_json,
+    output_options,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder of the result; unless given, a new one under runs/."
 )
+@keep_option
 @data_options
 @compute_options
 @output_options
@@ -70,8 +79,9 @@ def command(
 def _train(
     configs: list[Config], repeats: int, out: Path | None, catalog: Catalog, notes: Console, quiet: bool
 ) -> tuple[list[Repeated], dict[str, Any], Path]:
-    """Train on every network, and keep the table in a folder: its lines, the document, and its file."""
+    """Train on every network, and keep the table and the classifiers in a folder: lines, document, and its file."""
     import shlex
+    import shutil
     import time
 
     from ltdd_core.api import train_original
@@ -80,7 +90,7 @@ def _train(
     from ltdd_core.networks.store import FOLDER as NETWORKS
     from ltdd_core.progress import Display
     from ltdd_core.runs.facts import versions
-    from ltdd_core.runs.folder import RESULT, RunFolder, claimed
+    from ltdd_core.runs.folder import CLASSIFIERS, RESULT, RunFolder, claimed
 
     began, config = time.monotonic(), configs[0]
     display = Display() if quiet else LiveDisplay(notes)
@@ -94,6 +104,7 @@ def _train(
                     config,
                     networks=[chosen.network for chosen in configs],
                     repeats=repeats,
+                    keep=path / CLASSIFIERS if config.compute.keep else None,
                     catalog=catalog,
                     display=display,
                     store=store,
@@ -101,7 +112,10 @@ def _train(
                     lines.append(line)
                     if not quiet:
                         notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
-            except Interrupted as error:
+            except BaseException as error:
+                shutil.rmtree(path / CLASSIFIERS, ignore_errors=True)
+                if not isinstance(error, Interrupted):
+                    raise
                 if not store.is_dir():
                     raise Interrupted(f"{error}: stopped; nothing was written.") from error
                 again = "run it again" if config.compute.store else f"run it again with --out {shlex.quote(str(path))}"

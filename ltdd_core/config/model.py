@@ -129,6 +129,7 @@ class Compute(BaseOptions):
         "and fewer of larger images",
         ge=1,
     )
+    keep: bool = option(True, "trained classifiers kept in the folder of the run")
     store: Path | None = option(None, "folder of trained networks; unless given, the folder networks of the run")
 
 

@@ -13,14 +13,19 @@ from ltdd_core.config.model import DEFAULT_NAMES, Config, Selection
 from ltdd_core.config.resolve import select
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
-from ltdd_core.evaluation.head import ClassifierHead, Recipe
+from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe
 from ltdd_core.evaluation.labelling import training_set_of
 from ltdd_core.evaluation.metrics import Row, average, row
 from ltdd_core.evaluation.predictions import PREDICTIONS, Scores, load_predictions, save_predictions
+from ltdd_core.evaluation.stored import TrainedClassifier, class_finder, file_name, save_classifier
 from ltdd_core.networks.store import NetworkStore
+from ltdd_core.networks.stored import Unstorable
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.runs.distilled import DistilledSet
+from ltdd_core.runs.facts import versions
+from ltdd_core.runs.folder import CLASSIFIERS
 from ltdd_core.setup import ORIGINAL, Setup
+from ltdd_core.storage import writing
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,8 @@ def _one_stage(head: Selection, sets: tuple[str, ...]) -> Line:
 def result_rows(setup: Setup, distilled: DistilledSet, folder: Path) -> tuple[list[Row], Tensor | None]:
     """The lines of a run's table, and the partition (int64 ``[classes]``) if a classifier has one.
 
-    The test predictions are kept in ``folder``, and what is there already is not trained again.  The group
+    The classifiers and their test predictions are kept in ``folder``, and a line whose predictions are there already is
+    not trained again.  The group
     accuracy of a direct line is that of its predicted classes under the partition of the multi-stage line.
     """
     lines = lines_of(setup.config, setup.catalog)
@@ -89,7 +95,9 @@ def result_rows(setup: Setup, distilled: DistilledSet, folder: Path) -> tuple[li
     groups = None
     for line in lines:
         if line.name not in kept:
-            kept[line.name] = scores_of(line, setup, distilled)
+            classifier, kept[line.name] = trained(line, setup, distilled)
+            if setup.config.compute.keep:
+                keep_classifier(folder / CLASSIFIERS, line.name, line, classifier, kept[line.name], setup, distilled)
             keep_scores(folder, kept)
         if kept[line.name].groups is not None:
             groups = kept[line.name].groups
@@ -97,6 +105,11 @@ def result_rows(setup: Setup, distilled: DistilledSet, folder: Path) -> tuple[li
 
 
 def scores_of(line: Line, setup: Setup, distilled: DistilledSet | None) -> Scores:
+    """What the classifier of a line says about the test images."""
+    return trained(line, setup, distilled)[1]
+
+
+def trained(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[Classifier, Scores]:
     """Train the classifier of a line and run it over the test images; some lines need no distilled set."""
     sets = [
         setup.original if name == ORIGINAL or distilled is None else training_set_of(setup, distilled)
@@ -105,7 +118,59 @@ def scores_of(line: Line, setup: Setup, distilled: DistilledSet | None) -> Score
     trainer = setup.trainer({} if distilled is None else distilled.recipe)
     head: ClassifierHead = line.head.make()
     classifier = head.fit(sets, trainer)
-    return Scores(trainer.outputs(classifier.log_probabilities, setup.test), classifier.groups)
+    return classifier, Scores(trainer.outputs(classifier.log_probabilities, setup.test), classifier.groups)
+
+
+def keep_classifier(
+    folder: Path,
+    name: str,
+    line: Line,
+    classifier: Classifier,
+    scores: Scores,
+    setup: Setup,
+    distilled: DistilledSet | None,
+) -> None:
+    """Write a classifier with all that is needed to use it; one that no file can keep is named in a warning.
+
+    Args:
+        folder: where its file is put; it is made where there is none.
+        name: of the file, and of the classifier in it.
+        line: that it answers.
+        classifier: trained.
+        scores: what it says about the test images.
+        setup: that it was trained with.
+        distilled: the distilled set, if there is one.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    config, data = setup.config, setup.data
+    row = _row(line, scores, data, distilled, scores.groups).to_json()
+    facts = {
+        "row": {key: value for key, value in row.items() if key != "confusion"},
+        "network": config.network.to_tree(),
+        "head": line.head.to_tree(),
+        "sets": list(line.sets),
+        "seed": config.run.seed,
+        "versions": versions(config),
+    }
+    kept = TrainedClassifier(
+        classifier,
+        line=name,
+        class_names=data.class_names,
+        groups=scores.groups,
+        counts=data.counts,
+        images=row["images"],
+        image_shape=data.image_shape,
+        normalisation=data.normalisation,
+        facts=facts,
+    )
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        save_classifier(folder / file_name(name), kept, class_finder(setup.catalog.plugins))
+    except Unstorable as error:
+        setup.display.warn(f"the classifier {name!r} is not kept in a file: {error}.")
 
 
 @dataclass(frozen=True)
@@ -147,12 +212,24 @@ def repeated(
 
 
 def repeated_rows(
-    setup: Setup, distilled: DistilledSet | None, networks: Sequence[Selection], repeats: int
+    setup: Setup,
+    distilled: DistilledSet | None,
+    networks: Sequence[Selection],
+    repeats: int,
+    keep: Path | None = None,
 ) -> Iterator[Repeated]:
     """Score the configured head and recipe on each network and seed.
 
+    Args:
+        setup: the configuration, its first seed among it.
+        distilled: the distilled set; None where the recipe needs none.
+        networks: those to train.
+        repeats: how many seeds.
+        keep: folder in which the classifiers are kept; those of several networks or seeds have these in their names.
+
     Raises:
-        InputError: the distilled set is not of this data set, or there is none and the recipe asks for it.
+        InputError: the distilled set is not of this data set, or there is none and the recipe asks for it; or a
+            classifier is kept already under a name that one would have.
     """
     line = line_of(setup.config)
     if distilled is not None:
@@ -160,13 +237,35 @@ def repeated_rows(
     elif set(line.sets) != {ORIGINAL}:
         raise InputError(f"recipe {setup.config.recipe.name!r} trains on a distilled set, and there is none.")
 
+    def name_of(network: str, seed: int) -> str:
+        return line.name if len(networks) == repeats == 1 else f"{line.name}, {network}, seed {seed}"
+
+    if keep is not None:
+        first = setup.config.run.seed
+        names = [name_of(network.name, first + index) for network in networks for index in range(repeats)]
+        check_free(keep, names)
+
     def measure(variant: Setup) -> Row:
-        scores = scores_of(line, variant, distilled)
+        classifier, scores = trained(line, variant, distilled)
+        if keep is not None:
+            name = name_of(variant.config.network.name, variant.config.run.seed)
+            keep_classifier(keep, name, line, classifier, scores, variant, distilled)
         return _row(line, scores, variant.data, distilled, scores.groups)
 
     for name, rows in repeated(setup, networks, repeats, measure):
         mean, deviation = average(rows)
         yield Repeated(name, mean, deviation, repeats)
+
+
+def check_free(folder: Path, names: Sequence[str]) -> None:
+    """Refuse to write a classifier in the place of another.
+
+    Raises:
+        InputError: naming the file that is there.
+    """
+    for name in names:
+        if (folder / file_name(name)).exists():
+            raise InputError(f"{folder / file_name(name)} is there already: remove it, or name a folder with --out.")
 
 
 def fitted(setup: Setup, distilled: DistilledSet) -> Setup:

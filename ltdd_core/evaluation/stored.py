@@ -44,6 +44,7 @@ class TrainedClassifier(nn.Module):
         class_names: the name of each class.
         groups: the partition of the classes, int64 ``[classes]``; None where it has none.
         counts: training images of each class of the long-tailed set.
+        images: how many images trained it, over all its stages.
         image_shape: ``(C, H, W)`` of its images.
         normalisation: turns raw images into its inputs.
         facts: how good it was on the test images of its run, and how it came about.
@@ -59,6 +60,7 @@ class TrainedClassifier(nn.Module):
         class_names: Sequence[str],
         groups: Tensor | None,
         counts: Sequence[int],
+        images: int,
         image_shape: tuple[int, int, int],
         normalisation: Normalisation,
         facts: Mapping[str, Any],
@@ -66,7 +68,8 @@ class TrainedClassifier(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.line, self.class_names, self.counts = line, tuple(class_names), tuple(counts)
-        self.image_shape, self.normalisation, self.facts = image_shape, normalisation, dict(facts)
+        self.images, self.image_shape, self.normalisation = images, image_shape, normalisation
+        self.facts = dict(facts)
         self.groups = None if groups is None else nn.Buffer(groups)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -119,6 +122,7 @@ class _Facts(BaseModel):
     class_names: list[str] = Field(min_length=1)
     groups: list[int] | None
     counts: list[int]
+    images: int
     image_shape: list[int] = Field(min_length=3, max_length=3)
     normalisation: dict[str, Any]
     facts: dict[str, Any]
@@ -152,6 +156,7 @@ def save_classifier(path: Path, trained: TrainedClassifier, find: FindClass | No
         "class_names": list(trained.class_names),
         "groups": None if trained.groups is None else trained.groups.tolist(),
         "counts": list(trained.counts),
+        "images": trained.images,
         "image_shape": list(trained.image_shape),
         "normalisation": trained.normalisation.to_json(),
         "facts": trained.facts,
@@ -218,6 +223,7 @@ def _trained(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], find: F
         class_names=facts.class_names,
         groups=groups,
         counts=facts.counts,
+        images=facts.images,
         image_shape=(channels, height, width),
         normalisation=normalisation,
         facts=facts.facts,

@@ -36,9 +36,13 @@ RESULT = "report.json"
 LOCK = ".lock"
 CLASSIFIERS = "classifiers"
 """The folder of the trained classifiers within that of a run."""
-FREE = {"data.root", "compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk", "compute.store"}
-"""What may change when a run is resumed: where it runs.  Another device, number of threads or chunk can change the
-last bits of a sum, so bit for bit holds only where these stay."""
+FREE = {
+    "data.root",
+    *("compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk"),
+    *("compute.store", "compute.keep"),
+}
+"""What may change when a run is resumed: where it runs, and what it keeps.  Another device, number of threads or chunk
+can change the last bits of a sum, so bit for bit holds only where these stay."""
 
 BEGIN_AGAIN = "Delete the file, and the run begins again."
 
@@ -74,8 +78,9 @@ class RunFolder:
     def _remove_temporary(self) -> None:
         """What a process left that was killed while it wrote; a report may be written at any time, so not its."""
         for ending in ("safetensors", "json", "jsonl", "yaml", "png"):
-            for file in self.path.glob(f".*.{ending}.*tmp"):
-                file.unlink(missing_ok=True)
+            for folder in (self.path, self.path / CLASSIFIERS):
+                for file in folder.glob(f".*.{ending}.*tmp"):
+                    file.unlink(missing_ok=True)
 
     def begin(self, config: Config) -> None:
         """Write the configuration; from now on the folder holds a run."""
