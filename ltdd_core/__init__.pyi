@@ -91,6 +91,10 @@ from .evaluation.teachers import (
     Teachers as Teachers,
     TeacherTraining as TeacherTraining,
 )
+from .evaluation.stored import (
+    TrainedClassifier as TrainedClassifier,
+    load_classifier as load_classifier,
+)
 from .hookspecs import (
     Register as Register,
     Run as Run,

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,18 @@ from test_damage import with_odd_value
 from torch import nn
 
 import ltdd_core
-from ltdd_core import BaseOptions, Classifier, CompiledNetwork, CosineLinear, InputError, Softmax, Storable
-from ltdd_core.evaluation.stored import TrainedClassifier, _digest, class_finder, load_classifier, save_classifier
+from ltdd_core import (
+    BaseOptions,
+    Classifier,
+    CompiledNetwork,
+    CosineLinear,
+    InputError,
+    Softmax,
+    Storable,
+    TrainedClassifier,
+    load_classifier,
+)
+from ltdd_core.evaluation.stored import _digest, class_finder, save_classifier
 from ltdd_core.networks.stored import LINEAR, Entry, Unstorable, put_together, taken_apart
 from ltdd_core.networks.zoo import ConvNet, ResNet18
 from ltdd_core.plugging.loading import load_plugins
@@ -435,3 +447,24 @@ def test_what_a_killed_process_left_is_removed(finished, ltdd):
     left.write_bytes(b"half")
     assert ltdd("distill", "--out", "run", "--resume", "--quiet").exit_code == 0
     assert not left.exists()
+
+
+def test_a_loaded_classifier_needs_neither_the_run_nor_its_data(finished, tmp_path):
+    """In a process of its own, from a file that was taken elsewhere."""
+    shutil.copy(finished / "classifiers" / f"{FILES[2]}.safetensors", tmp_path / "mine.safetensors")
+    program = (
+        "import torch, ltdd_core\n"
+        "classifier = ltdd_core.load_classifier('mine.safetensors', device=torch.device('cpu'))\n"
+        "print(classifier.predict(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).sum(1).tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == pytest.approx([1, 1])
+
+
+def test_a_classifier_of_whitened_images_whitens_them(ltdd):
+    assert ltdd("train", *TINY[4:], "--set", "data.normalisation=zca", "--out", "run").exit_code == 0
+    (row,) = json.loads(Path("run/report.json").read_text())["rows"]
+    data = ltdd_core.load_data("digits-lt")
+    right = load_classifier("run").predict(data.test_images).argmax(1) == data.test_labels
+    assert float(right.double().mean() * 100) == row["accuracy"]
