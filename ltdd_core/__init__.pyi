@@ -87,13 +87,13 @@ from .evaluation.metrics import (
 from .evaluation.quality import (
     Quality as Quality,
 )
-from .evaluation.teachers import (
-    Teachers as Teachers,
-    TeacherTraining as TeacherTraining,
-)
 from .evaluation.stored import (
     TrainedClassifier as TrainedClassifier,
     load_classifier as load_classifier,
+)
+from .evaluation.teachers import (
+    Teachers as Teachers,
+    TeacherTraining as TeacherTraining,
 )
 from .hookspecs import (
     Register as Register,

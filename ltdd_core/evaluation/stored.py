@@ -15,8 +15,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from ltdd_core.config.layers import brief
 from ltdd_core.config.model import Compute
-from ltdd_core.config.validation import brief, validate_options
+from ltdd_core.config.validation import validate_options
 from ltdd_core.data.normalisation import Normalisation, stored_normalisation
 from ltdd_core.errors import InputError
 from ltdd_core.evaluation.head import Classifier
