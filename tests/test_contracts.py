@@ -545,7 +545,8 @@ class Lively(Changed):
 
 class HardOnly(Linear):
     def fit(self, sets, trainer):
-        torch.bincount(sets[0].labels)
+        if sets[0].soft_labels is not None:
+            raise NotImplementedError
         return super().fit(sets, trainer)
 
 

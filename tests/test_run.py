@@ -258,20 +258,20 @@ WITHOUT_OPTIONS = """
 
 SELECTING = (
     WITHOUT_OPTIONS.replace("plain", "selecting")
-    .replace("pass", "")
+    .replace("import Matcher, hookimpl", "import Matcher, SoftLabels, Synthetic, hookimpl")
     .replace('"A method that has no options."', "iterative = False")
 )
 
 
 def selecting(images, labels):
-    return SELECTING.replace("return self.images, self.labels", f"return {images}, {labels}")
+    return SELECTING.replace("return self.images, self.labels", f"return Synthetic({images}, {labels})")
 
 
 def test_soft_labels_of_another_precision_are_stored_in_float32(site, tmp_path):
-    labels = "torch.nn.functional.one_hot(self.labels).double()"
+    labels = "self.labels, SoftLabels(torch.nn.functional.one_hot(self.labels).double())"
     site.install("selecting", selecting("self.images", labels))
     distill(tiny(method="selecting"), tmp_path / "a")
-    assert load_distilled(tmp_path / "a").labels.dtype == torch.float32
+    assert load_distilled(tmp_path / "a").soft_labels.values.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
