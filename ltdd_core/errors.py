@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from reprlib import Repr
+from typing import Any
 
 
 class InputError(Exception):
@@ -76,3 +78,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return InputError(f"unknown {kind} {name!r}.{hint} Available: {', '.join(names) or 'none'}.")
+
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = 80
+
+
+def brief(value: Any) -> str:
+    """How a wrong value is shown: it may hold anything, and any amount of it."""
+    try:
+        return _repr.repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"

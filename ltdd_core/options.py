@@ -108,7 +108,9 @@ def name_of(named: Named) -> str:
     return str(named.get("name") if isinstance(named, Mapping) else named)
 
 
-def option(default: Value, text: str, *, source: str = "", component: str = "", **limits: Any) -> Value:
+def option(
+    default: Value, text: str, *, source: str = "", component: str = "", unless_given: str = "", **limits: Any
+) -> Value:
     """Declare one option: its default, what it does, where the default comes from, and its limits.
 
     Args:
@@ -117,9 +119,10 @@ def option(default: Value, text: str, *, source: str = "", component: str = "", 
         source: where the default comes from: a paper, or its code.
         component: the kind of component that the value names (``"head"``), alone or with options (:data:`Named`).  An
             unknown name or option is refused as soon as it is read.
+        unless_given: what holds where the default is None, as it is shown: "the method's, or 0.9".
         limits: those of pydantic: ``gt``, ``ge``, ``lt``, ``le``.
     """
-    extra: dict[str, Any] = {"source": source, "component": component}
+    extra: dict[str, Any] = {"source": source, "component": component, "unless_given": unless_given}
     field_info: Value = Field(default, description=text, json_schema_extra=extra, **limits)
     return field_info
 

@@ -457,6 +457,14 @@ def test_the_options_of_no_component_are_described(section, ltdd):
     assert all(len(option["help"]) > 3 for option in options)
 
 
+def test_describe_says_which_options_a_method_has_a_say_in(ltdd):
+    shown = ltdd("describe", "training").stdout
+    assert re.search(r"training\.original\.optimizer .*sgd.*'sgd', 'adamw' ", shown)
+    assert re.search(r"training\.distilled\.optimizer .*the method's, or sgd.*'sgd', 'adamw' \| None", shown)
+    assert re.search(r"training\.distilled\.epochs .*the method's, or 1000.*int \| None.*DSA, public code", shown)
+    assert "Optional" not in shown
+
+
 def test_describe_shows_defaults_types_and_where_defaults_come_from(ltdd):
     shown = ltdd("describe", "matcher", "dm").stdout
     assert re.search(r"matcher\.lr_img .*1\.0.*float.*learning rate of the pixels.*DM, public code", shown)

@@ -603,7 +603,7 @@ def test_experts_from_the_command_are_those_of_distilling(ltdd, tmp_path):
     assert "training a network: expert" not in named.stderr
     one, other = (load_tensors(tmp_path / run / "distilled.safetensors") for run in ("found", "named"))
     assert torch.equal(one[0]["images"], other[0]["images"])
-    assert one[1]["training"]["lr"] == other[1]["training"]["lr"] != 0.01
+    assert one[1]["recipe"]["lr"] == other[1]["recipe"]["lr"] != 0.01
     at = ("--set", f"matcher.experts_dir={store}")
     named = ltdd(*DISTIL, "--iterations", "2", *how, *at, "--out", tmp_path / "at")
     assert named.exit_code == 0, named.output

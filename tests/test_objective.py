@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ltdd_core import SoftLabels, TrainingOptions, cross_entropy, generator
 from ltdd_core.training.losses import WeightedLoss
 from ltdd_core.training.mixing import mixed
-from ltdd_core.training.objective import objective_of, smoothed
+from ltdd_core.training.objective import objective_of, with_smoothing
 
 CLASSES, BATCH = 3, 5
 CLASS_WEIGHTS = [4.0, 0.9, 0.02]
@@ -123,9 +123,9 @@ def test_a_probability_of_zero_is_finite_in_every_soft_loss():
 
 def test_smoothing_leaves_soft_labels_and_nothing_to_smooth_as_they_are():
     soft = torch.full((2, 3), 1 / 3)
-    assert smoothed(soft, 0.5, 3) is soft
-    assert smoothed(LABELS, 0.0, 3) is LABELS
-    torch.testing.assert_close(smoothed(torch.tensor([1]), 0.3, 3), torch.tensor([[0.1, 0.8, 0.1]]))
+    assert with_smoothing(soft, 0.5, 3) is soft
+    assert with_smoothing(LABELS, 0.0, 3) is LABELS
+    torch.testing.assert_close(with_smoothing(torch.tensor([1]), 0.3, 3), torch.tensor([[0.1, 0.8, 0.1]]))
 
 
 @given(st.sampled_from(["probabilities", "logits"]), st.floats(0.1, 20))

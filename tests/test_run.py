@@ -230,7 +230,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
 WITHOUT_OPTIONS = """
     import torch
-    from ltdd_core import Matcher, hookimpl
+    from ltdd_core import Matcher, SoftLabels, Synthetic, hookimpl
 
     class Plain(Matcher):
         "A method that has no options."
@@ -248,7 +248,7 @@ WITHOUT_OPTIONS = """
             self.images = state["images"]
 
         def distilled(self):
-            return self.images, self.labels
+            return Synthetic(self.images, self.labels)
 
     @hookimpl
     def ltdd_register_matchers(register):
@@ -256,15 +256,13 @@ WITHOUT_OPTIONS = """
 """
 
 
-SELECTING = (
-    WITHOUT_OPTIONS.replace("plain", "selecting")
-    .replace("import Matcher, hookimpl", "import Matcher, SoftLabels, Synthetic, hookimpl")
-    .replace('"A method that has no options."', "iterative = False")
+SELECTING = WITHOUT_OPTIONS.replace("plain", "selecting").replace(
+    '"A method that has no options."', "iterative = False"
 )
 
 
 def selecting(images, labels):
-    return SELECTING.replace("return self.images, self.labels", f"return Synthetic({images}, {labels})")
+    return SELECTING.replace("return Synthetic(self.images, self.labels)", f"return Synthetic({images}, {labels})")
 
 
 def test_soft_labels_of_another_precision_are_stored_in_float32(site, tmp_path):
@@ -275,11 +273,17 @@ def test_soft_labels_of_another_precision_are_stored_in_float32(site, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "message"),
-    [("self.images / 0", "images must be finite"), ("self.images[0]", "images must be finite float32")],
+    ("images", "labels", "message"),
+    [
+        ("self.images / 0", "self.labels", "images must be finite"),
+        ("self.images[0]", "self.labels", "images must be finite float32"),
+        ("self.images", "self.labels.float()", r"labels must be int64 \[n\]"),
+        ("self.images", "self.labels, SoftLabels(torch.ones(20, 3))", r"soft labels must be finite float32 \[n, 10\]"),
+        ("self.images", "self.labels, SoftLabels(torch.ones(20, 10))", "soft labels must be probabilities"),
+    ],
 )
-def test_a_set_that_could_not_be_read_again_is_not_written(site, tmp_path, images, message):
-    site.install("selecting", selecting(images, "self.labels"))
+def test_a_set_that_could_not_be_read_again_is_not_written(site, tmp_path, images, labels, message):
+    site.install("selecting", selecting(images, labels))
     with pytest.raises(RunFailed, match=f"method 'selecting' gave a distilled set that cannot be used: {message}"):
         distill(tiny(method="selecting"), tmp_path / "a")
     assert not (tmp_path / "a" / "distilled.safetensors").exists()

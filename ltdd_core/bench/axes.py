@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ltdd_core.config.layers import Layer, Tree, brief, normalised
-from ltdd_core.errors import InputError
+from ltdd_core.config.layers import Layer, Tree, normalised
+from ltdd_core.errors import InputError, brief
 
 AXES = ("seeds", "data", "imbalance", "ipc", "methods", "plugins")
 """From the slowest to the fastest: every row of the table has its first seed before one gets its second."""

@@ -20,11 +20,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ltdd_core.bench.axes import AXES, Value, expanded, plugin_names, read_axes
-from ltdd_core.config.layers import Layer, Tree, brief, from_file, normalised
+from ltdd_core.config.layers import Layer, Tree, from_file, normalised
 from ltdd_core.config.model import DEFAULT_NAMES, Config
 from ltdd_core.config.resolve import resolve, select
 from ltdd_core.config.validation import validate_options
-from ltdd_core.errors import InputError, unknown
+from ltdd_core.errors import InputError, brief, unknown
 from ltdd_core.evaluation.lines import Line, line_of, lines_of
 from ltdd_core.options import BaseOptions, option
 from ltdd_core.plugging.catalog import Catalog

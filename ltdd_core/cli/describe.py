@@ -6,7 +6,8 @@ import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import click
 
@@ -99,7 +100,7 @@ def _show(
     prefix: str,
     suggested: Mapping[str, Any] | None = None,
 ) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from ltdd_core.config.layers import flat
 
@@ -119,9 +120,11 @@ def _show(
     if not rows:
         console.print("no options")
         return
-    table = Table("option", "default", "type", "what it does", "default from")
+    longest = max(len(row["option"]) for row in rows)  # a name that is cut cannot be used
+    table = Table(Column("option", min_width=longest), "default", "type", "what it does", "default from")
     for row in rows:
-        table.add_row(row["option"], str(row["default"]), row["type"], row["help"], row["source"])
+        default = row["unless_given"] or str(row["default"])
+        table.add_row(row["option"], default, row["type"], row["help"], row["source"])
     console.print(table)
 
 
@@ -139,6 +142,7 @@ def _rows(options: Any, prefix: str, values: Any = None) -> Any:
         yield {
             "option": prefix + name,
             "default": default,
+            "unless_given": extra.get("unless_given", ""),
             "type": extra.get("component") or _type_name(field.annotation),
             "help": field.description or "",
             "source": extra.get("source", ""),
@@ -148,5 +152,7 @@ def _rows(options: Any, prefix: str, values: Any = None) -> Any:
 def _type_name(annotation: Any) -> str:
     if inspect.isclass(annotation):
         return annotation.__name__
+    if get_origin(annotation) in (Union, UnionType) and NoneType in get_args(annotation):
+        return " | ".join(_type_name(kind) for kind in get_args(annotation)).replace("NoneType", "None")
     text = str(annotation).replace("typing.", "").replace("pathlib.", "")
     return text.removeprefix("Literal[").removesuffix("]") if text.startswith("Literal[") else text

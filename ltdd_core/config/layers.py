@@ -16,12 +16,11 @@ import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import Repr
 from typing import Any
 
 import yaml
 
-from ltdd_core.errors import InputError, OptionError
+from ltdd_core.errors import InputError, OptionError, brief
 
 Tree = dict[str, Any]
 DEEPEST, MOST_VALUES = 50, 1_000_000
@@ -96,18 +95,6 @@ def _printable(text: str) -> str:
 def _shown(text: str) -> str:
     """The same, and not all of it if it is long."""
     return _printable(text) if len(text) <= SHOWN else f"{_printable(text[:SHOWN])}..."
-
-
-_repr = Repr()
-_repr.maxstring = _repr.maxother = 80
-
-
-def brief(value: Any) -> str:
-    """How a wrong value is shown: it may hold anything, and any amount of it."""
-    try:
-        return _repr.repr(value)
-    except ValueError:  # Python writes no number of more than 4300 digits
-        return "a number of thousands of digits"
 
 
 def normalised(layer: Layer) -> Layer:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ltdd_core.config.layers import COMPONENTS, Tree, brief, flat
+from ltdd_core.config.layers import COMPONENTS, Tree, flat
 from ltdd_core.config.validation import validate_options
-from ltdd_core.errors import InputError, OptionError
+from ltdd_core.errors import InputError, OptionError, brief
 from ltdd_core.options import BaseOptions, Named, changes, option
 from ltdd_core.training.options import TrainingOptions
 
@@ -58,9 +58,10 @@ def _of_the_method(name: str, default: Any = None, source: str = "") -> Any:
     }
     usual = field.default if default is None else default
     extra: Any = field.json_schema_extra
+    told = f"the method's, or {'that of the run' if usual is None else usual}"
     described = str(field.description).partition("; unless given")[0]
-    text = f"{described}; unless given, what the method says, else {'that of the run' if usual is None else usual}"
-    return option(None, text, source=source or extra["source"], component=extra["component"], **limits)
+    source = source or extra["source"]
+    return option(None, described, source=source, component=extra["component"], unless_given=told, **limits)
 
 
 DISTILLED_EPOCHS = 1000

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ltdd_core.config.layers import COMPONENTS, Layer, Tree, brief, located, merged, normalised
+from ltdd_core.config.layers import COMPONENTS, Layer, Tree, located, merged, normalised
 from ltdd_core.config.model import (
     DEFAULT_NAMES,
     NO_LABELLER,
@@ -26,7 +26,7 @@ from ltdd_core.config.model import (
     Training,
 )
 from ltdd_core.config.validation import validate_options
-from ltdd_core.errors import InputError, OptionError, unknown
+from ltdd_core.errors import InputError, OptionError, brief, unknown
 from ltdd_core.options import BaseOptions, Named
 from ltdd_core.plugging.catalog import KINDS, Catalog, noun
 from ltdd_core.plugging.loading import Plugin

@@ -7,8 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ltdd_core.config.layers import brief
-from ltdd_core.errors import OptionError, unknown
+from ltdd_core.errors import OptionError, brief, unknown
 
 Place = tuple[str, ...]
 

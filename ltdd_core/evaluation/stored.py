@@ -15,11 +15,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from ltdd_core.config.layers import brief
 from ltdd_core.config.model import Compute
 from ltdd_core.config.validation import validate_options
 from ltdd_core.data.normalisation import Normalisation, stored_normalisation
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, brief
 from ltdd_core.evaluation.head import Classifier
 from ltdd_core.evaluation.predictions import check_groups
 from ltdd_core.networks.stored import Entry, FindClass, put_together, taken_apart

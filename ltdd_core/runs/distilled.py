@@ -12,11 +12,10 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ltdd_core.config.layers import brief
 from ltdd_core.config.resolve import select
 from ltdd_core.config.validation import validate_options
 from ltdd_core.data.normalisation import Normalisation, stored_normalisation
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, brief
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.storage import digest_of, load_tensors, save_tensors
 from ltdd_core.training.options import TrainingOptions

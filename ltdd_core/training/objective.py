@@ -53,7 +53,7 @@ def objective_of(
     """
     mix_of_soft = None if of_views else mix
     if soft is None:
-        return of_labels(loss, smoothed(labels, options.label_smoothing, outputs), mix)
+        return of_labels(loss, with_smoothing(labels, options.label_smoothing, outputs), mix)
     if options.soft_loss == "cross-entropy":
         first = of_labels(loss, soft.probabilities(), mix_of_soft)
     else:
@@ -62,7 +62,7 @@ def objective_of(
         )
     if not options.hard_weight:
         return first
-    second, weight = of_labels(loss, smoothed(labels, options.label_smoothing, outputs), mix), options.hard_weight
+    second, weight = of_labels(loss, with_smoothing(labels, options.label_smoothing, outputs), mix), options.hard_weight
     return lambda logits, rows: first(logits, rows) + weight * second(logits, rows)
 
 
@@ -88,7 +88,7 @@ def of_distance(options: TrainingOptions, soft: SoftLabels) -> Objective:
     return lambda z, rows: F.kl_div((z / t).log_softmax(1), p[rows], reduction="sum") / len(p)
 
 
-def smoothed(labels: Tensor, amount: float, outputs: int) -> Tensor:
+def with_smoothing(labels: Tensor, amount: float, outputs: int) -> Tensor:
     """Classes as probabilities ``[n, outputs]``, of which ``amount`` is spread over all classes; 0 leaves labels."""
     if not amount or labels.dim() > 1:
         return labels
