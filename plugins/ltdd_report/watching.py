@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +156,12 @@ def _progress(state: State, width: int) -> RenderableType:
 
 def _words(state: State) -> str:
     if state.report is not None:
-        return f"finished, {state.report['seconds']:.0f} s"
+        return f"finished, {_time(state.report['seconds'])}"
     resume = f"{visible(resume_command(state.path))} continues it"
     if state.running is False:
         return f"not running: no process on this machine works on it; {resume}"
     if state.silent > SILENT:
-        return f"nothing new for {state.silent:.0f} s; if it has stopped, {resume}"
+        return f"nothing new for {_time(state.silent)}; if it has stopped, {resume}"
     if len(state.losses) >= state.total:
         return "distilled; classifiers are being trained"
     recent = state.seconds[1:][-RECENT:]  # the first step may have compiled the network
@@ -168,7 +169,12 @@ def _words(state: State) -> str:
         return "the first steps"
     pace = sum(recent) / len(recent)
     speed = f"{1 / max(pace, SHORTEST):.1f} it/s" if pace < 1 else f"{pace:.1f} s/it"
-    return f"{speed}, about {pace * (state.total - len(state.losses)):.0f} s to go"
+    return f"{speed}, about {_time(pace * (state.total - len(state.losses)))} to go"
+
+
+def _time(seconds: float) -> str:
+    """``0:01:30``."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
