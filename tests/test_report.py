@@ -20,7 +20,7 @@ from hypothesis import given, settings, strategies as st
 from ltdd_report import comparing, figures
 from ltdd_report.comparing import bootstrap, class_accuracy, compare_runs
 from ltdd_report.initial import initial_images
-from ltdd_report.reading import read_run
+from ltdd_report.reading import read_run, shown_images
 from ltdd_report.visible import visible
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -364,38 +364,39 @@ def test_the_bootstrap_is_the_literal_one(seed, seeds):
     draws = np.random.default_rng(seed)
     images = [draws.multinomial(n, np.full(n, 1 / n), size=7) for n in (5, 3, 4)]
     chosen = [draws.multinomial(len(t), np.full(len(t), 1 / len(t)), size=7) for t in tables]
+    accuracy = comparing.accuracy_of(np.array([5, 3, 4]))
     for table, own, drawn in zip(tables, chosen, found, strict=True):
         for draw in range(7):
             total = 0.0
             for index, row in enumerate(table):
-                by_class = []
+                sample = []
                 for label in range(3):
-                    sample = [
+                    sample += [
                         r for r, n in zip(row[labels == label], images[label][draw], strict=True) for _ in range(n)
                     ]
-                    by_class.append(100 * sum(sample) / len(sample))
-                total += own[draw][index] * sum(by_class) / 3
-            assert drawn.of(comparing.accuracy)[draw] == pytest.approx(total / len(table))
+                total += own[draw][index] * 100 * sum(sample) / 12
+            assert drawn.of(accuracy)[draw] == pytest.approx(total / len(table))
 
 
 def test_intervals_hold_what_they_should_and_equal_classifiers_do_not_differ():
     random, labels = np.random.default_rng(0), np.repeat(np.arange(10), 100)
-    held = 0
+    accuracy, held = comparing.accuracy_of(np.bincount(labels)), 0
     for trial in range(60):
         table = random.random((1, 1000)) < 0.7
         (drawn,) = bootstrap([table], labels, draws=400, seed=trial)
-        low, high = np.percentile(drawn.of(comparing.accuracy), [2.5, 97.5])
+        low, high = np.percentile(drawn.of(accuracy), [2.5, 97.5])
         held += low <= 70 <= high
     assert held >= 51  # 57 of 60 expected; fewer than 51 has a probability below 0.1 %
     same = bootstrap([table, table], labels, draws=50)
-    assert (same[0].of(comparing.accuracy) == same[1].of(comparing.accuracy)).all()
+    assert (same[0].of(accuracy) == same[1].of(accuracy)).all()
 
 
 def test_the_statistics_of_classes():
     right = np.array([[1, 1, 0, 0, 1, 1], [1, 0, 0, 0, 1, 1]], dtype=bool)
     classes = class_accuracy(right, np.array([0, 0, 1, 1, 2, 2]))
     assert classes.tolist() == [[100, 0, 100], [50, 0, 100]]
-    assert comparing.accuracy(classes).tolist() == pytest.approx([200 / 3, 50])
+    assert comparing.accuracy_of(np.array([2, 2, 2]))(classes).tolist() == pytest.approx([200 / 3, 50])
+    assert comparing.accuracy_of(np.array([2, 1, 1]))(classes).tolist() == pytest.approx([75, 50])
     assert comparing.deviation(classes)[1] == pytest.approx(np.std([50, 0, 100]))
     assert comparing.worst(classes).tolist() == [0, 0]
 
@@ -471,3 +472,35 @@ def test_other_test_images_with_the_same_labels_are_refused(ltdd, tmp_path):
         assert ltdd(*command, "--seed", seed, "--out", f"run-{root}").exit_code == 0
     assert ltdd("compare", "run-a", "run-same").exit_code == 0
     assert "they have different test images" in one_line_error(ltdd("compare", "run-a", "run-other"))
+
+
+def test_the_accuracy_of_an_unbalanced_test_set_is_that_of_the_table_and_changed_images_are_noticed(ltdd, tmp_path):
+    from PIL import Image
+
+    for part, sizes in (("train", (8, 4)), ("test", (6, 1))):
+        for label, size in enumerate(sizes):
+            (tmp_path / "data" / part / f"class {label}").mkdir(parents=True)
+            for index in range(size):
+                colour = (20 * index, 90 + 10 * label, 200)
+                path = tmp_path / "data" / part / f"class {label}" / f"{index}.png"
+                Image.new("RGB", (16, 16), colour).save(path)
+    command = ["distill", "--method", "dm", "--data", "folder", "--root", tmp_path / "data", *TINY, "--out", "run"]
+    assert ltdd(*command).exit_code == 0
+    rows = {row["name"]: row for row in json.loads(Path("run/report.json").read_text())["rows"]}
+    assert any(row["accuracy"] != pytest.approx(np.mean(row["per_class"])) for row in rows.values())
+    run = read_run(Path("run"))
+    for entry in compare_runs([run]).entries:
+        assert entry.accuracy.value == pytest.approx(rows[entry.name]["accuracy"])
+    assert initial_images(run) is not None
+    Image.new("RGB", (16, 16), (1, 2, 3)).save(tmp_path / "data" / "train" / "class 0" / "3.png")
+    assert "on other images than those of the data set 'folder' now" in one_line_error(ltdd("compare", "run"))
+    assert initial_images(run) is None
+
+
+def test_rounding_takes_no_star():
+    """Both have 5 of 17 images right, and the sums over classes differ in the last digit."""
+    accuracy = comparing.accuracy_of(np.array([1, 11, 5]))
+    best, equal = np.array([[100.0, 100 * 4 / 11, 0.0]]), np.array([[0.0, 0.0, 100.0]])
+    assert accuracy(best) > accuracy(equal)
+    drawn, other = (comparing.Drawn(np.stack([shares] * 9), np.ones((9, 1))) for shares in (best, equal))
+    assert comparing._entry("equal", [0], accuracy, equal, other, best, drawn).among_best

@@ -21,6 +21,7 @@ from ltdd_report.reading import RunRecord, check_predictions, predictions, test_
 
 DRAWS = 2000
 LEVEL = 95.0  # per cent
+ROUNDING = 1e-9  # of a difference, in points
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,11 @@ def compare_runs(runs: Sequence[RunRecord]) -> Comparison:
     tables, seeds = _tables(runs, labels)
     resampled = dict(zip(tables, bootstrap(list(tables.values()), labels), strict=True))
     measured = {name: class_accuracy(right, labels) for name, right in tables.items()}
-    best = max(measured, key=lambda name: float(measured[name].mean()))
+    accuracy = accuracy_of(np.bincount(labels))
+    best = max(measured, key=lambda name: float(accuracy(measured[name]).mean()))
     entries = [
-        _entry(name, seeds[name], measured[name], resampled[name], measured[best], resampled[best]) for name in tables
+        _entry(name, seeds[name], accuracy, measured[name], resampled[name], measured[best], resampled[best])
+        for name in tables
     ]
     data = runs[0].data
     ranked = sorted(entries, key=lambda entry: -entry.accuracy.value)
@@ -117,9 +120,9 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 """Of per cent right ``[..., classes]``, over the classes."""
 
 
-def accuracy(classes: np.ndarray) -> np.ndarray:
-    """The mean over classes."""
-    return np.asarray(classes.mean(-1))
+def accuracy_of(tests: np.ndarray) -> Statistic:
+    """The share of all test images that are right, where the classes have so many: int ``[classes]``."""
+    return lambda classes: np.asarray((classes * tests).sum(-1) / tests.sum())
 
 
 def deviation(classes: np.ndarray) -> np.ndarray:
@@ -158,7 +161,13 @@ def class_accuracy(right: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _entry(
-    name: str, seeds: list[int], measured: np.ndarray, resampled: Drawn, best: np.ndarray, best_resampled: Drawn
+    name: str,
+    seeds: list[int],
+    accuracy: Statistic,
+    measured: np.ndarray,
+    resampled: Drawn,
+    best: np.ndarray,
+    best_resampled: Drawn,
 ) -> Entry:
     def interval(statistic: Statistic) -> Interval:
         return _interval(float(statistic(measured).mean()), resampled.of(statistic))
@@ -175,7 +184,7 @@ def _entry(
         interval(worst),
         measured.mean(0).tolist(),
         behind,
-        behind is None or behind.low <= 0,
+        behind is None or behind.low <= ROUNDING,
     )
 
 
@@ -223,7 +232,7 @@ def _common_labels(runs: Sequence[RunRecord]) -> np.ndarray:
                 raise InputError(f"{run.path} and {first.path} cannot be compared: they differ in {difference}.")
     images, labels = test_set(first)
     for run in runs[1:]:
-        if run.config["data"] == first.config["data"]:
+        if run.config["data"] == first.config["data"] and run.data.get("digest") == first.data.get("digest"):
             continue
         other_images, other_labels = test_set(run)
         if not torch.equal(other_labels, labels) or not torch.equal(other_images, images):

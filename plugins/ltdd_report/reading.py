@@ -227,9 +227,10 @@ def test_set(run: RunRecord) -> tuple[Tensor, Tensor]:
 
 
 def has_data_of(run: RunRecord, data: LongTailedSet) -> bool:
-    """Whether a data set has the classes, the counts and the number of test images of a run."""
+    """Whether a data set has the classes, the sizes and the images of a run; an earlier version noted no digest."""
     expected = (run.data["classes"], run.data["counts"], run.data["test_images"], run.data["image_shape"])
-    return expected == (list(data.class_names), list(data.counts), len(data.test_labels), list(data.image_shape))
+    sizes = (list(data.class_names), list(data.counts), len(data.test_labels), list(data.image_shape))
+    return expected == sizes and run.data.get("digest") in (None, data.digest)
 
 
 def check_predictions(run: RunRecord, name: str, log_p: Tensor, labels: np.ndarray) -> None:
