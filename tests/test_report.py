@@ -219,6 +219,43 @@ def test_no_network_is_trained_to_draw_the_initial_images_again(sampler, ltdd, s
     assert (initial_images(read_run(Path("run"))) is None) == (sampler == "stranger")
 
 
+TILES = """
+    from torch.nn.functional import avg_pool2d
+    from ltdd_coreset.matcher import Coreset
+    from ltdd_core import hookimpl
+
+    class Tiles(Coreset):
+        "A coreset whose images are stored twice as large."
+
+        @staticmethod
+        def decoder(images, labels):
+            return avg_pool2d(images, 2), labels
+
+        def distilled(self):
+            return self.images.repeat_interleave(2, 2).repeat_interleave(2, 3), self.labels
+
+    @hookimpl
+    def ltdd_register_matchers(register):
+        register("tiles", Tiles)
+"""
+
+
+def test_images_of_a_method_with_a_decoder_are_shown_decoded(ltdd, site, monkeypatch):
+    site.install("tiles", TILES)
+    zca = ("--set", "data.normalisation=zca")  # it cannot be undone on the images as they are stored
+    for method, extra in (("coreset", ()), ("tiles", ("--plugin", "tensorboard"))):
+        result = ltdd("distill", "--method", method, *extra, *TINY, *zca, "--out", method)
+        assert result.exit_code == 0, result.output
+    assert json.loads(Path("tiles/report.json").read_text())["detached_plugins"] == {}
+    assert Path("tiles/distilled.png").read_bytes() == Path("coreset/distilled.png").read_bytes()
+    (shown, labels), (expected, hard) = (shown_images(read_run(Path(method))) for method in ("tiles", "coreset"))
+    assert torch.equal(labels, hard)
+    assert torch.allclose(shown, expected, atol=1e-5)
+    assert ltdd("report", "tiles").exit_code == 0
+    monkeypatch.setenv("LTDD_BLOCK_PLUGINS", "tiles")
+    assert "needs the decoder of matcher 'tiles'" in one_line_error(ltdd("report", "tiles"))
+
+
 @pytest.fixture
 def named(ltdd, tmp_path):
     """Makes the folder of a finished run whose classes have these names."""

@@ -228,6 +228,18 @@ def test_tensorboard_has_every_step_once_though_the_run_was_interrupted(ltdd, tm
     assert images == ["distilled"]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard's own imports
+def test_tensorboard_closes_its_file_where_a_picture_fails(ltdd, tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise ValueError("no picture")
+
+    monkeypatch.setattr("torchvision.utils.make_grid", fails)
+    result = ltdd("distill", "--method", "dm", "--plugin", "tensorboard", *TINY, "--out", tmp_path / "run")
+    assert result.exit_code == 0
+    assert "no picture" in result.stderr
+    assert ltdd_tensorboard._writers == {}
+
+
 def test_trackio_has_the_curves_and_json_stays_json(tmp_path):
     environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")}
     command = [LTDD, "distill", "--method", "dm", "--plugin", "trackio", *TINY, "--json", "--out", "a"]

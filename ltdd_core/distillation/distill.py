@@ -174,7 +174,7 @@ def finished_set(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | 
         check_usable(distilled, active.run.config)
         distilled = labelled(active.setup, distilled)
         save_distilled(path / DISTILLED_FILE, distilled)
-    save_picture(path / PICTURE, distilled)
+    save_picture(path / PICTURE, distilled.decoded(active.setup.catalog))
     return distilled
 
 
@@ -216,7 +216,8 @@ def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -
             if (step + 1) % config.compute.checkpoint_every == 0 or step + 1 == total:
                 save(matcher, folder, step + 1, config)
                 if time.monotonic() - pictured > SECONDS_BETWEEN_PICTURES:
-                    save_picture(folder.path / PICTURE, distilled_set_of(matcher, config, active.run.data))
+                    distilled = distilled_set_of(matcher, config, active.run.data)
+                    save_picture(folder.path / PICTURE, distilled.decoded(active.setup.catalog))
                     pictured = time.monotonic()
     finally:
         log.close()

@@ -16,7 +16,7 @@ from ltdd_core.config.resolve import select
 from ltdd_core.config.validation import validate_options
 from ltdd_core.data.normalisation import Normalisation, stored_normalisation
 from ltdd_core.errors import InputError, brief
-from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.storage import digest_of, load_tensors, save_tensors
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.soft_labels import SoftLabels
@@ -61,13 +61,16 @@ class DistilledSet:
         soft = 0 if self.soft_labels is None else self.soft_labels.values.numel()
         return {"soft_label_numbers": soft, "teacher_bytes": self.teacher_bytes}
 
-    def decoded(self, catalog: Catalog) -> DistilledSet:
+    def decoded(self, catalog: Catalog | None = None) -> DistilledSet:
         """The same set as a network sees it: where images are stored encoded, each becomes one image or several.
+
+        Args:
+            catalog: where the matcher is found that decodes them; what is installed unless given.
 
         Raises:
             InputError: as :meth:`find_decoder`.
         """
-        decode = self.find_decoder(catalog)
+        decode = None if self.decoder is None else self.find_decoder(catalog or installed())
         if decode is None:
             return self
         images = decode(self.images)

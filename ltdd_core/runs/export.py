@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ltdd_core.errors import InputError, unknown
-from ltdd_core.plugging.catalog import Catalog, installed
+from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
 from ltdd_core.storage import json_text, write_atomically, writing
 from ltdd_core.training.options import TrainingOptions

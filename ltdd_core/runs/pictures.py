@@ -21,6 +21,10 @@ def save_picture(path: Path, distilled: DistilledSet) -> None:
     of them in pixels, the numbers of ``rows`` and ``columns``, and the ``size`` [width, height] of an image and the
     ``gap`` between two in pixels of the images.
 
+    Args:
+        path: of the file, which is replaced where there is one.
+        distilled: the set, decoded.
+
     Raises:
         InputError: it cannot be written.
     """

@@ -181,10 +181,16 @@ def read_log(path: Path) -> tuple[list[int], list[float]]:
 def shown_images(run: RunRecord) -> tuple[Tensor, Tensor]:
     """The distilled images as they look, float32 ``[n, C, H, W]`` in [0, 1], and the class of each, int64 ``[n]``.
 
+    They are decoded.
+
     Raises:
-        InputError: the normalisation that is kept with them cannot be undone.
+        InputError: the normalisation that is kept with them cannot be undone, or their decoder is not installed.
     """
-    distilled, path = run.distilled, run.path / DISTILLED
+    path = run.path / DISTILLED
+    try:
+        distilled = run.distilled.decoded()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     with _reading(path):
         images = distilled.normalisation.invert(distilled.images)
         if not bool(torch.isfinite(images).all()):
@@ -328,13 +334,9 @@ def _difference(first: Any, second: Any, place: str = "") -> str | None:
 
 
 def _check_images(run: RunRecord) -> None:
-    """Refuse distilled images that no picture can be made of."""
+    """Refuse distilled images that are not of the data of the run."""
     distilled, path = run.distilled, run.path / DISTILLED
-    shape = tuple(distilled.images.shape[1:])
-    misfit = distilled.normalisation.misfit(shape)
-    if misfit:
-        raise InputError(f"{path} is damaged: {misfit}.")
-    if distilled.decoder is None and list(shape) != run.data["image_shape"]:
+    if distilled.decoder is None and list(distilled.images.shape[1:]) != run.data["image_shape"]:
         raise InputError(f"{run.path}: {DISTILLED} and {FACTS} have images of different sizes.")
     if len(distilled.labels.unique()) < len(distilled.class_names):
         raise InputError(f"{path} is damaged: a class has no image.")

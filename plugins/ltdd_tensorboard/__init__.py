@@ -54,13 +54,15 @@ def ltdd_evaluated(run: Any, row: Any) -> None:
 
 @hookimpl
 def ltdd_run_finished(run: Any, distilled: DistilledSet) -> None:
-    """The distilled images, one row per class."""
+    """The distilled images as networks see them, in their order, IPC in a row."""
     from torchvision.utils import make_grid
 
-    images = distilled.normalisation.invert(distilled.images)
-    sheet = make_grid(images, nrow=distilled.ipc, padding=1, pad_value=1)
-    _writers[run.path].add_image("distilled", sheet, run.config.run.iterations)
-    _close(run.path)
+    try:
+        images = distilled.normalisation.invert(distilled.decoded().images)
+        sheet = make_grid(images, nrow=distilled.ipc, padding=1, pad_value=1)
+        _writers[run.path].add_image("distilled", sheet, run.config.run.iterations)
+    finally:
+        _close(run.path)
 
 
 @hookimpl
