@@ -61,7 +61,7 @@ def export(distilled: Path | str, kind: str, out: Path | str | None = None, *, c
 
 def _decoded(distilled: DistilledSet, catalog: Catalog | None) -> DistilledSet:
     """What a network sees, sorted by class."""
-    seen = distilled.decoded(catalog or installed())
+    seen = distilled.decoded(catalog)
     order = seen.labels.argsort(stable=True)
     soft = None if seen.soft_labels is None else seen.soft_labels[order]
     return replace(seen, images=seen.images[order], labels=seen.labels[order], soft_labels=soft)

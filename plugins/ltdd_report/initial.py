@@ -34,7 +34,7 @@ def initial_images(run: RunRecord) -> Initial | None:
     """
     settings = {key: value for key, value in run.config.items() if key != "compute"}
     try:
-        with open_setup(configure(**settings, compute={"device": "cpu"}), folder=run.path) as setup:
+        with open_setup(configure(**settings, compute={"device": "cpu"})) as setup:
             task = task_of(setup)
             if not has_data_of(run, task.data) or _needs_a_network(run, task):
                 return None
