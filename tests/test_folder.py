@@ -14,6 +14,7 @@ from PIL import Image
 
 from ltdd_core import InputError
 from ltdd_core.data.folder import ImageFolder
+from ltdd_core.data.imagefile import fitted
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.seeding import generator
 
@@ -403,3 +404,16 @@ def test_odd_metadata_do_not_matter(split):
     with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(path) as opened:
         opened.getexif()
     assert close_to(load(split).train_images[-1].int(), RED)
+
+
+@pytest.mark.parametrize("size", [(20, 20), (31, 17), (7, 40), (8, 8)])
+def test_an_image_of_another_shape_is_the_largest_middle_part_of_that_shape(size):
+    picture = noise().resize(size)
+    shorter = min(size)
+    left, top = (size[0] - shorter) // 2, (size[1] - shorter) // 2
+    square = picture.crop((left, top, left + shorter, top + shorter)).resize((8, 8), Image.Resampling.BILINEAR)
+    assert np.array_equal(fitted(picture, "RGB", 8, 8), square if size != (8, 8) else picture)
+    wide = fitted(picture, "L", 4, 8)
+    assert (wide.size, wide.mode) == ((8, 4), "L")
+    bars = Image.fromarray(np.repeat(np.arange(40, dtype=np.uint8)[None] * 6, 20, 0))
+    assert np.array_equal(np.asarray(fitted(bars, "L", 20, 20))[0], np.arange(10, 30) * 6)

@@ -1,5 +1,6 @@
 """Every number of a result row against loops, for all kinds of long tails."""
 
+import json
 import math
 
 import numpy as np
@@ -162,3 +163,25 @@ def test_repeats_are_averaged_field_by_field(case, repeats, random):
             np.testing.assert_allclose(getattr(means, key), np.mean(values, 0), atol=1e-9)
             np.testing.assert_allclose(getattr(deviations, key), np.std(values, 0), atol=1e-9)
             assert type(getattr(means, key)) is type(value)
+
+
+@given(predictions(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_class_without_a_test_image_counts_in_no_mean(case, data):
+    """Its accuracy is not known; all else is as if there were only the others."""
+    predicted, labels, counts, groups, confidences = case
+    gone = data.draw(st.integers(0, len(counts) - 1))
+    kept = [i for i, label in enumerate(labels) if label != gone]
+    found = scored(
+        [predicted[i] for i in kept], [labels[i] for i in kept], counts, groups, [confidences[i] for i in kept]
+    )
+    accuracies = [value for value in found.per_class if value is not None]
+    assert found.per_class[gone] is None
+    assert len(accuracies) == len(counts) - 1
+    assert found.worst == min(accuracies)
+    assert found.std == pytest.approx(np.std(accuracies))
+    assert found.harmonic_mean == pytest.approx(len(accuracies) / sum(1 / max(a, RECALL_FLOOR) for a in accuracies))
+    for name, members in thirds(counts).items():
+        tested = [found.per_class[c] for c in members if c != gone]
+        assert getattr(found, name) == (pytest.approx(mean(tested)) if tested else None)
+    assert "NaN" not in json.dumps(found.to_json())

@@ -12,6 +12,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "relabel",
+    "predict",
     "export",
     "bench",
     "networks",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from rich.box import SIMPLE_HEAD
@@ -72,6 +72,32 @@ def _of_numbers(title: str, head: Sequence[str], body: Sequence[Sequence[str]], 
 
 def _fits(console: Console, table: Table) -> bool:
     return Measurement.get(console, console.options.update(width=1000), table).minimum <= console.width
+
+
+def print_predictions(
+    console: Console, names: Sequence[str], answers: Sequence[Sequence[tuple[str, float]]], groups: Mapping[str, int]
+) -> None:
+    """The likeliest classes of each image, with their probabilities, and the group of the first.
+
+    Args:
+        console: where they go.
+        names: of the images.
+        answers: of each image its likeliest classes and their probabilities, the likeliest first.
+        groups: the group of each class, from 1; empty where there are none.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("%", justify="right", no_wrap=True)
+    if groups:
+        table.add_column("group", justify="right", no_wrap=True)
+    if any(len(answer) > 1 for answer in answers):
+        table.add_column("next", overflow="fold")
+    for name, ((best, probability), *rest) in zip(names, answers, strict=True):
+        group = [str(groups[best])] if groups else []
+        others = [", ".join(f"{other} {100 * share:.1f}" for other, share in rest)] if rest else []
+        table.add_row(name, best, f"{100 * probability:.1f}", *group, *others)
+    console.print(table)
 
 
 def print_groups(console: Console, groups: Sequence[Sequence[str]] | None) -> None:
@@ -174,7 +200,7 @@ def _print_classes(console: Console, rows: Sequence[Row], class_names: Sequence[
             table.add_column(row.name, justify="left" if width else "right", min_width=width + 6, overflow="fold")
         for label, (name, count) in enumerate(zip(class_names, counts, strict=True)):
             shares = [row.per_class[label] for row in rows]
-            bars = [f"{bar(share / 100, width, plain=plain)} {share:5.1f}" for share in shares]
+            bars = [f"{bar((share or 0) / 100, width, plain=plain)} {number(share):>5}" for share in shares]
             table.add_row(name, str(count), *bars)
         if _fits(console, table):
             break

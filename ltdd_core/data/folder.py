@@ -37,7 +37,7 @@ class FileTable(ImageTable):
         mode = "L" if self.grey else "RGB"
         arrays = []
         for index in indices.tolist():
-            pixels = np.asarray(decode(self.paths[index], mode, self.size))
+            pixels = np.asarray(decode(self.paths[index], mode, self.size, self.size))
             arrays.append(torch.from_numpy(pixels.copy()).view(self.size, self.size, -1).permute(2, 0, 1))
         return torch.stack(arrays).contiguous()
 
@@ -169,7 +169,7 @@ def _check_two_each(root: Path, classes: list[str], labels: Tensor) -> None:
 def _files(folder: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
     paths, labels = [], []
     for label, name in enumerate(classes):
-        class_paths = _images(folder / name)
+        class_paths = image_files(folder / name)
         if not class_paths:
             raise InputError(f"{folder / name}: no image in this class folder: add some or remove it.")
         paths += class_paths
@@ -177,8 +177,12 @@ def _files(folder: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
     return paths, torch.tensor(labels)
 
 
-def _images(folder: Path) -> list[Path]:
-    """Image files in a folder and the folders inside it, sorted; hidden ones do not count."""
+def image_files(folder: Path) -> list[Path]:
+    """Image files in a folder and the folders inside it, sorted; hidden ones do not count.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
     image_paths = []
     for place, folders, names in os.walk(folder, onerror=_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]

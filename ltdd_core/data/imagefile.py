@@ -1,4 +1,4 @@
-"""One image file: look at its header, decode it to a square of one size, refuse what cannot be used."""
+"""One image file: look at its header, decode it to one size, refuse what cannot be used."""
 
 from __future__ import annotations
 
@@ -40,20 +40,26 @@ def read_header(path: Path) -> tuple[tuple[int, int], str]:
         return image.size, image.mode
 
 
-def decode(path: Path, mode: str, size: int) -> Image.Image:
-    """The upright image in a mode (``L`` or ``RGB``); the shorter side becomes ``size``, the middle is cut out.
+def decode(path: Path, mode: str, height: int, width: int) -> Image.Image:
+    """The upright image in a mode (``L`` or ``RGB``) and size, as :func:`fitted` makes it.
 
     Raises:
         InputError: the image is damaged.
     """
     with _opened(path) as opened:
-        image = _on_white(ImageOps.exif_transpose(opened)).convert(mode)
-    if image.size == (size, size):
+        return fitted(_on_white(ImageOps.exif_transpose(opened)), mode, height, width)
+
+
+def fitted(image: Image.Image, mode: str, height: int, width: int) -> Image.Image:
+    """An image in a mode and size: the largest middle part of that shape, made smaller or larger."""
+    image = image.convert(mode)
+    if image.size == (width, height):
         return image
-    shorter = min(image.size)
-    left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
-    middle = (left, top, left + shorter, top + shorter)
-    return image.crop(middle).resize((size, size), Image.Resampling.BILINEAR)
+    scale = min(image.width / width, image.height / height)
+    across, down = round(width * scale), round(height * scale)
+    left, top = (image.width - across) // 2, (image.height - down) // 2
+    middle = (left, top, left + across, top + down)
+    return image.crop(middle).resize((width, height), Image.Resampling.BILINEAR)
 
 
 @contextmanager

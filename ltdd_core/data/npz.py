@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +61,37 @@ class Npz(DataSource):
 
 
 def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable]:
+    with _opened(path) as archive:
+        return _table(path, archive, "train"), _table(path, archive, "test")
+
+
+def load_images(path: Path, name: str) -> np.ndarray:
+    """An array of images in an archive: uint8 ``[N, H, W]`` or ``[N, H, W, 3]``.
+
+    Raises:
+        InputError: the archive is damaged, or the array is missing or of another kind.
+    """
+    with _opened(path) as archive:
+        return _images(path, archive, name)
+
+
+def _images(path: Path, archive: Any, name: str) -> np.ndarray:
+    images = _array(path, archive, name)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        raise InputError(
+            f"{path}: {name} are {images.dtype} {list(images.shape)}, not uint8 [N, H, W] or [N, H, W, 3]."
+        )
+    if min(images.shape[1:3]) < SMALLEST_SIDE:
+        raise InputError(
+            f"{path}: {name} have {images.shape[2]}x{images.shape[1]} pixels; "
+            f"images need at least {SMALLEST_SIDE} a side."
+        )
+    return images
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open archive; whatever is wrong with it is said in one line."""
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise InputError(f"--root {path}: this is a pipe or a device; give the .npz file.")
@@ -68,7 +101,7 @@ def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable]:
                 raise InputError(f"{path}: this is not a .npz archive: write it with numpy.savez.")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
-                return _table(path, archive, "train"), _table(path, archive, "test")
+                yield archive
     except FileNotFoundError as error:
         raise InputError(f"--root {path}: there is no such file.") from error
     except IsADirectoryError as error:
@@ -82,16 +115,7 @@ def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable]:
 
 
 def _table(path: Path, archive: Any, part: str) -> ArrayTable:
-    images, labels = (_array(path, archive, f"{part}_{content}") for content in ("images", "labels"))
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        raise InputError(
-            f"{path}: {part}_images are {images.dtype} {list(images.shape)}, not uint8 [N, H, W] or [N, H, W, 3]."
-        )
-    if min(images.shape[1:3]) < SMALLEST_SIDE:
-        raise InputError(
-            f"{path}: {part}_images have {images.shape[2]}x{images.shape[1]} pixels; "
-            f"images need at least {SMALLEST_SIDE} a side."
-        )
+    images, labels = _images(path, archive, f"{part}_images"), _array(path, archive, f"{part}_labels")
     if labels.ndim == 2 and labels.shape[1] != 1:
         raise InputError(f"{path}: {part}_labels have {labels.shape[1]} columns; one label an image is needed.")
     labels = labels.reshape(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -37,8 +38,8 @@ class Row:
     """Mean accuracy of the classes with 20 to 100 training images; None where there is none."""
     few: float | None
     """Mean accuracy of the classes with fewer than 20 training images; None where there is none."""
-    head: float
-    """Mean accuracy of the third of the classes with the most training images."""
+    head: float | None
+    """Mean accuracy of the third of the classes with the most training images; None where none of them is tested."""
     middle: float | None
     """Mean accuracy of the next third; None where there are fewer than two classes."""
     tail: float | None
@@ -53,8 +54,8 @@ class Row:
     """How often the predicted class lies in the right group, when there is a partition."""
     calibration_error: float
     """How far confidence and accuracy are apart (expected calibration error)."""
-    per_class: list[float]
-    """The accuracy of each class."""
+    per_class: list[float | None]
+    """The accuracy of each class; None for a class without a test image, which counts in no mean."""
     confusion: list[list[float]]
     """Test images of each true class (row) by predicted class (column)."""
 
@@ -77,7 +78,7 @@ def row(
         name: of the line.
         images: how many images trained the classifier.
         log_probabilities: float32 ``[N, classes]``; -inf where a class is ruled out.
-        labels: int64 ``[N]``; every class occurs.
+        labels: int64 ``[N]``.
         counts: training images of each class of the long-tailed set.
         groups: int64 ``[classes]``.
     """
@@ -85,20 +86,21 @@ def row(
     confusion = torch.from_numpy(confusion_matrix(labels.numpy(), predicted.numpy(), labels=range(len(counts))))
     recall = confusion.diagonal().double() / confusion.sum(1) * 100
     right = predicted == labels
-    floored = recall.clamp(min=RECALL_FLOOR)
+    tested = recall[~recall.isnan()]
+    floored = tested.clamp(min=RECALL_FLOOR)
     return Row(
         name=name,
         images=images,
         accuracy=float(right.double().mean() * 100),
-        std=float(recall.std(correction=0)),
+        std=float(tested.std(correction=0)),
         **_means(recall, shot_groups(counts)),
         **_means(recall, thirds(counts)),
-        worst=float(recall.min()),
+        worst=float(tested.min()),
         harmonic_mean=float(1 / (1 / floored).mean()),
         geometric_mean=float(floored.log().mean().exp()),
         group_accuracy=None if groups is None else group_accuracy(confusion, groups),
         calibration_error=calibration_error(log_probabilities, right),
-        per_class=recall.tolist(),
+        per_class=[None if math.isnan(value) else value for value in recall.tolist()],
         confusion=confusion.tolist(),
     )
 
@@ -153,7 +155,9 @@ def average(rows: Sequence[Row]) -> tuple[Row, Row]:
 
 
 def _means(recall: Tensor, groups: dict[str, list[int]]) -> dict[str, Any]:
-    return {name: float(recall[members].mean()) if members else None for name, members in groups.items()}
+    """Means over the classes of each group that have a test image; None where there is none."""
+    tested = {name: recall[members][~recall[members].isnan()] for name, members in groups.items()}
+    return {name: float(values.mean()) if len(values) else None for name, values in tested.items()}
 
 
 def _combine(rows: Sequence[Row], how: Any) -> Row:

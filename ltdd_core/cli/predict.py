@@ -1,0 +1,235 @@
+"""``ltdd predict``: what a trained classifier of a run says about images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ltdd_core.cli.settings import consoles, only_json
+from ltdd_core.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import Tensor
+
+    from ltdd_core.data.given import GivenImage
+    from ltdd_core.evaluation.metrics import Row
+    from ltdd_core.evaluation.stored import TrainedClassifier
+
+Answer = list[tuple[str, float]]
+"""The likeliest classes of an image and their probabilities, the likeliest first."""
+
+
+@click.command("predict")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--line", metavar="NAME", help="Line of the result table whose classifier answers; else the last one.")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Number of classes an image.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the answers to this CSV file.")
+@click.option("--truth", metavar="folder|FILE.csv", help="Where the true classes are: score the answers too.")
+@click.option("--device", metavar="auto|cpu|cuda", default="auto", help="Device to compute on.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(
+    run: Path,
+    images: tuple[Path, ...],
+    line: str | None,
+    top: int,
+    csv_file: Path | None,
+    truth: str | None,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Classify IMAGES with a classifier of RUN, a run folder or the file of a classifier.
+
+    IMAGES are image files, folders with images at any depth, and .npz archives with an array `images`. With `--truth
+    folder` the name of the folder of an image is its class; a CSV file has the columns `file` and `class`.
+    """
+    from ltdd_core.cli.tables import print_groups, print_predictions, print_rows
+    from ltdd_core.data.given import find_images
+
+    results, notes = consoles(as_json)
+    with only_json(as_json):
+        if as_json and csv_file is not None:
+            raise InputError("--json and --csv: choose one of them.")
+        classifier = _loaded(run, line, device)
+        given = find_images(images)
+        labels = _true_classes(truth, given, classifier)
+        log_p, read = _log_probabilities(classifier, given, notes, quiet)
+        names = [given[index].name for index in read]
+        answers = _answers(classifier, log_p, top)
+        row = None if labels is None else _scored(classifier, log_p, [labels[index] for index in read])
+    groups = _groups(classifier)
+    of_class = {name: number for number, members in enumerate(groups, 1) for name in members}
+    if as_json:
+        click.echo(json.dumps(_document(run, classifier, names, answers, of_class, row, len(given))))
+        return
+    if csv_file is None:
+        print_predictions(results, names, answers, of_class)
+    else:
+        _write_csv(csv_file, names, answers, of_class)
+    if row is not None:
+        print_rows(results, [row], classifier.class_names, classifier.counts)
+    print_groups(results, groups or None)
+    if csv_file is not None and not quiet:
+        notes.print(f"{len(names)} answers are in {csv_file}", soft_wrap=True)
+
+
+def _loaded(run: Path, line: str | None, device: str) -> TrainedClassifier:
+    from ltdd_core.config.model import Compute
+    from ltdd_core.config.validation import validate_options
+    from ltdd_core.evaluation.stored import load_classifier
+    from ltdd_core.runs.devices import find_device
+
+    where = find_device(validate_options(("compute",), Compute, {"device": device}))
+    return load_classifier(run, line, device=where)
+
+
+def _true_classes(truth: str | None, given: Sequence[GivenImage], classifier: TrainedClassifier) -> list[int] | None:
+    from ltdd_core.data.given import classes_by_file, classes_by_folder
+
+    if truth is None:
+        return None
+    if truth == "folder":
+        return classes_by_folder(given, classifier.class_names)
+    return classes_by_file(Path(truth), given, classifier.class_names)
+
+
+def _log_probabilities(
+    classifier: TrainedClassifier, given: Sequence[GivenImage], notes: Console, quiet: bool
+) -> tuple[Tensor, list[int]]:
+    """Log-probabilities float32 ``[n, classes]`` of the images that can be read, and their places in the list.
+
+    Raises:
+        InputError: none can be read.
+    """
+    import torch
+
+    parts, read, converted = [], list[int](), 0
+    for part in _in_parts(range(len(given)), classifier.chunk(), notes, quiet):
+        pixels, places, changed = _pixels(classifier, given, part, notes)
+        converted += changed
+        read += places
+        if pixels:
+            parts.append(classifier.log_probabilities_of(torch.stack(pixels)))
+    if not read:
+        raise InputError(f"none of the {len(given)} images can be read.")
+    if converted and not quiet:
+        channels, height, width = classifier.image_shape
+        notes.print(
+            f"{converted} of {len(read)} images were of another size or colour; they were made {width}x{height} "
+            f"{'grey' if channels == 1 else 'RGB'}, as the training images are.",
+            soft_wrap=True,
+        )
+    return torch.cat(parts), read
+
+
+def _in_parts(places: range, size: int, notes: Console, quiet: bool) -> Iterator[range]:
+    """Chunks of the images, with a bar that moves from one to the next where somebody sees it."""
+    from rich.progress import Progress
+
+    with Progress(console=notes, transient=True, disable=quiet or not notes.is_interactive) as progress:
+        bar = progress.add_task("images", total=len(places))
+        for start in range(0, len(places), size):
+            part = places[start : start + size]
+            yield part
+            progress.update(bar, advance=len(part))
+
+
+def _pixels(
+    classifier: TrainedClassifier, given: Sequence[GivenImage], part: range, notes: Console
+) -> tuple[list[Tensor], list[int], int]:
+    """The images of a chunk that can be read, their places, and how many were converted; the others are named."""
+    from ltdd_core.data.given import read_image
+
+    pixels, places, converted = [], [], 0
+    for index in part:
+        try:
+            image, changed = read_image(given[index], classifier.image_shape)
+        except InputError as error:
+            notes.print(f"skipped: {error}", style="yellow", soft_wrap=True)
+            continue
+        pixels.append(image)
+        places.append(index)
+        converted += changed
+    return pixels, places, converted
+
+
+def _answers(classifier: TrainedClassifier, log_p: Tensor, top: int) -> list[Answer]:
+    values, indices = log_p.sort(dim=1, descending=True, stable=True)  # of equals, the first is the prediction
+    names = classifier.class_names
+    return [
+        [(names[label], probability) for label, probability in zip(labels, probabilities, strict=True)]
+        for labels, probabilities in zip(indices[:, :top].tolist(), values[:, :top].exp().tolist(), strict=True)
+    ]
+
+
+def _scored(classifier: TrainedClassifier, log_p: Tensor, labels: Sequence[int]) -> Row:
+    import torch
+
+    from ltdd_core.evaluation.metrics import row
+
+    groups = None if classifier.groups is None else classifier.groups.cpu()
+    return row(classifier.line, classifier.images, log_p, torch.tensor(labels), classifier.counts, groups)
+
+
+def _groups(classifier: TrainedClassifier) -> list[list[str]]:
+    """The names of the classes in each group; none where there is no partition."""
+    if classifier.groups is None:
+        return []
+    named = list(zip(classifier.class_names, classifier.groups.tolist(), strict=True))
+    return [
+        [name for name, of_class in named if of_class == group] for group in range(int(classifier.groups.max()) + 1)
+    ]
+
+
+def _document(
+    run: Path,
+    classifier: TrainedClassifier,
+    names: Sequence[str],
+    answers: Sequence[Answer],
+    groups: dict[str, int],
+    row: Row | None,
+    given: int,
+) -> dict[str, Any]:
+    """What ``--json`` prints; docs/file-formats.md describes it."""
+    images = [
+        {
+            "file": name,
+            "class": answer[0][0],
+            "probability": answer[0][1],
+            "group": groups.get(answer[0][0]),
+            "top": [{"class": of_class, "probability": probability} for of_class, probability in answer],
+        }
+        for name, answer in zip(names, answers, strict=True)
+    ]
+    document = {"run": str(run), "line": classifier.line, "skipped": given - len(names), "images": images}
+    return document | ({} if row is None else {"row": row.to_json()})
+
+
+def _write_csv(path: Path, names: Sequence[str], answers: Sequence[Answer], groups: dict[str, int]) -> None:
+    """A line for each image: its file, class, probability and group, and the next classes."""
+    import os
+
+    from ltdd_core.storage import write_atomically
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    following = range(2, max(map(len, answers)) + 1)
+    more = [f"{column}_{place}" for place in following for column in ("class", "probability")]
+    writer.writerow(["file", "class", "probability", "group", *more])
+    for name, ((best, probability), *rest) in zip(names, answers, strict=True):
+        writer.writerow([name, best, f"{probability:.6f}", groups.get(best, ""), *_flat(rest)])
+    write_atomically(path, os.fsencode(text.getvalue()))
+
+
+def _flat(rest: Sequence[tuple[str, float]]) -> Iterator[str]:
+    for name, probability in rest:
+        yield from (name, f"{probability:.6f}")

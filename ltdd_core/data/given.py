@@ -1,0 +1,163 @@
+"""Images that somebody gives to a classifier: files, folders and archives, and the classes they are said to have."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ltdd_core.data.folder import image_files
+from ltdd_core.data.imagefile import GREY_MODES, decode, fitted, read_header
+from ltdd_core.data.npz import load_images
+from ltdd_core.errors import InputError, unknown
+
+MODES = {1: "L", 3: "RGB"}
+"""The modes of image files by the channels of the images that they become."""
+NAME_IN_ARCHIVE = "images"
+
+
+@dataclass(frozen=True)
+class GivenImage:
+    """One image."""
+
+    name: str
+    """What it is called in a result: the path of its file, with its number where it is in an archive."""
+    path: Path
+    """Its file, or its archive."""
+    root: Path | None = None
+    """The folder that was given and that it lies in."""
+    pixels: np.ndarray | None = None
+    """uint8 ``[H, W]`` or ``[H, W, C]`` if it is in an archive."""
+
+
+def find_images(paths: Sequence[Path]) -> list[GivenImage]:
+    """All images of files, of folders with the folders inside them, and of ``.npz`` archives, in this order.
+
+    Raises:
+        InputError: there is no such file, no image in a folder, or an archive that cannot be used.
+    """
+    return [image for path in paths for image in _images_of(path)]
+
+
+def _images_of(path: Path) -> Iterator[GivenImage]:
+    if os.path.isdir(path):  # noqa: PTH112 - a name that no path can have is none
+        files = image_files(path)
+        if not files:
+            raise InputError(f"{path}: there is no image in this folder.")
+        yield from (GivenImage(str(file), file, path) for file in files)
+    elif not os.path.exists(path):  # noqa: PTH110 - likewise
+        raise InputError(f"{path}: there is no such file or folder.")
+    elif path.suffix.lower() == ".npz" and path.is_file():
+        images = load_images(path, NAME_IN_ARCHIVE)
+        yield from (GivenImage(f"{path}[{index}]", path, None, pixels) for index, pixels in enumerate(images))
+    else:
+        yield GivenImage(str(path), path)
+
+
+def read_image(image: GivenImage, shape: tuple[int, int, int]) -> tuple[Tensor, bool]:
+    """An image as those that trained a classifier, uint8 ``[C, H, W]``; whether it was of another size or colour.
+
+    Args:
+        image: from :func:`find_images`.
+        shape: ``(C, H, W)`` of the images of the classifier.
+
+    Raises:
+        InputError: it cannot be read, or the classifier takes images of other channels than files have.
+    """
+    channels, height, width = shape
+    if channels not in MODES:
+        raise InputError(f"{image.name}: this classifier takes images of {channels} channels, and files have 1 or 3.")
+    if image.pixels is None:
+        size, mode = read_header(image.path)
+        made = decode(image.path, MODES[channels], height, width)
+        grey = mode in GREY_MODES
+    else:
+        pixels = image.pixels[..., 0] if image.pixels.shape[2:] == (1,) else image.pixels
+        size, grey = (pixels.shape[1], pixels.shape[0]), pixels.ndim == 2
+        made = fitted(Image.fromarray(pixels), MODES[channels], height, width)
+    tensor = torch.from_numpy(np.asarray(made).copy()).view(height, width, channels).permute(2, 0, 1)
+    return tensor, size != (width, height) or grey != (channels == 1)
+
+
+# ---- true classes ----------------------------------------------------------------------------------
+
+
+def classes_by_folder(images: Sequence[GivenImage], class_names: Sequence[str]) -> list[int]:
+    """The class of each image by the name of the folder that it lies in, or of one above it in the folder given.
+
+    Raises:
+        InputError: an image lies in no folder of a class.
+    """
+    labels = {name: label for label, name in enumerate(class_names)}
+    found = []
+    for image in images:
+        names = [_text(folder) for folder in _folders_of(image)]
+        known = [labels[name] for name in names if name in labels]
+        if image.pixels is not None or not known:
+            raise InputError(
+                f"{image.name} lies in no folder of a class ({', '.join(class_names)}): "
+                "use --truth FILE.csv with the columns file and class."
+            )
+        found.append(known[0])
+    return found
+
+
+def _folders_of(image: GivenImage) -> Iterator[str]:
+    """Names of the folders that an image lies in, the nearest first, up to the one that was given."""
+    folder = image.path.absolute().parent
+    yield folder.name
+    while image.root is not None and folder != image.root.absolute() and folder != folder.parent:
+        folder = folder.parent
+        yield folder.name
+
+
+def _text(name: str) -> str:
+    return os.fsencode(name).decode(errors="replace")  # as the names of classes are made
+
+
+def classes_by_file(path: Path, images: Sequence[GivenImage], class_names: Sequence[str]) -> list[int]:
+    """The class of each image by a CSV file with the columns ``file`` and ``class``.
+
+    Files are named from where the command is given, or from where the CSV file is.
+
+    Raises:
+        InputError: the file cannot be read, names a class that there is not, or lacks an image.
+    """
+    labels = {name: label for label, name in enumerate(class_names)}
+    truth: dict[str, int] = {}
+    for name, of_class in _rows(path):
+        if of_class not in labels:
+            raise InputError(f"{path}: {unknown('class', of_class, class_names)}")
+        for place in (Path(name), path.parent / name):
+            truth.setdefault(os.path.abspath(place), labels[of_class])  # noqa: PTH100 - an archive's images too
+    return [_class_of(image, truth, path) for image in images]
+
+
+def _class_of(image: GivenImage, truth: Mapping[str, int], path: Path) -> int:
+    place = os.path.abspath(image.name)  # noqa: PTH100
+    if place not in truth:
+        raise InputError(f"{path} has no class of {image.name}.")
+    return truth[place]
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
+        if not {"file", "class"} <= set(reader.fieldnames or ()):
+            raise InputError(f"{path} has no columns 'file' and 'class' in its first line.")
+        for row in reader:
+            if row["file"] is None or row["class"] is None:
+                raise InputError(f"{path}, line {reader.line_num}: a value is missing.")
+            yield row["file"], row["class"]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
+    except (csv.Error, ValueError) as error:  # no UTF-8, or a name that no path can have
+        raise InputError(f"{path}: this is no CSV file in UTF-8 with the columns file and class.") from error
