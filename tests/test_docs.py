@@ -192,6 +192,16 @@ def test_the_wrapped_script_keeps_the_contract_and_the_script_runs():
     assert torch.isfinite(found).all()
 
 
+def test_the_page_about_prediction_works_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image_folder(tmp_path / "my_images", [12, 5, 1], side=20)
+    for commands in blocks(DOCS / "predict.md", "sh"):
+        run_commands(commands)
+    found = executed(DOCS / "predict.md")
+    assert found.probabilities.shape == (3, 3)
+    assert set(found.names) <= set(CIFAR10)
+
+
 def executed(page):
     """A module with the Python of a page, block after block."""
     module = types.ModuleType("your_module")
