@@ -259,7 +259,7 @@ def test_too_few_classes(tmp_path):
 def test_train_without_test_is_not_taken_for_classes(tmp_path, parts):
     for part in parts:
         fill(tmp_path / part, a=2, b=2)
-    expected = f"{tmp_path}: there is {', '.join(parts)}, but images need both train/ and test/, or neither."
+    expected = f"{tmp_path} has only {', '.join(parts)}: give it both train/ and test/, or folders of classes."
     assert refusal(tmp_path) == expected
 
 
