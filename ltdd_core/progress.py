@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 
 class Display:
@@ -34,6 +35,9 @@ class Display:
 
     def steps_done(self) -> None:
         """No more steps."""
+
+    def recipe(self, options: Mapping[str, Any]) -> None:
+        """What the method of a distilled set says of training on it, as far as it holds; not called without any."""
 
     def training(self, what: str) -> None:
         """A network is about to be trained."""

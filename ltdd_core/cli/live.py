@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -90,6 +91,11 @@ class LiveDisplay(Display):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+    def recipe(self, options: Mapping[str, Any]) -> None:
+        """One line with all of them."""
+        said = ", ".join(f"{name}={value}" for name, value in options.items())
+        self._console.print(f"training on the distilled set as its method says: {said}", soft_wrap=True)
 
     def training(self, what: str) -> None:
         """A line for each network."""

@@ -88,6 +88,10 @@ class DistilledTraining(BaseOptions):
     temperature: float | None = _of_the_method("temperature")
     hard_weight: float | None = _of_the_method("hard_weight")
 
+    def left_of(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """What holds of a method's recipe: the options of which nobody has said otherwise."""
+        return {name: value for name, value in recipe.items() if getattr(self, name, None) is None}
+
     def over(self, recipe: Mapping[str, Any]) -> TrainingOptions:
         """These options over what a method says, over the defaults.
 

@@ -231,8 +231,8 @@ class Matcher(Component, ABC):
     def decode(self, images: Tensor) -> Tensor:
         """What a network sees of stored images, where that is something else, such as the tiles of each.
 
-        Distillation, evaluation, pictures and export call it.  It depends on the options and the images alone: it is
-        also called without :meth:`prepare`.
+        Distillation, evaluation and export call it; pictures show what is stored.  It depends on the options and the
+        images alone: it is also called without :meth:`prepare`.
 
         Args:
             images: as stored, float32 ``[n, C, h, w]``.

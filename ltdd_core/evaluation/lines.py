@@ -234,6 +234,8 @@ def repeated_rows(
     line = line_of(setup.config)
     if distilled is not None:
         setup = fitted(setup, distilled)
+        if set(line.sets) != {ORIGINAL} and (holds := setup.config.training.distilled.left_of(distilled.recipe)):
+            setup.display.recipe(holds)
     elif set(line.sets) != {ORIGINAL}:
         raise InputError(f"recipe {setup.config.recipe.name!r} trains on a distilled set, and there is none.")
 

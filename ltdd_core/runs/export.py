@@ -35,8 +35,8 @@ def export(distilled: Path | str, kind: str, out: Path | str | None = None, *, c
         distilled: the folder of a run, or its ``distilled.safetensors``.
         kind: ``ddranking``: ``images.pt`` float32 ``[C * IPC, 3, H, W]`` in normalised colours and sorted by class,
             ``labels.pt`` float32 logits ``[C * IPC, C]``, ``lr.pt``, a scalar; ``folder``: PNG files in a folder for
-            each class, in displayable colours; ``npz``: arrays ``images``, ``labels``, ``class_names`` and
-            ``normalisation`` (a JSON text).
+            each class, in displayable colours; ``npz``: arrays ``images``, ``labels``, ``soft_probabilities`` or
+            ``soft_logits`` where there are soft labels, ``class_names`` and ``normalisation`` (a JSON text).
         out: a folder, or the file for npz; ``export-KIND`` beside the distilled set unless given.
         catalog: where the matcher is found whose decoder the set needs.
 
