@@ -1,7 +1,10 @@
 """Packages of strangers, as pip installs them: they work with everything, and ltdd does not know them."""
 
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,32 +12,47 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
+from torch.nn import functional as F
 
+from ltdd_core import LayerStatistics, load_distilled
 from ltdd_core.plugging.catalog import installed
-from ltdd_core.testing import check_head, check_matcher, check_sampler, tiny_network
+from ltdd_core.testing import check_head, check_labeller, check_matcher, check_sampler, tiny_network
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = Path(__file__).parent / "third_party"
+METHODS = ("crop-selection", "four-tiles", "network-queue", "sorted-windows", "statistics-recovery")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """All packages with the metadata of their own pyproject.toml, in a folder."""
+    folder = tmp_path_factory.mktemp("strangers")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    packages = sorted(path.parent for path in PACKAGES.glob("*/pyproject.toml"))
+    result = subprocess.run([*command, "--target", folder, *packages], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return folder
 
 
 @pytest.fixture
-def strangers(site, monkeypatch):
-    """Both packages with the metadata of their own pyproject.toml, in a folder on the path."""
-    for name in ("layer-means", "reversed-sampling"):
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-        built = subprocess.run([*command, "--target", site.folder, PACKAGES / name], capture_output=True, text=True)
-        assert built.returncode == 0, built.stderr
-    monkeypatch.setenv("PYTHONPATH", str(site.folder))
+def strangers(built, tmp_path, monkeypatch):
+    """They are on the path, and the networks that they train are kept in an empty folder."""
+    monkeypatch.syspath_prepend(str(built))
+    monkeypatch.setenv("PYTHONPATH", str(built))
+    monkeypatch.chdir(tmp_path)
 
 
-def test_they_keep_their_contracts(strangers):
-    catalog = installed()
-    for kind, name, check in (
-        ("matcher", "layer-means", check_matcher),
+@pytest.mark.parametrize(
+    ("kind", "name", "check"),
+    [
+        *(("matcher", name, check_matcher) for name in ("layer-means", *METHODS)),
         ("sampler", "reversed", check_sampler),
         ("head", "smoothed", check_head),
-    ):
-        check(catalog.get(kind, name).load())
+        ("labeller", "two-heads", check_labeller),
+    ],
+)
+def test_they_keep_their_contracts(strangers, kind, name, check):
+    check(installed().get(kind, name).load())
 
 
 def test_the_matcher_is_its_equation(strangers):
@@ -47,6 +65,25 @@ def test_the_matcher_is_its_equation(strangers):
     features = (network.embed(real).mean(0) - network.embed(synthetic).mean(0)).square().sum()
     loss = matcher(matcher.Options(weight=0.25)).class_loss(network, real, synthetic)
     torch.testing.assert_close(loss, features + 0.25 * maps)
+
+
+def test_balanced_statistics_are_those_of_a_set_with_equal_classes(strangers):
+    from statistics_recovery import balanced
+
+    classes = torch.randn(4, 50, 3) * torch.rand(4, 1, 3) + torch.randn(4, 1, 3)  # [class, value, channel]
+    mean, var = balanced(LayerStatistics(classes.mean(1), classes.var(1, correction=0)))
+    torch.testing.assert_close(mean, classes.flatten(0, 1).mean(0))
+    torch.testing.assert_close(var, classes.flatten(0, 1).var(0, correction=0))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 5)])
+def test_each_tile_is_a_quarter_at_full_size(strangers, height, width):
+    entry = installed().get("matcher", "four-tiles").load()
+    images = torch.randn(2, 3, height, width)
+    seen = entry(entry.Options()).decode(images)
+    assert seen.shape == (2, 4, 3, height, width)
+    last = images[:, :, (height + 1) // 2 :, (width + 1) // 2 :]
+    torch.testing.assert_close(seen[:, 3], F.interpolate(last, (height, width), mode="bilinear"))
 
 
 def test_they_run_with_two_stages_and_in_a_grid(strangers, ltdd, tmp_path):
@@ -64,8 +101,86 @@ def test_they_run_with_two_stages_and_in_a_grid(strangers, ltdd, tmp_path):
         assert line in table
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_goes_all_the_way(strangers, ltdd, method):
+    whole = ltdd("distill", "--method", method, "--plugin", "twostage", *TINY, "--out", "whole", "--json")
+    assert whole.exit_code == 0, whole.output
+    rows = [row["name"] for row in json.loads(whole.stdout)["rows"]]
+    assert rows[-1] == "two-stage, original + distilled"
+    for command in (
+        ("evaluate", "whole", "--network", "mlp"),
+        ("report", "whole"),
+        ("export", "whole", "--format", "npz"),
+        ("export", "whole", "--format", "folder"),
+    ):
+        result = ltdd(*command)
+        assert result.exit_code == 0, f"{command}\n{result.output}"
+    assert Path("whole/report.html").exists()
+    Path("grid.yaml").write_text(f"data: [digits-lt]\nipc: [2]\nseeds: [0]\nmethods: [{method}]\n")
+    short = [word for word in TINY[4:] if word != "--ipc"]
+    grid = ltdd("bench", "grid.yaml", "--out", "grid", "--set", "iterations=2", *short)
+    assert grid.exit_code == 0, grid.output
+    assert method in Path("grid/table.csv").read_text()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_method_resumes_to_the_same_bytes(strangers, ltdd, monkeypatch, method):
+    """Ctrl-C after the second step; for a method without steps, while its teacher is trained."""
+    command = ["distill", "--method", method, *TINY, "--threads", "1", "--out"]
+    assert ltdd(*command, "whole").exit_code == 0
+    shutil.rmtree("runs", ignore_errors=True)  # the teachers and experts, which the next run would find
+
+    def alarm(display, step, *metrics):
+        if step == 1 or method == "crop-selection":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as alarmed:
+        moment = "training" if method == "crop-selection" else "step"
+        alarmed.setattr(f"ltdd_core.cli.live.LiveDisplay.{moment}", alarm)
+        cut = ltdd(*command, "cut")
+    assert "SIGINT" in cut.stderr, cut.output
+    assert not Path("cut/distilled.safetensors").exists()
+    resumed = ltdd(*command, "cut", *(["--resume"] if Path("cut").exists() else []))
+    assert resumed.exit_code == 0, resumed.output
+    for name in ("distilled.safetensors", "predictions.safetensors"):
+        assert Path("whole", name).read_bytes() == Path("cut", name).read_bytes(), name
+
+
+def test_the_soft_labels_and_recipes_of_methods_are_stored_with_their_sets(strangers, ltdd):
+    for method in ("crop-selection", "statistics-recovery", "sorted-windows"):
+        assert ltdd("distill", "--method", method, *TINY, "--quiet", "--out", method).exit_code == 0
+        assert load_distilled(method).soft_labels.kind == "logits"
+    assert load_distilled("crop-selection").recipe == {"soft_loss": "kl", "temperature": 4.0}
+    recipe = load_distilled("statistics-recovery").recipe
+    assert {key: recipe[key] for key in ("optimizer", "soft_loss", "hard_weight")} == {
+        "optimizer": "adamw",
+        "soft_loss": "mse",
+        "hard_weight": 0.025,
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "labeller", "per"),
+    [
+        ("statistics-recovery", "teacher", "view"),
+        ("four-tiles", "two-heads", "image"),
+        ("dm", "two-heads", "view"),
+    ],
+)
+def test_methods_and_labellers_go_together(strangers, ltdd, method, labeller, per):
+    words = ["distill", "--method", method, "--labeller", labeller, "--set", f"labeller.per={per}"]
+    done = ltdd(*words, *TINY, "--out", "run", "--json")
+    assert done.exit_code == 0, done.output
+    labels = json.loads(done.stdout)["labels"]
+    assert (labels["teacher_bytes"] > 0) == (per == "view")
+    assert (load_distilled("run").soft_labels is None) == (per == "view")
+    again = ltdd("evaluate", "run", "--network", "mlp")
+    assert again.exit_code == 0, again.output
+
+
 def test_the_house_holds_no_word_about_them():
-    words = re.compile("layer.?means|reversed.sampling|smoothed")
+    names = "|".join(path.parent.name.replace("-", "[-_]") for path in PACKAGES.glob("*/pyproject.toml"))
+    words = re.compile(names)
     for folder in ("ltdd_core", "plugins"):
         for path in (ROOT / folder).rglob("*.py"):
             found = words.search(path.read_text())
