@@ -79,10 +79,8 @@ class StatisticsRecovery(Matcher):
 
     def recipe(self):
         """EDC's."""
-        return {
-            **{"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "schedule": "cosine"},
-            **{"cutmix": 1.0, "soft_loss": "mse", "hard_weight": 0.025},
-        }
+        adamw = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "schedule": "cosine"}
+        return {**adamw, "cutmix": 1.0, "soft_loss": "mse", "hard_weight": 0.025}
 
 
 def balanced(statistics):
