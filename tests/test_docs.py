@@ -22,7 +22,7 @@ from ltdd_core import configure
 from ltdd_core.cli import cli
 from ltdd_core.plugging.catalog import KINDS, installed
 from ltdd_core.plugging.loading import load_plugins
-from ltdd_core.testing import check_head, check_matcher, tiny_long_tailed, tiny_network
+from ltdd_core.testing import check_head, check_labeller, check_matcher, tiny_long_tailed, tiny_network
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))
 import generated
@@ -173,7 +173,9 @@ def follow(line, site):
 def test_the_plugins_of_the_guides_keep_the_contract():
     testing, weighted = (executed(DOCS / name) for name in ("testing-a-plugin.md", "writing-a-plugin.md"))
     testing.test_contract()
-    check_matcher(weighted.WeightedMatcher)
+    for name in ("WeightedMatcher", "SurestMatcher", "TilesMatcher", "QueueMatcher"):
+        check_matcher(getattr(weighted, name))
+    check_labeller(weighted.TwoHeadsLabeller)
 
 
 def test_the_wrapped_script_keeps_the_contract_and_the_script_runs():
