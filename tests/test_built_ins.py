@@ -21,6 +21,7 @@ from ltdd_core.plugging.loading import load_plugins
 ROOT = Path(__file__).parent.parent
 BUILT_IN = [
     "ablations",
+    "augmentations",
     "core",
     "coreset",
     "cosine",
@@ -29,6 +30,7 @@ BUILT_IN = [
     "dm",
     "ensemble",
     "hierarchical",
+    "labellers",
     "losses",
     "mtt",
     "report",
@@ -119,7 +121,7 @@ def test_every_register_hook_belongs_to_a_kind():
     assert hooks == {*KINDS.values(), "ltdd_register_commands"}
 
 
-ENGLISH = {"class-balanced", "compare", "cosine", "losses", "random", "report", "samplers", "watch"}
+ENGLISH = {"class-balanced", "compare", "cosine", "losses", "random", "report", "samplers", "teacher", "watch"}
 """Names of plugins, components or commands that are ordinary words of English or of mathematics as well."""
 DEPENDENCIES = {
     (

@@ -54,7 +54,7 @@ def test_distill_prints_a_table_on_stdout_and_plain_progress_lines_on_stderr(ltd
 def test_distill_json_is_one_document_on_stdout(ltdd, tmp_path):
     result = ltdd(*DISTILL, "--plugin", "twostage", "--json")
     document = json.loads(result.stdout)
-    assert set(document) == {"run", "method", "data", "seconds", "groups", "rows"}
+    assert set(document) == {"run", "method", "data", "seconds", "labels", "groups", "rows"}
     assert (tmp_path / "here" / document["run"]).is_dir()
     assert document["method"] == "dm"
     assert document["data"]["counts"][0] == 124

@@ -270,7 +270,7 @@ def test_data_seed_alone_decides_what_stays():
 
 @pytest.mark.parametrize("imbalance", [0.5, -3, 0])
 def test_an_imbalance_that_is_none_is_refused(imbalance):
-    with pytest.raises(InputError, match=rf"finite and at least 1, not {imbalance:g}\."):
+    with pytest.raises(InputError, match=rf"at least 1, not {imbalance:g}\."):
         load(imbalance=imbalance)
 
 

@@ -222,17 +222,16 @@ def test_no_network_is_trained_to_draw_the_initial_images_again(sampler, ltdd, s
 TILES = """
     from torch.nn.functional import avg_pool2d
     from ltdd_coreset.matcher import Coreset
-    from ltdd_core import hookimpl
+    from ltdd_core import Synthetic, hookimpl
 
     class Tiles(Coreset):
         "A coreset whose images are stored twice as large."
 
-        @staticmethod
-        def decoder(images, labels):
-            return avg_pool2d(images, 2), labels
+        def decode(self, images):
+            return avg_pool2d(images, 2)[:, None]
 
         def distilled(self):
-            return self.images.repeat_interleave(2, 2).repeat_interleave(2, 3), self.labels
+            return Synthetic(self.images.repeat_interleave(2, 2).repeat_interleave(2, 3), self.labels)
 
     @hookimpl
     def ltdd_register_matchers(register):

@@ -160,7 +160,7 @@ def _check_named(catalog: Catalog, place: tuple[str, ...], options: BaseOptions)
 
 def _check_one(catalog: Catalog, kind: str, named: Named) -> None:
     if isinstance(named, str):
-        catalog.get(kind, named)
+        catalog.get(kind, named).load()  # one that is not finished is refused here too
     elif not isinstance(named.get("name"), str):
         raise InputError(f"which {kind}? Its options need its name beside them.")
     else:

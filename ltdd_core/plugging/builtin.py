@@ -37,7 +37,7 @@ def ltdd_register_networks(register: Register) -> None:
 @hookimpl
 def ltdd_register_augmentations(register: Register) -> None:
     """The operations of DSA, for training alone."""
-    register("dsa", "ltdd_core.training.augmentation:SiameseAugmentation")
+    register("siamese", "ltdd_core.training.augmentation:SiameseAugmentation")
 
 
 @hookimpl
