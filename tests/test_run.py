@@ -289,6 +289,13 @@ def test_a_set_that_could_not_be_read_again_is_not_written(site, tmp_path, image
     assert not (tmp_path / "a" / "distilled.safetensors").exists()
 
 
+def test_a_method_that_gives_a_pair_is_told_what_to_give(site, tmp_path):
+    source = SELECTING.replace("return Synthetic(self.images, self.labels)", "return self.images, self.labels")
+    site.install("selecting", source)
+    with pytest.raises(RunFailed, match=r"'selecting': distilled\(\) must return an ltdd_core.Synthetic\."):
+        distill(tiny(method="selecting"), tmp_path / "a")
+
+
 def test_advice_names_only_options_that_the_method_has(site, tmp_path, monkeypatch):
     site.install("full", WITHOUT_OPTIONS)
     with pytest.raises(

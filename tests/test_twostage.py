@@ -484,3 +484,18 @@ def test_hierarchical_refuses_heads_of_one_stage(stages):
     ) as caught:
         Hierarchical(Hierarchical.Options()).assign(stages)
     assert "\n" not in str(caught.value)
+
+
+def test_the_labels_of_views_follow_the_labels_of_a_stage():
+    data, groups = toy(), torch.tensor([0, 1, 0, 1, 1])
+
+    def view_labels(images):
+        return SoftLabels(F.pad(images.flatten(1), (0, 1)), "logits")  # five classes, four pixels
+
+    seen = torch.randn(7, *data.image_shape, generator=generator(0, "views"))
+    p = view_labels(seen).probabilities()
+    whole = replace(data, view_labels=view_labels)
+    summed = of_groups(whole, groups, 2).view_labels(seen).probabilities()
+    torch.testing.assert_close(summed, torch.stack([p[:, [0, 2]].sum(1), p[:, [1, 3, 4]].sum(1)], 1))
+    among = of_members(whole, torch.tensor([1, 4])).view_labels(seen).probabilities()
+    torch.testing.assert_close(among, p[:, [1, 4]] / p[:, [1, 4]].sum(1, keepdim=True))

@@ -19,7 +19,7 @@ from ltdd_core.config.advice import against_divergence
 from ltdd_core.config.model import Config
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.checkpoint import restore
-from ltdd_core.distillation.matcher import Matcher
+from ltdd_core.distillation.matcher import Matcher, Synthetic
 from ltdd_core.distillation.task import task_of
 from ltdd_core.errors import InputError, RunFailed
 from ltdd_core.evaluation.labelling import labelled
@@ -283,6 +283,8 @@ def _advice(failure: str, folder: RunFolder, config: Config) -> str:
 def distilled_set_of(matcher: Matcher, config: Config, data: LongTailedSet) -> DistilledSet:
     """The distilled set of a matcher that has taken its steps."""
     made, soft = matcher.distilled(), None
+    if not isinstance(made, Synthetic):
+        raise RunFailed(f"method {config.matcher.name!r}: distilled() must return an ltdd_core.Synthetic.")
     if made.soft_labels is not None:
         soft = SoftLabels(made.soft_labels.values.detach().float().cpu(), made.soft_labels.kind)
     return DistilledSet(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltdd_core import SoftLabels, TrainingSet, cross_entropy, draw_by_class
-from ltdd_twostage.labels import has_member
+from ltdd_twostage.labels import has_member, relabelled
 
 OTHER_GROUP = -1e9  # a logit that no softmax notices, and finite: 0 x -inf would be NaN
 
@@ -26,14 +26,16 @@ def of_members_and_others(data: TrainingSet, members: Tensor) -> TrainingSet:
         InputError: no image is of the members.
     """
     has_member(data, members)
-    count, soft = len(members), data.soft_labels
+    count = len(members)
     labels = torch.where(
         torch.isin(data.labels, members), torch.searchsorted(members, data.labels).clamp(max=count - 1), count
     )
-    if soft is not None:
-        among = soft.probabilities()[:, members]
-        soft = SoftLabels(torch.cat([among, (1 - among.sum(1, keepdim=True)).clamp(min=0)], 1))
-    return replace(data, labels=labels, soft_labels=soft, classes=count + 1)
+
+    def with_others(soft: SoftLabels) -> SoftLabels:
+        among = soft.probabilities()[:, members.to(soft.values.device)]
+        return SoftLabels(torch.cat([among, (1 - among.sum(1, keepdim=True)).clamp(min=0)], 1))
+
+    return relabelled(data, labels, count + 1, with_others)
 
 
 def within_groups(groups: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

@@ -70,7 +70,8 @@ def taught(data: TrainingSet, teacher: Tensor) -> TrainingSet:
         data: the images with the classes, and perhaps soft labels.
         teacher: log-probabilities ``[N, classes]`` of its images, finite.
     """
-    return replace(data, soft_labels=SoftLabels(torch.cat([probabilities_of(data).to(teacher), teacher], 1)))
+    both = SoftLabels(torch.cat([probabilities_of(data).to(teacher), teacher], 1))
+    return replace(data, soft_labels=both, view_labels=None)
 
 
 def taught_members(data: TrainingSet, teacher: Tensor, members: Tensor) -> TrainingSet:

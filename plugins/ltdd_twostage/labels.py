@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,11 +20,13 @@ def of_groups(data: TrainingSet, groups: Tensor, count: int) -> TrainingSet:
         groups: the group of each class, int64 ``[classes]``.
         count: number of groups.
     """
-    soft = data.soft_labels
-    if soft is not None:
+    member = F.one_hot(groups, count)
+
+    def summed(soft: SoftLabels) -> SoftLabels:
         probabilities = soft.probabilities()
-        soft = SoftLabels(probabilities @ F.one_hot(groups, count).to(probabilities))
-    return replace(data, labels=groups[data.labels], soft_labels=soft, classes=count)
+        return SoftLabels(probabilities @ member.to(probabilities))
+
+    return relabelled(data, groups[data.labels], count, summed)
 
 
 def of_members(data: TrainingSet, members: Tensor) -> TrainingSet:
@@ -39,11 +42,33 @@ def of_members(data: TrainingSet, members: Tensor) -> TrainingSet:
         InputError: no image is of the classes.
     """
     part = data.only(has_member(data, members))
-    soft = part.soft_labels
-    if soft is not None:
-        soft = SoftLabels(soft.logits()[:, members].softmax(1))
-    labels = torch.searchsorted(members, part.labels)
-    return replace(part, labels=labels, soft_labels=soft, classes=len(members))
+
+    def among_members(soft: SoftLabels) -> SoftLabels:
+        return SoftLabels(soft.logits()[:, members.to(soft.values.device)].softmax(1))
+
+    return relabelled(part, torch.searchsorted(members, part.labels), len(members), among_members)
+
+
+def relabelled(
+    data: TrainingSet, labels: Tensor, classes: int, change: Callable[[SoftLabels], SoftLabels]
+) -> TrainingSet:
+    """The same images with other labels, those that a teacher gives to their views included.
+
+    Args:
+        data: the images.
+        labels: the new class of each, int64 ``[N]``.
+        classes: number of new classes.
+        change: soft labels of the old classes -> soft labels of the new ones.
+    """
+    soft = None if data.soft_labels is None else change(data.soft_labels)
+    if data.view_labels is None:
+        return replace(data, labels=labels, soft_labels=soft, classes=classes)
+    given = data.view_labels
+
+    def of_views(images: Tensor) -> SoftLabels:
+        return change(given(images))
+
+    return replace(data, labels=labels, soft_labels=soft, view_labels=of_views, classes=classes)
 
 
 def has_member(data: TrainingSet, members: Tensor) -> Tensor:
