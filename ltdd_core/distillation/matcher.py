@@ -135,7 +135,7 @@ class Distillation:
             ValueError: there is momentum, AdamW or an average.
         """
         data = self.original(sampler)
-        trainer = self.trainer.with_options({data.name: training})
+        trainer = self.trainer.changed(options={data.name: training})
         return Trajectories(self.shared, trainer, data, self.component("head", head), name, numbers)
 
 

@@ -18,7 +18,7 @@ def state_of(parts: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         TypeError: a part is something else.
     """
-    return dict(_tensors(parts, ""))
+    return {place: tensor for name, leaf in _leaves(parts, "") for place, tensor in _tensors(leaf, name)}
 
 
 def load_state_of(parts: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
@@ -33,44 +33,38 @@ def load_state_of(parts: Mapping[str, Any], state: Mapping[str, Tensor]) -> None
         RuntimeError: a tensor has another shape.
     """
     with torch.no_grad():
-        for name, tensor in _tensors(parts, ""):
-            if not _is_of_optimizer(name, parts):
-                tensor.copy_(state[name])
-        for prefix, optimizer in _optimizers(parts, ""):
-            _fill(optimizer, prefix, state)
+        for name, leaf in _leaves(parts, ""):
+            if isinstance(leaf, torch.optim.Optimizer):
+                _fill(leaf, name, state)
+            else:
+                for place, tensor in _tensors(leaf, name):
+                    tensor.copy_(state[place])
 
 
-def _tensors(part: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(part, Tensor):
-        yield name, part.detach()
-    elif isinstance(part, nn.Module):
-        yield from _tensors(part.state_dict(), name)
-    elif isinstance(part, torch.optim.Optimizer):
-        for index, parameter in enumerate(_parameters(part)):
-            yield from _tensors(dict(part.state.get(parameter, {})), f"{name}: {index}")
-    elif isinstance(part, Mapping):
+def _leaves(part: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The tensors, modules and optimizers in lists and mappings, by name."""
+    if isinstance(part, Mapping):
         for key, inside in part.items():
-            yield from _tensors(inside, f"{name}: {key}" if name else str(key))
+            yield from _leaves(inside, f"{name}: {key}" if name else str(key))
     elif isinstance(part, Sequence) and not isinstance(part, str):
         for index, inside in enumerate(part):
-            yield from _tensors(inside, f"{name}: {index}")
+            yield from _leaves(inside, f"{name}: {index}")
     elif part is not None:
-        raise TypeError(f"{name} is a {type(part).__name__}, and a state is made of tensors, modules and optimizers")
-
-
-def _optimizers(part: Any, name: str) -> Iterator[tuple[str, torch.optim.Optimizer]]:
-    if isinstance(part, torch.optim.Optimizer):
         yield name, part
-    elif isinstance(part, Mapping):
-        for key, inside in part.items():
-            yield from _optimizers(inside, f"{name}: {key}" if name else str(key))
-    elif isinstance(part, Sequence) and not isinstance(part, str):
-        for index, inside in enumerate(part):
-            yield from _optimizers(inside, f"{name}: {index}")
 
 
-def _is_of_optimizer(name: str, parts: Mapping[str, Any]) -> bool:
-    return any(name.startswith(f"{prefix}: ") for prefix, _ in _optimizers(parts, ""))
+def _tensors(leaf: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a leaf, by name."""
+    if isinstance(leaf, Tensor):
+        yield name, leaf.detach()
+    elif isinstance(leaf, nn.Module):
+        yield from ((f"{name}: {key}", value) for key, value in leaf.state_dict().items())
+    elif isinstance(leaf, torch.optim.Optimizer):
+        for index, parameter in enumerate(_parameters(leaf)):
+            memory = {key: value for key, value in leaf.state.get(parameter, {}).items() if value is not None}
+            yield from ((f"{name}: {index}: {key}", value.detach()) for key, value in memory.items())
+    else:
+        raise TypeError(f"{name} is a {type(leaf).__name__}, and a state is made of tensors, modules and optimizers")
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

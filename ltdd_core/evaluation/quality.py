@@ -126,7 +126,7 @@ def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
     random_real = random_images(setup.data, distilled.ipc, setup.config.run.seed)
     hard = replace(as_distilled, soft_labels=None, view_labels=None)
     trainer = setup.trainer(distilled.recipe)
-    plain = trainer.with_augmentation(Augmentation("none"))
+    plain = trainer.changed(augmentation=Augmentation("none"))
 
     def accuracy(data: TrainingSet, purpose: str, trainer: Trainer = trainer) -> float:
         network = trainer.train(data, outputs=setup.data.classes, purpose=purpose)

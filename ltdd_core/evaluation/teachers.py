@@ -77,13 +77,12 @@ class TeacherTraining:
             options = training
         elif training is not None:
             options = validate_options(("training",), TrainingOptions, {**usual.model_dump(), **training})
-        trainer = self.trainer.with_options({data.name: options}).with_store(self.store)
-        if network is not None:
-            trainer = trainer.with_network(self.network(network))
+        make = None if network is None else self.network(network)
+        trainer = self.trainer.changed(options={data.name: options}, store=self.store, make=make)
         made: ClassifierHead = trainer.component("head", head)
         if made.stages != 1:
             raise InputError(f"the head {name_of(head)!r} has {made.stages} stages, and a teacher is one classifier.")
-        trainers = [trainer.with_seed(seed) for seed in ([trainer.seed] if seeds is None else seeds)]
+        trainers = [trainer.changed(seed=seed) for seed in ([trainer.seed] if seeds is None else seeds)]
         return Teachers([made.fit([data], each) for each in trainers], made, trainers, data)
 
 

@@ -18,7 +18,7 @@ from ltdd_core.networks.stored import Entry, Storable, Unstorable, put_together,
 from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.seeding import generator
 from ltdd_core.storage import json_text, parse_json
-from ltdd_core.testing.contract import Contract
+from ltdd_core.testing.contract import Contract, check_soft_labels
 from ltdd_core.testing.tiny import PlainSampler, devices, tiny_long_tailed, tiny_task, tiny_trainer
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.soft_labels import SoftLabels
@@ -115,21 +115,12 @@ def check_labeller(component: type[Labeller], **options: Any) -> None:
                 with contract.works(Labeller.label, f"label takes any images on {device}"):
                     results.append(labeller.label(images))
                     alone = labeller.label(images[:1])
-        _check_soft_labels(contract, results[0], (len(images), data.classes))
-        _check_soft_labels(contract, alone, (1, data.classes))
+        check_soft_labels(contract, results[0], (len(images), data.classes), Labeller.label)
+        check_soft_labels(contract, alone, (1, data.classes), Labeller.label)
+        contract.must(not alone.values.requires_grad, Labeller.label, "soft labels carry no gradient")
         same = torch.equal(results[0].values, results[1].values)
         contract.must(same, Labeller.label, "the same seed gives the same labels a second time")
         contract.must(labeller.teacher_bytes() >= 0, Labeller.teacher_bytes, "teacher_bytes is a number of bytes")
-
-
-def _check_soft_labels(contract: Contract, soft: SoftLabels, shape: tuple[int, int]) -> None:
-    where = Labeller.label
-    contract.must(isinstance(soft, SoftLabels), where, "label gives SoftLabels")
-    contract.must(tuple(soft.values.shape) == shape, where, "soft labels are [n, classes]")
-    contract.must(not soft.values.requires_grad, where, "soft labels carry no gradient")
-    contract.must(bool(torch.isfinite(soft.values).all()), where, "soft labels are finite")
-    sums = soft.kind == "logits" or bool(((soft.values.sum(1) - 1).abs() < 1e-3).all())
-    contract.must(sums, where, "soft labels sum to 1, or say that they are logits")
 
 
 def check_recipe(component: type[Recipe], **options: Any) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from ltdd_core.options import BaseOptions, option
 from ltdd_core.plugging.loading import load_plugins
+from ltdd_core.training.soft_labels import SoftLabels
 
 
 class ContractError(AssertionError):
@@ -67,6 +68,28 @@ class Contract:
         return ContractError(
             f"{self.name} breaks its contract: {promise}. It is written at ltdd_core.{where.__qualname__}."
         )
+
+
+def check_soft_labels(contract: Contract, soft: Any, shape: tuple[int, int], where: Callable[..., Any]) -> None:
+    """Soft labels are finite, of every class, and probabilities unless they say that they are logits.
+
+    Args:
+        contract: of the component that gives them.
+        soft: what it gives.
+        shape: ``(images, classes)``.
+        where: the method whose promise it is.
+
+    Raises:
+        ContractError: they are not.
+    """
+    contract.must(isinstance(soft, SoftLabels), where, "soft labels are SoftLabels")
+    values = soft.values
+    contract.must(tuple(values.shape) == shape, where, "soft labels are [n, classes]")
+    contract.must(bool(torch.isfinite(values).all()), where, "soft labels are finite")
+    if soft.kind == "probabilities":
+        sums = bool(((values.sum(1) - 1).abs() < 1e-3).all())
+        contract.must(sums, where, "soft labels sum to 1, or say that they are logits")
+        contract.must(bool((values >= 0).all()), where, "soft labels are not negative, or say that they are logits")
 
 
 def _global_states() -> dict[str, Any]:

@@ -11,10 +11,9 @@ from torch import Tensor
 from ltdd_core.config.validation import validate_options
 from ltdd_core.data.sampler import Sampler
 from ltdd_core.distillation.matcher import Matcher, Synthetic
-from ltdd_core.testing.contract import Contract
+from ltdd_core.testing.contract import Contract, check_soft_labels
 from ltdd_core.testing.tiny import PlainSampler, devices, tiny_long_tailed, tiny_task
 from ltdd_core.training.options import TrainingOptions
-from ltdd_core.training.soft_labels import SoftLabels
 
 STEPS = 3
 
@@ -109,19 +108,9 @@ def _check_distilled(contract: Contract, matcher: Matcher, classes: int, device:
     near = all(tensor.device.type in (device.type, "cpu") for tensor in (images, labels))
     contract.must(near, where, "distilled images and labels are on the task's device or on the CPU")
     if soft is not None:
-        _check_soft(contract, soft, len(images), classes)
+        check_soft_labels(contract, soft, (len(images), classes), where)
     every = set(labels.tolist()) == set(range(classes))
     contract.must(every, where, "each class has a distilled image, the class with one real image too")
-
-
-def _check_soft(contract: Contract, soft: SoftLabels, images: int, classes: int) -> None:
-    where, values = Matcher.distilled, soft.values
-    contract.must(values.shape == (images, classes), where, "soft labels are [n, classes]")
-    contract.must(bool(torch.isfinite(values).all()), where, "soft labels are finite")
-    if soft.kind == "probabilities":
-        sums = bool(((values.sum(1) - 1).abs() < 1e-3).all())
-        contract.must(sums, where, "soft labels sum to 1, or say that they are logits")
-        contract.must(bool((values >= 0).all()), where, "soft labels are not negative, or say that they are logits")
 
 
 def _check_recipe(contract: Contract, matcher: Matcher) -> None:

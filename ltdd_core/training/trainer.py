@@ -110,34 +110,19 @@ class Trainer:
         self.keep_going, self._started, self.component = keep_going, started, component
         self._part: str | None = None
 
-    def with_augmentation(self, augmentation: Augmentation) -> Trainer:
-        """A trainer that differs in this alone."""
-        changed = copy.copy(self)
-        changed.augmentation = augmentation
-        return changed
-
-    def with_options(self, options: Mapping[str, TrainingOptions]) -> Trainer:
-        """A trainer that trains each set with other options."""
+    def changed(
+        self,
+        *,
+        make: MakeNetwork | None = None,
+        options: Mapping[str, TrainingOptions] | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int | None = None,
+        store: NetworkStore | None = None,
+    ) -> Trainer:
+        """A trainer that differs in what is given; the arguments are those of the constructor."""
         other = copy.copy(self)
-        other.options = options
-        return other
-
-    def with_network(self, make: MakeNetwork) -> Trainer:
-        """A trainer of other networks."""
-        other = copy.copy(self)
-        other.make = make
-        return other
-
-    def with_seed(self, seed: int) -> Trainer:
-        """A trainer whose initial weights and draws are those of another seed."""
-        other = copy.copy(self)
-        other.seed = seed
-        return other
-
-    def with_store(self, store: NetworkStore) -> Trainer:
-        """A trainer that keeps its networks elsewhere."""
-        other = copy.copy(self)
-        other.store = store
+        given = {"make": make, "options": options, "augmentation": augmentation, "seed": seed, "store": store}
+        vars(other).update({name: value for name, value in given.items() if value is not None})
         return other
 
     def plan(self, work: Callable[[Trainer], object]) -> list[Job]:
