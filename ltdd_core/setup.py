@@ -231,7 +231,7 @@ class Setup:
         training = self.config.training
         options: dict[str, TrainingOptions] = {
             ORIGINAL: training.original,
-            DISTILLED: training.distilled.over(recipe or {}),
+            DISTILLED: training.on_distilled(recipe or {}),
         }
         return Trainer(
             self.make_network,

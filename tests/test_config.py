@@ -77,11 +77,9 @@ def test_the_upper_level_wins(lower, upper, site, tmp_path):
 )
 def test_a_level_changes_only_what_it_names(lower, upper, site, tmp_path):
     tree = settled(site, tmp_path, "training.distilled.lr", {lower: 0.5, upper: 0.25})
-    assert tree["training"]["distilled"] == {
-        **configure(method="dm", data="digits-lt").to_tree()["training"]["distilled"],
-        "lr": 0.25,
-        "epochs": None,
-    }
+    usual = configure(method="dm", data="digits-lt").to_tree()["training"]["distilled"]
+    assert tree["training"]["distilled"] == {**usual, "lr": 0.25}
+    assert tree["training"]["suggested"] == ({"lr": 0.5} if lower == "data source" else {})
 
 
 def test_the_choice_of_a_plugin_is_above_a_preset_and_below_the_user(site, tmp_path):
@@ -308,14 +306,49 @@ def test_the_user_is_above_the_method_and_the_method_above_the_defaults():
     assert DistilledTraining.model_fields.keys() == TrainingOptions.model_fields.keys()
 
 
+def test_the_method_is_above_what_the_data_source_suggests():
+    training = configure(method="dm", data="digits-lt").training
+    assert training.on_distilled({}).epochs == 300
+    assert training.on_distilled({"epochs": 7, "lr": 0.5}).epochs == 7
+    said = configure(method="dm", data="digits-lt", training={"distilled": {"epochs": 3}}).training
+    assert said.on_distilled({"epochs": 7}).epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("suggested", "message"),
+    [
+        ({"epochs": 0}, "training.distilled.epochs must be at least 1"),
+        ({"epoch": 3}, "unknown training.distilled option 'epoch'. Did you mean 'epochs'"),
+        ({"augment": "crop-flop"}, "training.distilled.augment: unknown augmentation 'crop-flop'"),
+    ],
+)
+def test_what_a_data_source_suggests_is_validated(site, suggested, message):
+    tree = {"training": {"distilled": suggested}}
+    site.install("levels", SOURCE_AND_PRESET.format(preset={}, suggested=tree))
+    with pytest.raises(InputError, match=f"^data source 'suggesting': {message}"):
+        resolve(installed(), [DM, Layer("x", {"data": "suggesting"})])
+
+
 def test_what_was_the_default_is_no_difference_from_saying_nothing():
     """Earlier versions stored the defaults of the training in full."""
     now = configure(method="dm", data="cifar10-lt").science()
     before = copy.deepcopy(now)
+    del before["training"]["suggested"]
     before["training"]["distilled"] |= {"epochs": 1000, "momentum": 0.9, "mixup": 0.0}
     assert differences(before, now, {}) == {}
     before["training"]["distilled"]["momentum"] = 0.5
-    assert differences(before, now, {}) == {"training.distilled.momentum": "was 0.5 and is now None"}
+    assert differences(before, now, {}) == {"training.distilled.momentum": "was 0.5 and is now 0.9"}
+
+
+def test_what_a_data_source_suggested_is_no_difference_from_having_it_in_full():
+    """Earlier versions stored a suggestion as if the user had said it."""
+    now = configure(method="dm", data="digits-lt").science()
+    before = copy.deepcopy(now)
+    del before["training"]["suggested"]
+    before["training"]["distilled"]["epochs"] = 300
+    assert differences(before, now, {}) == {}
+    before["training"]["distilled"]["epochs"] = 200
+    assert differences(before, now, {}) == {"training.distilled.epochs": "was 200 and is now 300"}
 
 
 def test_a_configuration_needs_a_method():

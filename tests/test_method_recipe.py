@@ -17,10 +17,6 @@ TAUGHT = """
     from torch.nn import functional as F
 
     from ltdd_core import ClassMatcher, SoftLabels, Synthetic, hookimpl
-    from ltdd_core.data.digits import Digits
-
-    class Plain(Digits):
-        suggested = {}
 
     class Taught(ClassMatcher):
         "Match mean features; a network sees each image, and its mirror image."
@@ -41,10 +37,6 @@ TAUGHT = """
     @hookimpl
     def ltdd_register_matchers(register):
         register("taught", Taught)
-
-    @hookimpl
-    def ltdd_register_datasets(register):
-        register("plain", Plain)
 """
 SMALL = (
     *("--iterations", "2", "--ipc", "2", "--threads", "1", "--set", "training.original.epochs=2"),
@@ -62,7 +54,7 @@ def ran(result):
 @pytest.fixture
 def run(site, ltdd, tmp_path):
     site.install("taught", TAUGHT)
-    ran(ltdd("distill", "--method", "taught", "--data", "plain", *SMALL, "--quiet", "--out", tmp_path / "run"))
+    ran(ltdd("distill", "--method", "taught", "--data", "digits-lt", *SMALL, "--quiet", "--out", tmp_path / "run"))
     return tmp_path / "run"
 
 
@@ -97,7 +89,7 @@ def test_a_grid_trains_as_the_method_says(run, ltdd, tmp_path):
             "training": {"original": {"epochs": 2}},
             "compute": {"threads": 1},
         },
-        "data": ["plain"],
+        "data": ["digits-lt"],
         "ipc": [2],
         "methods": [{"method": "taught", "iterations": 2}],
         "seeds": [0],

@@ -88,21 +88,25 @@ class DistilledTraining(BaseOptions):
     temperature: float | None = _of_the_method("temperature")
     hard_weight: float | None = _of_the_method("hard_weight")
 
+    def said(self) -> dict[str, Any]:
+        """The options of which somebody has said something."""
+        return {name: value for name, value in self.model_dump().items() if value is not None}
+
     def left_of(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
         """What holds of a method's recipe: the options of which nobody has said otherwise."""
-        return {name: value for name, value in recipe.items() if getattr(self, name, None) is None}
+        return {name: value for name, value in recipe.items() if name not in self.said()}
 
-    def over(self, recipe: Mapping[str, Any]) -> TrainingOptions:
-        """These options over what a method says, over the defaults.
+    def over(self, recipe: Mapping[str, Any], suggested: Mapping[str, Any] | None = None) -> TrainingOptions:
+        """These options over what a method says, over what a data source suggests, over the defaults.
 
         Args:
             recipe: of the method.
+            suggested: by the data source.
 
         Raises:
             InputError: the recipe has an option that there is not, or a value out of range.
         """
-        said = {name: value for name, value in self.model_dump().items() if value is not None}
-        values = {"epochs": DISTILLED_EPOCHS, **recipe, **said}
+        values = {"epochs": DISTILLED_EPOCHS, **(suggested or {}), **recipe, **self.said()}
         try:
             options: TrainingOptions = validate_options(("training", "distilled"), TrainingOptions, values)
         except OptionError as error:
@@ -115,6 +119,21 @@ class Training(BaseOptions):
 
     original: OriginalTraining = OriginalTraining()
     distilled: DistilledTraining = DistilledTraining()
+    suggested: dict[str, Any] = option(
+        {},
+        "what the data source suggests for training.distilled; it holds where neither you nor the method say anything",
+    )
+
+    def on_distilled(self, recipe: Mapping[str, Any]) -> TrainingOptions:
+        """How networks are trained on a distilled set.
+
+        Args:
+            recipe: of the method that made it.
+
+        Raises:
+            InputError: the recipe has an option that there is not, or a value out of range.
+        """
+        return self.distilled.over(recipe, self.suggested)
 
 
 class Compute(BaseOptions):
@@ -237,21 +256,26 @@ def differences(stored: Tree, now: Tree, changed: Tree) -> dict[str, str]:
         now: everything spelt out.
         changed: what of it differs from today's defaults.
     """
+    if "suggested" not in stored.get("training", {}):
+        now, stored = _with_usual_training(now), _with_usual_training(stored)
     before, after, unusual = flat(stored), flat(now), flat(changed)
     return {
         key: f"was {brief(before.get(key))} and is now {brief(after.get(key))}"
         for key in sorted({*before, *after})
-        if (not _same(key, before[key], after.get(key)) if key in before else key in unusual)
+        if (before[key] != after.get(key) if key in before else key in unusual)
     }
 
 
-def _same(key: str, before: Any, now: Any) -> bool:
-    """Whether two values of an option are the same; earlier versions stored defaults of the training in full."""
-    section, _, name = key.rpartition(".")
-    if section == "training.distilled" and name in TrainingOptions.model_fields:
-        usual = DISTILLED_EPOCHS if name == "epochs" else TrainingOptions.model_fields[name].default
-        before, now = (usual if value is None else value for value in (before, now))
-    return bool(before == now)
+def _with_usual_training(tree: Tree) -> Tree:
+    """As earlier versions stored a configuration: what a data source suggests, and the defaults, in full."""
+    training = tree.get("training", {})
+    if not isinstance(training, Mapping) or not isinstance(training.get("distilled"), Mapping):
+        return tree
+    usual = {name: field.default for name, field in TrainingOptions.model_fields.items()}
+    said = {name: value for name, value in training["distilled"].items() if value is not None}
+    full = {**usual, "epochs": DISTILLED_EPOCHS, **training.get("suggested", {}), **said}
+    rest = {key: value for key, value in training.items() if key != "suggested"}
+    return {**tree, "training": {**rest, "distilled": full}}
 
 
 NO_METHOD = Selection("matcher", "none", BaseOptions(), None, "")

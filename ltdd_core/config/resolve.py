@@ -21,6 +21,7 @@ from ltdd_core.config.model import (
     SECTIONS,
     Compute,
     Config,
+    DistilledTraining,
     RunOptions,
     Selection,
     Training,
@@ -28,7 +29,7 @@ from ltdd_core.config.model import (
 from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError, brief, unknown
 from ltdd_core.options import BaseOptions, Named
-from ltdd_core.plugging.catalog import KINDS, Catalog, noun
+from ltdd_core.plugging.catalog import KINDS, Catalog, Entry, noun
 from ltdd_core.plugging.loading import Plugin
 
 SOURCES = "sources"
@@ -71,8 +72,7 @@ def resolve(
     try:
         stack = _with_sections_of_the_matcher(catalog, stack)
         source = _entry(catalog, "data", merged(stack)["data"])
-        suggested = dict(source.load().suggested)
-        stack.insert(1, normalised(Layer(f"data source {source.name!r}", suggested)))
+        stack.insert(1, _suggestions(catalog, source))
         return _validated(catalog, merged(stack), distils=distils)
     except OptionError as error:
         raise located(stack, error) from error
@@ -215,6 +215,21 @@ def _without_its_recipe(stored: Layer, upper: Tree) -> Layer:
 
 def _defaults() -> Layer:
     return Layer("default", {kind: {"name": name} for kind, name in DEFAULT_NAMES.items()})
+
+
+def _suggestions(catalog: Catalog, source: Entry) -> Layer:
+    """What a data source suggests; for training on a distilled set it stands apart, below the recipe of a method."""
+    layer = normalised(Layer(f"data source {source.name!r}", dict(source.load().suggested)))
+    training = layer.tree.get("training", {})
+    if not isinstance(training, Mapping) or "distilled" not in training:
+        return layer
+    place, distilled = ("training", "distilled"), training["distilled"]
+    try:
+        _check_named(catalog, place, validate_options(place, DistilledTraining, distilled))
+    except OptionError as error:
+        raise InputError(str(located([layer], error))) from error
+    rest = {key: value for key, value in training.items() if key != "distilled"}
+    return Layer(layer.origin, {**layer.tree, "training": {**rest, "suggested": distilled}})
 
 
 def _entry(catalog: Catalog, kind: str, section: Mapping[str, Any]) -> Any:

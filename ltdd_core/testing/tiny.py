@@ -162,7 +162,7 @@ def tiny_trainer(*, device: torch.device = CPU, precision: str = "fp32") -> Trai
     training = Training.model_validate({"original": {"epochs": 2}, "distilled": {"epochs": 2}})
     return Trainer(
         tiny_network,
-        {"original": training.original, "distilled": training.distilled.over({})},
+        {"original": training.original, "distilled": training.on_distilled({})},
         Augmentation("none"),
         seed=0,
         device=device,
