@@ -12,7 +12,8 @@ import torch
 from conftest import TINY, one_line_error
 
 from ltdd_core import InputError, configure, distill, load_tensors, save_tensors
-from ltdd_core.runs.folder import CHECKPOINT, FACTS, METRICS, TIMES, RunFolder, claimed, new_folder
+from ltdd_core.runs.checkpoint import CHECKPOINT
+from ltdd_core.runs.folder import FACTS, METRICS, TIMES, RunFolder, claimed, new_folder
 from ltdd_dm.matcher import DistributionMatcher
 
 TRAIN = ("train", "--network", "mlp", "--set", "training.original.epochs=1")
@@ -215,3 +216,105 @@ def test_a_metric_that_is_not_finite_is_null(ltdd, tmp_path, monkeypatch):
     assert ltdd(*DISTIL, "--out", "x", "--quiet").exit_code == 0
     lines = [json.loads(line, parse_constant=pytest.fail) for line in Path("x", METRICS).read_text().splitlines()]
     assert [(line["nan"], line["inf"]) for line in lines] == [(None, None)] * 3
+
+
+# ---- checkpoints of a large state ------------------------------------------------------------------
+
+
+def queue_of(networks, **more):
+    return {
+        f"queue: {place}: {name}": value for place, net in enumerate(networks) for name, value in net.items()
+    } | more
+
+
+def network(number):
+    return {"weight": torch.full((3, 4), float(number)), "bias": torch.full((4,), float(number))}
+
+
+@pytest.fixture
+def large(monkeypatch):
+    monkeypatch.setattr("ltdd_core.runs.checkpoint.LARGE", 100)
+
+
+def written(folder):
+    return {file.name: file.stat().st_mtime_ns for file in (folder / "state").glob("*")}
+
+
+def same(state, other):
+    return state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
+
+
+def test_only_what_has_changed_of_a_large_state_is_written_again(tmp_path, large):
+    folder = RunFolder(tmp_path)
+    first = queue_of([network(0), network(1), network(2)], images=torch.ones(2))
+    folder.save_checkpoint(1, first)
+    before = written(tmp_path)
+    assert len(before) == 4
+    assert folder.load_checkpoint()[0] == 1
+    assert same(folder.load_checkpoint()[1], first)
+    second = queue_of([network(0), network(7), network(2)], images=torch.zeros(2))
+    folder.save_checkpoint(2, second)
+    after = written(tmp_path)
+    assert len(after) == 4
+    assert len(before.items() & after.items()) == 2
+    assert folder.load_checkpoint()[0] == 2
+    assert same(folder.load_checkpoint()[1], second)
+
+
+def test_networks_that_are_equal_are_one_file(tmp_path, large):
+    folder = RunFolder(tmp_path)
+    state = queue_of([network(5)] * 4)
+    folder.save_checkpoint(1, state)
+    assert len(written(tmp_path)) == 1
+    assert same(folder.load_checkpoint()[1], state)
+
+
+def test_a_state_that_has_become_small_leaves_no_parts(tmp_path, large):
+    folder = RunFolder(tmp_path)
+    folder.save_checkpoint(1, queue_of([network(0), network(1)]))
+    folder.save_checkpoint(2, {"images": torch.ones(2)})
+    assert written(tmp_path) == {}
+    assert same(folder.load_checkpoint()[1], {"images": torch.ones(2)})
+
+
+@pytest.mark.parametrize("moment", ["a part", "the file that names them", "removal"])
+def test_a_checkpoint_that_is_cut_off_leaves_the_one_before(tmp_path, large, monkeypatch, moment):
+    folder = RunFolder(tmp_path)
+    first, second = queue_of([network(0), network(1)]), queue_of([network(2), network(3)])
+    folder.save_checkpoint(1, first)
+    original = save_tensors
+
+    def cut_off(path, *rest):
+        if (path.name == CHECKPOINT) == (moment == "the file that names them"):
+            raise KeyboardInterrupt
+        original(path, *rest)
+
+    def no_removal(folder, digests):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if moment == "removal":
+            patched.setattr("ltdd_core.runs.checkpoint._remove_all_but", no_removal)
+        else:
+            patched.setattr("ltdd_core.runs.checkpoint.save_tensors", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            folder.save_checkpoint(2, second)
+    step, state = folder.load_checkpoint()
+    assert (step, same(state, second if moment == "removal" else first)) == (2 if moment == "removal" else 1, True)
+    folder.save_checkpoint(3, second)
+    assert len(written(tmp_path)) == 2
+
+
+def test_a_part_that_is_missing_or_another_is_refused(tmp_path, large):
+    folder = RunFolder(tmp_path)
+    folder.save_checkpoint(1, queue_of([network(0), network(1)]))
+    part = next((tmp_path / "state").iterdir())
+    save_tensors(part, network(9), {})
+    with pytest.raises(InputError, match=rf"{part.name}: damaged. Delete .*{CHECKPOINT}, and the run begins again"):
+        folder.load_checkpoint()
+    part.unlink()
+    with pytest.raises(InputError, match=rf"{part.name}: there is no such file"):
+        folder.load_checkpoint()
+    save_tensors(tmp_path / CHECKPOINT, {}, {"step": 1, "parts": {"queue: 0": "../../elsewhere"}})
+    with pytest.raises(InputError, match="is no checkpoint of this version"):
+        folder.load_checkpoint()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ltdd_core.distillation.matcher import Matcher
 from ltdd_core.errors import InputError
-from ltdd_core.runs.folder import BEGIN_AGAIN
+from ltdd_core.runs.checkpoint import BEGIN_AGAIN
 from ltdd_core.storage import reason_of
 
 

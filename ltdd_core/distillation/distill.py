@@ -30,9 +30,10 @@ from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.plugging.loading import Observers
 from ltdd_core.progress import Display
+from ltdd_core.runs.checkpoint import CHECKPOINT
 from ltdd_core.runs.distilled import DISTILLED_FILE, DistilledSet, check_distilled, load_distilled, save_distilled
 from ltdd_core.runs.facts import data_facts, session_facts, versions
-from ltdd_core.runs.folder import CHECKPOINT, METRICS, RESULT, TIMES, RunFolder
+from ltdd_core.runs.folder import METRICS, RESULT, TIMES, RunFolder
 from ltdd_core.runs.pictures import save_picture
 from ltdd_core.setup import Setup
 from ltdd_core.training.soft_labels import SoftLabels

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import torch
 import yaml
 from pydantic import BaseModel, NonNegativeFloat
 from torch import Tensor
@@ -23,11 +22,11 @@ from ltdd_core.config.layers import from_file
 from ltdd_core.config.model import Config, differences
 from ltdd_core.errors import InputError, RunFailed, WriteError
 from ltdd_core.networks.store import FOLDER as NETWORKS
-from ltdd_core.storage import json_text, load_tensors, parse_json, save_tensors, sync, write_atomically, writing
+from ltdd_core.runs.checkpoint import PARTS, load_checkpoint, save_checkpoint
+from ltdd_core.storage import json_text, parse_json, sync, write_atomically, writing
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
-CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 TIMES = "times.jsonl"
 """Seconds a step; a file of its own, since metrics are the same, bit for bit, each time that a run is made."""
@@ -43,8 +42,6 @@ FREE = {
 }
 """What may change when a run is resumed: where it runs, and what it keeps.  Another device, number of threads or chunk
 can change the last bits of a sum, so bit for bit holds only where these stay."""
-
-BEGIN_AGAIN = "Delete the file, and the run begins again."
 
 
 class RunFolder:
@@ -78,7 +75,7 @@ class RunFolder:
     def _remove_temporary(self) -> None:
         """What a process left that was killed while it wrote; a report may be written at any time, so not its."""
         for ending in ("safetensors", "json", "jsonl", "yaml", "png"):
-            for folder in (self.path, self.path / CLASSIFIERS):
+            for folder in (self.path, self.path / CLASSIFIERS, self.path / PARTS):
                 for file in folder.glob(f".*.{ending}.*tmp"):
                     file.unlink(missing_ok=True)
 
@@ -218,7 +215,7 @@ class RunFolder:
         for name in (METRICS, TIMES):
             if (self.path / name).exists():
                 sync(self.path / name)
-        save_tensors(self.path / CHECKPOINT, state, {"step": step})
+        save_checkpoint(self.path, step, state)
 
     def load_checkpoint(self) -> tuple[int, dict[str, Tensor]] | None:
         """Steps done and the state after them; None if there is no checkpoint yet.
@@ -226,17 +223,7 @@ class RunFolder:
         Raises:
             InputError: it is damaged.
         """
-        path = self.path / CHECKPOINT
-        if not path.exists():
-            return None
-        state, facts = load_tensors(path)
-        step = facts.get("step")
-        if type(step) is not int or step < 0:
-            raise InputError(f"{path} is no checkpoint of this version of ltdd.")
-        for name, tensor in state.items():
-            if not torch.isfinite(tensor).all():
-                raise InputError(f"{path}: {name!r} is not finite. {BEGIN_AGAIN}")
-        return step, state
+        return load_checkpoint(self.path)
 
     def log_from(self, name: str, step: int, warn: Callable[[str], None] = lambda text: None) -> StepLog:
         """The log of that name, with what is younger than ``step``, or damaged, taken out.
