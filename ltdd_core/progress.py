@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+Told = Callable[..., None]
+"""``told(done)``, or ``told(done, loss=0.5)``: how much of some work is done, and numbers that go with it."""
+
+
+def nobody(done: int, **numbers: float) -> None:
+    """A :data:`Told` that tells nobody."""
 
 
 class Display:
@@ -41,6 +49,21 @@ class Display:
 
     def training(self, what: str) -> None:
         """A network is about to be trained."""
+
+    @contextmanager
+    def work(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Told]:
+        """Something else that takes its time, until the block ends: a training, an evaluation, reading images.
+
+        Args:
+            what: it is, as a phrase: ``"training classes on the original set"``.
+            total: how much there is to do.
+            unit: what is counted: ``"epochs"`` or ``"images"``.
+            done: how much of it was done before.
+
+        Yields:
+            What is to be told how much is done, now and then.
+        """
+        yield nobody
 
     def row(self, name: str, accuracy: float, std: float) -> None:
         """A line of the result table is known.

@@ -47,7 +47,9 @@ def test_the_speed_is_that_of_recent_steps(monkeypatch):
     assert "0.5 it/s" not in out.getvalue()  # slower than one a second is told the other way round
     lines = out.getvalue().splitlines()
     assert "iteration 96/8000  loss 1  2.0 s/it  4:23:28 left" in lines  # half a minute after the line before
-    shown.step(399, {"loss": 1.0})
+    for step in range(200, 400):
+        clock.now += 0.1
+        shown.step(step, {"loss": 1.0})
     assert out.getvalue().splitlines()[-1].startswith("iteration 400/8000  loss 1  10.")
 
 
@@ -69,8 +71,8 @@ def test_in_a_terminal_a_bar_moves_and_goes_away(monkeypatch):
     for step in range(4):
         clock.now += 0.25
         shown.step(step, {"loss": 0.125})
-    assert shown._progress.tasks[0].completed == 4
-    shown._progress.refresh()
+    assert shown._bars.tasks[0].completed == 4
+    shown._bars.refresh()
     shown.steps_done()
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
     assert "━" in text
@@ -78,3 +80,40 @@ def test_in_a_terminal_a_bar_moves_and_goes_away(monkeypatch):
     assert "iteration" not in text
     assert out.getvalue().rstrip("\n").endswith("\x1b[2K")  # the line of the bar is wiped
     shown.steps_done()  # a second time, as after an exception, is harmless
+
+
+def test_a_training_shows_epochs_loss_speed_and_time_left_every_half_minute(monkeypatch):
+    clock = Clock(monkeypatch)
+    shown, out = display(terminal=False)
+    with shown.work("training classes", 100, "epochs") as told:
+        for epoch in range(100):
+            clock.now += 2.0
+            told(epoch + 1, loss=1 / (epoch + 1))
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "training classes: epochs 16/100  loss 0.0625  2.0 s/epoch  0:02:48 left"
+    assert len(lines) == 6
+    with shown.work("a short one", 10, "images") as told:
+        for image in range(10):
+            clock.now += 0.1
+            told(image + 1)
+    assert len(out.getvalue().splitlines()) == 6
+
+
+def test_bars_of_work_within_work_stand_together_and_go_away(monkeypatch):
+    clock = Clock(monkeypatch)
+    shown, out = display(terminal=True)
+    shown.steps(0, 4)
+    with shown.work("training classes", 8, "epochs", done=2) as told:
+        for epoch in (3, 4):
+            clock.now += 0.5
+            told(epoch, loss=0.5)
+        assert [(bar.description, bar.completed) for bar in shown._bars.tasks] == [
+            ("distilling", 0),
+            ("training classes", 4),
+        ]
+        shown._bars.refresh()
+    assert [bar.description for bar in shown._bars.tasks] == ["distilling"]
+    shown.steps_done()
+    assert shown._bars is None
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
+    assert re.search(r"training classes .* 4/8 loss 0\.5 2\.0 epochs/s  0:00:02 left", text)
