@@ -67,14 +67,14 @@ def literal(z, soft, kind, partner, part, weights, options, of_views):
         return literal_loss(z, p, partner, part_of_soft, weights) + options.hard_weight * of_classes
     first, t = 0.0, options.temperature
     for i in range(BATCH):
-        other = soft[partner[i]]
-        own = [part_of_soft * a + (1 - part_of_soft) * b for a, b in zip(soft[i], other, strict=True)]
-        f = own if kind == "logits" else [math.log(p) for p in own]
+        both = [row if kind == "logits" else [math.log(p) for p in row] for row in (soft[i], soft[partner[i]])]
+        asked = [centred(f) if options.soft_loss == "mse" else softmax(f, t) for f in both]
+        wanted = [part_of_soft * a + (1 - part_of_soft) * b for a, b in zip(*asked, strict=True)]
         if options.soft_loss == "mse":
-            first += sum((a - b) ** 2 for a, b in zip(centred(z[i]), centred(f), strict=True)) / CLASSES / BATCH
+            first += sum((a - b) ** 2 for a, b in zip(centred(z[i]), wanted, strict=True)) / CLASSES / BATCH
         else:
-            p, q = softmax(f, t), softmax(z[i], t)
-            first += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True)) / BATCH
+            q = softmax(z[i], t)
+            first += sum(a * (math.log(a) - math.log(b)) for a, b in zip(wanted, q, strict=True)) / BATCH
     return first + options.hard_weight * of_classes
 
 
@@ -107,6 +107,23 @@ def test_the_objective_is_its_equations_and_its_parts_add_up(
     assert objective(z, torch.arange(BATCH)).item() == pytest.approx(expected, rel=1e-5)
     parts = [objective(z[rows], rows).item() for rows in torch.arange(BATCH).split(chunk)]
     assert sum(parts) == pytest.approx(expected, rel=1e-5)
+
+
+@given(st.sampled_from(["cross-entropy", "mse", "kl"]), st.sampled_from([1.0, 4.0]), st.integers(0, 20))
+@settings(max_examples=60, deadline=None)
+def test_mixed_images_learn_the_mixture_of_the_losses_of_both_labels(soft_loss, temperature, seed):
+    """Whether the teacher's word is kept as logits or as probabilities."""
+    options = TrainingOptions(soft_loss=soft_loss, temperature=temperature)
+    _, mix = mixed(torch.zeros(BATCH, 1, 8, 8), 1.0, 0.0, generator(seed, "mixing"))
+    f = 3 * random("f", BATCH, CLASSES)
+    for soft in (SoftLabels(f, "logits"), SoftLabels(f.softmax(1))):
+        z = random("z", BATCH, CLASSES).requires_grad_()
+        losses = [
+            objective_of(cross_entropy, LABELS, part, how, options, CLASSES)(z, torch.arange(BATCH))
+            for part, how in ((soft, mix), (soft, None), (soft[mix.partner], None))
+        ]
+        whole, first, second = (torch.autograd.grad(loss, z)[0] for loss in losses)
+        torch.testing.assert_close(whole, mix.part * first + (1 - mix.part) * second)
 
 
 def test_a_probability_of_zero_is_finite_in_every_soft_loss():

@@ -8,6 +8,10 @@ With logits z, the class y of an image, and its soft label as logits f or probab
 - ``soft_loss=kl``: KL(softmax(f / T) || softmax(z / T)), without the factor T^2;
 
 and, where there are soft labels, ``hard_weight`` times L(z, y) on top.  All are means over the images of a batch.
+
+Of mixed images all of them are l times that of the first label and 1 - l times that of the second; see
+:mod:`ltdd_core.training.mixing`.  The distances of ``mse`` and ``kl`` are taken to the mean of what both labels ask for,
+centred logits or softmax(f / T), which is the same but for a number that no weight can change.
 """
 
 from __future__ import annotations
@@ -57,9 +61,7 @@ def objective_of(
     if options.soft_loss == "cross-entropy":
         first = of_labels(loss, soft.probabilities(), mix_of_soft)
     else:
-        first = of_distance(
-            options, soft if mix_of_soft is None else SoftLabels(mix_of_soft.of_values(soft.values), soft.kind)
-        )
+        first = of_distance(options, soft, mix_of_soft)
     if not options.hard_weight:
         return first
     second, weight = of_labels(loss, with_smoothing(labels, options.label_smoothing, outputs), mix), options.hard_weight
@@ -78,14 +80,14 @@ def of_labels(loss: Loss, labels: Tensor, mix: Mix | None = None) -> Objective:
     return part
 
 
-def of_distance(options: TrainingOptions, soft: SoftLabels) -> Objective:
-    """The distance between logits and soft labels."""
-    if options.soft_loss == "mse":
-        wanted = soft.logits()
-        return lambda z, rows: ((z - z.mean(1, keepdim=True)) - wanted[rows]).square().mean(1).sum() / len(wanted)
+def of_distance(options: TrainingOptions, soft: SoftLabels, mix: Mix | None = None) -> Objective:
+    """The distance between logits and soft labels, of images that may be mixed."""
     t = options.temperature
-    p = soft.probabilities(t)
-    return lambda z, rows: F.kl_div((z / t).log_softmax(1), p[rows], reduction="sum") / len(p)
+    own = soft.logits() if options.soft_loss == "mse" else soft.probabilities(t)
+    wanted = own if mix is None else mix.of_values(own)
+    if options.soft_loss == "mse":
+        return lambda z, rows: ((z - z.mean(1, keepdim=True)) - wanted[rows]).square().mean(1).sum() / len(wanted)
+    return lambda z, rows: F.kl_div((z / t).log_softmax(1), wanted[rows], reduction="sum") / len(wanted)
 
 
 def with_smoothing(labels: Tensor, amount: float, outputs: int) -> Tensor:
