@@ -94,5 +94,6 @@ def test_what_is_no_tensor_and_what_does_not_fit_is_refused():
     kept = parts("sgd")
     with pytest.raises(KeyError, match=r"queue: 0: 0\.weight"):
         load_state_of(kept, {"images": kept["images"].detach()})
-    with pytest.raises(RuntimeError):
-        load_state_of(kept, {**copied(kept), "images": torch.zeros(2, 2)})
+    for shape in ((2, 2), (1, 3), (3,), ()):  # torch would repeat the last three
+        with pytest.raises(RuntimeError, match="images is"):
+            load_state_of(kept, {**copied(kept), "images": torch.zeros(shape)})

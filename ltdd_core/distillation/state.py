@@ -38,7 +38,13 @@ def load_state_of(parts: Mapping[str, Any], state: Mapping[str, Tensor]) -> None
                 _fill(leaf, name, state)
             else:
                 for place, tensor in _tensors(leaf, name):
-                    tensor.copy_(state[place])
+                    _copy(place, state[place], tensor)
+
+
+def _copy(place: str, stored: Tensor, tensor: Tensor) -> None:
+    if stored.shape != tensor.shape:  # copy_ would repeat a single image, or a number, until it fits
+        raise RuntimeError(f"{place} is {list(stored.shape)}, not {list(tensor.shape)}")
+    tensor.copy_(stored)
 
 
 def _leaves(part: Any, name: str) -> Iterator[tuple[str, Any]]:
