@@ -94,13 +94,16 @@ class Setup:
     def changed(
         self,
         *,
+        config: Config | None = None,
         network: Selection | None = None,
         seed: int | None = None,
         normalisation: Normalisation | None = None,
         store: NetworkStore | None = None,
     ) -> Setup:
-        """The same images with another network, seed, normalisation or store."""
-        config = self.config if network is None else replace(self.config, network=network)
+        """The same images with another configuration, network, seed, normalisation or store."""
+        config = self.config if config is None else config
+        if network is not None:
+            config = replace(config, network=network)
         if seed is not None:
             config = replace(config, run=config.run.model_copy(update={"seed": seed}))
         changed = replace(self, config=config, store=self.store if store is None else store)

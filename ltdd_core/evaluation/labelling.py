@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ltdd_core.config.layers import Layer
 from ltdd_core.config.model import Selection
-from ltdd_core.config.resolve import select
+from ltdd_core.config.resolve import resolve, select
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, RunFailed
 from ltdd_core.evaluation.labeller import Labeller, Labelling
 from ltdd_core.evaluation.teachers import teacher_training
-from ltdd_core.runs.distilled import DistilledSet
+from ltdd_core.runs.distilled import DistilledSet, check_distilled
 from ltdd_core.setup import Setup
 from ltdd_core.training.sets import TrainingSet
 
@@ -22,7 +23,7 @@ def labelled(setup: Setup, distilled: DistilledSet) -> DistilledSet:
 
     Raises:
         InputError: the labeller does not suit the set.
-        RunFailed: the training of a teacher diverged.
+        RunFailed: the training of a teacher diverged, or the labels cannot be used.
     """
     chosen = setup.config.labeller
     if chosen.component is None:
@@ -35,6 +36,10 @@ def labelled(setup: Setup, distilled: DistilledSet) -> DistilledSet:
         return replace(distilled, soft_labels=None, labeller=chosen.to_tree(), teacher_bytes=bytes_, recipe=recipe)
     soft = labeller.label(seen.images.to(setup.device))
     soft = replace(soft, values=soft.values.detach().float().cpu())
+    try:
+        check_distilled(replace(seen, soft_labels=soft))
+    except InputError as error:  # nobody could read the file again
+        raise RunFailed(f"labeller {chosen.name!r} gave soft labels that cannot be used: {error}") from error
     return replace(distilled, soft_labels=soft, labeller=None, teacher_bytes=0, recipe=recipe)
 
 
@@ -48,8 +53,34 @@ def training_set_of(setup: Setup, distilled: DistilledSet) -> TrainingSet:
     if distilled.labeller is None:
         return data
     chosen = labeller_of(setup, distilled.labeller)
-    labeller = prepared(setup, chosen, distilled.decoded(setup.catalog))
+    labeller = prepared(_as_labelled(setup, distilled), chosen, distilled.decoded(setup.catalog))
     return replace(data, view_labels=labeller.label)
+
+
+OF_A_TEACHER = ("network", "sampler", "training", "augment", "seed", "compute")
+"""What of a configuration decides a teacher, beside the data and the labeller."""
+
+
+def _as_labelled(setup: Setup, distilled: DistilledSet) -> Setup:
+    """The setup that the set got its labels with: the student may be another network, of another seed.
+
+    Raises:
+        InputError: the configuration that is stored with the set cannot be used.
+    """
+    stored = distilled.origin.get("configuration")
+    if not isinstance(stored, Mapping):
+        return setup
+    tree = {key: stored[key] for key in OF_A_TEACHER if key in stored}
+    made, now = resolve(setup.catalog, [Layer("the distilled set", tree)], distils=False), setup.config
+    config = replace(
+        now,
+        network=made.network,
+        sampler=made.sampler,
+        training=made.training,
+        run=now.run.model_copy(update={"seed": made.run.seed, "augment": made.run.augment}),
+        compute=now.compute.model_copy(update={"precision": made.compute.precision, "compile": made.compute.compile}),
+    )
+    return setup if config == now else setup.changed(config=config)
 
 
 def labeller_of(setup: Setup, named: Mapping[str, Any]) -> Selection:

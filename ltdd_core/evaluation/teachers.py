@@ -192,8 +192,11 @@ class Teachers:
 
     @property
     def bytes(self) -> int:
-        """What storing the networks takes: their parameters in float32."""
-        return sum(4 * value.numel() for job in self._jobs for value in job.make().parameters())
+        """What storing the teachers takes: their parameters, and their buffers such as running statistics, in float32."""
+        held = [value for each in self.classifiers for value in (*each.parameters(), *each.buffers())]
+        if not held:  # a classifier that is a function of networks does not show them
+            held = [value for job in self._jobs for value in job.make().parameters()]
+        return sum(4 * value.numel() for value in held)
 
     def __ltdd_identity__(self) -> Any:
         """All that decides the teachers, as JSON.

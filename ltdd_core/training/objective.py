@@ -10,8 +10,8 @@ With logits z, the class y of an image, and its soft label as logits f or probab
 and, where there are soft labels, ``hard_weight`` times L(z, y) on top.  All are means over the images of a batch.
 
 Of mixed images all of them are l times that of the first label and 1 - l times that of the second; see
-:mod:`ltdd_core.training.mixing`.  The distances of ``mse`` and ``kl`` are taken to the mean of what both labels ask for,
-centred logits or softmax(f / T), which is the same but for a number that no weight can change.
+:mod:`ltdd_core.training.mixing`.  The distances of ``mse`` and ``kl`` are taken to the mixture of what both labels ask
+for, centred logits or softmax(f / T), which is the same but for a number that no weight can change.
 """
 
 from __future__ import annotations
