@@ -32,6 +32,7 @@ from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.progress import Display
 from ltdd_core.runs.distilled import DISTILLED_FILE, DistilledSet, load_distilled, save_distilled
+from ltdd_core.runs.facts import versions
 from ltdd_core.runs.folder import CONFIG, RunFolder
 from ltdd_core.setup import Setup
 
@@ -183,12 +184,31 @@ def relabel(
     store = NetworkStore(config.compute.store or out / NETWORKS)
     with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
         check_fits(setup.data, distilled)
+        _check_same_images(run, setup.data, distilled)
         RunFolder(out).check(config, resume=resume)
         if not (out / DISTILLED_FILE).exists():
             found = labelled(fitted(setup, distilled), replace(distilled, soft_labels=None, labeller=None))
+            found = replace(found, origin=_relabelled(distilled.origin, config))
             with RunFolder.open(out, config, resume=resume) as folder:
                 save_distilled(folder.path / DISTILLED_FILE, found)
     return distill(config, out, resume=True, display=display, catalog=catalog, store=store)
+
+
+def _check_same_images(run: Path, data: LongTailedSet, distilled: DistilledSet) -> None:
+    """Refuse a teacher of other images than those that were distilled; an earlier version noted no digest of them."""
+    facts = distilled.origin.get("data")
+    digest = facts.get("digest") if isinstance(facts, Mapping) else None
+    if digest not in (None, data.digest):
+        raise InputError(
+            f"{run} was made of other images than data {data.name!r} has now, and its soft labels come from a teacher of "
+            "the same ones: leave the options of the data as they were, or distil again."
+        )
+
+
+def _relabelled(origin: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """What is behind the labels, and under ``images`` what was behind the set before."""
+    facts = {"configuration": config.science(), "versions": versions(config)}
+    return {**origin, **facts, "images": origin.get("images", origin)}
 
 
 def _store(config: Config, path: Path) -> NetworkStore:

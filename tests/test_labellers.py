@@ -12,7 +12,7 @@ from conftest import TINY, one_line_error
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from ltdd_core import InputError, SoftLabels, TeacherTraining, class_statistics, generator, load_distilled
+from ltdd_core import InputError, Interrupted, SoftLabels, TeacherTraining, class_statistics, generator, load_distilled
 from ltdd_core.evaluation.labeller import Labelling
 from ltdd_core.identity import identity
 from ltdd_core.networks.store import NetworkStore, stored_networks
@@ -82,6 +82,14 @@ def test_the_logits_of_teachers_are_their_mean_and_do_not_depend_on_the_others_i
     assert teachers.soft_labels(images).kind == "logits"
     assert not teachers.logits(images.clone().requires_grad_()).requires_grad
     assert teachers.bytes == 3 * 4 * sum(value.numel() for value in teachers.networks[0].parameters())
+
+
+@pytest.mark.parametrize("head", ["crt", "ncm", "linear"])
+def test_the_bytes_of_a_teacher_are_those_of_what_labels(head):
+    teachers = training()(head=head, network={"name": "convnet-d3", "depth": 1, "width": 4, "norm": "batch"})
+    (classifier,) = teachers.classifiers
+    distinct = {value.data_ptr(): value.numel() for value in classifier.state_dict().values()}
+    assert teachers.bytes == 4 * sum(distinct.values())
 
 
 def test_the_network_before_its_training_is_there_too():
@@ -271,30 +279,103 @@ def test_relabelling_changes_the_labels_alone(ltdd):
     assert "no distilled.safetensors" in one_line_error(ltdd("relabel", "runs", "--labeller", "adsa"))
 
 
+def test_the_teacher_of_views_is_the_same_for_every_student(ltdd):
+    """Another network, seed or training of the student trains no other teacher."""
+    options = [*QUICK, "--labeller", "adsa", "--set", "labeller.per=view", "--seed", "1"]
+    assert ltdd("distill", "--method", "coreset", *options, "--out", "a").exit_code == 0
+    teacher = {path.name for path in Path("runs/networks").iterdir()}
+    other = ("--network", "mlp", "--repeats", "2", "--set", "training.original.epochs=1")
+    for place in ("a", "a/distilled.safetensors"):
+        done = ltdd("evaluate", place, *other)
+        assert done.exit_code == 0, done.output
+        assert {path.name for path in Path("runs/networks").iterdir()} == teacher
+    assert ltdd("relabel", "a", "--labeller", "teacher", "--set", "labeller.per=view", "--seed", "4").exit_code == 0
+    teacher = {path.name for path in Path("runs/networks").iterdir()}
+    shutil.move("a-teacher/distilled.safetensors", "alone.safetensors")
+    assert ltdd("evaluate", "alone.safetensors", *other).exit_code == 0
+    assert {path.name for path in Path("runs/networks").iterdir()} == teacher
+
+
+def test_a_relabelled_set_says_what_gave_its_labels(ltdd):
+    assert ltdd("distill", "--method", "coreset", *QUICK, "--labeller", "teacher", "--out", "a").exit_code == 0
+    changed = ("--set", "labeller.tau=0.5", "--set", "training.distilled.epochs=1")
+    assert ltdd("relabel", "a", "--labeller", "adsa", *changed, "--out", "b").exit_code == 0
+    assert ltdd("relabel", "b", "--labeller", "teacher", "--out", "c").exit_code == 0
+    shown = ltdd("report", "b")
+    assert shown.exit_code == 0, shown.output
+    origins = {name: load_distilled(name).origin for name in "abc"}
+    assert origins["b"]["configuration"]["labeller"]["tau"] == 0.5
+    assert "labeller adsa" in origins["b"]["versions"]
+    assert origins["b"]["images"] == origins["c"]["images"] == origins["a"]
+    assert origins["c"]["configuration"]["labeller"]["name"] == "teacher"
+
+
+def test_the_folder_of_a_relabelled_run_stands_beside_the_old_one(ltdd, monkeypatch):
+    assert ltdd("distill", "--method", "coreset", *QUICK, "--out", "a").exit_code == 0
+    assert ltdd("relabel", "a/distilled.safetensors", "--labeller", "teacher", "--quiet").exit_code == 0
+    assert "unknown labeller 'a/b'" in one_line_error(ltdd("relabel", "a", "--labeller", "a/b"))
+    monkeypatch.chdir("a")
+    done = ltdd("relabel", ".", "--labeller", "adsa", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in Path("..").iterdir()} == {"a", "a-teacher", "a-adsa", "runs"}
+
+
+def test_labels_come_from_a_teacher_of_the_images_that_were_distilled(ltdd):
+    assert ltdd("distill", "--method", "coreset", *QUICK, "--out", "a").exit_code == 0
+    refused = one_line_error(ltdd("relabel", "a", "--labeller", "teacher", "--set", "data.imbalance=10", "--out", "b"))
+    assert "a was made of other images" in refused
+    assert not Path("b").exists()
+
+
+def test_a_relabelling_that_is_stopped_says_how_it_goes_on(ltdd, monkeypatch):
+    assert ltdd("distill", "--method", "coreset", *QUICK, "--out", "a").exit_code == 0
+
+    def stopped(*given, **more):
+        raise Interrupted("SIGINT")
+
+    with monkeypatch.context() as change:
+        change.setattr("ltdd_core.api.distill", stopped)
+        done = ltdd("relabel", "a", "--labeller", "teacher")
+    assert done.exit_code == 130
+    assert "the soft labels are in a-teacher: the same command goes on with --resume" in done.stderr
+    before = Path("a-teacher/distilled.safetensors").read_bytes()
+    assert ltdd("relabel", "a", "--labeller", "teacher", "--resume").exit_code == 0
+    assert Path("a-teacher/distilled.safetensors").read_bytes() == before
+
+
 def test_options_of_a_labeller_need_its_name(ltdd):
     refused = one_line_error(ltdd("distill", "--method", "coreset", *TINY, "--set", "labeller.per=view"))
     assert "name a labeller beside its options" in refused
 
 
+EVEN = """
+    import torch
+    from ltdd_core import Labeller, SoftLabels, hookimpl
+
+    class Even(Labeller):
+        def prepare(self, task):
+            self.classes = len(task.counts)
+
+        def label(self, images):
+            return SoftLabels(torch.full((len(images), self.classes), 1 / self.classes))
+
+    @hookimpl
+    def ltdd_register_labellers(register):
+        register("even", Even)
+"""
+
+
+def test_soft_labels_that_nobody_could_read_again_are_not_written(ltdd, site):
+    site.install("mine", EVEN.replace("len(task.counts)", "3"))
+    assert ltdd("distill", "--method", "coreset", *QUICK, "--out", "a").exit_code == 0
+    done = ltdd("relabel", "a", "--labeller", "even")
+    assert done.exit_code == 1
+    assert "labeller 'even' gave soft labels that cannot be used: soft labels must be finite" in done.stderr
+    assert not Path("a-even").exists()
+
+
 def test_a_set_whose_labeller_is_gone_says_so(ltdd, site):
-    site.install(
-        "mine",
-        """
-        import torch
-        from ltdd_core import Labeller, SoftLabels, hookimpl
-
-        class Even(Labeller):
-            def prepare(self, task):
-                self.classes = len(task.counts)
-
-            def label(self, images):
-                return SoftLabels(torch.full((len(images), self.classes), 1 / self.classes))
-
-        @hookimpl
-        def ltdd_register_labellers(register):
-            register("even", Even)
-        """,
-    )
+    site.install("mine", EVEN)
     done = ltdd(
         "distill", "--method", "coreset", *QUICK, "--labeller", "even", "--set", "labeller.per=view", "--out", "a"
     )

@@ -49,17 +49,29 @@ def command(
 
     The images stay as they are.  Everything else is that of RUN unless told otherwise.
     """
+    import shlex
+
     from ltdd_core.api import relabel
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.cli.tables import print_groups, print_labels, print_rows
+    from ltdd_core.errors import Interrupted
     from ltdd_core.progress import Display
+    from ltdd_core.runs.folder import RunFolder
 
     results, notes = consoles(as_json)
     with only_json(as_json):
         settings = layers(config_file, assignments, {**given, "labeller": labeller})
         display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
-        folder = out or run.with_name(f"{run.name}-{labeller}")
-        result = relabel(run, folder, settings=settings, preset=preset, resume=resume, display=display)
+        folder = out or _beside(run, labeller)
+        try:
+            result = relabel(run, folder, settings=settings, preset=preset, resume=resume, display=display)
+        except Interrupted as error:
+            if RunFolder(folder).is_empty():
+                raise
+            again = "the same command goes on" + ("" if resume else " with --resume")
+            raise Interrupted(
+                f"{error}: stopped; the soft labels are in {shlex.quote(str(folder))}: {again}."
+            ) from error
     if as_json:
         click.echo(json.dumps(result.to_json()))
         return
@@ -68,3 +80,12 @@ def command(
     print_labels(results, result.distilled)
     if not quiet:
         notes.print(f"the new run is in {result.run}", soft_wrap=True)
+
+
+def _beside(run: Path, labeller: str) -> Path:
+    """The folder of a new run beside the old one, which may be named by a file in it, or as ``.``."""
+    import os
+
+    folder = run.parent if os.path.isfile(run) else run  # noqa: PTH113 - a name that no path can have is none
+    folder = folder if folder.name not in ("", "..") else folder.absolute().resolve()
+    return folder.parent / f"{folder.name}-{labeller}"
