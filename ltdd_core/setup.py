@@ -154,6 +154,19 @@ class Setup:
         data = self.data
         return TrainingSet("test", data.test_images, data.test_labels, data.normalisation, data.classes)
 
+    @cached_property
+    def validation(self) -> TrainingSet | None:
+        """The validation images, in the form in which networks see a set; None where there are none.
+
+        They are for what a head chooses and for the calibration of classifiers; nothing trains on them.
+        """
+        data = self.data
+        if data.validation_images is None or data.validation_labels is None:
+            return None
+        return TrainingSet(
+            "validation", data.validation_images, data.validation_labels, data.normalisation, data.classes
+        )
+
     def distilled(self, distilled: DistilledSet) -> TrainingSet:
         """A distilled set, ready to train on: decoded, in the order of a shuffle.
 

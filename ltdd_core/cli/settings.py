@@ -26,6 +26,7 @@ PATHS = {
     "n_max": "data.n_max",
     "order": "data.order",
     "image_size": "data.image_size",
+    "validation": "data.validation",
     "method": "matcher.name",
     "labeller": "labeller.name",
     "head": "head.name",
@@ -45,7 +46,7 @@ PATHS = {
     "keep": "compute.keep",
 }
 """Where in a configuration each command-line option goes."""
-NUMBERS = ("imbalance", "n_max", "image_size", "ipc", "iterations", "seed", "threads")
+NUMBERS = ("imbalance", "n_max", "image_size", "validation", "ipc", "iterations", "seed", "threads")
 
 
 def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
@@ -60,7 +61,7 @@ def data_options(command: Command) -> Command:
 
     Args:
         command: a function that becomes a click command; takes the values as ``data``, ``root``, ``imbalance``,
-            ``n_max``, ``order`` and ``image_size``, None for those not given.
+            ``n_max``, ``order``, ``image_size`` and ``validation``, None for those not given.
 
     Returns:
         The same function with the options.
@@ -75,6 +76,7 @@ def data_options(command: Command) -> Command:
             "--order", metavar="ORDER", help="Order of the classes from head to tail: native, reversed or random."
         ),
         click.option("--image-size", metavar="N", help="Side of the images of a folder."),
+        click.option("--validation", metavar="X", help="Share of the training images that become validation images."),
     )
 
 

@@ -166,8 +166,9 @@ def print_quality(console: Console, scores: Sequence[Quality]) -> None:
 
 def print_data(console: Console, data: LongTailedSet) -> None:
     """Class counts as bars, the imbalance factor and the shot groups."""
+    validation = f", {data.validation_count} validation" if data.validation_count else ""
     console.print(
-        f"{data.name}: {len(data.train_labels)} training and {len(data.test_labels)} test images "
+        f"{data.name}: {len(data.train_labels)} training{validation} and {len(data.test_labels)} test images "
         f"of {'x'.join(map(str, data.image_shape))}, {data.classes} classes, "
         f"imbalance factor {data.imbalance:.4g}",
         soft_wrap=True,

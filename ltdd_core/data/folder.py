@@ -1,4 +1,4 @@
-"""``folder``: the images of a user, one folder a class, with or without a ``train``/``test`` split."""
+"""``folder``: the images of a user, one folder a class, with or without ``train``, ``test`` and ``val`` parts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from ltdd_core.errors import InputError
 from ltdd_core.options import option
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-PARTS = {"train", "test", "val", "valid", "validation"}
+VALIDATION = ("val", "valid", "validation")
+"""Names of the folder of validation images."""
+PARTS = {"train", "test", *VALIDATION}
 USUAL_SIZE = 32
 
 
@@ -43,7 +45,7 @@ class FileTable(ImageTable):
 
 
 class ImageFolder(DataSource):
-    """``root/train/<class>/*`` and ``root/test/<class>/*``, or ``root/<class>/*``."""
+    """``root/train/<class>/*`` and ``root/test/<class>/*``, perhaps ``root/val/<class>/*``; or ``root/<class>/*``."""
 
     class Options(LongTailOptions):
         """The data as they are, unless an imbalance is asked for."""
@@ -82,11 +84,13 @@ def load_folder(root: Path, image_size: int | None, test_share: float, generator
     Raises:
         InputError: no such folder, fewer than two classes, an empty class, or an unusable file.
     """
+    validation = None
     if has_split(root):
         classes = _class_folders(root / "train")
         _check_same_classes(root, classes)
         train_paths, train_labels = _files(root / "train", classes)
         test_paths, test_labels = _files(root / "test", classes)
+        validation = _validation_files(root, classes)
     else:
         classes = _class_folders(root)
         paths, labels = _files(root, classes)
@@ -101,7 +105,26 @@ def load_folder(root: Path, image_size: int | None, test_share: float, generator
         FileTable(tuple(train_paths), train_labels, size, grey),
         FileTable(tuple(test_paths), test_labels, size, grey),
         tuple(os.fsencode(name).decode() for name in classes),  # in any locale a name is what its bytes say in UTF-8
+        None if validation is None else FileTable(tuple(validation[0]), validation[1], size, grey),
     )
+
+
+def _validation_files(root: Path, classes: list[str]) -> tuple[list[Path], Tensor] | None:
+    """The validation images and their classes, some of which may have none; None where there is no such image."""
+    parts = [name for name in VALIDATION if name in _subfolders(root)]
+    if len(parts) > 1:
+        raise InputError(f"{root} has {' and '.join(parts)}: keep one folder of validation images.")
+    paths, labels = list[Path](), list[int]()
+    for name in _subfolders(root / parts[0]) if parts else []:
+        found = image_files(root / parts[0] / name)
+        if found and name not in classes:
+            raise InputError(
+                f"{root / 'train'}: there is no folder for class {name!r}, which {parts[0]}/ has: add it, "
+                "or remove it there."
+            )
+        paths += found
+        labels += [classes.index(name)] * len(found) if found else []
+    return (paths, torch.tensor(labels)) if paths else None
 
 
 def has_split(root: Path) -> bool:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdd_core.data.longtail import cut
+from ltdd_core.data.longtail import balanced_part, cut
 from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.data.source import DataSource
+from ltdd_core.data.source import DataSource, LongTailOptions, SourceImages
 from ltdd_core.errors import InputError
 from ltdd_core.seeding import generator
 
@@ -19,12 +19,15 @@ from ltdd_core.seeding import generator
 def load_long_tailed(name: str, source: DataSource) -> LongTailedSet:
     """Load a data source and cut its training images to the long tail that its options ask for.
 
+    The validation part is that of the data source, or else taken from the images of the long tail.
+
     Args:
         name: of the set, for messages and tables.
         source: the data source; its options say how long the tail is.
 
     Raises:
-        InputError: the images are missing or cannot be used, or the cut is impossible.
+        InputError: the images are missing or cannot be used, the cut is impossible, or there can be no validation
+            part as it is asked for.
     """
     options = source.options
     if options.imbalance != "natural" and options.imbalance < 1:
@@ -39,6 +42,7 @@ def load_long_tailed(name: str, source: DataSource) -> LongTailedSet:
         order=options.order,
         generator=generator(options.seed, "long tail"),
     )
+    kept, validation, validation_labels = _validation_part(name, images, kept, options)
     train = images.train.read(kept)
     labels = images.train.labels[kept]
     return LongTailedSet(
@@ -50,22 +54,49 @@ def load_long_tailed(name: str, source: DataSource) -> LongTailedSet:
         images.class_names,
         _normalisation(options, train),
         tuple(torch.bincount(labels, minlength=len(images.class_names)).tolist()),
+        validation,
+        validation_labels,
     )
+
+
+def _validation_part(
+    name: str, images: SourceImages, kept: Tensor, options: LongTailOptions
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Which of the images that are kept stay for training, and the validation images with their labels."""
+    own = images.validation
+    if own is not None and len(own.labels):
+        if options.validation:
+            raise InputError(f"data {name!r} comes with validation images of its own: leave out --validation.")
+        _check_range(name, "validation", own.labels, len(images.class_names))
+        return kept, own.read(torch.arange(len(own.labels))), own.labels
+    if not options.validation:
+        return kept, None, None
+    labels = images.train.labels[kept]
+    chosen = balanced_part(labels, len(images.class_names), options.validation, generator(options.seed, "validation"))
+    if not chosen.any():
+        raise InputError(
+            f"data {name!r}: no class has two training images, so none can give one to --validation: leave it out."
+        )
+    return kept[~chosen], images.train.read(kept[chosen]), labels[chosen]
 
 
 def _check_classes(name: str, class_names: Sequence[str], train: Tensor, test: Tensor) -> None:
     if len(class_names) < 2:
         raise InputError(f"data {name!r} has {len(class_names)} class; a classifier needs at least two.")
     for part, labels in (("training", train), ("test", test)):
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names):
-            raise InputError(
-                f"data {name!r}: {part} labels run from {int(labels.min())} to {int(labels.max())}; "
-                f"with {len(class_names)} classes they must lie in 0 to {len(class_names) - 1}."
-            )
+        _check_range(name, part, labels, len(class_names))
         counts = torch.bincount(labels, minlength=len(class_names))
         empty = [class_names[c] for c in torch.nonzero(counts == 0).flatten().tolist()]
         if empty:
             raise InputError(f"data {name!r}: no {part} image of {', '.join(empty)}; every class needs one.")
+
+
+def _check_range(name: str, part: str, labels: Tensor, classes: int) -> None:
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise InputError(
+            f"data {name!r}: {part} labels run from {int(labels.min())} to {int(labels.max())}; "
+            f"with {classes} classes they must lie in 0 to {classes - 1}."
+        )
 
 
 def _normalisation(options: Any, train: Tensor) -> Normalisation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Literal
 
@@ -69,6 +70,34 @@ def cut(
             )
         kept[label] = _draw(members[label], count, generator)
     return torch.cat(kept)
+
+
+def balanced_part(labels: Tensor, classes: int, share: float, generator: torch.Generator) -> Tensor:
+    """Which images become validation images, bool ``[N]``: as many of each class as of any other.
+
+    A class gives at most half of its images, so one with a single image gives none.  The number of each class is the
+    one with the total nearest to ``share * N``, and at least 1; of two that are as near, the smaller.
+
+    Args:
+        labels: int64 ``[N]`` of the long-tailed training images.
+        classes: how many classes there are.
+        share: of all images, above 0.
+        generator: draws the images; those of a smaller share are among those of a larger one.
+    """
+    members = [torch.nonzero(labels == label).flatten() for label in range(classes)]
+    most = torch.tensor([len(indices) // 2 for indices in members])
+
+    def total(each: int) -> int:
+        return int(most.clamp(max=each).sum())
+
+    numbers, wanted = range(int(most.max()) + 1), share * len(labels)
+    reached = bisect_left(numbers, wanted, key=total)
+    near = numbers[max(1, reached - 1) : reached + 1]  # none where no class can give an image
+    each = min(near, key=lambda number: abs(total(number) - wanted), default=0)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for indices in members:
+        chosen[_draw(indices, min(each, len(indices) // 2), generator)] = True
+    return chosen
 
 
 def _draw(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,7 @@
 """``npz``: one NumPy archive in MedMNIST's layout.
 
-It holds ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``; further arrays are left alone.
+It holds ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``, and perhaps ``val_images`` and
+``val_labels``; further arrays are left alone.
 """
 
 from __future__ import annotations
@@ -40,15 +41,16 @@ class Npz(DataSource):
         )
 
     def load(self, generator: torch.Generator) -> SourceImages:
-        """Read the four arrays; nothing in the file is ever executed."""
+        """Read the arrays; nothing in the file is ever executed."""
         path = self.options.root
         if path is None:
             raise InputError("data source 'npz' needs --root: a .npz file in MedMNIST's layout.")
-        train, test = _load_tables(path)
-        if train.images.shape[1:] != test.images.shape[1:]:
-            shapes = [list(table.images.shape[1:]) for table in (train, test)]
-            raise InputError(f"{path}: training and test images differ in shape: {shapes[0]} and {shapes[1]}.")
-        classes = int(max(train.labels.max(), test.labels.max())) + 1
+        train, test, validation = _load_tables(path)
+        for part, table in (("test", test), ("validation", validation)):
+            if table is not None and train.images.shape[1:] != table.images.shape[1:]:
+                shapes = [list(images.shape[1:]) for images in (train.images, table.images)]
+                raise InputError(f"{path}: training and {part} images differ in shape: {shapes[0]} and {shapes[1]}.")
+        classes = _classes(train, test)
         for part, table in (("train", train), ("test", test)):
             present = torch.unique(table.labels)
             if len(present) < classes:
@@ -57,12 +59,20 @@ class Npz(DataSource):
                     f"{path}: {part}_labels have no {missing}: labels run from 0 to {classes - 1}, "
                     "and every class needs an image."
                 )
-        return SourceImages(train, test, tuple(str(label) for label in range(classes)))
+        return SourceImages(train, test, tuple(str(label) for label in range(classes)), validation)
 
 
-def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable]:
+def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable, ArrayTable | None]:
     with _opened(path) as archive:
-        return _table(path, archive, "train"), _table(path, archive, "test")
+        train, test = _table(path, archive, "train"), _table(path, archive, "test")
+        validation = None
+        if "val_images" in archive and "val_labels" in archive:
+            validation = _table(path, archive, "val", _classes(train, test))
+        return train, test, validation
+
+
+def _classes(train: ArrayTable, test: ArrayTable) -> int:
+    return int(max(train.labels.max(), test.labels.max())) + 1
 
 
 def load_images(path: Path, name: str) -> np.ndarray:
@@ -114,7 +124,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise InputError(f"{path}: cannot be read as an archive of plain arrays ({reason_of(error)}).") from error
 
 
-def _table(path: Path, archive: Any, part: str) -> ArrayTable:
+def _table(path: Path, archive: Any, part: str, classes: int | None = None) -> ArrayTable:
     images, labels = _images(path, archive, f"{part}_images"), _array(path, archive, f"{part}_labels")
     if labels.ndim == 2 and labels.shape[1] != 1:
         raise InputError(f"{path}: {part}_labels have {labels.shape[1]} columns; one label an image is needed.")
@@ -122,7 +132,8 @@ def _table(path: Path, archive: Any, part: str) -> ArrayTable:
     if not len(images) or len(labels) != len(images):
         raise InputError(f"{path}: {len(images)} {part}_images but {len(labels)} {part}_labels; one label an image.")
     # A label past the number of images leaves some class below it empty, and might be a huge one.
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= len(labels):
+    most = len(labels) if classes is None else classes
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= most:
         raise InputError(f"{path}: {part}_labels must be whole numbers from 0 to the number of classes - 1.")
     pixels = torch.from_numpy(images).reshape(len(images), images.shape[1], images.shape[2], -1)
     return ArrayTable(pixels.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64)))

@@ -14,7 +14,7 @@ from ltdd_core.storage import digest_of
 
 @dataclass(frozen=True)
 class LongTailedSet:
-    """A long-tailed training set and its test set, uint8 in memory."""
+    """A long-tailed training set, its test set and perhaps a validation part, uint8 in memory."""
 
     name: str
     """The name of its data source."""
@@ -32,6 +32,10 @@ class LongTailedSet:
     """Turns the raw images into network inputs."""
     counts: tuple[int, ...]
     """Training images of each class, each at least 1."""
+    validation_images: Tensor | None = None
+    """uint8 ``[V, C, H, W]``, none of them a training or a test image; None where there is no validation part."""
+    validation_labels: Tensor | None = None
+    """The class of each validation image, int64 ``[V]``; a class may be missing."""
 
     @property
     def classes(self) -> int:
@@ -51,17 +55,23 @@ class LongTailedSet:
 
     @cached_property
     def digest(self) -> str:
-        """A digest of all images and labels, both parts: another pixel is another set."""
-        names = ("train_images", "train_labels", "test_images", "test_labels")
-        return digest_of({name: getattr(self, name) for name in names})
+        """A digest of all images and labels, of every part that there is: another pixel is another set."""
+        names = [f"{part}_{what}" for part in ("train", "test", "validation") for what in ("images", "labels")]
+        return digest_of({name: getattr(self, name) for name in names if getattr(self, name) is not None})
+
+    @property
+    def validation_count(self) -> int:
+        """How many validation images there are."""
+        return 0 if self.validation_labels is None else len(self.validation_labels)
 
     def summary(self) -> str:
         """Name and sizes in one line."""
+        validation = f"{self.validation_count} validation images, " if self.validation_count else ""
         return (
             f"{self.name}: {len(self.train_labels)} training images, {max(self.counts)} to {min(self.counts)} a class "
-            f"(imbalance factor {self.imbalance:.4g}), {len(self.test_labels)} test images"
+            f"(imbalance factor {self.imbalance:.4g}), {validation}{len(self.test_labels)} test images"
         )
 
     def to(self, device: torch.device) -> LongTailedSet:
-        """The same with the training images on a device; the test images, which matching never sees, stay."""
+        """The same with the training images on a device; the other parts, which matching never sees, stay."""
         return replace(self, train_images=self.train_images.to(device), train_labels=self.train_labels.to(device))

@@ -18,7 +18,8 @@ from ltdd_core.options import BaseOptions, Component, option
 class SourceImages:
     """All images of a data source, before the cut to a long tail.
 
-    Both tables give uint8 ``[n, C, H, W]`` of one size and int64 labels, and every class has an image in both.
+    All tables give uint8 ``[n, C, H, W]`` of one size and int64 labels.  Every class has an image to train and one to
+    test.
     """
 
     train: ImageTable
@@ -27,6 +28,8 @@ class SourceImages:
     """The test images, none of which is cut away."""
     class_names: tuple[str, ...]
     """The name of each class, in the order of the labels."""
+    validation: ImageTable | None = None
+    """The validation images, none of which is cut away, if the data come with some; a class may be missing."""
 
 
 class DataSource(Component, ABC):
@@ -99,6 +102,13 @@ class LongTailOptions(BaseOptions):
     order: Order = option(
         "native",
         "order of the classes from head to tail: native, reversed or random; unused if imbalance is natural",
+    )
+    validation: float = option(
+        0.0,
+        "share of the long-tailed training images that become validation images, as many of each class as of any other "
+        "but at most half of a class; 0: none, unless the data come with some",
+        ge=0,
+        le=0.5,
     )
     seed: int = option(0, "seed of the cut to the long tail, the same for every --seed of a run", ge=0)
     normalisation: Literal["per-channel", "zca"] = option(

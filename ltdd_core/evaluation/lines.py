@@ -115,7 +115,7 @@ def trained(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[C
         setup.original if name == ORIGINAL or distilled is None else training_set_of(setup, distilled)
         for name in line.sets
     ]
-    trainer = setup.trainer({} if distilled is None else distilled.recipe)
+    trainer = setup.trainer({} if distilled is None else distilled.recipe).changed(validation=setup.validation)
     head: ClassifierHead = line.head.make()
     classifier = head.fit(sets, trainer)
     return classifier, Scores(trainer.outputs(classifier.log_probabilities, setup.test), classifier.groups)

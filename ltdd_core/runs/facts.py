@@ -24,6 +24,7 @@ def data_facts(data: LongTailedSet) -> dict[str, Any]:
         "imbalance": round(data.imbalance, 4),
         "image_shape": list(data.image_shape),
         "digest": data.digest,
+        **({"validation_images": data.validation_count} if data.validation_count else {}),
     }
 
 

@@ -27,6 +27,7 @@ from ltdd_core.training.soft_labels import SoftLabels
 def check_head(component: type[ClassifierHead], **options: Any) -> None:
     """Log-probabilities of every class, the same for the same seed, on hard and soft labels, in fp32 and bf16.
 
+    Validation images are a normal case, also where a class has none.
     A run can keep the classifier, and it says the same, bit for bit, when it is loaded again.
 
     Args:
@@ -41,10 +42,20 @@ def check_head(component: type[ClassifierHead], **options: Any) -> None:
     one_hot = torch.nn.functional.one_hot(data.train_labels, data.classes).float()
     soft = SoftLabels(one_hot * 0.9 + 0.1 / data.classes)
     names = ["original", *["distilled"] * (component.stages - 1)]
+    lacking = data.test_labels < data.classes - 1
+    validation = TrainingSet(
+        "validation", data.test_images[lacking], data.test_labels[lacking], data.normalisation, data.classes
+    )
     for device in devices():
         images = data.normalisation.apply(data.test_images).to(device)
-        for precision, labels in (("fp32", None), ("fp32", soft), ("bf16", None)):
+        for precision, labels, unseen in (
+            ("fp32", None, None),
+            ("fp32", soft, None),
+            ("bf16", None, None),
+            ("fp32", None, validation),
+        ):
             case = f"{'hard' if labels is None else 'soft'} labels on {device} in {precision}"
+            case += "" if unseen is None else ", with validation images of all classes but one"
             whole = TrainingSet("", data.train_images, data.train_labels, data.normalisation, data.classes)
             sets = [replace(whole, name=name, soft_labels=labels) for name in names]
             results = []
@@ -52,9 +63,8 @@ def check_head(component: type[ClassifierHead], **options: Any) -> None:
                 for _ in range(2):
                     with contract.works(ClassifierHead.fit, f"it is trained with {case}"), torch.no_grad():
                         with torch.enable_grad():
-                            fitted = component(component.Options(**options)).fit(
-                                sets, tiny_trainer(device=device, precision=precision)
-                            )
+                            trainer = tiny_trainer(device=device, precision=precision).changed(validation=unseen)
+                            fitted = component(component.Options(**options)).fit(sets, trainer)
                         results.append(fitted.log_probabilities(images))
             _check_log_probabilities(contract, results[0], (len(images), data.classes), device)
             same = torch.equal(*results)

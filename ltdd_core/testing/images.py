@@ -119,12 +119,13 @@ def check_data(component: type[DataSource], **options: Any) -> None:
     with contract.without_global_randomness(load):
         with contract.works(load, "load finds the images"):
             first, second = (component(component.Options(**options)).load(generator(0, "check")) for _ in range(2))
-        for part in ("train", "test"):
+        for part in ("train", "test", *(["validation"] if first.validation is not None else [])):
             _check_part(contract, part, first, second)
         with contract.works(load, "the images can be cut to a long tail"):
             data = load_long_tailed("checked", component(component.Options(**options)))
-    same = data.train_images.shape[1:] == data.test_images.shape[1:]
-    contract.must(same, SourceImages, "both parts have images of one size")
+    parts = (data.train_images, data.test_images, data.validation_images)
+    same = len({part.shape[1:] for part in parts if part is not None}) == 1
+    contract.must(same, SourceImages, "all parts have images of one size")
 
 
 def _check_part(contract: Contract, part: str, first: SourceImages, second: SourceImages) -> None:
@@ -141,5 +142,8 @@ def _check_part(contract: Contract, part: str, first: SourceImages, second: Sour
     contract.must(same_labels, DataSource.load, f"{part} labels are the same each time")
     same_images = torch.equal(images, again.read(some))
     contract.must(same_images, DataSource.load, f"{part} images are the same each time")
-    every = set(table.labels.tolist()) == set(range(len(first.class_names)))
-    contract.must(every, of_table, f"each class has an image in {part}")
+    found, classes = set(table.labels.tolist()), set(range(len(first.class_names)))
+    if part == "validation":
+        contract.must(found <= classes, of_table, f"each image of {part} is of one of the classes")
+    else:
+        contract.must(found == classes, of_table, f"each class has an image in {part}")

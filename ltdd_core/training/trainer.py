@@ -82,10 +82,16 @@ class Trainer:
         keep_going: called between steps; raises to stop.
         started: told what is about to be trained.
         component: finds another component by name.
+        validation: the validation images, where a head is given some.
     """
 
     component: FindComponent
     """Finds another component by name; see :data:`FindComponent`."""
+    validation: TrainingSet | None
+    """Validation images, for a head to choose with and never to train on; None where there are none.
+
+    None of them trains a network, and a class may be missing.  A head that does without leaves them alone.
+    """
 
     def __init__(
         self,
@@ -102,12 +108,14 @@ class Trainer:
         keep_going: Callable[[], None] = lambda: None,
         started: Callable[[str], None] = lambda purpose: None,
         component: FindComponent = _no_components,
+        validation: TrainingSet | None = None,
     ) -> None:
         self.make, self.options, self.augmentation = make, options, augmentation
         self.seed, self.device, self.chunk = seed, device, chunk
         self.precision, self.compiled = precision, compiled
         self.store = store or NetworkStore()
         self.keep_going, self._started, self.component = keep_going, started, component
+        self.validation = validation
         self._part: str | None = None
 
     def changed(
@@ -118,10 +126,12 @@ class Trainer:
         augmentation: Augmentation | None = None,
         seed: int | None = None,
         store: NetworkStore | None = None,
+        validation: TrainingSet | None = None,
     ) -> Trainer:
         """A trainer that differs in what is given; the arguments are those of the constructor."""
         other = copy.copy(self)
-        given = {"make": make, "options": options, "augmentation": augmentation, "seed": seed, "store": store}
+        given: dict[str, Any] = {"make": make, "options": options, "augmentation": augmentation}
+        given |= {"seed": seed, "store": store, "validation": validation}
         vars(other).update({name: value for name, value in given.items() if value is not None})
         return other
 
@@ -137,7 +147,7 @@ class Trainer:
         work(planning)
         return plan.jobs
 
-    def part(self, name: str) -> Trainer:
+    def part(self, name: str, *, validation: TrainingSet | None = None) -> Trainer:
         """The same trainer for a part of a classifier, such as one of its stages.
 
         What is trained for ``"classes"`` in it is trained for ``name``, so that a head can train that part as
@@ -145,8 +155,11 @@ class Trainer:
 
         Args:
             name: of the part; it decides the initial weights and the random draws of what the part trains.
+            validation: validation images with the labels of the part, which need not be those of the whole; none
+                unless given.
         """
         part = copy.copy(self)
+        part.validation = validation
         part._part = name if self._part is None else f"{self._part}, {name}"
         return part
 

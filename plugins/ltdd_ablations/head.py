@@ -52,10 +52,16 @@ class AblationsHead(TwoStageHead):
         )
         calibrate: bool = option(
             False,
-            "fit of the temperature and margin of stage 1 to its out-of-fold predictions; a stage 2 of all classes has "
-            "its temperature fitted to the images of stage 1's set",
+            "fit of the temperature and margin of stage 1 to the validation images, or to its out-of-fold predictions "
+            "where there are none; a stage 2 of all classes has its temperature fitted to the validation images, or to "
+            "the images of stage 1's set",
         )
-        folds: int = option(3, "number of folds for out-of-fold predictions", ge=2)
+        folds: int = option(
+            3,
+            "number of folds for out-of-fold predictions, which partition=confusion always needs, and calibrate where "
+            "there are no validation images",
+            ge=2,
+        )
         taught: float = option(
             0.0,
             "weight of stage 1 as a teacher in the loss of stage 2",
@@ -122,7 +128,12 @@ class AblationsHead(TwoStageHead):
         stage_set = of_groups(data, groups, int(groups.max()) + 1) if by_group else data
         classifier = head.fit([stage_set], trainer.part("groups") if by_group else trainer)
         counts, temperature, margin = stage_set.counts(), 1.0, effective_margin(self.options)
-        if self.options.calibrate:
+        if self.options.calibrate and trainer.validation is not None:
+            unseen = trainer.validation
+            unseen = of_groups(unseen, groups, int(groups.max()) + 1) if by_group else unseen
+            log_p = trainer.outputs(classifier.log_probabilities, unseen)
+            temperature, margin = best_correction(log_p, unseen.labels, counts, self.options.debias)
+        elif self.options.calibrate:
             folds = self.options.folds
             log_p = out_of_fold(head, stage_set, folds, trainer, "groups" if by_group else "classes")
             counts_in_folds = counts * (folds - 1) / folds

@@ -40,7 +40,8 @@ def second_stage(
         else:
             stage_set = data if teacher is None else taught(data, teacher)
             classifier = head.fit([stage_set], trainer.part(f"classes{where}") if where else trainer)
-        return OfClasses(_calibrated(classifier, sets[0], trainer) if options.calibrate else classifier, groups)
+        unseen = sets[0] if trainer.validation is None else trainer.validation
+        return OfClasses(_calibrated(classifier, unseen, trainer) if options.calibrate else classifier, groups)
     if options.within == "shared":
         part = trainer.part(f"classes within groups{where}")
         return WithinGroups(_shared(data, groups, part), groups)

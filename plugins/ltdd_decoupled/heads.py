@@ -104,7 +104,7 @@ class ScaledLinear(Storable, nn.Linear):
 
 
 class NormalisedHead(ClassifierHead):
-    """Tau-normalisation: the weights are w_c / |w_c|^tau, without a bias; images kept aside choose tau."""
+    """Tau-normalisation: the weights are w_c / |w_c|^tau, without a bias; images that train nothing choose tau."""
 
     title = "tau-normalised"
 
@@ -112,22 +112,27 @@ class NormalisedHead(ClassifierHead):
         """The choice of tau."""
 
         tau: float | None = option(
-            None, "exponent of the weight norm; None: the best one on the images kept aside", ge=0
+            None,
+            "exponent of the weight norm; None: the best one on the validation images, or on images kept aside where "
+            "there are none",
+            ge=0,
         )
         kept_aside: float = option(
             0.2,
-            "share of each class that is kept aside to choose tau; one image at least stays in training",
+            "share of each class that is kept aside to choose tau where there are no validation images; one image at "
+            "least stays in training",
             gt=0,
             lt=1,
         )
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Train the plain classifier and normalise it."""
-        data = sets[0]
-        tau = self.options.tau
-        if tau is None:
-            tau = self._chosen(data, trainer)
+        data, tau = sets[0], self.options.tau
         plain = trainer.train(data, outputs=data.classes)
+        if tau is None and trainer.validation is not None:
+            tau = _best_tau(plain, trainer.validation, trainer)
+        elif tau is None:
+            tau = self._chosen(data, trainer)
         return Softmax(Normalised(plain, tau))
 
     def _chosen(self, data: TrainingSet, trainer: Trainer) -> float:
@@ -140,9 +145,13 @@ class NormalisedHead(ClassifierHead):
         if not aside.any():
             return 1.0
         network = trainer.train(data.only(~aside), outputs=data.classes, purpose="classes without those kept aside")
-        aside_set = data.only(aside)
-        features, labels = trainer.features(network, aside_set), aside_set.labels.cpu()
-        return max(TAUS, key=lambda tau: _sum_of_recalls(features @ _weights(network, tau).cpu().T, labels))
+        return _best_tau(network, data.only(aside), trainer)
+
+
+def _best_tau(network: Network, unseen: TrainingSet, trainer: Trainer) -> float:
+    """The tau with the best mean accuracy over classes on images that the network has not seen."""
+    features, labels = trainer.features(network, unseen), unseen.labels.cpu()
+    return max(TAUS, key=lambda tau: _sum_of_recalls(features @ _weights(network, tau).cpu().T, labels))
 
 
 class Normalised(Storable):

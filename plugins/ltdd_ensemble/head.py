@@ -50,5 +50,8 @@ class EnsembleHead(ClassifierHead):
             raise InputError(
                 f"head.of={name_of(self.options.of)} has stages of its own, and a member is one classifier."
             )
-        more_members = (trainer.part(f"member {index}") for index in range(2, self.options.members + 1))
+        more_members = (
+            trainer.part(f"member {index}", validation=trainer.validation)
+            for index in range(2, self.options.members + 1)
+        )
         return Averaged([head.fit(sets, member) for member in (trainer, *more_members)])
