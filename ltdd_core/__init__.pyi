@@ -68,6 +68,11 @@ from .errors import (
     OptionError as OptionError,
     RunFailed as RunFailed,
 )
+from .evaluation.calibration import (
+    at_temperature as at_temperature,
+    balanced_nll as balanced_nll,
+    best_temperature as best_temperature,
+)
 from .evaluation.head import (
     Classifier as Classifier,
     ClassifierHead as ClassifierHead,
@@ -82,7 +87,9 @@ from .evaluation.lines import (
     Repeated as Repeated,
 )
 from .evaluation.metrics import (
+    Reliability as Reliability,
     Row as Row,
+    reliability as reliability,
 )
 from .evaluation.quality import (
     Quality as Quality,

@@ -11,9 +11,7 @@ from torch.nn import functional as F
 from ltdd_ablations.calibration import (
     Corrected,
     _folds,
-    balanced_nll,
     best_correction,
-    best_temperature,
     corrected,
     offsets,
     out_of_fold,
@@ -23,7 +21,7 @@ from ltdd_ablations.labels import both, of_members_and_others, within_groups
 from ltdd_ablations.partitions import least_confused, shuffled, soft_confusion
 from ltdd_ablations.second import Columns, WithoutOthers
 from ltdd_ablations.teaching import taught, taught_loss, taught_members
-from ltdd_core import InputError, Softmax, configure, generator
+from ltdd_core import InputError, Softmax, balanced_nll, configure, generator
 from ltdd_core.evaluation.linear import LinearHead
 from ltdd_twostage.head import TwoStageHead
 from ltdd_twostage.labels import of_members
@@ -185,23 +183,6 @@ def test_out_of_fold_predictions_come_from_classifiers_that_did_not_see_the_imag
         part = trainer(epochs=1).part(f"classes, without fold {index + 1} of 3")
         own = LinearHead(LinearHead.Options()).fit([data.only(~out)], part)
         torch.testing.assert_close(found[out], own.log_probabilities(data.images[out]))
-
-
-@given(st.integers(0, 200), st.sampled_from([0.3, 1.0, 2.5]))
-@settings(max_examples=20, deadline=None)
-def test_the_best_temperature_is_that_of_a_grid(seed, scale):
-    labels = torch.arange(4).repeat_interleave(torch.tensor([40, 20, 8, 2]))
-    logits = 2 * F.one_hot(labels, 4).float() + torch.randn(70, 4, generator=generator(seed, "z"))
-    log_p = (logits * scale).log_softmax(1)
-
-    def literal(t):
-        own = [-(row / t).double().log_softmax(0)[label].item() for row, label in zip(log_p, labels, strict=True)]
-        by_class = [[o for o, k in zip(own, labels.tolist(), strict=True) if k == c] for c in range(4)]
-        return sum(sum(part) / len(part) for part in by_class) / 4
-
-    assert balanced_nll(log_p, labels) == pytest.approx(literal(1), rel=1e-5)
-    best = best_temperature(log_p, labels)
-    assert literal(best) <= min(literal(math.exp(step / 10)) for step in range(-22, 23)) + 1e-4
 
 
 @given(st.integers(0, 200), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.0, 4.0]), st.sampled_from([0.0, 0.4]))

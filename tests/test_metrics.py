@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from ltdd_core.evaluation.metrics import RECALL_FLOOR, average, calibration_error, parts_of, row, thirds
+from ltdd_core.evaluation.metrics import RECALL_FLOOR, average, calibration_error, parts_of, reliability, row, thirds
 
 
 @st.composite
@@ -122,6 +122,27 @@ def test_a_table_shows_thirds_where_a_part_by_count_is_empty():
     no_few = scored([0, 1, 2], [0, 1, 2], [101, 20, 20], None)
     assert parts_of([full]) == parts_of([full.to_json()]) == ("many", "medium", "few")
     assert parts_of([full, no_few]) == ("head", "middle", "tail")
+
+
+SURE = st.sampled_from([m / 15 for m in range(8, 16)]) | st.floats(0.51, 1)
+
+
+@given(st.lists(st.tuples(SURE, st.booleans()), min_size=1, max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_reliability_is_what_loops_say(images):
+    sure, right = zip(*images, strict=True)
+    log_p = likeliest([0] * len(right), sure, 2)
+    confidences = log_p.max(1).values.exp().tolist()  # as they come out: a bin may end exactly there
+    found = reliability(log_p, torch.tensor(right))
+    for m in range(1, 16):
+        own = [i for i, value in enumerate(confidences) if (m - 1) / 15 < value <= m / 15]
+        assert found.images[m - 1] == len(own)
+        for values, expected in ((found.confidence, confidences), (found.accuracy, right)):
+            if own:
+                assert values[m - 1].item() == pytest.approx(mean([float(expected[i]) for i in own]))
+            else:
+                assert values[m - 1].isnan()
+    assert found.error == pytest.approx(literal_calibration(confidences, right), abs=1e-9)
 
 
 def test_calibration_by_hand():

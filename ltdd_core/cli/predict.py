@@ -78,6 +78,7 @@ def command(
     if row is not None:
         print_rows(results, [row], classifier.class_names, classifier.counts)
     print_groups(results, groups or None)
+    results.print(_about_probabilities(classifier), soft_wrap=True)
     if csv_file is not None and not quiet:
         notes.print(f"{len(names)} answers are in {csv_file}", soft_wrap=True)
 
@@ -190,6 +191,12 @@ def _groups(classifier: TrainedClassifier) -> list[list[str]]:
     ]
 
 
+def _about_probabilities(classifier: TrainedClassifier) -> str:
+    if classifier.calibrated:
+        return f"The probabilities are calibrated on validation images (temperature {classifier.temperature:.3g})."
+    return "The probabilities are not calibrated: the classifier was trained without --validation."
+
+
 def _document(
     run: Path,
     classifier: TrainedClassifier,
@@ -211,6 +218,7 @@ def _document(
         for name, answer in zip(names, answers, strict=True)
     ]
     document = {"run": str(run), "line": classifier.line, "skipped": given - len(names), "images": images}
+    document |= {"calibrated": classifier.calibrated, "temperature": classifier.temperature}
     return document | ({} if row is None else {"row": row.to_json()})
 
 

@@ -13,9 +13,10 @@ from ltdd_core.config.model import DEFAULT_NAMES, Config, Selection
 from ltdd_core.config.resolve import select
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
+from ltdd_core.evaluation.calibration import at_temperature, best_temperature
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe
 from ltdd_core.evaluation.labelling import training_set_of
-from ltdd_core.evaluation.metrics import Row, average, row
+from ltdd_core.evaluation.metrics import Row, average, calibration_error, row
 from ltdd_core.evaluation.predictions import PREDICTIONS, Scores, load_predictions, save_predictions
 from ltdd_core.evaluation.stored import TrainedClassifier, class_finder, file_name, save_classifier
 from ltdd_core.networks.store import NetworkStore
@@ -110,7 +111,10 @@ def scores_of(line: Line, setup: Setup, distilled: DistilledSet | None) -> Score
 
 
 def trained(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[Classifier, Scores]:
-    """Train the classifier of a line and run it over the test images; some lines need no distilled set."""
+    """Train the classifier of a line and run it over the test images; some lines need no distilled set.
+
+    Where there are validation images, they give the temperature of the classifier.
+    """
     sets = [
         setup.original if name == ORIGINAL or distilled is None else training_set_of(setup, distilled)
         for name in line.sets
@@ -118,7 +122,12 @@ def trained(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[C
     trainer = setup.trainer({} if distilled is None else distilled.recipe).changed(validation=setup.validation)
     head: ClassifierHead = line.head.make()
     classifier = head.fit(sets, trainer)
-    return classifier, Scores(trainer.outputs(classifier.log_probabilities, setup.test), classifier.groups)
+    temperature = None
+    if setup.validation is not None:
+        unseen = trainer.outputs(classifier.log_probabilities, setup.validation)
+        temperature = best_temperature(unseen, setup.validation.labels)
+    log_p = trainer.outputs(classifier.log_probabilities, setup.test)
+    return classifier, Scores(log_p, classifier.groups, temperature)
 
 
 def keep_classifier(
@@ -146,7 +155,7 @@ def keep_classifier(
     """
     config, data = setup.config, setup.data
     row = _row(line, scores, data, distilled, scores.groups).to_json()
-    facts = {
+    facts: dict[str, Any] = {
         "row": {key: value for key, value in row.items() if key != "confusion"},
         "network": config.network.to_tree(),
         "head": line.head.to_tree(),
@@ -154,6 +163,8 @@ def keep_classifier(
         "seed": config.run.seed,
         "versions": versions(config),
     }
+    if scores.temperature is not None:
+        facts["calibration"] = _calibration(scores, data)
     kept = TrainedClassifier(
         classifier,
         line=name,
@@ -164,6 +175,7 @@ def keep_classifier(
         image_shape=data.image_shape,
         normalisation=data.normalisation,
         facts=facts,
+        temperature=1.0 if scores.temperature is None else scores.temperature,
     )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -296,6 +308,18 @@ def check_fits(data: LongTailedSet, distilled: DistilledSet) -> None:
 def _row(line: Line, scores: Scores, data: LongTailedSet, distilled: DistilledSet | None, groups: Tensor | None) -> Row:
     images = line.images(data, distilled)
     return row(line.name, images, scores.log_probabilities, data.test_labels, data.counts, groups)
+
+
+def _calibration(scores: Scores, data: LongTailedSet) -> dict[str, Any]:
+    """The temperature, how many images it was fitted to, and what it does to the calibration error on test images."""
+    log_p, temperature = scores.log_probabilities, 1.0 if scores.temperature is None else scores.temperature
+    right = log_p.argmax(1) == data.test_labels
+    return {
+        "temperature": temperature,
+        "images": data.validation_count,
+        "ece_before": calibration_error(log_p, right),
+        "ece_after": calibration_error(at_temperature(log_p, temperature), right),
+    }
 
 
 def kept_scores(folder: Path, lines: Sequence[Line], data: LongTailedSet | None = None) -> dict[str, Scores]:

@@ -125,18 +125,47 @@ def thirds(counts: Sequence[int]) -> dict[str, list[int]]:
     return {name: part.tolist() for name, part in zip(("head", "middle", "tail"), ranked.tensor_split(3), strict=True)}
 
 
-def calibration_error(log_probabilities: Tensor, right: Tensor) -> float:
-    """Expected calibration error in per cent (Guo et al., ICML 2017, equation 3), 15 equal bins of confidence.
+@dataclass(frozen=True)
+class Reliability:
+    """How often a classifier is right where it is this confident: 15 equal bins of confidence.
+
+    Bin m holds the images with a confidence from over (m - 1) / 15 to m / 15.
+    """
+
+    images: Tensor
+    """How many images are in each bin, float64 ``[15]``."""
+    confidence: Tensor
+    """Their mean confidence, from 0 to 1, float64 ``[15]``; NaN in a bin without images."""
+    accuracy: Tensor
+    """The share of them that is right, from 0 to 1, float64 ``[15]``; NaN in a bin without images."""
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error in per cent (Guo et al., ICML 2017, equation 3)."""
+        gaps = (self.images * (self.accuracy - self.confidence).abs()).nansum()
+        return float(gaps / self.images.sum() * 100)
+
+
+def reliability(log_probabilities: Tensor, right: Tensor) -> Reliability:
+    """Confidence and accuracy of a classifier, bin by bin.
 
     Args:
-        log_probabilities: ``[N, classes]``.
+        log_probabilities: ``[N, classes]``, with at least one image.
         right: bool ``[N]``, whether the likeliest class is the true one.
     """
     confidence = log_probabilities.double().max(1).values.exp()
-    # Bin m holds confidences from over (m - 1) / 15 to m / 15.
     bins = torch.bucketize(confidence, torch.arange(1, BINS, dtype=torch.float64) / BINS)
-    gaps = torch.bincount(bins, weights=right.double() - confidence, minlength=BINS)
-    return float(gaps.abs().sum() / len(right) * 100)
+
+    def total(weights: Tensor) -> Tensor:
+        return torch.bincount(bins, weights=weights.double(), minlength=BINS)
+
+    images = total(torch.ones_like(confidence))
+    return Reliability(images, total(confidence) / images, total(right) / images)
+
+
+def calibration_error(log_probabilities: Tensor, right: Tensor) -> float:
+    """The expected calibration error in per cent; the arguments are those of :func:`reliability`."""
+    return reliability(log_probabilities, right).error
 
 
 BY_COUNT, BY_RANK = ("many", "medium", "few"), ("head", "middle", "tail")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from ltdd_core.errors import InputError
 from ltdd_core.storage import load_tensors, save_tensors
 
 PREDICTIONS = "predictions.safetensors"
-GROUPS = ": groups"
+GROUPS, TEMPERATURE = ": groups", ": temperature"
 TRAIN_AGAIN = "Delete the file, and the classifiers are trained again."
 
 
@@ -25,6 +26,8 @@ class Scores:
     """float32 ``[N, classes]``."""
     groups: Tensor | None
     """The partition of the classes, int64 ``[classes]``, if the classifier has one."""
+    temperature: float | None = None
+    """What calibrates the probabilities, which are kept as they are; None where there are no validation images."""
 
     def check(self, images: int | None = None, classes: int | None = None) -> None:
         """See that these can be scores.
@@ -46,6 +49,8 @@ class Scores:
             raise InputError("predictions must be log-probabilities, finite or -inf, and not -inf for every class.")
         if self.groups is not None:
             check_groups(self.groups, scores.shape[1])
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise InputError(f"a temperature is a number above 0, not {self.temperature:g}.")
 
 
 def check_groups(groups: Tensor, classes: int) -> None:
@@ -63,7 +68,11 @@ def check_groups(groups: Tensor, classes: int) -> None:
 def save_predictions(path: Path, known: Mapping[str, Scores]) -> None:
     """Write the scores of classifiers by name."""
     tensors = {name: scores.log_probabilities for name, scores in known.items()}
-    tensors |= {f"{name}{GROUPS}": scores.groups for name, scores in known.items() if scores.groups is not None}
+    for name, scores in known.items():
+        if scores.groups is not None:
+            tensors[f"{name}{GROUPS}"] = scores.groups
+        if scores.temperature is not None:
+            tensors[f"{name}{TEMPERATURE}"] = torch.tensor([scores.temperature], dtype=torch.float64)
     save_tensors(path, tensors, {"about": "test log-probabilities of each line of the table"})
 
 
@@ -81,11 +90,22 @@ def load_predictions(path: Path, images: int | None = None, classes: int | None 
     if not path.exists():
         return {}
     tensors, _ = load_tensors(path)
-    names = [name for name in tensors if not name.endswith(GROUPS)]
-    known = {name: Scores(tensors[name], tensors.get(f"{name}{GROUPS}")) for name in names}
-    for name, scores in known.items():
+    known = {}
+    for name in tensors:
+        if name.endswith((GROUPS, TEMPERATURE)):
+            continue
         try:
-            scores.check(images, classes)
+            temperature = _number(tensors.get(f"{name}{TEMPERATURE}"))
+            known[name] = Scores(tensors[name], tensors.get(f"{name}{GROUPS}"), temperature)
+            known[name].check(images, classes)
         except InputError as error:
             raise InputError(f"{path}: {name!r}: {error} {TRAIN_AGAIN}") from error
     return known
+
+
+def _number(tensor: Tensor | None) -> float | None:
+    if tensor is None:
+        return None
+    if tensor.dtype != torch.float64 or tensor.shape != (1,):
+        raise InputError("a temperature must be float64 [1].")
+    return float(tensor)

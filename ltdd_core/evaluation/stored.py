@@ -19,6 +19,7 @@ from ltdd_core.config.model import Compute
 from ltdd_core.config.validation import validate_options
 from ltdd_core.data.normalisation import Normalisation, stored_normalisation
 from ltdd_core.errors import InputError, brief
+from ltdd_core.evaluation.calibration import at_temperature
 from ltdd_core.evaluation.head import Classifier
 from ltdd_core.evaluation.predictions import check_groups
 from ltdd_core.networks.stored import Entry, FindClass, put_together, taken_apart
@@ -48,6 +49,7 @@ class TrainedClassifier(nn.Module):
         image_shape: ``(C, H, W)`` of its images.
         normalisation: turns raw images into its inputs.
         facts: how good it was on the test images of its run, and how it came about.
+        temperature: what its log-probabilities are divided by; 1 where none was fitted.
     """
 
     groups: Tensor | None
@@ -64,9 +66,10 @@ class TrainedClassifier(nn.Module):
         image_shape: tuple[int, int, int],
         normalisation: Normalisation,
         facts: Mapping[str, Any],
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.classifier, self.temperature = classifier, temperature
         self.line, self.class_names, self.counts = line, tuple(class_names), tuple(counts)
         self.images, self.image_shape, self.normalisation = images, image_shape, normalisation
         self.facts = dict(facts)
@@ -75,13 +78,23 @@ class TrainedClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Log-probabilities, float32 ``[n, classes]``; -inf where a class is ruled out.
 
+        They are calibrated where a temperature was fitted to validation images.
+
         Args:
             images: float32 ``[n, C, H, W]``, normalised, on the device of the classifier.
         """
-        return self.classifier(images)
+        log_p: Tensor = self.classifier(images)
+        return log_p if self.temperature == 1 else at_temperature(log_p, self.temperature)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a temperature was fitted to validation images; what it did is in ``facts["calibration"]``."""
+        return "calibration" in self.facts
 
     def predict(self, images: Tensor) -> Tensor:
-        """Probabilities, float32 ``[n, classes]`` on the CPU.  Memory follows a chunk of the images, not all of them.
+        """Probabilities, float32 ``[n, classes]`` on the CPU, calibrated where the classifier is.
+
+        Memory follows a chunk of the images, not all of them.
 
         Args:
             images: raw images ``[n, C, H, W]``, any number of them: uint8, or float in [0, 1].
@@ -126,6 +139,7 @@ class _Facts(BaseModel):
     image_shape: list[int] = Field(min_length=3, max_length=3)
     normalisation: dict[str, Any]
     facts: dict[str, Any]
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
     modules: list[dict[str, Any]]
 
 
@@ -160,6 +174,7 @@ def save_classifier(path: Path, trained: TrainedClassifier, find: FindClass | No
         "image_shape": list(trained.image_shape),
         "normalisation": trained.normalisation.to_json(),
         "facts": trained.facts,
+        "temperature": trained.temperature,
         "modules": modules,
     }
     about = {"format": FORMAT, "format_version": FORMAT_VERSION, "digest": _digest(tensors, facts)}
@@ -227,6 +242,7 @@ def _trained(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], find: F
         image_shape=(channels, height, width),
         normalisation=normalisation,
         facts=facts.facts,
+        temperature=facts.temperature,
     )
     return trained.eval()
 

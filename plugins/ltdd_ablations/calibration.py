@@ -10,10 +10,10 @@ import math
 from typing import Any
 
 import torch
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from ltdd_core import Classifier, ClassifierHead, Trainer, TrainingSet, generator
+from ltdd_core import Classifier, ClassifierHead, Trainer, TrainingSet, balanced_nll, generator
 from ltdd_twostage.margin import margins
 
 COLDEST, HOTTEST = 0.1, 10.0
@@ -90,32 +90,6 @@ def _folds(labels: Tensor, folds: int, draws: torch.Generator) -> Tensor:
     result = torch.empty(len(labels), dtype=torch.int64)
     result[order] = torch.arange(len(labels)) % folds
     return result
-
-
-def balanced_nll(log_p: Tensor, labels: Tensor) -> float:
-    """Mean over the classes that occur of the mean of -log p(class) over their images.
-
-    Args:
-        log_p: ``[N, classes]``.
-        labels: int64 ``[N]``.
-    """
-    losses = -log_p.gather(1, labels[:, None])[:, 0].double()
-    return float(torch.stack([losses[labels == label].mean() for label in labels.unique()]).mean())
-
-
-def best_temperature(log_p: Tensor, labels: Tensor) -> float:
-    """T between 0.1 and 10 that makes the class-balanced likelihood of the labels largest (Guo et al., ICML 2017).
-
-    Args:
-        log_p: ``[N, classes]``, of images that the classifier was not trained on.
-        labels: int64 ``[N]``.
-    """
-
-    def nll(log_t: float) -> float:
-        return balanced_nll((log_p / math.exp(log_t)).log_softmax(1), labels)
-
-    bounds = (math.log(COLDEST), math.log(HOTTEST))
-    return math.exp(float(minimize_scalar(nll, bounds=bounds, method="bounded").x))
 
 
 def best_correction(log_p: Tensor, labels: Tensor, counts: Tensor, debias: float = 0.0) -> tuple[float, float]:

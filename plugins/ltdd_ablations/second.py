@@ -8,10 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdd_ablations.calibration import Corrected, best_temperature
+from ltdd_ablations.calibration import Corrected
 from ltdd_ablations.labels import both, of_members_and_others, within_groups
 from ltdd_ablations.teaching import TaughtHead, taught, taught_members
-from ltdd_core import Classifier, ClassifierHead, InputError, Network, Softmax, Storable, Trainer, TrainingSet
+from ltdd_core import (
+    Classifier,
+    ClassifierHead,
+    InputError,
+    Network,
+    Softmax,
+    Storable,
+    Trainer,
+    TrainingSet,
+    best_temperature,
+)
 from ltdd_twostage.labels import of_members
 from ltdd_twostage.stages import OfClasses, Stage, WithinGroups
 
