@@ -260,7 +260,7 @@ class Setup:
             compiled=self.config.compute.compile,
             store=self.store,
             keep_going=self.stop.check,
-            started=self.display.training,
+            display=self.display,
             component=self.component,
         )
 

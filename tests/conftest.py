@@ -3,12 +3,14 @@
 import importlib
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from ltdd_core.cli import cli
+from ltdd_core.progress import Display, nobody
 
 TINY = (
     *("--iterations", "3", "--ipc", "2", "--set", "network.width=8", "--set", "network.depth=2"),
@@ -28,6 +30,22 @@ MEAN_MATCHER = """
     def ltdd_register_matchers(register):
         register("mean", MeanMatcher)
 """
+
+
+class Noting(Display):
+    """Notes what is trained, and from which epoch on."""
+
+    def __init__(self, trained, begun=None):
+        self.trained, self.begun = trained, begun
+
+    def training(self, what):
+        self.trained.append(what)
+
+    @contextmanager
+    def work(self, what, total, unit, done=0):
+        if self.begun is not None:
+            self.begun.append((done, total, unit))
+        yield nobody
 
 
 class Site:

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from ltdd_core import generator
-from ltdd_core.distillation.state import load_state_of, state_of
+from ltdd_core.networks.state import load_state_of, state_of
 
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, one_line_error
+from conftest import TINY, Noting, one_line_error
 from hypothesis import given, strategies as st
 
 from ltdd_core import (
@@ -29,6 +29,7 @@ from ltdd_core import (
 from ltdd_core.api import configure_original, train_original
 from ltdd_core.config.layers import Layer
 from ltdd_core.identity import Unidentified, digest, identity
+from ltdd_core.networks.job import Start
 from ltdd_core.networks.network import Network
 from ltdd_core.networks.store import NetworkStore, stored_networks
 from ltdd_core.progress import Display
@@ -42,7 +43,7 @@ SET = TrainingSet("original", DATA.train_images, DATA.train_labels, DATA.normali
 def trainer(store=None, **changes):
     """A trainer on the tiny set that counts what it trains."""
     made, trained = tiny_trainer(), []
-    made.store, made._started = store or NetworkStore(), trained.append
+    made.store, made.display = store or NetworkStore(), Noting(trained)
     for name, value in changes.items():
         setattr(made, name, value)
     return made, trained
@@ -449,6 +450,94 @@ print(len(trained))
     assert len(list((tmp_path / "networks").iterdir())) == 1
 
 
+# ---- trainings that are interrupted ----------------------------------------------------------------
+
+
+def interrupted_at(step):
+    """A look that stops a training before a step of it."""
+    steps = iter(range(10**6))
+
+    def keep_going():
+        if next(steps) == step:
+            raise Interrupted("SIGINT")
+
+    return keep_going
+
+
+def long_trainer(folder, **changes):
+    made, trained = trainer(NetworkStore(folder), **changes)
+    made.options = {"original": TrainingOptions(epochs=5, batch=10, average=0.9)}
+    return made, trained
+
+
+STEPS = -(-len(SET) // 10)  # of an epoch
+
+
+@pytest.fixture
+def always_copied(monkeypatch):
+    monkeypatch.setattr("ltdd_core.networks.unfinished.SECONDS_BETWEEN_COPIES", 0.0)
+
+
+@pytest.mark.parametrize("step", [0, STEPS - 1, STEPS + 1, 2 * STEPS + 2, 5 * STEPS - 1])
+def test_an_interrupted_training_goes_on_after_its_last_epoch_to_the_same_bytes(tmp_path, always_copied, step):
+    whole, _ = long_trainer(tmp_path / "whole")
+    whole.train(SET, outputs=DATA.classes)
+    cut, _ = long_trainer(tmp_path / "cut", keep_going=interrupted_at(step + 1))  # the store looks once, too
+    with pytest.raises(Interrupted):
+        cut.train(SET, outputs=DATA.classes)
+    done = step // STEPS
+    left = list((tmp_path / "cut").glob("*")) if done else []
+    assert [file.suffix for file in left] == [".unfinished"] * bool(done)
+    if done:
+        (stored,) = stored_networks(tmp_path / "cut")
+        assert (stored.epochs, stored.finished, stored.key["epochs"]) == (done, False, 5)
+    begun = []
+    again, _ = long_trainer(tmp_path / "cut", display=Noting([], begun))
+    again.train(SET, outputs=DATA.classes)
+    assert begun == [(done, 5, "epochs")]
+    (file,), (expected,) = ([*(tmp_path / name).iterdir()] for name in ("cut", "whole"))
+    assert file.name == expected.name
+    assert file.read_bytes() == expected.read_bytes()
+
+
+def test_a_training_that_is_killed_has_what_was_written_before(tmp_path, always_copied, monkeypatch):
+    monkeypatch.setattr("ltdd_core.networks.unfinished.SECONDS_BETWEEN_WRITES", -1.0)
+
+    class Killed(BaseException):
+        """Nothing runs after kill -9."""
+
+    steps = iter(range(10**6))
+
+    def keep_going():
+        if next(steps) == 3 * STEPS:
+            raise Killed
+
+    cut, _ = long_trainer(tmp_path, keep_going=keep_going)
+    with pytest.raises(Killed):
+        cut.train(SET, outputs=DATA.classes)
+    begun = []
+    again, _ = long_trainer(tmp_path, display=Noting([], begun))
+    again.train(SET, outputs=DATA.classes)
+    assert begun == [(2, 5, "epochs")]
+
+
+def test_a_damaged_state_of_a_training_is_refused_in_one_line(tmp_path, always_copied):
+    cut, _ = long_trainer(tmp_path, keep_going=interrupted_at(2 * STEPS))
+    with pytest.raises(Interrupted):
+        cut.train(SET, outputs=DATA.classes)
+    (file,) = tmp_path.glob("*.unfinished")
+    state, facts = load_tensors(file)
+    for damaged, said in (
+        ((state, {**facts, "key": {}}), "not the network that its name says"),
+        ((state, {**facts, "epochs": "3"}), "damaged"),
+        (({name: value / 0 for name, value in state.items()}, facts), "damaged"),
+        (({**state, "network: linear.bias": torch.zeros(77)}, facts), "does not fit"),
+    ):
+        save_tensors(file, *damaged)
+        with pytest.raises(InputError, match=rf"{said}.*remove the file, and the network is trained again"):
+            long_trainer(tmp_path)[0].train(SET, outputs=DATA.classes)
+
+
 class Alive(Display):
     """Counts the networks in memory whenever one is about to be trained."""
 
@@ -489,7 +578,7 @@ def test_a_plan_trains_nothing_and_says_what_would_be_trained():
     network = head.fit([SET], made).logits
     assert job.key["what"] == "logit adjustment on the original set"
     assert list(made.store._known) == [digest(job.key)]
-    alone = job.train(job.make(), 0, lambda done: None)
+    alone = job.train(job.make(), Start(), lambda epoch: None)
     images = DATA.normalisation.apply(DATA.test_images)
     assert torch.equal(alone(images), network(images))
 

@@ -1,5 +1,6 @@
 """The training loop: schedules, determinism, one image, and what is trained only once; mixing and the objective."""
 
+import copy
 import math
 import shutil
 from dataclasses import replace
@@ -8,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from conftest import Noting
 from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 from ltdd_core import (
     Augmentation,
     CompiledNetwork,
+    InputError,
     PerChannel,
     RunFailed,
     SoftLabels,
@@ -23,6 +26,7 @@ from ltdd_core import (
     cross_entropy,
     generator,
 )
+from ltdd_core.networks.job import Start
 from ltdd_core.networks.zoo import MLP, ConvNet, ResNet18
 from ltdd_core.seeding import global_generator
 from ltdd_core.training.loop import _factor, gradient_in_chunks, train
@@ -139,7 +143,7 @@ def test_the_average_of_the_weights_against_a_loop(norm):
         seen.append({name: network.state_dict()[name].clone() for name in floats})
 
     trained(network=small(norm=norm), average=0.7)
-    trained(network=network, keep_going=note, after_epoch=lambda done: note() if done == 4 else None)
+    trained(network=network, keep_going=note, after_epoch=lambda epoch: note() if epoch.done == 4 else None)
     states, plain = seen[1:], small(norm=norm)
     assert len(states) == 4 * 3
     expected = {name: torch.zeros_like(value) for name, value in states[0].items()}
@@ -449,18 +453,54 @@ def test_training_goes_on_from_an_epoch():
     options = {"augmentation": "color_crop", "epochs": 5, "momentum": 0.0, "schedule": "constant"}
     kept = {}
 
-    def after_epoch(done):
-        notes.append(done)
-        kept[done] = {name: value.clone() for name, value in whole.state_dict().items()}
+    def after_epoch(epoch):
+        notes.append(epoch.done)
+        kept[epoch.done] = {name: value.clone() for name, value in whole.state_dict().items()}
 
     trained(network=whole, after_epoch=after_epoch, **options)
     assert notes == [1, 2, 3, 4, 5]
     part = small()
     part.load_state_dict(kept[3])
-    assert torch.equal(weights(trained(network=part, start=3, **options)), weights(whole))
+    assert torch.equal(weights(trained(network=part, start=Start(3), **options)), weights(whole))
     for remembering in ({"momentum": 0.9}, {"average": 0.5}, {"optimizer": "adamw"}):
         with pytest.raises(ValueError, match="momentum, AdamW or an average"):
-            trained(start=3, **{**options, **remembering})
+            trained(start=Start(3), **{**options, **remembering})
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+@pytest.mark.parametrize("more", [{}, {"momentum": 0.0}, {"average": 0.9}, {"optimizer": "adamw", "average": 0.5}])
+def test_training_goes_on_from_its_state_to_the_same_bits(norm, schedule, more):
+    options = {"augmentation": "color_crop", "epochs": 5, "schedule": schedule, "mixup": 0.4, **more}
+    states = {}
+
+    def after_epoch(epoch):
+        states[epoch.done] = {name: value.clone() for name, value in epoch.state().items()}
+
+    whole = trained(network=small(norm=norm), after_epoch=after_epoch, **options)
+    for done in (1, 3, 5):
+        start = Start(done, states[done])
+        again = trained(network=small(norm=norm), start=start, **options)
+        assert torch.equal(weights(again), weights(whole)), done
+
+
+def test_the_state_of_another_training_is_refused():
+    states = []
+    trained(epochs=1, after_epoch=lambda epoch: states.append(epoch.state()))
+    for other in ({"network": small(width=5)}, {"average": 0.9}):
+        with pytest.raises(InputError, match="the state of an unfinished training does not fit"):
+            trained(start=Start(1, states[0]), epochs=2, **other)
+
+
+def test_an_epoch_tells_the_mean_of_its_losses():
+    """With learning rate almost 0 that is the loss over the set."""
+    data, network, losses = toy(), small(), []
+    images, labels = data.batch(torch.arange(len(data)), CPU)
+    expected = cross_entropy(network(images), labels).item()
+    for extra in ({}, {"chunk": 3}, {"batch": 7}):
+        options = {"epochs": 1, "lr": 1e-12, "weight_decay": 0.0, **extra}
+        trained(data, copy.deepcopy(network), after_epoch=lambda epoch: losses.append(epoch.loss), **options)
+    assert losses == pytest.approx([expected] * 3, rel=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -516,7 +556,7 @@ def trainer(calls=None, stop_at=None, **options):
         device=CPU,
         chunk=7,
         keep_going=keep_going,
-        started=lambda purpose: None if calls is None else calls.append(purpose),
+        display=None if calls is None else Noting(calls),
     )
 
 

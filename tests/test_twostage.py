@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, Noting
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
@@ -79,7 +79,7 @@ def trainer(seed=0, calls=None, epochs=2, **options):
         seed=seed,
         device=torch.device("cpu"),
         chunk=4,
-        started=lambda purpose: None if calls is None else calls.append(purpose),
+        display=None if calls is None else Noting(calls),
         component=COMPONENT,
     )
 

@@ -55,6 +55,8 @@ def list_networks(folder: Path, as_json: bool) -> None:
         written = datetime.fromtimestamp(network.modified).strftime("%Y-%m-%d %H:%M")
         what, seed = str(network.key.get("what")), str(network.key.get("seed"))
         epochs = f"0 to {network.epochs}" if network.trajectory else str(network.epochs)
+        if not network.finished:
+            epochs = f"{network.epochs} of {network.key.get('epochs')}"
         table.add_row(_name(network), what, epochs, seed, written, decimal(network.bytes), str(network.path.parent))
     results = consoles(as_json)[0]
     if networks:
@@ -107,6 +109,7 @@ def _facts(network: StoredNetwork) -> dict[str, Any]:
         "bytes": network.bytes,
         "epochs": network.epochs,
         "trajectory": network.trajectory,
+        "finished": network.finished,
         "key": network.key,
     }
 

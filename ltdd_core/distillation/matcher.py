@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ltdd_core.data.sampler import Features, Sampler
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.distillation.state import load_state_of, state_of
 from ltdd_core.distillation.trajectories import Trajectories
 from ltdd_core.evaluation.teachers import TeacherTraining
 from ltdd_core.networks.pool import NetworkPool
+from ltdd_core.networks.state import load_state_of, state_of
 from ltdd_core.networks.store import SHARED
 from ltdd_core.networks.trajectory import Numbers
 from ltdd_core.options import Component, Named

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ltdd_core.errors import OptionError
 from ltdd_core.evaluation.head import ClassifierHead
-from ltdd_core.networks.store import Job
+from ltdd_core.networks.job import Job
 from ltdd_core.networks.trajectory import Numbers, Report, Trajectory, train_all
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.trainer import Trainer

@@ -14,9 +14,10 @@ from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Softmax
 from ltdd_core.identity import Unidentified, identity
+from ltdd_core.networks.job import Job
 from ltdd_core.networks.network import MakeNetwork, Network
 from ltdd_core.networks.statistics import LayerStatistics, class_statistics
-from ltdd_core.networks.store import SHARED, Job, NetworkStore
+from ltdd_core.networks.store import SHARED, NetworkStore
 from ltdd_core.options import Named, name_of
 from ltdd_core.setup import Setup
 from ltdd_core.training.options import TrainingOptions

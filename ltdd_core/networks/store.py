@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,42 +21,31 @@ from torch import Tensor
 from ltdd_core.errors import InputError
 from ltdd_core.identity import digest
 from ltdd_core.locking import locked
+from ltdd_core.networks.job import (
+    ADVICE,
+    ARTEFACT,
+    FORMAT,
+    FORMAT_VERSION,
+    TRAJECTORY,
+    UNFINISHED,
+    Job,
+    Key,
+    Start,
+    check_facts,
+)
 from ltdd_core.networks.network import Network
+from ltdd_core.networks.unfinished import Unfinished
 from ltdd_core.storage import load_tensors, parse_json, save_tensors, writing
 
 FOLDER = "networks"
 """The folder of a store within that of a run or of a grid."""
 SHARED = Path("runs") / FOLDER
 """The store of what is always kept on disk, for all runs under the folder that one works in."""
-FORMAT, TRAJECTORY, ARTEFACT, FORMAT_VERSION = "ltdd-network", "ltdd-trajectory", "ltdd-artefact", 1
 ROWS = "trajectory"
 """The tensor of a trajectory, ``[epochs + 1, P]``."""
-ADVICE = "remove the file, and the network is trained again"
+UNFINISHED_SUFFIX = ".unfinished"
 PATIENCE = 0.2
 """Seconds between looks at a network that another process trains."""
-
-Key = dict[str, Any]
-"""All that decides a network, as JSON."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A network that is to be trained."""
-
-    key: Key | None
-    """All that decides it; None where that cannot be told."""
-    make: Callable[[], Network]
-    """Makes it with its initial weights."""
-    train: Callable[[Network, int, Callable[[int], None]], Network]
-    """``(network, epochs behind it, after_epoch) -> network``: trains it and returns it, in evaluation mode and frozen.
-    ``after_epoch`` is told how many epochs are done, after each.  There must be none behind it where more than the
-    weights goes from one step to the next.
-    """
-    ready: Callable[[Network], Network] = lambda network: network
-    """What becomes of a trained network before it is handed out, such as compiling it."""
-    epochs: int = 1
-    extendable: Callable[[], bool] = lambda: False
-    """Whether a training of more epochs begins as this one does, so that this one can be extended later."""
 
 
 class NetworkStore:
@@ -126,9 +114,10 @@ class NetworkStore:
         with made(folder), _locked(path, keep_going):
             if path.exists():
                 return _filled(job.make(), path, key)
-            network = _trained(job)
+            network = _finished(job, Unfinished(path.with_suffix(UNFINISHED_SUFFIX), key))
             facts = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": key}
             save_tensors(path, network.state_dict(), facts)
+            path.with_suffix(UNFINISHED_SUFFIX).unlink(missing_ok=True)
             return network
 
 
@@ -146,7 +135,16 @@ class Plan(NetworkStore):
 
 
 def _trained(job: Job) -> Network:
-    return job.train(job.make(), 0, lambda done: None)
+    return job.train(job.make(), Start(), lambda epoch: None)
+
+
+def _finished(job: Job, unfinished: Unfinished) -> Network:
+    """The network of a job, trained from where an earlier training of it stopped."""
+    try:
+        return job.train(job.make(), unfinished.start(), unfinished.after_epoch)
+    except KeyboardInterrupt:  # Interrupted is one
+        unfinished.write()
+        raise
 
 
 @contextmanager
@@ -174,7 +172,7 @@ def alone(path: Path) -> Iterator[bool]:
     place = path.with_name(f".{path.stem}.lock")
     with locked(place, wait=False) as mine:
         try:
-            for left in path.parent.glob(f".{path.name}.*.tmp") if mine else ():
+            for left in path.parent.glob(f".{path.stem}.*.tmp") if mine else ():
                 left.unlink(missing_ok=True)  # of a process that was killed while it wrote
             yield mine
         finally:
@@ -212,18 +210,6 @@ def _filled(network: Network, path: Path, key: Key) -> Network:
     return network.eval().requires_grad_(False)
 
 
-def check_facts(path: Path, facts: Mapping[str, Any], kind: str, key: Key) -> None:
-    """Refuse a file of another version, of another kind, or of another network.
-
-    Raises:
-        InputError: saying which.
-    """
-    if facts.get("format") != kind or digest(facts.get("key")) != digest(key):
-        raise InputError(f"{path}: not the network that its name says; {ADVICE}.")
-    if facts.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{path}: written by another version of ltdd; {ADVICE}.")
-
-
 # ---- what is on disk -----------------------------------------------------------------------------
 
 
@@ -237,6 +223,8 @@ class StoredNetwork:
     """Whether its parameters after every epoch are kept, and not only those after the last."""
     epochs: int | None
     """Epochs of its training so far; None where its file does not say."""
+    finished: bool
+    """Whether its training has ended."""
     bytes: int
     """Size of its file."""
     modified: float
@@ -246,7 +234,7 @@ class StoredNetwork:
 def stored_networks(folder: Path) -> Iterator[StoredNetwork]:
     """The networks in a folder and the folders within, the oldest first; other files and damaged ones are left out."""
     found = []
-    for path in folder.rglob("*.safetensors"):
+    for path in (*folder.rglob("*.safetensors"), *folder.rglob(f"*{UNFINISHED_SUFFIX}")):
         with contextlib.suppress(SafetensorError, OSError, ValueError):
             found.append(_stored(path))
     yield from sorted(filter(None, found), key=lambda network: (network.modified, network.path))
@@ -255,8 +243,12 @@ def stored_networks(folder: Path) -> Iterator[StoredNetwork]:
 def _stored(path: Path) -> StoredNetwork | None:
     with safe_open(path, framework="pt") as file:
         facts = {name: parse_json(text) for name, text in (file.metadata() or {}).items()}
-        key, trajectory = facts.get("key"), facts.get("format") == TRAJECTORY
-        if not isinstance(key, dict) or facts.get("format") not in (FORMAT, TRAJECTORY, ARTEFACT):
+        key, kind = facts.get("key"), facts.get("format")
+        if not isinstance(key, dict) or kind not in (FORMAT, TRAJECTORY, ARTEFACT, UNFINISHED):
             return None
-        epochs = file.get_slice(ROWS).get_shape()[0] - 1 if trajectory else key.get("epochs")
-    return StoredNetwork(path, key, trajectory, epochs, path.stat().st_size, path.stat().st_mtime)
+        trajectory, finished = kind == TRAJECTORY, kind != UNFINISHED
+        epochs = (
+            file.get_slice(ROWS).get_shape()[0] - 1 if trajectory else (facts if not finished else key).get("epochs")
+        )
+    about = path.stat()
+    return StoredNetwork(path, key, trajectory, epochs, finished, about.st_size, about.st_mtime)

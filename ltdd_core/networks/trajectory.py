@@ -23,19 +23,9 @@ from torch.nn.utils import parameters_to_vector
 
 from ltdd_core.errors import InputError, Interrupted
 from ltdd_core.identity import digest
+from ltdd_core.networks.job import ADVICE, FORMAT_VERSION, TRAJECTORY, Epoch, Job, Key, Start, check_facts
 from ltdd_core.networks.network import Network
-from ltdd_core.networks.store import (
-    ADVICE,
-    FORMAT_VERSION,
-    PATIENCE,
-    ROWS,
-    TRAJECTORY,
-    Job,
-    Key,
-    alone,
-    check_facts,
-    made,
-)
+from ltdd_core.networks.store import PATIENCE, ROWS, alone, made
 from ltdd_core.storage import load_tensors, parse_json, reason_of, save_tensors
 
 SAVE_EVERY = 5
@@ -135,14 +125,14 @@ class Trajectory:
         if record.done >= epochs:
             return
 
-        def after_epoch(done: int) -> None:
-            record.add(done)
-            if done - record.saved >= SAVE_EVERY or done == epochs:
+        def after_epoch(epoch: Epoch) -> None:
+            record.add(epoch.done)
+            if epoch.done - record.saved >= SAVE_EVERY or epoch.done == epochs:
                 record.save()
-            report(done)
+            report(epoch.done)
 
         try:
-            self.job.train(network, record.done, after_epoch)
+            self.job.train(network, Start(record.done), after_epoch)
         except Interrupted:
             record.save()
             raise

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ltdd_core.errors import RunFailed
+from ltdd_core.errors import InputError, RunFailed
 from ltdd_core.networks.compiled import CompiledNetwork
+from ltdd_core.networks.job import ADVICE, Epoch, Start
 from ltdd_core.networks.network import Network
+from ltdd_core.networks.state import load_state_of, state_of
 from ltdd_core.seeding import generator, global_generator
+from ltdd_core.storage import reason_of
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.augmentation import TrainingAugmentation
 from ltdd_core.training.losses import Loss, LossSchedule
@@ -20,6 +24,8 @@ from ltdd_core.training.objective import Objective, objective_of, of_labels
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.soft_labels import SoftLabels
+
+BEGINNING = Start()
 
 
 def train(
@@ -34,8 +40,8 @@ def train(
     purpose: str,
     device: torch.device,
     keep_going: Callable[[], None] = lambda: None,
-    start: int = 0,
-    after_epoch: Callable[[int], None] = lambda done: None,
+    start: Start = BEGINNING,
+    after_epoch: Callable[[Epoch], None] = lambda epoch: None,
     chunk: int | None = None,
     precision: str = "fp32",
     compiled: bool = False,
@@ -53,38 +59,45 @@ def train(
         purpose: names the random draws; the same seed and purpose give the same network.
         device: where batches are put.
         keep_going: called before every step; raises to stop.
-        start: epochs that ``network`` has behind it.  What momentum, AdamW or an average remember of them is gone, so
-            there must be none.
-        after_epoch: told how many epochs are done, after each.
+        start: where it begins.  Without the state of an earlier training there must be no momentum, AdamW or average,
+            which would remember its epochs.
+        after_epoch: told of each epoch at its end.
         chunk: images at once; the gradient of a batch is the same.  All unless given, or with batch normalisation.
         precision: ``bf16`` computes features in mixed precision; the weights stay in float32.
         compiled: compile the network.
 
     Raises:
         RunFailed: the weights are no longer finite.
-        ValueError: ``start`` is above 0 and the training has momentum, AdamW or an average.
+        InputError: the state of an earlier training does not fit.
+        ValueError: ``start`` has epochs and no state, and the training has momentum, AdamW or an average.
     """
-    if start and options.remembers:
+    if start.done and not start.state and options.remembers:
         raise ValueError("training with momentum, AdamW or an average cannot resume from the weights alone")
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = _optimizer(options, learning)
     average = _Average(network, options.average) if options.average else None
+    parts = {"network": network, "optimizer": optimizer, "average": average and average.parts}
+    if start.state:
+        _resume(parts, start.state)
     faster = CompiledNetwork(network, precision, compiled)
     batch_norm = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     at_once = options.batch if batch_norm or chunk is None else chunk
-    for epoch in range(start, options.epochs):
+    for epoch in range(start.done, options.epochs):
         optimizer.param_groups[0]["lr"] = options.lr * _factor(options, epoch)
         draws, progress = generator(seed, f"{purpose}: epoch", epoch), epoch / max(1, options.epochs - 1)
         current = loss if loss_at is None else loss_at(progress)
+        losses, seen = torch.zeros((), device=device), 0
         with global_generator(seed, f"{purpose}: dropout", epoch):
             for images, objective in _epoch(data, options, augmentation, current, progress, draws, device, chunk):
                 keep_going()
                 _train_mode(network, batch_norm, len(images))
-                _step(optimizer, learning, _gradient(faster, learning, images, objective, at_once))
+                gradient, of_batch = _gradient(faster, learning, images, objective, at_once)
+                _step(optimizer, learning, gradient)
+                losses, seen = losses + of_batch * len(images), seen + len(images)
                 if average is not None:
                     average.update(network)
         _check_finite(learning, f"training of {purpose} diverged in epoch {epoch + 1}", options.lr)
-        after_epoch(epoch + 1)
+        after_epoch(Epoch(epoch + 1, float(losses) / max(1, seen), lambda: state_of(parts)))
     if average is not None:
         average.fill(network)
     optimizer.zero_grad()  # a store keeps the network, and need not keep its last gradient
@@ -102,13 +115,19 @@ class _Average:
     """The moving average of all weights and buffers that are numbers with a fraction; it begins with the first step."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self._decay, self._steps = decay, 0
+        self._decay, self._steps = decay, torch.zeros((), dtype=torch.long)
         self._values = {name: value.clone() for name, value in self._of(network)}
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What it remembers."""
+        return {"steps": self._steps, "values": self._values}
 
     def update(self, network: nn.Module) -> None:
         """After a step.  Of the first steps it is the plain average, as long as that forgets faster."""
         self._steps += 1
-        kept = min(self._decay, (self._steps - 1) / self._steps)
+        steps = int(self._steps)
+        kept = min(self._decay, (steps - 1) / steps)
         for name, value in self._of(network):
             self._values[name].lerp_(value, 1 - kept)
 
@@ -121,6 +140,13 @@ class _Average:
     @staticmethod
     def _of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
         return ((name, value) for name, value in network.state_dict().items() if value.is_floating_point())
+
+
+def _resume(parts: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    try:
+        load_state_of(parts, state)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"the state of an unfinished training does not fit: {reason_of(error)}; {ADVICE}.") from error
 
 
 def _step(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradient: Sequence[Tensor]) -> None:
@@ -179,19 +205,21 @@ def gradient_in_chunks(
     Returns:
         A tensor for each parameter, in its shape; zeros where the loss does not depend on it.
     """
-    return _gradient(network, parameters, images, of_labels(loss, labels), chunk)
+    return _gradient(network, parameters, images, of_labels(loss, labels), chunk)[0]
 
 
 def _gradient(
     network: Network, parameters: Sequence[Tensor], images: Tensor, objective: Objective, chunk: int
-) -> tuple[Tensor, ...]:
-    """As :func:`gradient_in_chunks`, of an objective."""
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """As :func:`gradient_in_chunks`, of an objective; and the objective itself."""
     count = math.ceil(len(images) / chunk)
     total: tuple[Tensor, ...] = ()
+    value = torch.zeros((), device=images.device)
     for rows in torch.arange(len(images), device=images.device).tensor_split(count):
-        share = torch.autograd.grad(objective(network(images[rows]), rows), parameters, materialize_grads=True)
-        total = tuple(map(torch.add, total, share)) if total else share
-    return total
+        part = objective(network(images[rows]), rows)
+        share = torch.autograd.grad(part, parameters, materialize_grads=True)
+        total, value = tuple(map(torch.add, total, share)) if total else share, value + part.detach()
+    return total, value
 
 
 def _factor(options: TrainingOptions, epoch: int) -> float:

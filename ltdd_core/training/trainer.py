@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from ltdd_core.errors import RunFailed
 from ltdd_core.identity import Unidentified, identity
 from ltdd_core.networks.compiled import CompiledNetwork
+from ltdd_core.networks.job import Epoch, Job, Key, Start
 from ltdd_core.networks.network import MakeNetwork, Network
-from ltdd_core.networks.store import Job, Key, NetworkStore, Plan
+from ltdd_core.networks.store import NetworkStore, Plan
+from ltdd_core.progress import Display
 from ltdd_core.seeding import global_generator
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.augmentation import TrainingAugmentation
@@ -80,7 +82,7 @@ class Trainer:
         compiled: compile networks.
         store: keeps the networks; one in memory unless given.
         keep_going: called between steps; raises to stop.
-        started: told what is about to be trained.
+        display: told what is about to be trained, and how far it is.
         component: finds another component by name.
         validation: the validation images, where a head is given some.
     """
@@ -106,7 +108,7 @@ class Trainer:
         compiled: bool = False,
         store: NetworkStore | None = None,
         keep_going: Callable[[], None] = lambda: None,
-        started: Callable[[str], None] = lambda purpose: None,
+        display: Display | None = None,
         component: FindComponent = _no_components,
         validation: TrainingSet | None = None,
     ) -> None:
@@ -114,7 +116,7 @@ class Trainer:
         self.seed, self.device, self.chunk = seed, device, chunk
         self.precision, self.compiled = precision, compiled
         self.store = store or NetworkStore()
-        self.keep_going, self._started, self.component = keep_going, started, component
+        self.keep_going, self.display, self.component = keep_going, display or Display(), component
         self.validation = validation
         self._part: str | None = None
 
@@ -143,7 +145,7 @@ class Trainer:
                 their initial weights.
         """
         planning, plan = copy.copy(self), Plan()
-        planning.store, planning._started = plan, lambda what: None
+        planning.store = plan
         work(planning)
         return plan.jobs
 
@@ -310,25 +312,32 @@ class Trainer:
         # The body of a network under a new last layer was made fast when it was trained.
         precision, compiled = (self.precision, self.compiled) if fast else ("fp32", False)
 
-        def trained(network: Network, start: int, after_epoch: Callable[[int], None]) -> Network:
-            self._started(f"{purpose} on the {data.name} set")
-            return train(
-                network,
-                data,
-                options,
-                loss=loss,
-                loss_at=loss_at,
-                augmentation=self._augmentation(options),
-                seed=self.seed,
-                purpose=f"{purpose} on {data.name}",
-                device=self.device,
-                keep_going=self.keep_going,
-                start=start,
-                after_epoch=after_epoch,
-                chunk=self.chunk,
-                precision=precision,
-                compiled=compiled,
-            )
+        def trained(network: Network, start: Start, after_epoch: Callable[[Epoch], None]) -> Network:
+            what = f"{purpose} on the {data.name} set"
+            self.display.training(what)
+            with self.display.work(f"training {what}", options.epochs, "epochs", start.done) as told:
+
+                def told_after(epoch: Epoch) -> None:
+                    told(epoch.done, loss=epoch.loss)
+                    after_epoch(epoch)
+
+                return train(
+                    network,
+                    data,
+                    options,
+                    loss=loss,
+                    loss_at=loss_at,
+                    augmentation=self._augmentation(options),
+                    seed=self.seed,
+                    purpose=f"{purpose} on {data.name}",
+                    device=self.device,
+                    keep_going=self.keep_going,
+                    start=start,
+                    after_epoch=told_after,
+                    chunk=self.chunk,
+                    precision=precision,
+                    compiled=compiled,
+                )
 
         def ready(network: Network) -> Network:
             plain = precision == "fp32" and not compiled

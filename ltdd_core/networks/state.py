@@ -1,4 +1,4 @@
-"""The state of a matcher as flat tensors: what it keeps is declared once, for saving and for loading alike."""
+"""The state of a matcher or of a training as flat tensors: declared once, for saving and for loading alike."""
 
 from __future__ import annotations
 
