@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import html
+import io
 import json
 import re
 import shutil
@@ -16,7 +17,9 @@ import pytest
 import torch
 from conftest import TINY, one_line_error
 from hypothesis import given, settings, strategies as st
+from PIL import Image
 
+from ltdd_core import load_classifier, load_data, load_tensors, save_tensors
 from ltdd_report import comparing, figures
 from ltdd_report.comparing import bootstrap, class_accuracy, compare_runs
 from ltdd_report.initial import initial_images
@@ -24,7 +27,7 @@ from ltdd_report.reading import read_run, shown_images
 from ltdd_report.visible import visible
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-SECTIONS = ["table", "classes", "gains", "groups", "images", "loss", "provenance"]
+SECTIONS = ["table", "classes", "gains", "groups", "mistakes", "images", "loss", "provenance"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,9 @@ def test_the_page_holds_all_that_it_needs_and_every_picture_says_what_it_shows(p
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert "<script" not in text
     pictures = re.findall(r'<img src="data:image/([\w+]+);base64,(.*?)" alt="(.*?)"', text)
-    assert len(pictures) == 2 + 2 + 3 + 10 + 2  # counts and classes, gains, confusions, images of ten classes, curves
+    wrong = [alt for _, _, alt in pictures if alt.startswith("A test image of ")]
+    # Counts and classes, gains, confusions, images of ten classes, curves.
+    assert len(pictures) - len(wrong) == 2 + 2 + 3 + 10 + 2
     for kind, data, about in pictures:
         start = base64.b64decode(data)[:60]
         assert start.startswith(b"\x89PNG" if kind == "png" else b"<?xml")
@@ -112,9 +117,129 @@ def test_what_a_strangers_coreset_began_as_is_not_asked_for_since_a_network_woul
     assert initial_images(dataclasses.replace(run, config={**chosen, "init": "noise"})) is not None
 
 
-def test_names_are_shown_as_they_are(ltdd, tmp_path):
-    from PIL import Image
+# ---- what the classifiers say of the test images --------------------------------------------------
 
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """The folder of a run with validation images, and its report."""
+    from click.testing import CliRunner
+
+    from ltdd_core.cli import cli
+
+    out = tmp_path_factory.mktemp("calibrated") / "run"
+    command = ["distill", "--method", "dm", "--plugin", "twostage", "--validation", "0.1", *TINY, "--out", str(out)]
+    for arguments in (command, ["report", str(out)]):
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 0, result.output
+    return out
+
+
+def section(text, name):
+    return text.partition(f'<section id="{name}"')[2].partition("</section>")[0]
+
+
+def literal_mistakes(folder, **options):
+    """For each class the three surest mistakes of the last line: what they are taken for, and how surely."""
+    classifier, data = load_classifier(folder), load_data("digits-lt", **options)
+    said = classifier.predict(data.test_images).tolist()
+    found = []
+    for label in range(10):
+        own = [row for row, true in zip(said, data.test_labels.tolist(), strict=True) if true == label]
+        wrong = [(row.index(max(row)), max(row)) for row in own if row.index(max(row)) != label]
+        found.append(sorted(wrong, key=lambda answer: -answer[1])[:3])
+    return found
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.1])
+def test_the_surest_mistakes_of_each_class_are_shown_with_their_pictures(validation, request, page):
+    folder = request.getfixturevalue("calibrated" if validation else "finished")
+    text = (folder / "report.html").read_text() if validation else page.read_text()
+    shown = section(text, "mistakes")
+    expected, data = literal_mistakes(folder, validation=validation), load_data("digits-lt", validation=validation)
+    parts = re.findall(r"<h3>(.*?)</h3>(.*?)</div></div>", shown, re.DOTALL)
+    assert [name for name, _ in parts] == [str(label) for label in range(10) if expected[label]]
+    for name, part in parts:
+        found = re.findall(r"<figcaption>taken for (\d) \((.*?) %\)</figcaption>", part)
+        wanted = expected[int(name)]
+        assert [float(sure) for _, sure in found] == pytest.approx([100 * sure for _, sure in wanted], abs=0.06)
+        assert len({sure for _, sure in found}) < len(found) or [int(a) for a, _ in found] == [a for a, _ in wanted]
+        own = {bytes(image.numpy()) for image in data.test_images[data.test_labels == int(name), 0]}
+        pictures = re.findall(r'<img src="data:image/png;base64,(.*?)"', part)
+        assert len(pictures) == len(found)
+        for picture in pictures:
+            assert np.asarray(Image.open(io.BytesIO(base64.b64decode(picture)))).tobytes() in own
+
+
+def test_reliability_is_shown_before_and_after_where_a_run_is_calibrated(calibrated, page):
+    text = (calibrated / "report.html").read_text()
+    assert re.findall(r'<section id="(\w+)"', text) == [*SECTIONS[:4], "reliability", *SECTIONS[4:]]
+    shown = section(text, "reliability")
+    assert f"fitted to\n{load_data('digits-lt', validation=0.1).validation_count} validation images" in shown
+    for row in json.loads((calibrated / "report.json").read_text())["rows"]:
+        facts = load_classifier(calibrated, row["name"]).facts["calibration"]
+        numbers = f"calibration error {facts['ece_before']:.1f} before, {facts['ece_after']:.1f} after"
+        assert f"{row['name']}: {numbers}</figcaption>" in shown
+    assert len(drawings(shown)) == 3
+    assert 'id="reliability"' not in page.read_text()
+
+
+def test_reliability_is_shown_where_the_classifiers_are_not_kept(ltdd, calibrated):
+    shutil.copytree(calibrated, "run")
+    shutil.rmtree("run/classifiers")
+    assert ltdd("report", "run").exit_code == 0
+    found, expected = (
+        re.findall("<figcaption>.*</figcaption>", (run / "report.html").read_text())
+        for run in (Path("run"), calibrated)
+    )
+    assert found == expected
+
+
+def test_of_many_classes_those_with_the_lowest_accuracy_are_shown(ltdd, named):
+    named([f"class {label:02}" for label in range(24)], "run")  # all look alike, so no more than two are ever right
+    assert ltdd("report", "run").exit_code == 0
+    shown = section(Path("run/report.html").read_text(), "mistakes")
+    per_class = json.loads(Path("run/report.json").read_text())["rows"][-1]["per_class"]
+    wrong = sum(value < 100 for value in per_class)
+    assert shown.count("<h3>") == 20
+    assert f"The 20 classes with the lowest accuracy are shown; {wrong - 20} more" in shown
+    labels = [int(name) for name in re.findall(r"<h3>class (\d\d)</h3>", shown)]
+    assert labels == sorted(labels)
+    assert max(per_class[label] for label in labels) <= min(per_class[label] for label in {*range(24)} - {*labels})
+
+
+def test_without_the_test_images_or_the_predictions_the_page_says_so(ltdd, named):
+    named(["cat", "dog"], "run")
+    Path("run/predictions.safetensors").rename("elsewhere")
+    assert ltdd("report", "run").exit_code == 0
+    assert "has no predictions.safetensors." in section(Path("run/report.html").read_text(), "mistakes")
+    Path("elsewhere").rename("run/predictions.safetensors")
+    root = Path(read_run(Path("run")).config["data"]["root"])
+    root.rename(root.parent / "moved")
+    assert ltdd("report", "run").exit_code == 0
+    assert "The test images are not at hand: " in section(Path("run/report.html").read_text(), "mistakes")
+
+
+def test_a_large_test_image_is_made_small():
+    from ltdd_report.page import _png
+
+    for channels, mode in ((3, "RGB"), (1, "L")):
+        image = torch.randint(0, 256, (channels, 300, 150), dtype=torch.uint8)
+        found = Image.open(io.BytesIO(base64.b64decode(_png(image).partition(",")[2])))
+        assert (found.size, found.mode) == ((48, 96), mode)
+
+
+@pytest.mark.parametrize("wrong", [[0.0], [float("nan")], [1.0, 2.0]])
+def test_a_damaged_temperature_is_one_line(ltdd, calibrated, wrong):
+    shutil.copytree(calibrated, "run")
+    tensors, facts = load_tensors(Path("run/predictions.safetensors"))
+    tensors["distilled, direct: temperature"] = torch.tensor(wrong, dtype=torch.float64)
+    save_tensors(Path("run/predictions.safetensors"), tensors, facts)
+    message = one_line_error(ltdd("report", "run"))
+    assert "run/predictions.safetensors is damaged: the line 'distilled, direct' has a temperature" in message
+
+
+def test_names_are_shown_as_they_are(ltdd, tmp_path):
     for part, size in (("train", 4), ("test", 2)):
         for name in ("<b>&amp;", "$x^2$"):
             (tmp_path / "data" / part / name).mkdir(parents=True)
@@ -258,7 +383,6 @@ def test_images_of_a_method_with_a_decoder_are_shown_decoded(ltdd, site, monkeyp
 @pytest.fixture
 def named(ltdd, tmp_path):
     """Makes the folder of a finished run whose classes have these names."""
-    from PIL import Image
 
     def make(names, out):
         for part, size in (("train", 4), ("test", 2)):
@@ -493,8 +617,6 @@ def test_runs_on_other_images_are_refused(ltdd, runs, tmp_path):
 
 
 def test_other_test_images_with_the_same_labels_are_refused(ltdd, tmp_path):
-    from PIL import Image
-
     for root, test_colour in (("a", 0), ("same", 0), ("other", 90)):
         for part, size in (("train", 4), ("test", 2)):
             for name in ("x", "y"):
@@ -511,8 +633,6 @@ def test_other_test_images_with_the_same_labels_are_refused(ltdd, tmp_path):
 
 
 def test_the_accuracy_of_an_unbalanced_test_set_is_that_of_the_table_and_changed_images_are_noticed(ltdd, tmp_path):
-    from PIL import Image
-
     for part, sizes in (("train", (8, 4)), ("test", (6, 1))):
         for label, size in enumerate(sizes):
             (tmp_path / "data" / part / f"class {label}").mkdir(parents=True)

@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-COLDEST, HOTTEST = 0.1, 10.0
+COLDEST, HOTTEST = 0.01, 100.0
 
 
 def at_temperature(log_p: Tensor, temperature: float) -> Tensor:
@@ -38,7 +38,7 @@ def balanced_nll(log_p: Tensor, labels: Tensor) -> float:
 
 
 def best_temperature(log_p: Tensor, labels: Tensor) -> float:
-    """T between 0.1 and 10 that makes the class-balanced likelihood of the labels largest.
+    """T between 0.01 and 100 that makes the class-balanced likelihood of the labels largest.
 
     An image whose class is ruled out (-inf) has no say, since no temperature helps it.  Where no image has one, T is 1.
 

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 def report(run: Path, out: Path | None) -> None:
     """Write a page about the finished run in the folder RUN.
 
-    The page is one HTML file. It shows the table, classes and groups, what two stages gain and lose, the distilled
-    images, the initial images where they can be drawn again, the configuration and the versions.
+    The page is one HTML file. It shows the table, classes and groups, what two stages gain and lose, the surest
+    mistakes, the distilled images, the initial images where they can be drawn again, the configuration and the
+    versions.
     """
     from ltdd_report.page import write_report
     from ltdd_report.reading import read_run

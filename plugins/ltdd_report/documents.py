@@ -52,6 +52,7 @@ class Data(Document):
     test_images: Positive
     imbalance: Annotated[float, Field(ge=1, le=LARGEST)]
     image_shape: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+    validation_images: Count = 0
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from ltdd_core import Reliability
 from ltdd_report.visible import visible
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
@@ -140,6 +141,24 @@ def confusion_figure(
         axes.set_yticks(range(len(names)), shown, fontsize=8, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true class")
+    return figure
+
+
+def reliability_figure(before: Reliability, after: Reliability) -> Figure:
+    """How often a classifier is right by how sure it is, before and after its calibration."""
+    figure = Figure(figsize=(WIDTH * 0.5, WIDTH * 0.46), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 100], [0, 100], color="#999999", linewidth=1, linestyle="--")
+    for found, colour, marker, name in ((before, COLOURS[1], "s", "before"), (after, COLOURS[0], "o", "after")):
+        some = found.images > 0
+        confidence, accuracy = 100 * found.confidence[some].numpy(), 100 * found.accuracy[some].numpy()
+        axes.plot(confidence, accuracy, color=colour, marker=marker, markersize=4, linewidth=1.5, label=name)
+    axes.set_xlim(0, 102)
+    axes.set_ylim(-2, 102)
+    axes.set_xlabel("confidence, per cent")
+    axes.set_ylabel("accuracy, per cent")
+    axes.legend(frameon=False, fontsize=9)
+    _plain(axes)
     return figure
 
 

@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import torch
 import yaml
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
 
 from ltdd_core import write_atomically, writing
 from ltdd_report import figures
 from ltdd_report.comparing import Comparison
 from ltdd_report.initial import Initial, initial_images
 from ltdd_report.reading import RunRecord, shown_images
+from ltdd_report.tested import Mistake, Tested, mistakes, tested
 from ltdd_report.visible import visible
 
 COLUMNS = {
@@ -38,6 +42,8 @@ COLUMNS = {
 }
 """Of the table: the key of a row, and its heading."""
 MOST_CLASSES = 20  # whose images are shown
+MISTAKES = 3  # a class
+LARGEST = 96  # pixels of the longer side of a test image
 MISSING = "Glyph .* missing from font"  # what matplotlib warns of
 
 
@@ -59,6 +65,8 @@ def write_report(run: RunRecord, out: Path) -> None:
         InputError: it cannot be written.
     """
     names, counts, rows, initial = run.data["classes"], run.data["counts"], run.rows, initial_images(run)
+    found = tested(run)
+    shown, unseen = ([], 0) if isinstance(found, str) else _mistakes(run, found)
     page = _template("report.html").render(
         title=run.title,
         run=run,
@@ -71,6 +79,10 @@ def write_report(run: RunRecord, out: Path) -> None:
         classes=_picture(figures.class_figure(names, counts, rows), _accuracies(rows, names)),
         gains=list(_gains(run)),
         confusions=[_confusion(run, row) for row in rows],
+        untested=found if isinstance(found, str) else "",
+        reliabilities=[] if isinstance(found, str) else list(_reliabilities(run, found)),
+        mistakes=shown,
+        unseen=unseen,
         loss=_loss(run),
         speed=_speed(run),
         images=list(_images(run, initial)),
@@ -188,6 +200,39 @@ def _confusion(run: RunRecord, row: Mapping[str, Any]) -> Picture:
     figure = figures.confusion_figure(names, row["confusion"], run.groups)
     text = f"Confusion matrix of {row['name']}; right in per cent: {_listed('', names, row['per_class'])}"
     return _picture(figure, text, str(row["name"]))
+
+
+def _reliabilities(run: RunRecord, found: Tested) -> Iterator[Picture]:
+    """How sure and how right each calibrated line is."""
+    for line in [row["name"] for row in run.rows if row["name"] in found.temperatures]:
+        before, after = found.reliability(line)
+        numbers = f"calibration error {before.error:.1f} before, {after.error:.1f} after"
+        figure, caption = figures.reliability_figure(before, after), f"{line}: {numbers}"
+        yield _picture(figure, f"Accuracy by confidence of {caption}.", caption)
+
+
+def _mistakes(run: RunRecord, found: Tested) -> tuple[list[tuple[str, list[Picture]]], int]:
+    """Pictures of the surest mistakes of the head of the run by class, and how many classes are left out."""
+    line, names = run.rows[-1], run.data["classes"]
+    by_class = mistakes(found, line["name"], MISTAKES)
+    wrong = [label for label in range(len(names)) if by_class[label]]
+    worst = sorted(wrong, key=lambda label: float(line["per_class"][label]))[:MOST_CLASSES]
+    shown = [(names[label], [_mistake(one, names) for one in by_class[label]]) for label in sorted(worst)]
+    return shown, len(wrong) - len(worst)
+
+
+def _mistake(mistake: Mistake, names: Sequence[str]) -> Picture:
+    taken = f"taken for {names[mistake.predicted]} ({100 * mistake.probability:.1f} %)"
+    return Picture(_png(mistake.image), f"A test image of {names[mistake.label]}, {taken}.", taken)
+
+
+def _png(image: Tensor) -> str:
+    """A ``data:`` address of an image, uint8 ``[C, H, W]``, made smaller where it is large."""
+    pixels = image.permute(1, 2, 0) if len(image) == 3 else image.float().mean(0).to(torch.uint8)
+    picture, buffer = Image.fromarray(pixels.numpy()), io.BytesIO()
+    picture.thumbnail((LARGEST, LARGEST))
+    picture.save(buffer, format="png")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _loss(run: RunRecord) -> Picture | None:

@@ -33,6 +33,7 @@ from ltdd_report.documents import Configuration, Document, Facts, LossLine, Repo
 from ltdd_report.visible import visible
 
 CONFIG, FACTS, REPORT = "config.yaml", "run.json", "report.json"
+TEMPERATURE = ": temperature"
 METRICS, TIMES = "metrics.jsonl", "times.jsonl"
 DISTILLED, PREDICTIONS = "distilled.safetensors", "predictions.safetensors"
 LOGS: Mapping[str, tuple[type[Document], str]] = {METRICS: (LossLine, "loss"), TIMES: (SecondsLine, "seconds")}
@@ -217,6 +218,25 @@ def predictions(run: RunRecord) -> dict[str, Tensor]:
         if not bool((log_p <= ABOVE_ONE).all()) or bool(log_p.isneginf().all(1).any()):  # NaN is not below anything
             raise InputError(f"{path} is damaged: the line {row['name']!r} has values that are no log-probabilities.")
     return {row["name"]: tensors[row["name"]] for row in run.rows}
+
+
+def temperatures(run: RunRecord) -> dict[str, float]:
+    """The temperature of each line whose probabilities are calibrated; none where there were no validation images.
+
+    Raises:
+        InputError: one of them cannot be a temperature.
+    """
+    path, found = run.path / PREDICTIONS, dict[str, float]()
+    with _reading(path):
+        tensors, _ = load_tensors(path)
+    for row in run.rows:
+        value = tensors.get(f"{row['name']}{TEMPERATURE}")
+        if value is None:
+            continue
+        if value.dtype != torch.float64 or value.shape != (1,) or not 0 < float(value) < float("inf"):
+            raise InputError(f"{path} is damaged: the line {row['name']!r} has a temperature that is none.")
+        found[row["name"]] = float(value)
+    return found
 
 
 def test_set(run: RunRecord) -> tuple[Tensor, Tensor]:
