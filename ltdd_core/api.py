@@ -200,8 +200,8 @@ def _check_same_images(run: Path, data: LongTailedSet, distilled: DistilledSet) 
     digest = facts.get("digest") if isinstance(facts, Mapping) else None
     if digest not in (None, data.digest):
         raise InputError(
-            f"{run} was made of other images than data {data.name!r} has now, and its soft labels come from a teacher of "
-            "the same ones: leave the options of the data as they were, or distil again."
+            f"{run} was made of other images than data {data.name!r} has now, and its soft labels come from a teacher "
+            "of the same ones: leave the options of the data as they were, or distil again."
         )
 
 

@@ -193,7 +193,7 @@ class Teachers:
 
     @property
     def bytes(self) -> int:
-        """What storing the teachers takes: their parameters, and their buffers such as running statistics, in float32."""
+        """What storing the teachers takes: parameters, and buffers such as running statistics, in float32."""
         held = [value for each in self.classifiers for value in (*each.parameters(), *each.buffers())]
         if not held:  # a classifier that is a function of networks does not show them
             held = [value for job in self._jobs for value in job.make().parameters()]
