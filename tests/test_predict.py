@@ -1,8 +1,10 @@
 """``ltdd predict``: images of every kind in, classes out; and the same numbers as the table of the run."""
 
 import csv
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +192,23 @@ def test_a_chunk_of_images_at_a_time_is_in_memory(here, monkeypatch):
     assert seen == [5, 5, 5, 5, 1]
 
 
+def test_what_is_kept_of_an_image_is_its_answer(here, monkeypatch):
+    """And not its probability of each of a thousand classes."""
+    alive, plain = [], TrainedClassifier.log_probabilities_of
+
+    def noted(self, images):
+        gc.collect()
+        assert len([one for one in alive if one() is not None]) <= 1  # that of the chunk before
+        found = plain(self, images)
+        alive.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(TrainedClassifier, "chunk", lambda self: 5)
+    monkeypatch.setattr(TrainedClassifier, "log_probabilities_of", noted)
+    document(here("predict", "run", "images/test", "--json"))
+    assert len(alive) == 5
+
+
 def test_grey_digits_are_predicted_by_a_run_on_digits(finished, ltdd):
     data = ltdd_core.load_data("digits-lt")
     np.savez("digits.npz", images=data.test_images[:, 0].numpy())
@@ -223,7 +242,10 @@ def test_grey_digits_are_predicted_by_a_run_on_digits(finished, ltdd):
         (("run", "a.npz", "--truth", "folder"), "a.npz[0] lies in no folder of a class"),
         (("run", "bad.npz"), "bad.npz: this is not a .npz archive"),
         (("run", "other.npz"), "other.npz: array 'images' is missing; it has pixels."),
-        (("run", "images", "--csv", "none/a.csv"), "cannot write none/a.csv"),
+        (("run", "none.npz"), "none.npz: there is no image in this archive."),
+        (("run", "images", "--csv", "none/a.csv"), "cannot write none/a.csv: there is no folder none."),
+        (("run", "images", "--csv", "empty"), "cannot write empty: it is a folder."),
+        (("run", "images", "--truth", "twice.csv"), "twice.csv has two classes of a.png: cat and dog."),
     ],
 )
 def test_wrong_input_gets_one_line(here, arguments, message):
@@ -231,6 +253,8 @@ def test_wrong_input_gets_one_line(here, arguments, message):
     save(Path("stray.png"), 60)
     np.savez("a.npz", images=np.zeros((2, 8, 8), np.uint8))
     np.savez("other.npz", pixels=np.zeros((2, 8, 8), np.uint8))
+    np.savez("none.npz", images=np.zeros((0, 8, 8), np.uint8))
+    Path("twice.csv").write_text("file,class\na.png,cat\na.png,cat\na.png,dog\n")
     Path("bad.npz").write_bytes(b"no archive")
     Path("columns.csv").write_text("name,class\n")
     Path("short.csv").write_text("file,class\na.png\n")
@@ -245,6 +269,15 @@ def test_a_run_without_classifiers_says_how_to_get_one(here):
     assert "made with --no-keep, or by an earlier version: ltdd evaluate run --keep makes one" in said
     assert here("evaluate", "run", "--keep", "--quiet").exit_code == 0
     assert here("predict", "run", "images").exit_code == 0
+
+
+def test_a_file_that_cannot_be_written_is_said_before_an_image_is_read(here, monkeypatch):
+    def never(*given):
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr("ltdd_core.data.given.read_image", never)
+    for place in ("none/a.csv", "images"):
+        assert f"cannot write {place}" in one_line_error(here("predict", "run", "images/test", "--csv", place))
 
 
 def test_where_no_image_can_be_read_it_is_an_error(here):

@@ -59,12 +59,13 @@ def command(
     with only_json(as_json):
         if as_json and csv_file is not None:
             raise InputError("--json and --csv: choose one of them.")
+        if csv_file is not None:
+            _check_can_be_written(csv_file)
         classifier = _loaded(run, line, device)
         given = find_images(images)
         labels = _true_classes(truth, given, classifier)
-        log_p, read = _log_probabilities(classifier, given, notes, quiet)
+        answers, read, log_p = _answered(classifier, given, top, notes, quiet, keep=labels is not None)
         names = [given[index].name for index in read]
-        answers = _answers(classifier, log_p, top)
         row = None if labels is None else _scored(classifier, log_p, [labels[index] for index in read])
     groups = _groups(classifier)
     of_class = {name: number for number, members in enumerate(groups, 1) for name in members}
@@ -81,6 +82,16 @@ def command(
     results.print(_about_probabilities(classifier), soft_wrap=True)
     if csv_file is not None and not quiet:
         notes.print(f"{len(names)} answers are in {csv_file}", soft_wrap=True)
+
+
+def _check_can_be_written(path: Path) -> None:
+    """Say so before images are read for hours."""
+    import os
+
+    if not os.path.isdir(path.parent):  # noqa: PTH112 - a name that no path can have is none
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}.")
+    if os.path.isdir(path):  # noqa: PTH112
+        raise InputError(f"cannot write {path}: it is a folder.")
 
 
 def _loaded(run: Path, line: str | None, device: str) -> TrainedClassifier:
@@ -103,23 +114,28 @@ def _true_classes(truth: str | None, given: Sequence[GivenImage], classifier: Tr
     return classes_by_file(Path(truth), given, classifier.class_names)
 
 
-def _log_probabilities(
-    classifier: TrainedClassifier, given: Sequence[GivenImage], notes: Console, quiet: bool
-) -> tuple[Tensor, list[int]]:
-    """Log-probabilities float32 ``[n, classes]`` of the images that can be read, and their places in the list.
+def _answered(
+    classifier: TrainedClassifier, given: Sequence[GivenImage], top: int, notes: Console, quiet: bool, *, keep: bool
+) -> tuple[list[Answer], list[int], Tensor]:
+    """The answers for the images that can be read, and their places in the list.
+
+    With ``keep`` the log-probabilities float32 ``[n, classes]`` too, which scores are made of; else those of no image,
+    so that the memory for many images of many classes is that of the answers.
 
     Raises:
         InputError: none can be read.
     """
     import torch
 
-    parts, read, converted = [], list[int](), 0
+    answers, read, kept, converted = list[Answer](), list[int](), [torch.zeros(0, len(classifier.class_names))], 0
     for part in _in_parts(range(len(given)), classifier.chunk(), notes, quiet):
         pixels, places, changed = _pixels(classifier, given, part, notes)
         converted += changed
         read += places
         if pixels:
-            parts.append(classifier.log_probabilities_of(torch.stack(pixels)))
+            log_p = classifier.log_probabilities_of(torch.stack(pixels))
+            answers += _answers(classifier, log_p, top)
+            kept += [log_p] if keep else []
     if not read:
         raise InputError(f"none of the {len(given)} images can be read.")
     if converted and not quiet:
@@ -129,7 +145,7 @@ def _log_probabilities(
             f"{'grey' if channels == 1 else 'RGB'}, as the training images are.",
             soft_wrap=True,
         )
-    return torch.cat(parts), read
+    return answers, read, torch.cat(kept)
 
 
 def _in_parts(places: range, size: int, notes: Console, quiet: bool) -> Iterator[range]:

@@ -57,6 +57,8 @@ def _images_of(path: Path) -> Iterator[GivenImage]:
         raise InputError(f"{path}: there is no such file or folder.")
     elif path.suffix.lower() == ".npz" and path.is_file():
         images = load_images(path, NAME_IN_ARCHIVE)
+        if not len(images):
+            raise InputError(f"{path}: there is no image in this archive.")
         yield from (GivenImage(f"{path}[{index}]", path, None, pixels) for index, pixels in enumerate(images))
     else:
         yield GivenImage(str(path), path)
@@ -129,13 +131,16 @@ def classes_by_file(path: Path, images: Sequence[GivenImage], class_names: Seque
     Files are named from where the command is given, or from where the CSV file is.
 
     Raises:
-        InputError: the file cannot be read, names a class that there is not, or lacks an image.
+        InputError: the file cannot be read, names a class that there is not or two of one image, or lacks an image.
     """
     labels = {name: label for label, name in enumerate(class_names)}
     truth: dict[str, int] = {}
+    said: dict[str, str] = {}
     for name, of_class in _rows(path):
         if of_class not in labels:
             raise InputError(f"{path}: {unknown('class', of_class, class_names)}")
+        if said.setdefault(name, of_class) != of_class:
+            raise InputError(f"{path} has two classes of {name}: {said[name]} and {of_class}.")
         for place in (Path(name), path.parent / name):
             truth.setdefault(os.path.abspath(place), labels[of_class])  # noqa: PTH100 - an archive's images too
     return [_class_of(image, truth, path) for image in images]
