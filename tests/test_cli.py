@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 import pytest
@@ -268,6 +269,54 @@ def test_a_folder_of_train_is_told_from_a_run_and_its_configuration_can_be_used_
 def test_train_keeps_its_networks(ltdd, tmp_path):
     assert ltdd(*TRAIN, "--repeats", 2, "--out", "a").exit_code == 0
     assert len(json.loads(ltdd("networks", "list", "--folder", "a", "--json").stdout)) == 2
+
+
+KILLED = """
+import os, sys
+from ltdd_core.cli import cli
+from ltdd_core.evaluation import lines
+
+def killed(*given):
+    save(*given)
+    os.kill(os.getpid(), 9)
+
+save, lines.save_classifier = lines.save_classifier, killed
+cli(sys.argv[1:])
+"""
+
+
+def test_the_same_command_goes_on_after_kill_9(ltdd, tmp_path):
+    whole = ltdd(*TRAIN, "--repeats", 2, "--out", "whole", "--json")
+    command = (*TRAIN, "--repeats", "2", "--out", "cut")
+    done = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True, cwd=tmp_path / "here")
+    assert done.returncode == -9, done.stderr
+    left = list(Path("cut/networks").iterdir())
+    assert len(left) == 1
+    written = left[0].stat().st_mtime_ns
+    other = one_line_error(ltdd(*command, "--head", "cosine"))
+    assert "cut holds a run of another configuration: " in other
+    assert "name another folder with --out" in other
+    again = ltdd(*command, "--json")
+    assert again.exit_code == 0, again.output
+    assert again.stderr.count("training a network") == 1
+    assert json.loads(again.stdout)["rows"] == json.loads(whole.stdout)["rows"]
+    assert left[0].stat().st_mtime_ns == written
+    names = [{path.name for path in Path(folder, "classifiers").iterdir()} for folder in ("cut", "whole")]
+    assert names[0] == names[1]
+    assert "cut holds a run already" in one_line_error(ltdd(*command))
+
+
+def test_a_training_that_goes_on_keeps_the_classifiers_of_its_own_networks_alone(ltdd):
+    assert ltdd(*TRAIN, "--repeats", 2, "--out", "a").exit_code == 0
+    Path("a/report.json").unlink()  # what is left of a process that was killed at the last moment
+    assert ltdd(*TRAIN, "--out", "a").exit_code == 0
+    assert [path.name for path in Path("a/classifiers").iterdir()] == ["original-direct.safetensors"]
+
+
+def test_a_training_that_fails_leaves_its_folder_to_any_other(ltdd):
+    failed = ltdd(*TRAIN, "--set", "training.original.lr=1e30", "--out", "a")
+    assert failed.exit_code == 1, failed.output
+    assert ltdd(*TRAIN, "--out", "a").exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from ltdd_core.config.model import Config
     from ltdd_core.evaluation.lines import Repeated
     from ltdd_core.plugging.catalog import Catalog
+    from ltdd_core.progress import Display
+    from ltdd_core.runs.folder import RunFolder
 
 
 @click.command("train")
@@ -76,6 +80,28 @@ def command(
         notes.print(f"the result is in {file}", soft_wrap=True)
 
 
+@contextmanager
+def _opened(path: Path, config: Config, display: Display) -> Iterator[RunFolder]:
+    """A folder for this training alone: a new one, or that of a process that was killed at the same training.
+
+    Raises:
+        InputError: it holds something else, or a process is at work in it.
+    """
+    from ltdd_core.errors import InputError
+    from ltdd_core.runs.folder import CONFIG, RESULT, RunFolder
+
+    unfinished = (path / CONFIG).exists() and not (path / RESULT).exists()
+    if unfinished:
+        try:
+            RunFolder(path).check_same(config)
+        except InputError as error:
+            raise InputError(f"{error} It is not finished: name another folder with --out.") from error
+    with RunFolder.open(path, config, resume=unfinished, warn=display.warn) as folder:
+        if (path / RESULT).exists():  # another process was faster
+            folder.check(config, resume=False)
+        yield folder
+
+
 def _train(
     configs: list[Config], repeats: int, out: Path | None, catalog: Catalog, notes: Console, quiet: bool
 ) -> tuple[list[Repeated], dict[str, Any], Path]:
@@ -90,15 +116,15 @@ def _train(
     from ltdd_core.networks.store import FOLDER as NETWORKS
     from ltdd_core.progress import Display
     from ltdd_core.runs.facts import versions
-    from ltdd_core.runs.folder import CLASSIFIERS, RESULT, RunFolder, claimed
+    from ltdd_core.runs.folder import CLASSIFIERS, CONFIG, RESULT, claimed
 
     began, config = time.monotonic(), configs[0]
     display = Display() if quiet else LiveDisplay(notes)
     lines = []
     with claimed(out, f"{config.data.name}-{config.head.name}-seed{config.run.seed}") as path:
-        folder, store = RunFolder(path), config.compute.store or path / NETWORKS
-        folder.check(config, resume=False)
-        with folder.locked(display.warn):
+        store = config.compute.store or path / NETWORKS
+        with _opened(path, config, display) as folder:
+            shutil.rmtree(path / CLASSIFIERS, ignore_errors=True)  # of a process that was killed; the store has more
             try:
                 for line in train_original(
                     config,
@@ -114,13 +140,13 @@ def _train(
                         notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
             except BaseException as error:
                 shutil.rmtree(path / CLASSIFIERS, ignore_errors=True)
+                (path / CONFIG).unlink(missing_ok=True)
                 if not isinstance(error, Interrupted):
                     raise
                 if not store.is_dir():
                     raise Interrupted(f"{error}: stopped; nothing was written.") from error
                 again = "run it again" if config.compute.store else f"run it again with --out {shlex.quote(str(path))}"
                 raise Interrupted(f"{error}: stopped; finished networks are kept in {store}: {again}.") from error
-            folder.begin(config)
             seconds = round(time.monotonic() - began, 3)
             facts = {"run": str(path), "seconds": seconds, "versions": versions(config)}
             trained = [chosen.network.to_tree() for chosen in configs]
