@@ -343,6 +343,26 @@ def test_a_relabelling_that_is_stopped_says_how_it_goes_on(ltdd, monkeypatch):
     assert Path("a-teacher/distilled.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("labeller.head=twostage",), 2, "the head 'twostage' has 2 stages, and a teacher is one classifier"),
+        (("labeller.training.lr=1e30",), 1, "diverged"),
+        (
+            ("training.original.warmup=1", "labeller.training.epochs=1"),
+            2,
+            "the training of a teacher: training: warmup",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_teacher_is_said_before_the_first_step(ltdd, options, code, message):
+    settings = [word for one in options for word in ("--set", one)]
+    done = ltdd("distill", "--method", "dm", *QUICK, "--labeller", "teacher", *settings, "--out", "a")
+    assert done.exit_code == code, done.output
+    assert message in done.stderr
+    assert not Path("a").exists()
+
+
 def test_options_of_a_labeller_need_its_name(ltdd):
     refused = one_line_error(ltdd("distill", "--method", "coreset", *TINY, "--set", "labeller.per=view"))
     assert "name a labeller beside its options" in refused

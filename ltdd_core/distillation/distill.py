@@ -22,7 +22,7 @@ from ltdd_core.distillation.checkpoint import restore
 from ltdd_core.distillation.matcher import Matcher, Synthetic
 from ltdd_core.distillation.task import task_of
 from ltdd_core.errors import InputError, RunFailed
-from ltdd_core.evaluation.labelling import labelled
+from ltdd_core.evaluation.labelling import labelled, try_labeller
 from ltdd_core.evaluation.lines import check_recipe, result_rows
 from ltdd_core.evaluation.metrics import Row
 from ltdd_core.hookspecs import Run
@@ -123,6 +123,7 @@ def distill(
         matcher: Matcher = config.matcher.make()
         if not (out / DISTILLED_FILE).exists():
             matcher.prepare(task_of(setup))
+            try_labeller(setup)
         display.data(f"{setup.data.summary()}; on {setup.device.type}")
         with RunFolder.open(out, config, resume=resume, warn=display.warn) as folder:
             checkpoint = folder.load_checkpoint()

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from ltdd_core.config.layers import Layer
 from ltdd_core.config.model import Selection
 from ltdd_core.config.resolve import resolve, select
@@ -16,6 +18,25 @@ from ltdd_core.evaluation.teachers import teacher_training
 from ltdd_core.runs.distilled import DistilledSet, check_distilled
 from ltdd_core.setup import Setup
 from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.soft_labels import SoftLabels
+
+
+def try_labeller(setup: Setup) -> None:
+    """Train or find the teachers of the configured labeller, and see that it works on an image of each class.
+
+    A method may take hours for its images: what is wrong with the labeller is better known before.
+
+    Raises:
+        InputError: the labeller does not suit the data.
+        RunFailed: the training of a teacher diverged, or the labels cannot be used.
+    """
+    chosen, data = setup.config.labeller, setup.data
+    if chosen.component is None:
+        return
+    first = torch.stack([(data.train_labels == label).nonzero()[0, 0] for label in range(data.classes)])
+    images = data.normalisation.apply(data.train_images[first])
+    seen = DistilledSet(images, data.train_labels[first], data.class_names, data.normalisation, ipc=1)
+    _soft_labels(prepared(setup, chosen, seen), chosen, seen, setup)
 
 
 def labelled(setup: Setup, distilled: DistilledSet) -> DistilledSet:
@@ -34,13 +55,23 @@ def labelled(setup: Setup, distilled: DistilledSet) -> DistilledSet:
     if labeller.options.per == "view":
         bytes_ = labeller.teacher_bytes()
         return replace(distilled, soft_labels=None, labeller=chosen.to_tree(), teacher_bytes=bytes_, recipe=recipe)
+    soft = _soft_labels(labeller, chosen, seen, setup)
+    return replace(distilled, soft_labels=soft, labeller=None, teacher_bytes=0, recipe=recipe)
+
+
+def _soft_labels(labeller: Labeller, chosen: Selection, seen: DistilledSet, setup: Setup) -> SoftLabels:
+    """A soft label of each image, float32 on the CPU.
+
+    Raises:
+        RunFailed: they are such as no command could read again.
+    """
     soft = labeller.label(seen.images.to(setup.device))
     soft = replace(soft, values=soft.values.detach().float().cpu())
     try:
         check_distilled(replace(seen, soft_labels=soft))
-    except InputError as error:  # nobody could read the file again
+    except InputError as error:
         raise RunFailed(f"labeller {chosen.name!r} gave soft labels that cannot be used: {error}") from error
-    return replace(distilled, soft_labels=soft, labeller=None, teacher_bytes=0, recipe=recipe)
+    return soft
 
 
 def training_set_of(setup: Setup, distilled: DistilledSet) -> TrainingSet:

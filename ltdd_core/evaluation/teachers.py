@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ltdd_core.config.validation import validate_options
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, OptionError
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Softmax
 from ltdd_core.identity import Unidentified, identity
 from ltdd_core.networks.job import Job
@@ -77,7 +77,10 @@ class TeacherTraining:
         if isinstance(training, TrainingOptions):
             options = training
         elif training is not None:
-            options = validate_options(("training",), TrainingOptions, {**usual.model_dump(), **training})
+            try:
+                options = validate_options(("training",), TrainingOptions, {**usual.model_dump(), **training})
+            except OptionError as error:
+                raise InputError(f"the training of a teacher: {error}") from error
         make = None if network is None else self.network(network)
         trainer = self.trainer.changed(options={data.name: options}, store=self.store, make=make)
         made: ClassifierHead = trainer.component("head", head)
