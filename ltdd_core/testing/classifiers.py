@@ -128,6 +128,9 @@ def check_labeller(component: type[Labeller], **options: Any) -> None:
         check_soft_labels(contract, results[0], (len(images), data.classes), Labeller.label)
         check_soft_labels(contract, alone, (1, data.classes), Labeller.label)
         contract.must(not alone.values.requires_grad, Labeller.label, "soft labels carry no gradient")
+        among = results[1].probabilities()[:1]
+        equal = torch.allclose(alone.probabilities(), among, rtol=1e-3, atol=1e-3)
+        contract.must(equal, Labeller.label, "an image has the same label alone and among others")
         same = torch.equal(results[0].values, results[1].values)
         contract.must(same, Labeller.label, "the same seed gives the same labels a second time")
         contract.must(labeller.teacher_bytes() >= 0, Labeller.teacher_bytes, "teacher_bytes is a number of bytes")
