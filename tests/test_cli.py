@@ -15,8 +15,10 @@ import yaml
 from conftest import MEAN_MATCHER, TINY, one_line_error
 from safetensors.torch import save_file
 
+from ltdd_core import Interrupted
 from ltdd_core.cli import cli
 from ltdd_core.cli.tables import duration
+from ltdd_core.evaluation import lines
 from ltdd_core.plugging.catalog import KINDS, installed
 
 DISTILL = ("distill", "--method", "dm", *TINY)
@@ -369,6 +371,27 @@ def test_evaluate_without_options_repeats_the_last_line_of_the_run(ltdd, finishe
     (row,) = json.loads(ltdd("evaluate", finished, "--json").stdout)["rows"]
     last = json.loads((finished / "report.json").read_text())["rows"][-1]
     assert {key: row[key] for key in last} == last
+
+
+@pytest.mark.parametrize(
+    ("most", "told"),
+    [
+        (0, "Error: SIGINT: stopped; an evaluation is not saved, run it again.\n"),
+        (1, "run it again with another --out: what is trained is kept in kept.\n"),
+    ],
+)
+def test_a_stopped_evaluation_says_where_the_classifiers_are_that_it_keeps(ltdd, finished, monkeypatch, most, told):
+    def stopped(*given):
+        if len(kept) == most:
+            raise Interrupted("SIGINT")
+        kept.append(given)
+        keep(*given)
+
+    kept, keep = [], lines.keep_classifier
+    monkeypatch.setattr(lines, "keep_classifier", stopped)
+    done = ltdd("evaluate", finished, "--network", "mlp", "--repeats", 2, "--out", "kept")
+    assert done.exit_code == 130, done.output
+    assert done.stderr.endswith(told)
 
 
 def test_evaluate_takes_the_file_alone(ltdd, finished, tmp_path):

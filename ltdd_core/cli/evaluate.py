@@ -48,6 +48,7 @@ def command(
 
     Head, recipe and training are those of the run unless told otherwise.
     """
+    import shlex
     import time
 
     from ltdd_core import api
@@ -68,7 +69,7 @@ def command(
         display = Display() if quiet else LiveDisplay(notes)
         options: dict[str, Any] = {"networks": networks, "repeats": repeats, "settings": settings}
         options |= {"preset": preset, "catalog": catalog, "display": display}
-        lines = []
+        lines, there = [], _files(out)
         try:
             for line in api.evaluate(run, keep=out, **options):
                 lines.append(line)
@@ -76,7 +77,10 @@ def command(
                     notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
             scores = list(api.quality(run, **options)) if quality else []
         except Interrupted as error:
-            raise Interrupted(f"{error}: stopped; an evaluation is not saved, run it again.") from error
+            how = "an evaluation is not saved, run it again"
+            if _files(out) - there:  # which the same command would not replace
+                how += f" with another --out: what is trained is kept in {shlex.quote(str(out))}"
+            raise Interrupted(f"{error}: stopped; {how}.") from error
     if out is not None and not quiet:
         notes.print(f"the classifiers are in {out}", soft_wrap=True)
     if as_json:
@@ -87,3 +91,10 @@ def command(
         print_repeated(results, lines)
         if quality:
             print_quality(results, scores)
+
+
+def _files(folder: Path | None) -> set[Path]:
+    import os
+
+    # A name that no path can have is none.
+    return set(folder.iterdir()) if folder is not None and os.path.isdir(folder) else set()  # noqa: PTH112
