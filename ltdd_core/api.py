@@ -25,7 +25,7 @@ from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.distill import Result, distill
 from ltdd_core.errors import InputError
-from ltdd_core.evaluation.labelling import labelled
+from ltdd_core.evaluation.labelling import check_same_images, labelled
 from ltdd_core.evaluation.lines import Repeated, check_fits, fitted, repeated_rows
 from ltdd_core.evaluation.quality import Quality, quality_of
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
@@ -184,7 +184,7 @@ def relabel(
     store = NetworkStore(config.compute.store or out / NETWORKS)
     with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
         check_fits(setup.data, distilled)
-        _check_same_images(run, setup.data, distilled)
+        check_same_images(setup.data, distilled)
         RunFolder(out).check(config, resume=resume)
         if not (out / DISTILLED_FILE).exists():
             found = labelled(fitted(setup, distilled), replace(distilled, soft_labels=None, labeller=None))
@@ -192,17 +192,6 @@ def relabel(
             with RunFolder.open(out, config, resume=resume) as folder:
                 save_distilled(folder.path / DISTILLED_FILE, found)
     return distill(config, out, resume=True, display=display, catalog=catalog, store=store)
-
-
-def _check_same_images(run: Path, data: LongTailedSet, distilled: DistilledSet) -> None:
-    """Refuse a teacher of other images than those that were distilled; an earlier version noted no digest of them."""
-    facts = distilled.origin.get("data")
-    digest = facts.get("digest") if isinstance(facts, Mapping) else None
-    if digest not in (None, data.digest):
-        raise InputError(
-            f"{run} was made of other images than data {data.name!r} has now, and its soft labels come from a teacher "
-            "of the same ones: leave the options of the data as they were, or distil again."
-        )
 
 
 def _relabelled(origin: Mapping[str, Any], config: Config) -> dict[str, Any]:

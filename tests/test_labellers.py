@@ -17,7 +17,7 @@ from ltdd_core.evaluation.labeller import Labelling
 from ltdd_core.identity import identity
 from ltdd_core.networks.store import NetworkStore, stored_networks
 from ltdd_core.storage import load_tensors
-from ltdd_core.testing import PlainSampler, check_labeller, tiny_long_tailed, tiny_task
+from ltdd_core.testing import ContractError, PlainSampler, check_labeller, tiny_long_tailed, tiny_task
 from ltdd_labellers.adsa import CalibratedLabeller, calibrated, spread_of_confidence
 from ltdd_labellers.teacher import TeacherLabeller
 
@@ -163,6 +163,49 @@ def test_the_statistics_of_teachers_are_computed_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize("component", [TeacherLabeller, CalibratedLabeller])
 def test_the_labellers_keep_the_contract(component):
     check_labeller(component, teachers=2)
+
+
+class OfTheBatch(TeacherLabeller):
+    """Says how images compare with the others of their batch."""
+
+    def label(self, images):
+        logits = super().label(images).values
+        return SoftLabels(logits - logits.mean(0), "logits")
+
+
+class WithGradients(TeacherLabeller):
+    def label(self, images):
+        return SoftLabels(super().label(images).values.requires_grad_(), "logits")
+
+
+class Unnormalised(TeacherLabeller):
+    def label(self, images):
+        return SoftLabels(super().label(images).values.exp() + 1)
+
+
+class Drawn(TeacherLabeller):
+    def label(self, images):
+        return SoftLabels(torch.rand(len(images), DATA.classes), "logits")
+
+
+class OneShort(TeacherLabeller):
+    def label(self, images):
+        return SoftLabels(super().label(images).values[:, 1:], "logits")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (OfTheBatch, "an image has the same label alone and among others"),
+        (WithGradients, "soft labels carry no gradient"),
+        (Unnormalised, "soft labels sum to 1, or say that they are logits"),
+        (Drawn, "nothing is drawn from the global generator of torch"),
+        (OneShort, r"soft labels are \[n, classes\]"),
+    ],
+)
+def test_a_labeller_that_breaks_its_contract_is_told_how(wrong, message):
+    with pytest.raises(ContractError, match=message):
+        check_labeller(wrong)
 
 
 def test_what_decides_a_labeller_can_be_told():
@@ -323,8 +366,13 @@ def test_the_folder_of_a_relabelled_run_stands_beside_the_old_one(ltdd, monkeypa
 def test_labels_come_from_a_teacher_of_the_images_that_were_distilled(ltdd):
     assert ltdd("distill", "--method", "coreset", *QUICK, "--out", "a").exit_code == 0
     refused = one_line_error(ltdd("relabel", "a", "--labeller", "teacher", "--set", "data.imbalance=10", "--out", "b"))
-    assert "a was made of other images" in refused
+    assert "the set was distilled from other images than data 'digits-lt' has now" in refused
     assert not Path("b").exists()
+    assert ltdd("relabel", "a", "--labeller", "teacher", "--set", "labeller.per=view", "--out", "c").exit_code == 0
+    refused = ltdd("evaluate", "c", "--set", "data.imbalance=10")
+    assert refused.exit_code == 2
+    assert "the set was distilled from other images than data 'digits-lt' has now" in refused.stderr
+    assert ltdd("evaluate", "a", "--set", "data.imbalance=10").exit_code == 0
 
 
 def test_a_relabelling_that_is_stopped_says_how_it_goes_on(ltdd, monkeypatch):

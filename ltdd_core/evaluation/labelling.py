@@ -88,6 +88,21 @@ def training_set_of(setup: Setup, distilled: DistilledSet) -> TrainingSet:
     return replace(data, view_labels=labeller.label)
 
 
+def check_same_images(data: LongTailedSet, distilled: DistilledSet) -> None:
+    """Refuse a teacher of other images than those that were distilled; an earlier version noted no digest of them.
+
+    Raises:
+        InputError: the data are others.
+    """
+    facts = distilled.origin.get("data")
+    digest = facts.get("digest") if isinstance(facts, Mapping) else None
+    if digest not in (None, data.digest):
+        raise InputError(
+            f"the set was distilled from other images than data {data.name!r} has now, and its soft labels are those "
+            "of a teacher of the same ones: leave the options of the data as they were, or distil again."
+        )
+
+
 OF_A_TEACHER = ("network", "sampler", "training", "augment", "seed", "compute")
 """What of a configuration decides a teacher, beside the data and the labeller."""
 
@@ -96,8 +111,9 @@ def _as_labelled(setup: Setup, distilled: DistilledSet) -> Setup:
     """The setup that the set got its labels with: the student may be another network, of another seed.
 
     Raises:
-        InputError: the configuration that is stored with the set cannot be used.
+        InputError: the configuration that is stored with the set cannot be used, or the data are others.
     """
+    check_same_images(setup.data, distilled)
     stored = distilled.origin.get("configuration")
     if not isinstance(stored, Mapping):
         return setup
