@@ -11,6 +11,9 @@ With q from stage 1 and r from stage 2 the answer is
 (a, b) = (1, 0) is two-stage classification with soft routing, (0, 0) stage 2 alone, and (1, 1) stage 1 alone.  a = b is
 a product of experts (Hinton 2002; BalPoE, Aimar et al., CVPR 2023, averages logits), which the partition does not
 change.
+
+The partition is plain numbers once a classifier is made: :func:`ltdd_core.export` writes it down as a graph, in which
+nothing may depend on what a tensor holds.
 """
 
 from __future__ import annotations
@@ -57,7 +60,7 @@ class OfClasses(Stage):
 
     def __init__(self, classifier: Classifier, groups: Tensor) -> None:
         super().__init__()
-        self.classifier, self.groups = classifier, groups
+        self.classifier, self.groups = classifier, groups.tolist()
 
     def parts(self, images: Tensor) -> Parts:
         """The sum over each group, and the class within its group."""
@@ -74,28 +77,36 @@ class WithinGroups(Stage):
 
     def __init__(self, classifiers: Sequence[Classifier | None], groups: Tensor) -> None:
         super().__init__()
-        self.classifiers, self.groups = nn.ModuleList(classifiers), groups  # type: ignore[arg-type] # some are None
+        self.classifiers = nn.ModuleList(classifiers)  # type: ignore[arg-type] # some are None
+        by_group = [label for members in members_of(groups.tolist()) for label in members]
+        self.columns = [by_group.index(label) for label in range(len(groups))]
 
     def parts(self, images: Tensor) -> Parts:
         """The class within the group only."""
-        result = images.new_zeros(len(images), len(self.groups), dtype=torch.float32)
-        for group, classifier in enumerate(self.classifiers):
-            if classifier is not None:
-                members = torch.nonzero(self.groups == group).flatten().to(images.device)
-                result[:, members] = classifier(images)
-        return None, result
+        certain = images.new_zeros(images.shape[0], 1, dtype=torch.float32)
+        parts = [certain if classifier is None else classifier(images) for classifier in self.classifiers]
+        return None, torch.cat(parts, 1)[:, self.columns]
 
 
-def split(log_p: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+def members_of(groups: Sequence[int]) -> list[list[int]]:
+    """The classes of each group, ascending.
+
+    Args:
+        groups: of each class, from 0.
+    """
+    return [[label for label, of_label in enumerate(groups) if of_label == group] for group in range(max(groups) + 1)]
+
+
+def split(log_p: Tensor, groups: list[int]) -> tuple[Tensor, Tensor]:
     """Log p(g) ``[n, K]`` and log p(c | g(c)) ``[n, classes]`` of log p(c) ``[n, classes]``."""
     sums = group_sums(log_p, groups)
     # A group with probability 0 gives -inf - -inf: nothing is known within it, and nothing there counts.
     return sums, (log_p - sums[:, groups]).nan_to_num(nan=0.0, neginf=-torch.inf)
 
 
-def group_sums(log_p: Tensor, groups: Tensor) -> Tensor:
+def group_sums(log_p: Tensor, groups: list[int]) -> Tensor:
     """Log of the sums of probabilities over groups: ``[n, classes]`` to ``[n, K]``."""
-    return torch.stack([log_p[:, groups == group].logsumexp(1) for group in range(int(groups.max()) + 1)], 1)
+    return torch.stack([log_p[:, members].logsumexp(1) for members in members_of(groups)], 1)
 
 
 class TwoStage(Classifier):
@@ -114,7 +125,7 @@ class TwoStage(Classifier):
 
     def __init__(self, groups: Tensor, first: Stage, second: Stage, *, a: float, b: float, hard: bool) -> None:
         super().__init__()
-        self.groups, self.first, self.second = groups, first, second
+        self.groups, self.group_of, self.first, self.second = groups, groups.tolist(), first, second
         self.a, self.b, self.hard = a, b, hard
 
     def log_probabilities(self, images: Tensor) -> Tensor:
@@ -124,7 +135,7 @@ class TwoStage(Classifier):
         if self.hard:
             likeliest = F.one_hot(group.argmax(1), group.shape[1]).bool()
             group = torch.where(likeliest, 0.0, -torch.inf)
-        return (group[:, self.groups] + pooled(self.b, q_within, r_within)).log_softmax(1)
+        return (group[:, self.group_of] + pooled(self.b, q_within, r_within)).log_softmax(1)
 
 
 def pooled(weight: float, first: Tensor | None, second: Tensor | None) -> Tensor:
