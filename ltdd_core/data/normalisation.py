@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import BaseModel, Field, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltdd_core.errors import InputError
 
@@ -36,6 +36,10 @@ class Normalisation(ABC):
         Args:
             images: uint8 ``[n, C, H, W]``.
         """
+
+    @abstractmethod
+    def layer(self) -> nn.Module:
+        """The same as the first layer of a network, whose inputs are float32 ``[n, C, H, W]`` in [0, 1]."""
 
     @abstractmethod
     def invert(self, images: Tensor) -> Tensor:
@@ -82,6 +86,10 @@ class PerChannel(Normalisation):
         """``(image / 255 - mean) / std``."""
         mean, std = self._columns(images.device)
         return (images.float() / 255 - mean) / std
+
+    def layer(self) -> nn.Module:
+        """``(image - mean) / std``."""
+        return _Standardised(*self._columns(torch.device("cpu")))
 
     def invert(self, images: Tensor) -> Tensor:
         """``image * std + mean``, clamped to [0, 1]."""
@@ -157,6 +165,10 @@ class ZCA(Normalisation):
         ]
         return torch.cat(parts) if parts else images.float()
 
+    def layer(self) -> nn.Module:
+        """``(image - mean) @ matrix``."""
+        return _Whitened(self.mean, self.matrix)
+
     def invert(self, images: Tensor) -> Tensor:
         """``image @ matrix^-1 + mean``, clamped to [0, 1]."""
         mean, matrix = self._tensors_on(images.device)
@@ -182,6 +194,28 @@ class ZCA(Normalisation):
         if device not in self._on:
             self._on[device] = self.mean.to(device), self.matrix.to(device)
         return self._on[device]
+
+
+class _Standardised(nn.Module):
+    """:class:`PerChannel` as a layer."""
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class _Whitened(nn.Module):
+    """:class:`ZCA` as a layer."""
+
+    def __init__(self, mean: Tensor, matrix: Tensor) -> None:
+        super().__init__()
+        self.mean, self.matrix = nn.Buffer(mean), nn.Buffer(matrix)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return ((images - self.mean).flatten(1) @ self.matrix).view(images.shape)
 
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]

@@ -69,6 +69,8 @@ class CompiledNetwork(Network):
 
     def embed(self, images: Tensor) -> Tensor:
         """Features ``[n, D]`` in float32."""
+        if torch.compiler.is_exporting():  # a graph for other tools, few of which compute in bf16
+            return self.inner.embed(images)
         with precision_context(self._precision, images.device):
             features = self._inner_embed(images)
         return features.float() if self._precision == "bf16" else features
