@@ -6,7 +6,9 @@ Each is imported when it is first used, so that the entry module of a plugin sta
 from .api import (
     configure as configure,
     evaluate as evaluate,
+    export as export,
     load_data as load_data,
+    make_network as make_network,
     quality as quality,
     relabel as relabel,
 )
@@ -143,9 +145,6 @@ from .runs.distilled import (
     DistilledSet as DistilledSet,
     load_distilled as load_distilled,
     save_distilled as save_distilled,
-)
-from .runs.export import (
-    export as export,
 )
 from .seeding import (
     generator as generator,

@@ -19,21 +19,24 @@ from typing import Any, TypeVar
 
 from ltdd_core.config.layers import Layer, normalised
 from ltdd_core.config.model import Config, Selection
-from ltdd_core.config.resolve import resolve, resolve_data
+from ltdd_core.config.resolve import resolve, resolve_data, select
 from ltdd_core.config.stored import asked_for
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.distill import Result, distill
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, unknown
+from ltdd_core.evaluation.export import FORMATS as OF_CLASSIFIERS, export_classifier
 from ltdd_core.evaluation.labelling import check_same_images, labelled
 from ltdd_core.evaluation.lines import Repeated, check_fits, fitted, repeated_rows
 from ltdd_core.evaluation.quality import Quality, quality_of
+from ltdd_core.networks.network import Network, NetworkFactory, Shape
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.progress import Display
 from ltdd_core.runs.distilled import DISTILLED_FILE, DistilledSet, load_distilled, save_distilled
+from ltdd_core.runs.export import FORMATS as OF_SETS, export_distilled
 from ltdd_core.runs.facts import versions
-from ltdd_core.runs.folder import CONFIG, RunFolder
+from ltdd_core.runs.folder import CLASSIFIERS, CONFIG, RunFolder
 from ltdd_core.setup import Setup
 
 T = TypeVar("T")
@@ -66,6 +69,23 @@ def load_data(name: str, **options: Any) -> LongTailedSet:
     """
     source = resolve_data(installed(), [Layer("load_data()", {"data": {"name": name, **options}})])
     return load_long_tailed(name, source.make())
+
+
+def make_network(name: str, image_shape: Shape, outputs: int, **options: Any) -> Network:
+    """A network by its name, with initial weights from torch's global generator, in evaluation mode.
+
+    Args:
+        name: of the network; ``ltdd describe network`` lists them.
+        image_shape: ``(C, H, W)`` of the images.
+        outputs: number of logits.
+        options: of the network.
+
+    Raises:
+        InputError: an unknown name or option, or the network is not for such images.
+    """
+    channels, height, width = image_shape
+    chosen = select(installed(), "network", {"name": name, **options})
+    return NetworkFactory(chosen.component, chosen.options)((channels, height, width), outputs).eval()
 
 
 def evaluate(
@@ -149,6 +169,56 @@ def _on_distilled(
             yield from work(setup, loaded, chosen, repeats)
 
     return lines()
+
+
+def export(
+    run: Path | str,
+    kind: str,
+    out: Path | str | None = None,
+    *,
+    line: str | None = None,
+    catalog: Catalog | None = None,
+) -> Path:
+    """Write a distilled set or a trained classifier for another tool, as a whole or not at all.
+
+    Of a distilled set, ``ddranking``: ``images.pt`` float32 ``[C * IPC, 3, H, W]`` in normalised colours and sorted by
+    class, ``labels.pt`` float32 logits ``[C * IPC, C]``, ``lr.pt``, a scalar; ``folder``: PNG files in a folder for
+    each class, in displayable colours; ``npz``: arrays ``images``, ``labels``, ``soft_probabilities`` or
+    ``soft_logits`` where there are soft labels, ``class_names`` and ``normalisation`` (a JSON text).
+
+    Of a classifier, a folder with ``model-card.md`` and, for ``torch``, ``classifier.pt2``, a program of torch.export;
+    for ``onnx``, ``classifier.onnx``; for ``state-dict``, ``model.safetensors`` and ``config.json``.  The first two
+    take ``images``, float32 ``[n, C, H, W]`` in [0, 1], and give ``probabilities``, float32 ``[n, classes]``.
+
+    Args:
+        run: the folder of a run or of ``ltdd train``, a ``distilled.safetensors``, or the file of a classifier.
+        kind: ``ddranking``, ``folder`` or ``npz`` of a distilled set; ``torch``, ``onnx`` or ``state-dict`` of a
+            classifier.
+        out: a folder, or the file for npz; ``export-KIND`` in the folder of the run unless given.
+        line: the line of the result table whose classifier is written; the last one unless given.
+        catalog: where the matcher is found whose decoder a distilled set needs.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        InputError: the kind is unknown, there is nothing of that kind or it does not suit the format, a package is
+            missing, or ``out`` is there already or cannot be written.
+    """
+    if kind in OF_CLASSIFIERS:
+        return export_classifier(run, kind, out, line)
+    if kind not in OF_SETS:
+        raise unknown("format", kind, [*OF_SETS, *OF_CLASSIFIERS])
+    if line is not None:
+        raise InputError(f"--line names a classifier, and --format {kind} writes the distilled set: leave --line out.")
+    path = Path(run)
+    no_set = (path / CLASSIFIERS).is_dir() and not (path / DISTILLED_FILE).exists()
+    if no_set or CLASSIFIERS in (path.name, path.parent.name):
+        raise InputError(
+            f"{path} has classifiers and no distilled set, which --format {kind} is for: "
+            f"write a classifier with --format {', '.join(OF_CLASSIFIERS)}."
+        )
+    return export_distilled(path, kind, out, catalog=catalog)
 
 
 def relabel(

@@ -585,9 +585,39 @@ class Forgotten(Linear):
         return Softmax(logits)
 
 
+class Looking(Storable):
+    """Branches on what a tensor holds."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return self.network(images) if images.mean() < 100 else -self.network(images)
+
+
+class Otherwise(Looking):
+    """Says something else in a graph."""
+
+    def forward(self, images):
+        return self.network(images) * (-1 if torch.compiler.is_exporting() else 1)
+
+
+class WithoutGraph(Linear):
+    def fit(self, sets, trainer):
+        return Softmax(Looking(super().fit(sets, trainer).logits))
+
+
+class OtherGraph(Linear):
+    def fit(self, sets, trainer):
+        return Softmax(Otherwise(super().fit(sets, trainer).logits))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        (WithoutGraph, "ltdd export can make a graph of its classifier.* use --format state-dict"),
+        (OtherGraph, "the graph says the same of 20 images"),
         (Closed, "a run can keep its classifier, and Softmax was made of a function"),
         (Forgotten, "says the same when it was kept and loaded again"),
         (Drawing, "global generator of torch"),

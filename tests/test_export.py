@@ -23,6 +23,7 @@ from ltdd_core import (
     load_distilled,
     save_distilled,
 )
+from ltdd_core.evaluation.export import FORMATS as OF_CLASSIFIERS
 from ltdd_core.runs.export import FORMATS, to_logits
 
 NAMES = ("cat", "dog", "top/T-shirt")
@@ -251,7 +252,8 @@ def test_a_set_whose_decoder_is_missing_says_which_package_has_it(site, ltdd, fi
 
 
 def test_the_help_names_every_format(ltdd):
-    *others, last = FORMATS
+    formats = (*FORMATS, *OF_CLASSIFIERS)
+    *others, last = formats
     text = " ".join(ltdd("export", "--help").stdout.split())
     assert f"Format to write: {', '.join(others)} or {last}." in text
-    assert f"--format {'|'.join(FORMATS)}" in text
+    assert f"--format {'|'.join(formats)}" in text

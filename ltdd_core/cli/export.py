@@ -1,4 +1,4 @@
-"""``ltdd export``: a distilled set for other tools."""
+"""``ltdd export``: a distilled set or a trained classifier for other tools."""
 
 from __future__ import annotations
 
@@ -12,20 +12,31 @@ from ltdd_core.cli.settings import consoles
 @click.command("export")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "--format", "kind", metavar="ddranking|folder|npz", required=True, help="Format to write: ddranking, folder or npz."
+    "--format",
+    "kind",
+    metavar="ddranking|folder|npz|torch|onnx|state-dict",
+    required=True,
+    help="Format to write: ddranking, folder, npz, torch, onnx or state-dict.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder to write, or file for npz; unless given, export-FORMAT beside the distilled set.",
+    help="Folder to write, or file for npz; unless given, export-FORMAT in the folder of the run.",
 )
-def command(run: Path, kind: str, out: Path | None) -> None:
-    """Write the distilled set of RUN, a run folder or a distilled.safetensors, in another format.
+@click.option("--line", metavar="NAME", help="Line of the result table whose classifier is written; else the last one.")
+def command(run: Path, kind: str, out: Path | None, line: str | None) -> None:
+    """Write the distilled set or a classifier of RUN in another format.
 
-    `ddranking`: images.pt, labels.pt and lr.pt, as DD-Ranking's evaluators take them. `folder`: PNG files in a
-    folder for each class. `npz`: numpy arrays.
+    RUN is a run folder, a folder of ltdd train, a distilled.safetensors, or the file of a classifier.
+
+    The distilled set: `ddranking`: images.pt, labels.pt and lr.pt, as DD-Ranking's evaluators take them. `folder`: PNG
+    files in a folder for each class. `npz`: numpy arrays.
+
+    A classifier, with a model card beside it: `torch`: classifier.pt2, a program of torch.export. `onnx`:
+    classifier.onnx. Both take float images in [0, 1] and give probabilities. `state-dict`: model.safetensors and
+    config.json.
     """
-    from ltdd_core.runs.export import export
+    from ltdd_core.api import export
 
-    target = export(run, kind, out)
+    target = export(run, kind, out, line=line)
     consoles(False)[0].print(str(target), soft_wrap=True)

@@ -19,6 +19,9 @@ class Classifier(Storable, ABC):
 
     A run keeps it by what it was made of, as :class:`ltdd_core.Storable` says.  What it works out itself and needs
     again is in its buffers.
+
+    ``ltdd export`` makes a graph of it for any number of images.  So it does not branch on what a tensor holds, and
+    asks for ``images.shape[0]``, not for ``len(images)``.
     """
 
     groups: Tensor | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from ltdd_core.config.model import DEFAULT_NAMES, Config, Selection
@@ -157,6 +158,8 @@ def keep_classifier(
     row = _row(line, scores, data, distilled, scores.groups).to_json()
     facts: dict[str, Any] = {
         "row": {key: value for key, value in row.items() if key != "confusion"},
+        "data": {"name": data.name, "test_counts": torch.bincount(data.test_labels, minlength=data.classes).tolist()},
+        "distilled": None if set(line.sets) == {ORIGINAL} or distilled is None else _about(distilled),
         "network": config.network.to_tree(),
         "head": line.head.to_tree(),
         "sets": list(line.sets),
@@ -183,6 +186,14 @@ def keep_classifier(
         save_classifier(folder / file_name(name), kept, class_finder(setup.catalog.plugins))
     except Unstorable as error:
         setup.display.warn(f"the classifier {name!r} is not kept in a file: {error}.")
+
+
+def _about(distilled: DistilledSet) -> dict[str, Any]:
+    """What a classifier remembers of its distilled set: the method, where it is known, and the number of images."""
+    method: Any = distilled.origin
+    for key in ("configuration", "matcher", "name"):
+        method = method.get(key) if isinstance(method, Mapping) else None
+    return {"method": method if isinstance(method, str) else None, "images": len(distilled.labels)}
 
 
 @dataclass(frozen=True)

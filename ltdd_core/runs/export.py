@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ltdd_core.errors import InputError, unknown
+from ltdd_core.errors import InputError
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
 from ltdd_core.storage import json_text, write_atomically, writing
@@ -28,15 +28,14 @@ LARGEST_RATE = 1e30
 """A learning rate above it is damage."""
 
 
-def export(distilled: Path | str, kind: str, out: Path | str | None = None, *, catalog: Catalog | None = None) -> Path:
+def export_distilled(
+    distilled: Path | str, kind: str, out: Path | str | None = None, *, catalog: Catalog | None = None
+) -> Path:
     """Write a distilled set for another tool.
 
     Args:
         distilled: the folder of a run, or its ``distilled.safetensors``.
-        kind: ``ddranking``: ``images.pt`` float32 ``[C * IPC, 3, H, W]`` in normalised colours and sorted by class,
-            ``labels.pt`` float32 logits ``[C * IPC, C]``, ``lr.pt``, a scalar; ``folder``: PNG files in a folder for
-            each class, in displayable colours; ``npz``: arrays ``images``, ``labels``, ``soft_probabilities`` or
-            ``soft_logits`` where there are soft labels, ``class_names`` and ``normalisation`` (a JSON text).
+        kind: ``ddranking``, ``folder`` or ``npz``, as :func:`ltdd_core.export` describes them.
         out: a folder, or the file for npz; ``export-KIND`` beside the distilled set unless given.
         catalog: where the matcher is found whose decoder the set needs.
 
@@ -44,19 +43,26 @@ def export(distilled: Path | str, kind: str, out: Path | str | None = None, *, c
         Where it is.
 
     Raises:
-        InputError: the set or the kind is unknown, the set does not suit it, or ``out`` is there already or cannot
-            be written.
+        InputError: there is no such set, it does not suit the format, or ``out`` is there already or cannot be
+            written.
     """
-    if kind not in FORMATS:
-        raise unknown("format", kind, FORMATS)
     distilled_set = _decoded(load_distilled(distilled), catalog)
     source = Path(distilled)
     folder = source if source.is_dir() else source.parent
     target = Path(out) if out is not None else folder / (f"export-{kind}" + (".npz" if kind == "npz" else ""))
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(f"{target} is there already: remove it, or name another place with --out.")
+    check_target(target)
     FORMATS[kind](distilled_set, target)
     return target
+
+
+def check_target(target: Path) -> None:
+    """Refuse to write in the place of something, unless it is an empty folder.
+
+    Raises:
+        InputError: something is there.
+    """
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(f"{target} is there already: remove it, or name another place with --out.")
 
 
 def _decoded(distilled: DistilledSet, catalog: Catalog | None) -> DistilledSet:
@@ -92,7 +98,7 @@ def _ddranking(distilled: DistilledSet, target: Path) -> None:
         for name, tensor in tensors.items():
             torch.save(tensor.clone(), folder / f"{name}.pt")  # the format of the other tool; it holds tensors only
 
-    _written_as_a_whole(target, fill)
+    written_as_a_whole(target, fill)
 
 
 def _folder(distilled: DistilledSet, target: Path) -> None:
@@ -109,7 +115,7 @@ def _folder(distilled: DistilledSet, target: Path) -> None:
                 plain = image.permute(1, 2, 0).numpy() if len(image) == 3 else image[0].numpy()
                 Image.fromarray(plain).save(folder / name / f"{number:04}.png")
 
-    _written_as_a_whole(target, fill)
+    written_as_a_whole(target, fill)
 
 
 def _npz(distilled: DistilledSet, target: Path) -> None:
@@ -133,8 +139,12 @@ def _npz(distilled: DistilledSet, target: Path) -> None:
 FORMATS: dict[str, Callable[[DistilledSet, Path], None]] = {"ddranking": _ddranking, "folder": _folder, "npz": _npz}
 
 
-def _written_as_a_whole(target: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder beside the target and rename it: nobody sees half of it."""
+def written_as_a_whole(target: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder beside the target and rename it: nobody sees half of it.
+
+    Raises:
+        WriteError: it cannot be written; nothing is left behind.
+    """
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
+from ltdd_core.evaluation.export import program_of
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe
 from ltdd_core.evaluation.labeller import Labeller, Labelling
-from ltdd_core.evaluation.stored import class_finder
+from ltdd_core.evaluation.stored import TrainedClassifier, class_finder
 from ltdd_core.networks.compiled import precision_context
 from ltdd_core.networks.network import Network
 from ltdd_core.networks.stored import Entry, Storable, Unstorable, put_together, taken_apart
@@ -19,7 +21,7 @@ from ltdd_core.plugging.loading import load_plugins
 from ltdd_core.seeding import generator
 from ltdd_core.storage import json_text, parse_json
 from ltdd_core.testing.contract import Contract, check_soft_labels
-from ltdd_core.testing.tiny import PlainSampler, devices, tiny_long_tailed, tiny_task, tiny_trainer
+from ltdd_core.testing.tiny import CPU, PlainSampler, devices, tiny_long_tailed, tiny_task, tiny_trainer
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.soft_labels import SoftLabels
 
@@ -29,6 +31,7 @@ def check_head(component: type[ClassifierHead], **options: Any) -> None:
 
     Validation images are a normal case, also where a class has none.
     A run can keep the classifier, and it says the same, bit for bit, when it is loaded again.
+    ``ltdd export`` can make a graph of it, which says the same.
 
     Args:
         component: the class.
@@ -73,6 +76,8 @@ def check_head(component: type[ClassifierHead], **options: Any) -> None:
             with torch.no_grad():
                 same = torch.equal(loaded(images), results[1])
             contract.must(same, Storable, "the classifier says the same when it was kept and loaded again")
+            if precision == "fp32" and labels is None and device == CPU:
+                _check_graph(contract, loaded, data)
 
 
 def _kept_and_loaded(contract: Contract, classifier: Classifier, component: type[ClassifierHead]) -> nn.Module:
@@ -86,6 +91,27 @@ def _kept_and_loaded(contract: Contract, classifier: Classifier, component: type
     with contract.works(Storable, "a kept classifier can be loaded"):
         entries = [Entry.model_validate(entry) for entry in parse_json(json_text(modules))]
         return put_together(entries, {name: tensor.cpu() for name, tensor in tensors.items()}, find)
+
+
+def _check_graph(contract: Contract, classifier: nn.Module, data: LongTailedSet) -> None:
+    """``ltdd export`` can make a graph of the classifier, which says what the classifier says, of one image too."""
+    trained = TrainedClassifier(
+        cast(Classifier, classifier),
+        line="",
+        class_names=data.class_names,
+        groups=None,
+        counts=data.counts,
+        images=len(data.train_labels),
+        image_shape=data.image_shape,
+        normalisation=data.normalisation,
+        facts={},
+    )
+    images = data.test_images.float() / 255
+    with contract.works(Classifier, "ltdd export can make a graph of its classifier"):
+        graph = program_of(trained).module()
+        for number in (len(images), 1):
+            same = torch.allclose(graph(images[:number]), trained.predict(images[:number]), atol=1e-4)
+            contract.must(same, Classifier, f"the graph says the same of {number} images")
 
 
 def _check_log_probabilities(contract: Contract, result: Tensor, shape: tuple[int, int], device: torch.device) -> None:
