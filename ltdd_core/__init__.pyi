@@ -69,6 +69,7 @@ from .errors import (
     Interrupted as Interrupted,
     OptionError as OptionError,
     RunFailed as RunFailed,
+    unknown as unknown,
 )
 from .evaluation.calibration import (
     at_temperature as at_temperature,
@@ -109,6 +110,9 @@ from .hookspecs import (
     Run as Run,
     hookimpl as hookimpl,
 )
+from .networks.backbone import (
+    Backbone as Backbone,
+)
 from .networks.compiled import (
     CompiledNetwork as CompiledNetwork,
     precision_context as precision_context,
@@ -118,6 +122,7 @@ from .networks.cosine import (
 )
 from .networks.network import (
     Network as Network,
+    NetworkOptions as NetworkOptions,
 )
 from .networks.pool import (
     NetworkPool as NetworkPool,

@@ -70,14 +70,27 @@ def memory_in_words(advice: str) -> Iterator[None]:
         raise
 
 
+MOST_LISTED = 50
+"""Names in a message."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """An error for a name that does not exist, with the nearest one that does."""
+    """An error for a name that does not exist, with the nearest that do.
+
+    Args:
+        kind: what it would be the name of, as a sentence calls it.
+        name: the wrong one.
+        known: all that exist; they are listed, unless they are too many.
+    """
     import difflib
 
     names = sorted(known)
-    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return InputError(f"unknown {kind} {name!r}.{hint} Available: {', '.join(names) or 'none'}.")
+    few = len(names) <= MOST_LISTED
+    close = difflib.get_close_matches(name.lower(), names, n=1 if few else 3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    listed = ", ".join(names) or "none"
+    rest = f"Available: {listed}." if few else f"There are {len(names)} of them."
+    return InputError(f"unknown {kind} {name!r}.{hint} {rest}")
 
 
 _repr = Repr()

@@ -108,6 +108,11 @@ def name_of(named: Named) -> str:
     return str(named.get("name") if isinstance(named, Mapping) else named)
 
 
+def section_of(named: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """A component that an option names, as a section of a configuration: ``{"name": ..., option: value, ...}``."""
+    return {"name": named} if isinstance(named, str) else named
+
+
 def option(
     default: Value, text: str, *, source: str = "", component: str = "", unless_given: str = "", **limits: Any
 ) -> Value:
@@ -131,6 +136,9 @@ class Component:
     """What all components but networks share: they are made from their validated options."""
 
     Options: ClassVar[type[BaseOptions]] = BaseOptions
+    argument: ClassVar[str | None] = None
+    """The option that a text after a colon gives: with ``"model"``, ``name:resnet18`` is ``name`` with the option
+    ``model=resnet18``, wherever a component is named.  None: a colon is refused."""
 
     def __init__(self, options: Any) -> None:
         self.options = options

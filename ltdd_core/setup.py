@@ -26,7 +26,7 @@ from ltdd_core.errors import memory_in_words
 from ltdd_core.networks.network import NetworkFactory
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.store import NetworkStore
-from ltdd_core.options import Named
+from ltdd_core.options import Named, section_of
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.progress import Display
 from ltdd_core.runs.devices import chunk_size, computing, find_device
@@ -201,8 +201,16 @@ class Setup:
         Raises:
             InputError: an unknown name or option.
         """
-        chosen = select(self.catalog, "network", {"name": named} if isinstance(named, str) else named)
+        chosen = select(self.catalog, "network", section_of(named))
         return NetworkFactory(chosen.component, chosen.options)
+
+    def check_network(self) -> None:
+        """See that a network of the run can be made for its images, before anything is written.
+
+        Raises:
+            InputError: the network is not for such images, or its pretrained weights are not for it.
+        """
+        self.networks.new("check")
 
     @cached_property
     def networks(self) -> NetworkPool:

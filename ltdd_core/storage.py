@@ -96,19 +96,28 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: the file is not there, is damaged, or was written by something else.
     """
+    tensors, metadata = read_tensors(path)
+    try:
+        return tensors, {key: parse_json(value) for key, value in metadata.items()}
+    except ValueError as error:
+        raise InputError(f"{path}: its metadata were not written by ltdd.") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file, whoever wrote it; the tensors are on the CPU.
+
+    Raises:
+        InputError: the file is not there, or is damaged.
+    """
     try:
         if not path.is_file():
             raise InputError(f"{path}: there is no such file.")
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
+            return tensors, file.metadata() or {}
     # A dtype that torch does not have is any of the last three.
     except (SafetensorError, OSError, AttributeError, TypeError, RuntimeError) as error:
         raise InputError(f"{path}: damaged, or not a safetensors file: {reason_of(error)}.") from error
-    try:
-        return tensors, {key: parse_json(value) for key, value in metadata.items()}
-    except ValueError as error:
-        raise InputError(f"{path}: its metadata were not written by ltdd.") from error
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

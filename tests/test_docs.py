@@ -22,7 +22,7 @@ from ltdd_core import configure
 from ltdd_core.cli import cli
 from ltdd_core.plugging.catalog import KINDS, installed
 from ltdd_core.plugging.loading import load_plugins
-from ltdd_core.testing import check_head, check_labeller, check_matcher, tiny_long_tailed, tiny_network
+from ltdd_core.testing import check_head, check_labeller, check_matcher, check_network, tiny_long_tailed, tiny_network
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))
 import generated
@@ -176,6 +176,7 @@ def test_the_plugins_of_the_guides_keep_the_contract():
     for name in ("WeightedMatcher", "SurestMatcher", "TilesMatcher", "QueueMatcher"):
         check_matcher(getattr(weighted, name))
     check_labeller(weighted.TwoHeadsLabeller)
+    check_network(weighted.ShallowNetwork, (1, 16, 16))
 
 
 def test_the_wrapped_script_keeps_the_contract_and_the_script_runs():

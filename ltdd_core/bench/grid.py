@@ -168,8 +168,8 @@ class _GridReader:
         with self._naming_the_file():
             full = resolve(self.catalog, layers, point["methods"].preset)
             run = self._run_config(full, point["plugins"].plugins)
-            method = point["methods"].label or full.matcher.name
-            data = point["data"].label or full.data.name
+            method = point["methods"].label or full.matcher.shown
+            data = point["data"].label or full.data.shown
             lines = [] if self.line_trees else self._own_lines(point, full, run, data)
         lines += [self._line(tree, point, run, method, data) for tree in self.line_trees]
         return Cell(
@@ -293,7 +293,7 @@ def _short(number: float | str) -> str:
 
 def _digest(tree: Tree, config: Config, data: str) -> str:
     """Of what decides a file, and of the label of its data set, if it has one."""
-    tree = tree if data == config.data.name else {**tree, "label": data}
+    tree = tree if data == config.data.shown else {**tree, "label": data}
     return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=5).hexdigest()
 
 

@@ -44,13 +44,16 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
         tree, sources = preset_layer(catalog, name).tree, preset_sources(catalog, name)
         click.echo(json.dumps({**tree, "sources": sources}) if as_json else "\n".join(_yaml_lines(tree, sources)))
         return
-    entry = catalog.get(kind, name)
-    component = select(catalog, kind, {"name": name}).component
-    title = f"{kind} {name}, from {entry.owner}"
+    chosen = select(catalog, kind, {"name": name})
+    component = chosen.component
+    title = f"{kind} {name}, from {chosen.owner}"
     module = inspect.getdoc(sys.modules[component.__module__]) or ""
     about = f"{inspect.getdoc(component) or ''}\n\n{module}".strip()
+    if component.argument is not None:
+        about += f"\n\n{chosen.name}:{component.argument.upper()} is short for its option {component.argument}."
     suggested = getattr(component, "suggested", {})
-    _show(console, as_json, title, about, component.Options, prefix=f"{kind}.", suggested=suggested)
+    values = chosen.options if name != chosen.name else None
+    _show(console, as_json, title, about, component.Options, prefix=f"{kind}.", suggested=suggested, values=values)
 
 
 def _yaml_lines(tree: Mapping[str, Any], sources: Mapping[str, str], path: tuple[str, ...] = ()) -> Iterator[str]:
@@ -99,12 +102,13 @@ def _show(
     *,
     prefix: str,
     suggested: Mapping[str, Any] | None = None,
+    values: Any = None,
 ) -> None:
     from rich.table import Column, Table
 
     from ltdd_core.config.layers import flat
 
-    rows = list(_rows(options, prefix))
+    rows = list(_rows(options, prefix, values))
     if as_json:
         document: dict[str, Any] = {"name": title, "about": about, "options": rows}
         if suggested:

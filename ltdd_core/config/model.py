@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,6 +173,12 @@ class Selection:
     component: Any
     owner: str
 
+    @property
+    def shown(self) -> str:
+        """What tables call it: its name, with the option that a text after its colon gives, ``timm:resnet18``."""
+        option = getattr(self.component, "argument", None)
+        return self.name if option is None else f"{self.name}:{getattr(self.options, option)}"
+
     def make(self) -> Any:
         """A new instance."""
         return self.component(self.options)
@@ -244,6 +252,9 @@ class Config:
 
 def _science(tree: Tree) -> Tree:
     tree["data"].pop("root", None)
+    if (weights := tree["network"].get("weights")) is not None:
+        with contextlib.suppress(OSError), Path(weights).open("rb") as file:  # what is in it decides, not where it lies
+            tree["network"]["weights"] = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
     tree["compute"] = {key: tree["compute"][key] for key in ("precision", "compile") if key in tree["compute"]}
     return tree
 

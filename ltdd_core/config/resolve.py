@@ -28,7 +28,7 @@ from ltdd_core.config.model import (
 )
 from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError, brief, unknown
-from ltdd_core.options import BaseOptions, Named
+from ltdd_core.options import BaseOptions, Named, section_of
 from ltdd_core.plugging.catalog import KINDS, Catalog, Entry, noun
 from ltdd_core.plugging.loading import Plugin
 
@@ -63,9 +63,9 @@ def resolve(
     Raises:
         InputError: an unknown name, an unknown option, a value out of range.
     """
-    given = [normalised(layer) for layer in layers]
+    given = [_spelt_out(catalog, layer) for layer in layers]
     lower = [] if preset is None else [preset_layer(catalog, preset)]
-    before = [] if stored is None else [normalised(stored)]
+    before = [] if stored is None else [_spelt_out(catalog, stored)]
     wanted = merged([*before, *lower, *given])
     upper = [*lower, *_chosen_by_plugins(catalog, wanted, named=merged(given)), *given]
     stack = [_defaults(), *(_without_its_recipe(layer, merged(upper)) for layer in before), *upper]
@@ -84,7 +84,7 @@ def resolve_data(catalog: Catalog, layers: Sequence[Layer]) -> Selection:
     Raises:
         InputError: an unknown name, an unknown option, a value out of range, another section.
     """
-    stack = [normalised(layer) for layer in layers]
+    stack = [_spelt_out(catalog, layer) for layer in layers]
     tree = merged([_defaults(), *stack])
     try:
         for key in merged(stack):
@@ -103,7 +103,7 @@ def preset_layer(catalog: Catalog, name: str) -> Layer:
     """
     tree = dict(_preset(catalog, name))
     tree.pop(SOURCES, None)
-    return normalised(Layer(f"preset {name!r}", tree))
+    return _spelt_out(catalog, Layer(f"preset {name!r}", tree))
 
 
 def preset_sources(catalog: Catalog, name: str) -> dict[str, str]:
@@ -133,9 +133,10 @@ def select(catalog: Catalog, kind: str, section: Mapping[str, Any]) -> Selection
     Raises:
         InputError: an unknown name or option, a value out of range.
     """
-    entry = _entry(catalog, kind, section)
+    spelt_out = catalog.spelt_out(kind, section)
+    entry = _entry(catalog, kind, spelt_out)
     component: Any = entry.load()
-    values = {key: value for key, value in section.items() if key != "name"}
+    values = {key: value for key, value in spelt_out.items() if key != "name"}
     options = validate_options((kind,), component.Options, values)
     _check_named(catalog, (kind,), options)
     return Selection(kind, entry.name, options, component, str(entry.owner))
@@ -159,12 +160,13 @@ def _check_named(catalog: Catalog, place: tuple[str, ...], options: BaseOptions)
 
 
 def _check_one(catalog: Catalog, kind: str, named: Named) -> None:
-    if isinstance(named, str):
-        catalog.get(kind, named).load()  # one that is not finished is refused here too
-    elif not isinstance(named.get("name"), str):
+    section = catalog.spelt_out(kind, section_of(named))
+    if not isinstance(section.get("name"), str):
         raise InputError(f"which {kind}? Its options need its name beside them.")
+    if isinstance(named, str) and section == {"name": named}:
+        catalog.get(kind, named).load()  # one that is not finished is refused here too
     else:
-        select(catalog, kind, named)
+        select(catalog, kind, section)
 
 
 def component_maker(catalog: Catalog) -> Callable[[str, str | Mapping[str, Any]], Any]:
@@ -178,9 +180,23 @@ def component_maker(catalog: Catalog) -> Callable[[str, str | Mapping[str, Any]]
             raise InputError(f"component({kind!r}, ...) does not exist: {NOT_MADE_BY_NAME[kind]}.")
         if kind not in KINDS:
             raise unknown("kind of component", kind, KINDS.keys() - NOT_MADE_BY_NAME.keys())
-        return select(catalog, kind, {"name": named} if isinstance(named, str) else named).make()
+        return select(catalog, kind, section_of(named)).make()
 
     return component
+
+
+def _spelt_out(catalog: Catalog, layer: Layer) -> Layer:
+    """The same layer with all short forms spelt out, arguments of names among them.
+
+    Raises:
+        InputError: it is malformed, or a name has an argument that it cannot have.
+    """
+    tree = normalised(layer).tree
+    try:
+        sections = {kind: catalog.spelt_out(kind, tree[kind]) for kind in COMPONENTS if kind in tree}
+    except InputError as error:
+        raise InputError(f"{layer.origin}: {error}") from error
+    return Layer(layer.origin, {**tree, **sections})
 
 
 def _with_sections_of_the_matcher(catalog: Catalog, stack: list[Layer]) -> list[Layer]:
@@ -219,7 +235,7 @@ def _defaults() -> Layer:
 
 def _suggestions(catalog: Catalog, source: Entry) -> Layer:
     """What a data source suggests; for training on a distilled set it stands apart, below the recipe of a method."""
-    layer = normalised(Layer(f"data source {source.name!r}", dict(source.load().suggested)))
+    layer = _spelt_out(catalog, Layer(f"data source {source.name!r}", dict(source.load().suggested)))
     training = layer.tree.get("training", {})
     if not isinstance(training, Mapping) or "distilled" not in training:
         return layer
@@ -260,7 +276,7 @@ def _chosen_by_plugins(catalog: Catalog, wanted: Tree, *, named: Tree) -> list[L
                     f"{first_choice!r} and {name!r}: name one with --set {kind}.name=NAME."
                 )
         tree = {kind: {"name": name} for kind, name in answer.items()}
-        layers.append(Layer(f"plugin {plugin.name!r}", tree))
+        layers.append(_spelt_out(catalog, Layer(f"plugin {plugin.name!r}", tree)))
     return layers
 
 
@@ -289,7 +305,7 @@ def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
     chosen = {kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS if not absent.get(kind)}
     options: RunOptions = validate_options((), RunOptions, run)
     built_in = options.init in (REAL, NOISE, chosen["sampler"].name)
-    if not built_in and options.init not in catalog.names("sampler"):
+    if not built_in and options.init.partition(":")[0] not in catalog.names("sampler"):
         starts = [REAL, NOISE, *catalog.names("sampler")]
         raise OptionError({("init",): str(unknown("value of init", options.init, starts))})
     training: Training = validate_options(("training",), Training, tree.get("training", {}))

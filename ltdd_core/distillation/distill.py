@@ -121,6 +121,7 @@ def distill(
     store = store or NetworkStore(config.compute.store or out / NETWORKS)
     with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
         matcher: Matcher = config.matcher.make()
+        setup.check_network()
         if not (out / DISTILLED_FILE).exists():
             matcher.prepare(task_of(setup))
             try_labeller(setup)

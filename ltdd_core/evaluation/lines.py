@@ -231,7 +231,7 @@ def repeated(
             setup.changed(network=network, seed=seed, store=NetworkStore(setup.store.folder))
             for seed in range(first, first + repeats)
         )
-        yield network.name, [measure(variant) for variant in setups]
+        yield network.shown, [measure(variant) for variant in setups]
 
 
 def repeated_rows(
@@ -267,13 +267,13 @@ def repeated_rows(
 
     if keep is not None:
         first = setup.config.run.seed
-        names = [name_of(network.name, first + index) for network in networks for index in range(repeats)]
+        names = [name_of(network.shown, first + index) for network in networks for index in range(repeats)]
         check_free(keep, names)
 
     def measure(variant: Setup) -> Row:
         classifier, scores = trained(line, variant, distilled)
         if keep is not None:
-            name = name_of(variant.config.network.name, variant.config.run.seed)
+            name = name_of(variant.config.network.shown, variant.config.run.seed)
             keep_classifier(keep, name, line, classifier, scores, variant, distilled)
         return _row(line, scores, variant.data, distilled, scores.groups)
 

@@ -9,8 +9,9 @@ import torchvision
 from torch import Tensor, nn
 
 from ltdd_core.errors import InputError
-from ltdd_core.networks.network import Network, Shape
-from ltdd_core.options import BaseOptions, option
+from ltdd_core.networks.backbone import small_stem
+from ltdd_core.networks.network import Network, NetworkOptions, Shape
+from ltdd_core.options import option
 
 GROUPS = 4  # of group normalisation; DC's public code
 
@@ -21,7 +22,7 @@ class ConvNet(Network):
     Features are the flattened last map: 2,048 for depth 3, width 128 and 32x32 images.
     """
 
-    class Options(BaseOptions):
+    class Options(NetworkOptions):
         """The field's ConvNet-D3 unless told otherwise."""
 
         depth: int = option(3, "number of blocks; each halves the image", source="DC, public code", ge=1, le=8)
@@ -77,7 +78,7 @@ class ConvNet(Network):
 class ResNet18(Network):
     """ResNet-18 (He et al., 2016) with the small-image stem: 3x3 convolution, stride 1, no pooling."""
 
-    class Options(BaseOptions):
+    class Options(NetworkOptions):
         """Normalisation of the residual blocks."""
 
         norm: Literal["instance", "batch"] = option(
@@ -93,11 +94,11 @@ class ResNet18(Network):
             )
         norm = nn.BatchNorm2d if options.norm == "batch" else _instance_norm
         body = torchvision.models.resnet18(norm_layer=norm)
-        body.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
-        body.maxpool = nn.Identity()
+        small_stem(body, image_shape[0])
         self.linear = nn.Linear(body.fc.in_features, outputs)
         body.fc = nn.Identity()
         self.body = body
+        self.prefixes = {"body.": "", "linear.": "fc."}
 
     def embed(self, images: Tensor) -> Tensor:
         """Averaged maps ``[n, 512]`` of the last stage."""
@@ -108,7 +109,7 @@ class ResNet18(Network):
 class VGG11(Network):
     """VGG11's convolutions (Simonyan & Zisserman, 2015); average pooling and one linear layer on top."""
 
-    class Options(BaseOptions):
+    class Options(NetworkOptions):
         """Normalisation after each convolution."""
 
         norm: Literal["instance", "batch", "none"] = option(
@@ -166,7 +167,7 @@ class AlexNet(Network):
 class MLP(Network):
     """Fully connected layers."""
 
-    class Options(BaseOptions):
+    class Options(NetworkOptions):
         """Size of the hidden layers."""
 
         width: int = option(128, "units of a hidden layer", source="DC, public code", ge=1)

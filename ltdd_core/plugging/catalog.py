@@ -88,6 +88,9 @@ class Entry:
         missing = sorted(getattr(component, "__abstractmethods__", ()))
         if missing:
             raise InputError(f"{owner} is not finished: its class {component.__name__} has no {', '.join(missing)}.")
+        finished: Any = component
+        if finished.argument is not None and finished.argument not in finished.Options.model_fields:
+            raise InputError(f"{owner} is not finished: its argument {finished.argument!r} is no option of it.")
 
     def _imported(self) -> Any:
         module, _, attribute = self.target.partition(":")
@@ -121,6 +124,27 @@ class Catalog:
             raise unknown(noun(kind), name, table)
         return table[name]
 
+    def spelt_out(self, kind: str, section: Mapping[str, Any]) -> dict[str, Any]:
+        """A section whose name has an argument, with the option that it gives.
+
+        ``{"name": "timm:resnet18"}`` becomes ``{"name": "timm", "model": "resnet18"}``; a plain name stays as it is.
+
+        Raises:
+            InputError: no such name, one that takes no argument, an empty argument, or an option that is said twice.
+        """
+        text = section.get("name")
+        if not isinstance(text, str) or ":" not in text:
+            return dict(section)
+        name, _, value = text.partition(":")
+        option = getattr(self.get(kind, name).load(), "argument", None)
+        if option is None:
+            raise InputError(f"{noun(kind)} {name!r} takes nothing after a colon: write {name!r}, not {text!r}.")
+        if not value:
+            raise InputError(f"{noun(kind)} {text!r}: nothing follows the colon; write {name}:{option.upper()}.")
+        if option in section:
+            raise InputError(f"{noun(kind)} {text!r} and its option {option!r} say the same; keep one.")
+        return {**section, "name": name, option: value}
+
     def names(self, kind: str) -> list[str]:
         """All names of a kind, sorted."""
         return sorted(self._tables[kind])
@@ -147,6 +171,8 @@ class Catalog:
         def register(name: str, component: Any) -> None:
             if not isinstance(name, str) or not name:
                 raise TypeError(f"register(name, component): the name of a {noun(kind)} must be text, not {name!r}")
+            if ":" in name:
+                raise ValueError(f"register(name, component): the name {name!r} of a {noun(kind)} must have no colon")
             owner = self._tables[kind][name].owner if name in self._tables[kind] else None
             if (kind, name) in offers:
                 owner = plugin

@@ -20,7 +20,7 @@ from ltdd_core.networks.network import MakeNetwork, Network, NetworkFactory
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.store import NetworkStore
 from ltdd_core.networks.zoo import ConvNet
-from ltdd_core.options import BaseOptions, Named
+from ltdd_core.options import BaseOptions, Named, section_of
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.seeding import generator
 from ltdd_core.training.augment import Augmentation
@@ -136,7 +136,7 @@ def tiny_network_of(named: Named) -> MakeNetwork:
     Args:
         named: name, or name and options.
     """
-    chosen = select(installed(), "network", {"name": named} if isinstance(named, str) else named)
+    chosen = select(installed(), "network", section_of(named))
     return NetworkFactory(chosen.component, chosen.options)
 
 

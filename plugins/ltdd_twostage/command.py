@@ -70,8 +70,8 @@ def grouping(
         plain = read()
         first_seed = plain.run.seed
         configs = [
-            read(network={"network": {"name": network}}, seeds={"seed": seed})
-            for network in dict.fromkeys(networks or (plain.network.name,))
+            read(network={} if network is None else {"network": {"name": network}}, seeds={"seed": seed})
+            for network in dict.fromkeys(networks or (None,))
             for seed in range(first_seed, first_seed + seeds)
         ]
         class_names, views = _views(configs, sources or ("test", "original"), counts, None if quiet else notes)

@@ -112,7 +112,7 @@ def views_of(
                 _check_fits(name, distilled_set, sets[name], data)
             plain = trainer.train(original, outputs=data.classes)
             for source in sources:
-                yield data.class_names, _view(source, sets[source], config.network.name, plain, trainer)
+                yield data.class_names, _view(source, sets[source], config.network.shown, plain, trainer)
 
 
 def _check_fits(name: str, distilled: DistilledSet, images: TrainingSet, data: LongTailedSet) -> None:
