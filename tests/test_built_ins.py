@@ -36,6 +36,8 @@ BUILT_IN = [
     "report",
     "samplers",
     "tensorboard",
+    "timm",
+    "torchvision",
     "trackio",
     "twostage",
 ]
@@ -123,6 +125,8 @@ def test_every_register_hook_belongs_to_a_kind():
 
 ENGLISH = {"class-balanced", "compare", "cosine", "losses", "random", "report", "samplers", "teacher", "watch"}
 """Names of plugins, components or commands that are ordinary words of English or of mathematics as well."""
+LIBRARIES = {"torchvision"}
+"""Names of plugins that are those of libraries that the core itself uses."""
 DEPENDENCIES = {
     (
         "ltdd_twostage",
@@ -145,7 +149,7 @@ def names_of_plugins():
                 found.setdefault(name, set()).add(plugin.target)
     for name, (_, owner) in plugin_commands(plugins).items():
         found.setdefault(name, set()).add(owner.target)
-    return {name: owners for name, owners in found.items() if name not in ENGLISH}
+    return {name: owners for name, owners in found.items() if name not in ENGLISH | LIBRARIES}
 
 
 def words_of(path, *, docstrings):

@@ -31,7 +31,9 @@ def images(n, shape, seed=0):
 def test_every_network_of_the_core_is_tested_here():
     catalog = installed()
     kinds = {catalog.get("network", name).load() for name in catalog.names("network")}
-    assert {ConvNet, ResNet18, VGG11, AlexNet, MLP} == {kind for kind in kinds if kind.__module__.startswith("ltdd_")}
+    assert {ConvNet, ResNet18, VGG11, AlexNet, MLP} == {
+        kind for kind in kinds if kind.__module__.startswith("ltdd_core.")
+    }
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
