@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ltdd_core.config.advice import against_memory
-from ltdd_core.config.model import Config, Selection
+from ltdd_core.config.ipc import ipc_of_classes
+from ltdd_core.config.model import KEEP, Config, Selection
 from ltdd_core.config.resolve import component_maker, select
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.normalisation import Normalisation
@@ -122,6 +123,21 @@ class Setup:
         """
         with self.stop.at_once():
             return load_long_tailed(self.config.data.name, self.config.data.make())
+
+    @property
+    def keep_real(self) -> bool:
+        """Whether a class with no more real images than its IPC keeps them."""
+        return self.config.run.init == KEEP
+
+    @cached_property
+    def ipc_of_class(self) -> tuple[int, ...]:
+        """Synthetic images of each class, at least 1; of one that keeps its real images, as many as it has.
+
+        Raises:
+            InputError: the configuration names a class that does not exist, or has too few images for all classes.
+        """
+        numbers = ipc_of_classes(self.config.run.ipc, self.data.class_names, self.data.counts)
+        return tuple(map(min, numbers, self.data.counts)) if self.keep_real else numbers
 
     @cached_property
     def sampler(self) -> Sampler:

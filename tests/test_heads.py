@@ -272,7 +272,8 @@ def small(request):
     )
     whole = load_long_tailed("digits-lt", config.data.make()) if request.param == "digits" else None
     data = whole or tiny_long_tailed((12, 5, 2, 1))
-    return config, data, distilled_set_of(matcher_of(config, data), config, data)
+    matcher = matcher_of(config, data)
+    return config, data, distilled_set_of(matcher, matcher.task, config, data)
 
 
 RECIPES = {

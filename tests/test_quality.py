@@ -48,13 +48,13 @@ def test_scores_go_from_0_to_1():
 
 def test_random_images_are_of_their_class_and_not_repeated():
     data = tiny_long_tailed((12, 5, 2, 1))
-    found = random_images(data, 3, seed=0)
+    found = random_images(data, [3] * 4, seed=0)
     assert found.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 2 + [3]
     real = data.normalisation.apply(data.train_images)
     for image, label in zip(found.images, found.labels, strict=True):
         assert any(torch.equal(image, other) for other in real[data.train_labels == label])
     assert len({image.numpy().tobytes() for image in found.images}) == len(found.images)
-    assert not torch.equal(found.images, random_images(data, 3, seed=1).images)
+    assert not torch.equal(found.images, random_images(data, [3] * 4, seed=1).images)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_the_accuracies_are_of_what_they_say(run):
     (found,) = quality(run.run, settings=[{"seed": 3}])
     catalog = installed()
     data = load_long_tailed("digits-lt", run.config.data.make())
-    few = random_images(data, 2, seed=3)
+    few = random_images(data, [2] * 10, seed=3)
     seeded = replace(run.config, run=run.config.run.model_copy(update={"seed": 3}))
 
     def accuracy(own, purpose, augmented=True):

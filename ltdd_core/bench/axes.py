@@ -78,7 +78,7 @@ def _value(axis: str, entry: Any, origin: str) -> Value:
         return Value(Layer(origin, {}), ", ".join(names) or NO_PLUGIN, plugins=names)
     if axis in ("data", "methods"):
         return _component(axis, entry, origin)
-    if isinstance(entry, list | dict):
+    if isinstance(entry, list) or (isinstance(entry, dict) and axis != "ipc"):
         raise InputError(f"{origin}: each is one value, not {brief(entry)}.")
     tree = {"seeds": {"seed": entry}, "ipc": {"ipc": entry}, "imbalance": {"data": {"imbalance": entry}}}[axis]
     return Value(Layer(origin, tree))

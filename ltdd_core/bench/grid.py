@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ltdd_core.bench.axes import AXES, Value, expanded, plugin_names, read_axes
+from ltdd_core.config.ipc import ipc_label
 from ltdd_core.config.layers import Layer, Tree, from_file, normalised
 from ltdd_core.config.model import DEFAULT_NAMES, Config
 from ltdd_core.config.resolve import resolve, select
@@ -41,7 +42,7 @@ class Published(BaseOptions):
     line: str = Field(description="name of the line as the table shows it")
     data: str | None = option(None, "label of the data set")
     imbalance: float | Literal["natural"] | None = option(None, "imbalance factor")
-    ipc: int | None = option(None, "images per class")
+    ipc: int | str | None = option(None, "images per class, as the table shows them")
     method: str | None = option(None, "label of the method")
     plugins: str | None = option(None, "plugins of the cell")
     accuracy: float | None = option(None, "per cent")
@@ -70,7 +71,8 @@ class Cell:
 
     data: str
     imbalance: float | str
-    ipc: int
+    ipc: int | str
+    """One number, or what the table calls the numbers of the classes."""
     method: str
     plugins: str
     seed: int
@@ -92,7 +94,7 @@ class GridRow:
 
     data: str
     imbalance: float | str
-    ipc: int | None
+    ipc: int | str | None
     method: str | None
     plugins: str
     line: str
@@ -175,7 +177,7 @@ class _GridReader:
         return Cell(
             data=data,
             imbalance=full.data.options.imbalance,
-            ipc=full.run.ipc,
+            ipc=full.run.ipc if isinstance(full.run.ipc, int) else ipc_label(full.run.ipc),
             method=method,
             plugins=point["plugins"].label,
             seed=full.run.seed,
@@ -282,7 +284,7 @@ def cell_line(name: str, line: Line, config: Config, run: Config, data: str) -> 
 
 def _stem(config: Config, data: str, *, distilled: bool) -> str:
     """What a reader of the folder wants to know."""
-    method = f"-{config.matcher.name}-ipc{config.run.ipc}" if distilled else ""
+    method = f"-{config.matcher.name}-ipc{ipc_label(config.run.ipc)[:LONGEST]}" if distilled else ""
     text = f"{data[:LONGEST]}-if{_short(config.data.options.imbalance)}{method}-seed{config.run.seed}"
     return re.sub(r"[^\w.+-]+", "-", text)
 

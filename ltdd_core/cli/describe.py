@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import click
 
@@ -154,9 +154,16 @@ def _rows(options: Any, prefix: str, values: Any = None) -> Any:
 
 
 def _type_name(annotation: Any) -> str:
+    from pydantic import BaseModel
+
     if inspect.isclass(annotation):
-        return annotation.__name__
-    if get_origin(annotation) in (Union, UnionType) and NoneType in get_args(annotation):
+        return "mapping" if issubclass(annotation, BaseModel) else annotation.__name__
+    if get_origin(annotation) is Annotated:
+        return _type_name(get_args(annotation)[0])
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
+    if any(get_origin(member) is Annotated for member in members):
+        return " | ".join(dict.fromkeys(_type_name(kind) for kind in members))
+    if NoneType in members:
         return " | ".join(_type_name(kind) for kind in get_args(annotation)).replace("NoneType", "None")
     text = str(annotation).replace("typing.", "").replace("pathlib.", "")
     return text.removeprefix("Literal[").removesuffix("]") if text.startswith("Literal[") else text

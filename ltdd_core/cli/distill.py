@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
 @click.command("distill")
 @click.option("--method", metavar="NAME", help="Distillation method (a matcher): see ltdd describe matcher.")
-@click.option("--ipc", metavar="N", help="Synthetic images per class.")
+@click.option("--ipc", metavar="N", help="Synthetic images per class; for several numbers see ltdd describe run.")
 @click.option("--iterations", metavar="N", help="Steps of the matcher.")
 @click.option(
     "--init",
-    metavar="real|noise|NAME",
-    help="Initial images: real ones of the run's sampler or of the one named, or noise.",
+    metavar="real|keep|noise|NAME",
+    help="Initial images: real ones of the run's sampler or of the one named, or noise; keep: as real, but a class "
+    "with no more images than its IPC keeps them unchanged.",
 )
 @click.option("--network", metavar="NAME", help="Network to match with and to train.")
 @click.option("--sampler", metavar="NAME", help="Sampler that draws real images.")
@@ -66,7 +67,7 @@ def command(
     The result is a table of classifiers trained on the original set, on the distilled one, and, with a head of
     several stages, on both; everything is kept in the folder of the run.
     """
-    from ltdd_core.cli.tables import duration, print_groups, print_labels, print_rows
+    from ltdd_core.cli.tables import duration, print_groups, print_images, print_labels, print_rows
     from ltdd_core.distillation.distill import PICTURE
 
     results, notes = consoles(as_json)
@@ -77,6 +78,7 @@ def command(
     else:
         print_rows(results, result.rows, result.data.class_names, result.data.counts)
         print_groups(results, result.group_names())
+        print_images(results, result.distilled)
         print_labels(results, result.distilled)
     if not quiet:
         notes.print(

@@ -106,6 +106,15 @@ def print_groups(console: Console, groups: Sequence[Sequence[str]] | None) -> No
         console.print(f"groups: {' | '.join(', '.join(names) for names in groups)}", markup=False, soft_wrap=True)
 
 
+def print_images(console: Console, distilled: DistilledSet) -> None:
+    """How many synthetic images the classes have where they differ, and how many are real ones that were kept."""
+    said = [] if isinstance(distilled.ipc, int) else [distilled.ipc_in_words()]
+    if distilled.kept:
+        said.append(f"{distilled.kept} are real ones, kept unchanged")
+    if said:
+        console.print(f"distilled: {'; '.join(said)}", markup=False, soft_wrap=True)
+
+
 def print_labels(console: Console, distilled: DistilledSet) -> None:
     """What the labels of a distilled set take, in one line, where they are more than the classes."""
     budget = distilled.label_budget()

@@ -28,6 +28,8 @@ DEEPEST, MOST_VALUES = 50, 1_000_000
 SHOWN = 100
 """Letters of a wrong ``--set`` in a message."""
 COMPONENTS = ("data", "sampler", "network", "matcher", "labeller", "head", "recipe")
+BUDGET = {"rule", "total"}
+"""The keys of ``ipc`` that share a number of images between the classes; its others say the number of some classes."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ def merged(layers: Sequence[Layer]) -> Tree:
                 for_any[kind] = _merge(for_any[kind], section)
             elif kind in tree and section["name"] != tree[kind].get("name", section["name"]):
                 tree[kind] = for_any[kind]
+        if "ipc" in tree and isinstance(layer.tree.get("ipc"), dict):
+            tree["ipc"] = _ipc_below(tree["ipc"], layer.tree["ipc"])
         tree = _merge(tree, layer.tree)
     return tree
 
@@ -183,6 +187,12 @@ def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Tree:
         else:
             both[key] = value
     return both
+
+
+def _ipc_below(lower: Any, upper: Tree) -> Tree:
+    """What holds of lower numbers of images per class: one number is that of all classes, and a budget is none."""
+    numbers = lower if isinstance(lower, dict) else {"all": lower}
+    return numbers if bool(BUDGET & numbers.keys()) == bool(BUDGET & upper.keys()) else {}
 
 
 def _other_component(lower: Tree, upper: Tree) -> bool:

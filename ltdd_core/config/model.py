@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import field_validator
+
+from ltdd_core.config.ipc import DEFAULT, IPC, read_ipc
 from ltdd_core.config.layers import COMPONENTS, Tree, flat
 from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError, brief
@@ -24,17 +27,23 @@ DEFAULT_NAMES = {
 }
 
 
-REAL, NOISE = "real", "noise"
+REAL, NOISE, KEEP = "real", "noise", "keep"
 """Initial images, beside the names of samplers."""
 
 
 class RunOptions(BaseOptions):
     """What every run has."""
 
-    ipc: int = option(10, "synthetic images per class", ge=1)
+    ipc: IPC = option(
+        DEFAULT,
+        "synthetic images per class: a number, or a mapping with numbers for all, many, medium, few and single "
+        "classes, or with a rule (equal, sqrt, proportional) and the total that it shares",
+    )
     iterations: int = option(1000, "steps of the matcher; the published lengths are in the presets", ge=1)
     init: str = option(
-        REAL, "initial images: real ones chosen by the run's sampler, noise, or real ones chosen by the sampler named"
+        REAL,
+        "initial images: real ones chosen by the run's sampler (real), or by the sampler named; noise; or as real, but "
+        "a class with no more images than its IPC keeps them unchanged and has no others (keep)",
     )
     augment: str = option(
         "color_crop_cutout_flip_scale_rotate",
@@ -43,6 +52,11 @@ class RunOptions(BaseOptions):
     )
     seed: int = option(0, "seed of everything random except the cut to the long tail (data.seed)", ge=0)
     plugins: tuple[str, ...] = option((), "active plugins, which choose components and watch the run")
+
+    @field_validator("ipc", mode="before")
+    @classmethod
+    def _read_ipc(cls, value: Any) -> Any:
+        return read_ipc(value)
 
 
 class OriginalTraining(TrainingOptions):
@@ -269,12 +283,18 @@ def differences(stored: Tree, now: Tree, changed: Tree) -> dict[str, str]:
     """
     if "suggested" not in stored.get("training", {}):
         now, stored = _with_usual_training(now), _with_usual_training(stored)
-    before, after, unusual = flat(stored), flat(now), flat(changed)
+    before, after, unusual = (_by_path(tree) for tree in (stored, now, changed))
     return {
         key: f"was {brief(before.get(key))} and is now {brief(after.get(key))}"
         for key in sorted({*before, *after})
         if (before[key] != after.get(key) if key in before else key in unusual)
     }
+
+
+def _by_path(tree: Tree) -> Tree:
+    """Options by their paths; numbers of images per class are one value, in whatever way they are written."""
+    whole = {"ipc": tree["ipc"]} if "ipc" in tree else {}
+    return {**flat({key: value for key, value in tree.items() if key not in whole}), **whole}
 
 
 def _with_usual_training(tree: Tree) -> Tree:

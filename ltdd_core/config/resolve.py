@@ -14,6 +14,7 @@ from typing import Any
 from ltdd_core.config.layers import COMPONENTS, Layer, Tree, located, merged, normalised
 from ltdd_core.config.model import (
     DEFAULT_NAMES,
+    KEEP,
     NO_LABELLER,
     NO_METHOD,
     NOISE,
@@ -304,9 +305,9 @@ def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
     absent = {"matcher": not method, "labeller": labeller == NO_LABELLER.name}
     chosen = {kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS if not absent.get(kind)}
     options: RunOptions = validate_options((), RunOptions, run)
-    built_in = options.init in (REAL, NOISE, chosen["sampler"].name)
+    built_in = options.init in (REAL, NOISE, KEEP, chosen["sampler"].name)
     if not built_in and options.init.partition(":")[0] not in catalog.names("sampler"):
-        starts = [REAL, NOISE, *catalog.names("sampler")]
+        starts = [REAL, NOISE, KEEP, *catalog.names("sampler")]
         raise OptionError({("init",): str(unknown("value of init", options.init, starts))})
     training: Training = validate_options(("training",), Training, tree.get("training", {}))
     _check_named(catalog, ("training",), training)

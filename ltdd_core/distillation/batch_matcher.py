@@ -37,7 +37,8 @@ class BatchMatcher(Matcher, ABC):
     task: Distillation
     """What the matcher works with, from :meth:`prepare` on."""
     images: Tensor
-    """The synthetic images, float32 ``[classes * ipc, C, H, W]``, sorted by class, on the device."""
+    """The synthetic images, float32 ``[n, C, H, W]``, sorted by class, on the device; those that the run keeps do not
+    move."""
 
     @abstractmethod
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
@@ -46,13 +47,15 @@ class BatchMatcher(Matcher, ABC):
         Args:
             network: a random network, new in every step, whose parameters require no gradients.
             real: up to ``batch_real`` real images of every class.
-            synthetic: all synthetic images, ``ipc`` of every class, under the augmentation of their real images.
+            synthetic: all synthetic images under the augmentation of their real images.
         """
 
     def prepare(self, task: Distillation) -> None:
         """Start from the initial images."""
         self.task = task
         self.images = task.initial_images.clone().requires_grad_(True)
+        if task.keep_real:
+            self.images.register_hook(task.without_kept)
         self.labels = task.initial_labels
         self.optimizer = torch.optim.SGD([self.images], lr=self.options.lr_img, momentum=self.options.momentum)
         self.keep(images=self.images, optimizer=self.optimizer)
@@ -78,7 +81,7 @@ class BatchMatcher(Matcher, ABC):
         """
         task, data = self.task, self.task.data
         real, labels, synthetic, of_synthetic = [], [], [], []
-        for label, class_images in enumerate(self.images.split(self.task.ipc)):
+        for label, class_images in enumerate(self.images.split(self.task.ipc_of_class)):
             draws = generator(task.seed, f"real batch of class {label}", number)
             indices = task.sampler.of_class(label, self.options.batch_real, draws)
             augmenting = generator(task.seed, f"augmentation of class {label}", number)
@@ -102,7 +105,7 @@ class ClassMatcher(BatchMatcher, ABC):
         Args:
             network: a random network, new in every step, whose parameters require no gradients.
             real: real images of the class, float32 ``[n, C, H, W]``; n may be 1.
-            synthetic: its synthetic images, float32 ``[ipc, C, H, W]``.
+            synthetic: its synthetic images, float32 ``[IPC, C, H, W]``, as many as the class has.
         """
 
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:

@@ -19,7 +19,8 @@ from ltdd_core.config.advice import against_divergence
 from ltdd_core.config.model import Config
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.checkpoint import restore
-from ltdd_core.distillation.matcher import Matcher, Synthetic
+from ltdd_core.distillation.kept import count_kept, put_back
+from ltdd_core.distillation.matcher import Distillation, Matcher, Synthetic
 from ltdd_core.distillation.task import task_of
 from ltdd_core.errors import InputError, RunFailed
 from ltdd_core.evaluation.labelling import labelled, try_labeller
@@ -31,7 +32,14 @@ from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.plugging.loading import Observers
 from ltdd_core.progress import Display
 from ltdd_core.runs.checkpoint import CHECKPOINT
-from ltdd_core.runs.distilled import DISTILLED_FILE, DistilledSet, check_distilled, load_distilled, save_distilled
+from ltdd_core.runs.distilled import (
+    DISTILLED_FILE,
+    DistilledSet,
+    check_distilled,
+    ipc_of_set,
+    load_distilled,
+    save_distilled,
+)
 from ltdd_core.runs.facts import data_facts, session_facts, versions
 from ltdd_core.runs.folder import METRICS, RESULT, TIMES, RunFolder
 from ltdd_core.runs.pictures import save_picture
@@ -78,6 +86,8 @@ class Result:
             "method": self.config.matcher.name,
             "data": data_facts(self.data),
             "seconds": round(self.seconds, 3),
+            "ipc": self.distilled.ipc,
+            "kept": self.distilled.kept,
             "labels": self.distilled.label_budget(),
             "groups": self.group_names(),
             "rows": [row.to_json() for row in self.rows],
@@ -122,8 +132,9 @@ def distill(
     with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
         matcher: Matcher = config.matcher.make()
         setup.check_network()
+        task = task_of(setup)
         if not (out / DISTILLED_FILE).exists():
-            matcher.prepare(task_of(setup))
+            matcher.prepare(task)
             try_labeller(setup)
         display.data(f"{setup.data.summary()}; on {setup.device.type}")
         with RunFolder.open(out, config, resume=resume, warn=display.warn) as folder:
@@ -134,7 +145,7 @@ def distill(
             run = Run(config, folder.path, setup.data, start)
             observers.tell("ltdd_run_started", run=run)
             try:
-                active = ActiveRun(run, folder, matcher, setup, observers)
+                active = ActiveRun(run, folder, matcher, task, setup, observers)
                 distilled = finished_set(active, checkpoint)
                 rows, groups = score(active, distilled)
                 seconds = folder.seconds_taken() or time.monotonic() - began
@@ -161,6 +172,7 @@ class ActiveRun:
     run: Run
     folder: RunFolder
     matcher: Matcher
+    task: Distillation
     setup: Setup
     observers: Observers
 
@@ -173,7 +185,7 @@ def finished_set(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | 
     else:
         if type(active.matcher).iterative:
             match(active, checkpoint)
-        distilled = distilled_set_of(active.matcher, active.run.config, active.run.data)
+        distilled = distilled_set_of(active.matcher, active.task, active.run.config, active.run.data)
         check_usable(distilled, active.run.config)
         distilled = labelled(active.setup, distilled)
         save_distilled(path / DISTILLED_FILE, distilled)
@@ -195,7 +207,7 @@ def check_usable(distilled: DistilledSet, config: Config) -> None:
 
 def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -> None:
     """All remaining steps of the matcher, with a checkpoint now and then and at the end."""
-    matcher, folder, config = active.matcher, active.folder, active.run.config
+    matcher, task, folder, config = active.matcher, active.task, active.folder, active.run.config
     if checkpoint is not None:
         restore(matcher, *checkpoint, total=config.run.iterations, path=folder.path / CHECKPOINT)
     start, total = active.run.start, config.run.iterations
@@ -219,7 +231,7 @@ def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -
             if (step + 1) % config.compute.checkpoint_every == 0 or step + 1 == total:
                 save(matcher, folder, step + 1, config)
                 if time.monotonic() - pictured > SECONDS_BETWEEN_PICTURES:
-                    distilled = distilled_set_of(matcher, config, active.run.data)
+                    distilled = distilled_set_of(matcher, task, config, active.run.data)
                     save_picture(folder.path / PICTURE, distilled.decoded(active.setup.catalog))
                     pictured = time.monotonic()
     finally:
@@ -283,11 +295,12 @@ def _advice(failure: str, folder: RunFolder, config: Config) -> str:
     )
 
 
-def distilled_set_of(matcher: Matcher, config: Config, data: LongTailedSet) -> DistilledSet:
-    """The distilled set of a matcher that has taken its steps."""
+def distilled_set_of(matcher: Matcher, task: Distillation, config: Config, data: LongTailedSet) -> DistilledSet:
+    """The distilled set of a matcher that has taken its steps; what the run keeps is as it was."""
     made, soft = matcher.distilled(), None
     if not isinstance(made, Synthetic):
         raise RunFailed(f"method {config.matcher.name!r}: distilled() must return an ltdd_core.Synthetic.")
+    made = put_back(task, made)
     if made.soft_labels is not None:
         soft = SoftLabels(made.soft_labels.values.detach().float().cpu(), made.soft_labels.kind)
     return DistilledSet(
@@ -295,7 +308,8 @@ def distilled_set_of(matcher: Matcher, config: Config, data: LongTailedSet) -> D
         labels=made.labels.detach().cpu(),
         class_names=data.class_names,
         normalisation=data.normalisation,
-        ipc=config.run.ipc,
+        ipc=ipc_of_set(task.ipc_of_class),
+        kept=count_kept(task, made),
         soft_labels=soft,
         recipe=dict(matcher.recipe()),
         decoder=config.matcher.to_tree() if type(matcher).decode is not Matcher.decode else None,

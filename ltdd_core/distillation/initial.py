@@ -12,26 +12,30 @@ from ltdd_core.setup import Setup
 REPEAT_NOISE = 0.01  # in units of the normalised colours
 
 
-def initial_images(setup: Setup) -> tuple[Tensor, Tensor]:
-    """Real images or noise, float32 ``[classes * ipc, C, H, W]``, and bool ``[classes * ipc]``: which are real ones.
+def initial_images(setup: Setup, times: int = 1) -> tuple[Tensor, Tensor]:
+    """Real images or noise, float32 ``[n, C, H, W]``, sorted by class, and bool ``[n]``: which are real ones.
 
     A class with fewer images than IPC repeats them, every repeat under an augmentation of its own and with
     a trace of noise: equal images would get equal gradients and stay equal for ever.
+
+    Args:
+        setup: of the run.
+        times: so many times the IPC of each class.
     """
-    config, data = setup.config, setup.data
-    ipc, seed = config.run.ipc, config.run.seed
+    config, data, seed = setup.config, setup.data, setup.config.run.seed
+    numbers = [times * ipc for ipc in setup.ipc_of_class]
     if config.run.init == NOISE:
-        images = torch.randn(data.classes * ipc, *data.image_shape, generator=generator(seed, "noise"))
+        images = torch.randn(sum(numbers), *data.image_shape, generator=generator(seed, "noise"))
         return images, torch.zeros(len(images), dtype=torch.bool)
     sampler = setup.sampler if config.start is None else setup.prepared(config.start.make())
     parts, real = [], []
-    for label in range(data.classes):
+    for label, number in enumerate(numbers):
         draws = generator(seed, f"initial images of class {label}")
-        chosen = sampler.representatives(label, ipc, draws, setup.features)
+        chosen = sampler.representatives(label, number, draws, setup.features)
         class_images = data.normalisation.apply(data.train_images[chosen])
         parts.append(class_images)
-        for copy in range(len(class_images), ipc):
+        for copy in range(len(class_images), number):
             changed = setup.augmentation.draw(data.image_shape, draws)(class_images[copy % len(class_images)][None])
             parts.append(changed + REPEAT_NOISE * torch.randn(changed.shape, generator=draws))
-        real += [place < len(class_images) for place in range(ipc)]
+        real += [place < len(class_images) for place in range(number)]
     return torch.cat(parts), torch.tensor(real)

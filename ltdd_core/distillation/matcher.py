@@ -19,7 +19,9 @@ from torch import Tensor
 
 from ltdd_core.data.sampler import Features, Sampler
 from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.distillation.tiles import tiled
 from ltdd_core.distillation.trajectories import Trajectories
+from ltdd_core.errors import InputError
 from ltdd_core.evaluation.teachers import TeacherTraining
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.state import load_state_of, state_of
@@ -40,11 +42,11 @@ class Distillation:
 
     data: LongTailedSet
     """The long-tailed set: raw uint8 images, and the normalisation that turns them into network inputs."""
-    ipc: int
-    """Synthetic images per class, at least 1."""
-    draw_initial: Callable[[], tuple[Tensor, Tensor]]
-    """Makes ``(initial_images, initial_real)``; it may train a network to choose them.  Use the properties, which
-    call it once."""
+    ipc_of_class: tuple[int, ...]
+    """Synthetic images of each class, at least 1: ``images.split(task.ipc_of_class)`` gives those of each class."""
+    draw_initial: Callable[[int], tuple[Tensor, Tensor]]
+    """``draw_initial(1)`` makes ``(initial_images, initial_real)``, ``draw_initial(n)`` n times as many of each class;
+    it may train a network to choose them.  Use the properties, which call it once, and :meth:`initial_tiles`."""
     sampler: Sampler
     """Draws real images, as indices into ``data.train_images``."""
     networks: NetworkPool
@@ -75,6 +77,8 @@ class Distillation:
     Raises:
         InputError: an unknown name or option.
     """
+    keep_real: bool = False
+    """Whether a class with no more real images than were asked for keeps them: see ``kept``."""
     shared: Path = SHARED
     """The folder of the network store that all runs share."""
     display: Display = field(default_factory=Display)
@@ -82,24 +86,95 @@ class Distillation:
     keep_going: Callable[[], None] = lambda: None
     """To be called between units of work of a ``prepare`` that takes long; raises :class:`Interrupted`."""
 
+    @property
+    def ipc(self) -> int:
+        """Synthetic images per class, for a method that makes the same number of each.
+
+        Raises:
+            InputError: the run asks for different numbers; a method that can make those uses ``ipc_of_class``.
+        """
+        least, most = min(self.ipc_of_class), max(self.ipc_of_class)
+        if least < most:
+            raise InputError(
+                f"this method makes the same number of images of each class, and the run asks for {least} to {most}: "
+                "give --ipc one number, and do not --init keep."
+            )
+        return most
+
     @cached_property
-    def _initial(self) -> tuple[Tensor, Tensor]:
-        return self.draw_initial()
+    def _initial(self) -> tuple[Tensor, Tensor, Tensor]:
+        images, real = self.draw_initial(1)
+        return images, real, images[self.kept]  # a copy: a method may move the images in place
 
     @property
     def initial_images(self) -> Tensor:
-        """Float32 ``[classes * ipc, C, H, W]``, sorted by class, on the device; drawn when first asked for."""
+        """Float32 ``[n, C, H, W]``, n the sum of ``ipc_of_class``, on the device, sorted by class.
+
+        They are drawn when they are first asked for.
+        """
         return self._initial[0]
 
     @property
     def initial_real(self) -> Tensor:
-        """Bool ``[classes * ipc]``, on the device: which are real images as they are, and no repeats or noise."""
+        """Bool ``[n]``, on the device: which are real images as they are, and no repeats or noise."""
         return self._initial[1]
 
-    @property
+    @cached_property
     def initial_labels(self) -> Tensor:
-        """Int64 ``[classes * ipc]``, on the device."""
-        return torch.arange(self.data.classes, device=self.device).repeat_interleave(self.ipc)
+        """Int64 ``[n]``, on the device."""
+        numbers = torch.tensor(self.ipc_of_class, device=self.device)
+        return torch.arange(len(numbers), device=self.device).repeat_interleave(numbers)
+
+    def initial_tiles(self, factor: int) -> Tensor:
+        """Images to store, each made of ``factor * factor`` real images of its class, for a method that decodes them.
+
+        They are chosen as the initial images are, ``factor * factor`` times as many, and repeated under augmentation
+        where a class has too few.  Each is shrunk to a tile; tiles go from left to right and from top to bottom, the
+        first ones a pixel larger where the side does not divide.  Of noise, the initial images.
+
+        Args:
+            factor: tiles beside and below each other, at least 1; with 1 they are the initial images.
+
+        Returns:
+            Float32 ``[n, C, H, W]`` as ``initial_images``, a new tensor.
+
+        Raises:
+            InputError: a tile would have no pixel.
+        """
+        _, height, width = self.data.image_shape
+        if not 1 <= factor <= min(height, width):
+            raise InputError(f"{factor} x {factor} tiles do not fit into images of {height}x{width} pixels.")
+        images, real = self.draw_initial(factor**2)
+        return tiled(images, factor) if real.any() else self.initial_images.clone()
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """Bool ``[n]``, on the device: which are real images that stay as they are, all those of a class.
+
+        None unless the run has ``--init keep``.
+        """
+        numbers = zip(self.ipc_of_class, self.data.counts, strict=True)
+        of_class = [self.keep_real and number == count for number, count in numbers]
+        return torch.tensor(of_class, device=self.device)[self.initial_labels]
+
+    @property
+    def kept_images(self) -> Tensor:
+        """Those of ``initial_images`` that are ``kept``, float32 ``[kept, C, H, W]``, whatever became of them."""
+        if not self.keep_real:
+            return torch.empty(0, *self.data.image_shape, device=self.device)  # without drawing any
+        return self._initial[2]
+
+    def without_kept(self, gradient: Tensor) -> Tensor:
+        """A gradient, or a step, of the images that leaves the kept ones where they are.
+
+        ``self.images.register_hook(task.without_kept)`` in ``prepare`` does it for an optimizer without weight decay.
+
+        Args:
+            gradient: ``[n, ...]``, in the order of the initial images.
+        """
+        if not self.keep_real:
+            return gradient
+        return gradient.masked_fill(self.kept.view(-1, *[1] * (gradient.dim() - 1)), 0)
 
     def trajectories(
         self,
@@ -226,7 +301,11 @@ class Matcher(Component, ABC):
 
     @abstractmethod
     def distilled(self) -> Synthetic:
-        """The images and labels that the steps have come to.  Every class has an image."""
+        """The images and labels that the steps have come to.
+
+        Every class has an image, and as many as ``task.ipc_of_class`` says; fewer only where real images are chosen and
+        the class has no more.  Images that the run keeps are put back where the set is laid out as the initial images.
+        """
 
     def decode(self, images: Tensor) -> Tensor:
         """What a network sees of stored images, where that is something else, such as the tiles of each.

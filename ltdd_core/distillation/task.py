@@ -7,7 +7,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from ltdd_core.distillation.initial import initial_images
-from ltdd_core.distillation.matcher import Distillation
+from ltdd_core.distillation.matcher import Distillation, Matcher
+from ltdd_core.errors import InputError
 from ltdd_core.evaluation.teachers import teacher_training
 from ltdd_core.networks.store import SHARED
 from ltdd_core.options import Named
@@ -19,11 +20,17 @@ def task_of(setup: Setup) -> Distillation:
     """What a matcher works with; networks and initial images are made when it asks for them.
 
     Raises:
-        InputError: the data cannot be loaded.
+        InputError: the data cannot be loaded, the numbers of images per class do not fit them, or the method stores
+            images in which no real one can be kept.
     """
+    if setup.keep_real and setup.config.matcher.component.decode is not Matcher.decode:
+        raise InputError(
+            f"method {setup.config.matcher.name!r} stores images that are decoded, so it cannot keep real ones: leave "
+            "out --init keep."
+        )
 
-    def draw_initial() -> tuple[Tensor, Tensor]:
-        images, real = initial_images(setup)
+    def draw_initial(times: int) -> tuple[Tensor, Tensor]:
+        images, real = initial_images(setup, times)
         return images.to(setup.device), real.to(setup.device)
 
     def original(sampler: Named) -> TrainingSet:
@@ -33,7 +40,7 @@ def task_of(setup: Setup) -> Distillation:
     shared = setup.config.compute.store or SHARED
     return Distillation(
         data=setup.data.to(setup.device),
-        ipc=setup.config.run.ipc,
+        ipc_of_class=setup.ipc_of_class,
         draw_initial=draw_initial,
         sampler=setup.sampler,
         networks=setup.networks,
@@ -47,6 +54,7 @@ def task_of(setup: Setup) -> Distillation:
         original=original,
         trained=teacher_training(setup),
         pool=lambda named: setup.pool_of(setup.network_of(named)),
+        keep_real=setup.keep_real,
         shared=shared,
         display=setup.display,
         keep_going=setup.stop.check,

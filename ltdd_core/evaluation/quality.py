@@ -123,7 +123,7 @@ def quality_of(setup: Setup, distilled: DistilledSet, networks: Sequence[Selecti
 def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
     """Train on the six sets with one seed; what is the same is trained once."""
     as_distilled = training_set_of(setup, distilled)
-    random_real = random_images(setup.data, distilled.ipc, setup.config.run.seed)
+    random_real = random_images(setup.data, distilled.ipc_of_class, setup.config.run.seed)
     hard = replace(as_distilled, soft_labels=None, view_labels=None)
     trainer = setup.trainer(distilled.recipe)
     plain = trainer.changed(augmentation=Augmentation("none"))
@@ -143,10 +143,10 @@ def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
     )
 
 
-def random_images(data: LongTailedSet, ipc: int, seed: int) -> TrainingSet:
-    """``min(ipc, n_c)`` random training images of each class, trained on as a distilled set is."""
+def random_images(data: LongTailedSet, ipc_of_class: Sequence[int], seed: int) -> TrainingSet:
+    """``min(IPC, n_c)`` random training images of each class, trained on as a distilled set is."""
     labels, chosen = data.train_labels.cpu(), []
-    for label in range(data.classes):
+    for label, ipc in enumerate(ipc_of_class):
         members = torch.nonzero(labels == label).flatten()
         chosen.append(members[torch.randperm(len(members), generator=generator(seed, "random images", label))[:ipc]])
     indices = torch.cat(chosen)

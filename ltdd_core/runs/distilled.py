@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 from torch import Tensor
 
 from ltdd_core.config.resolve import select
@@ -37,8 +37,8 @@ class DistilledSet:
     """The name of each class, in the order of the labels."""
     normalisation: Normalisation
     """Turns raw images into the colours of the synthetic ones; its ``invert`` turns those into pictures."""
-    ipc: int
-    """Synthetic images per class."""
+    ipc: int | tuple[int, ...]
+    """Synthetic images per class that were asked for: one number, or those of each class where they differ."""
     soft_labels: SoftLabels | None = None
     """What a teacher says of each image, float32 ``[n, classes]`` on the CPU, if there is one.  Where an image decodes
     to f images there may be ``[n f, classes]``, those of an image one after another."""
@@ -53,8 +53,21 @@ class DistilledSet:
     decoder: Mapping[str, Any] | None = None
     """The matcher that turns stored images into network inputs, ``{"name": ..., option: value}``; None: they are the
     same."""
+    kept: int = 0
+    """How many of the images are real ones that were kept, as ``--init keep`` asks."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """Configuration, class counts and versions behind it."""
+
+    @property
+    def ipc_of_class(self) -> tuple[int, ...]:
+        """What ``ipc`` says of each class."""
+        return (self.ipc,) * len(self.class_names) if isinstance(self.ipc, int) else self.ipc
+
+    def ipc_in_words(self) -> str:
+        """``10 images a class``, or ``1 to 20 images a class (100 in all)``."""
+        if isinstance(self.ipc, int):
+            return f"{self.ipc} images a class"
+        return f"{min(self.ipc)} to {max(self.ipc)} images a class ({sum(self.ipc)} in all)"
 
     def label_budget(self) -> dict[str, int]:
         """What the labels take beside the classes: numbers of soft labels, and bytes of teachers that label views."""
@@ -110,6 +123,11 @@ class DistilledSet:
         return f"{needs}. It was made with {made_with}: install {distribution}."
 
 
+def ipc_of_set(numbers: Sequence[int]) -> int | tuple[int, ...]:
+    """Numbers of images of each class as :attr:`DistilledSet.ipc` has them: one where all are the same."""
+    return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
+
+
 FORMAT = "ltdd-distilled"
 FORMAT_VERSION = 2
 """Version 1 had soft labels in the place of classes, and of the recipe the learning rate alone."""
@@ -122,6 +140,9 @@ def _can_be_written(name: str) -> str:
     return name
 
 
+Number = Annotated[int, Field(ge=1, le=10**9)]
+
+
 class _Facts(BaseModel):
     """The metadata of the file, but for its format."""
 
@@ -129,7 +150,11 @@ class _Facts(BaseModel):
 
     class_names: list[Annotated[str, AfterValidator(_can_be_written)]] = Field(min_length=1)
     normalisation: dict[str, Any]
-    ipc: int = Field(ge=1, le=10**9)
+    ipc: Annotated[
+        Annotated[Number, Tag("number")] | Annotated[list[Number], Tag("numbers")],
+        Discriminator(lambda value: "numbers" if isinstance(value, list) else "number"),
+    ]
+    kept: int = Field(default=0, ge=0)
     soft_labels: Literal["probabilities", "logits"] | None = None
     labeller: dict[str, Any] | None = None
     teacher_bytes: int = Field(default=0, ge=0)
@@ -159,6 +184,7 @@ def save_distilled(path: Path, distilled: DistilledSet) -> None:
         "class_names": list(distilled.class_names),
         "normalisation": distilled.normalisation.to_json(),
         "ipc": distilled.ipc,
+        **({"kept": distilled.kept} if distilled.kept else {}),
         "soft_labels": None if distilled.soft_labels is None else distilled.soft_labels.kind,
         "labeller": None if distilled.labeller is None else dict(distilled.labeller),
         "teacher_bytes": distilled.teacher_bytes,
@@ -211,6 +237,8 @@ def _distilled(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Di
     for name in ("images", "labels", *(["soft_labels"] if facts.soft_labels else [])):
         if name not in tensors:
             raise InputError(f"the tensor {name!r} is missing.")
+    if isinstance(facts.ipc, list) and len(facts.ipc) != len(facts.class_names):
+        raise InputError(f"ipc has {len(facts.ipc)} numbers for {len(facts.class_names)} classes.")
     validate_options(("recipe",), TrainingOptions, facts.recipe)
     for kind, named in (("decoder", facts.decoder), ("labeller", facts.labeller)):
         if named is not None and not isinstance(named.get("name"), str):
@@ -220,7 +248,8 @@ def _distilled(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Di
         labels=tensors["labels"],
         class_names=tuple(facts.class_names),
         normalisation=stored_normalisation(facts.normalisation, tensors),
-        ipc=facts.ipc,
+        ipc=facts.ipc if isinstance(facts.ipc, int) else ipc_of_set(facts.ipc),
+        kept=facts.kept,
         soft_labels=SoftLabels(tensors["soft_labels"], facts.soft_labels) if facts.soft_labels else None,
         labeller=facts.labeller,
         teacher_bytes=facts.teacher_bytes,

@@ -10,16 +10,22 @@ from torch import Tensor
 
 from ltdd_core.config.validation import validate_options
 from ltdd_core.data.sampler import Sampler
+from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.distillation.kept import count_kept, put_back
 from ltdd_core.distillation.matcher import Matcher, Synthetic
 from ltdd_core.testing.contract import Contract, check_soft_labels
 from ltdd_core.testing.tiny import PlainSampler, devices, tiny_long_tailed, tiny_task
 from ltdd_core.training.options import TrainingOptions
 
 STEPS = 3
+UNEQUAL = (4, 1, 3, 2)
+"""Synthetic images of the classes of the tiny set, of which the last two have no more real ones."""
 
 
 def check_matcher(component: type[Matcher], *, sampler: Sampler | None = None, **options: Any) -> None:
     """Steps are functions of (state, step), in bf16 too and on every device; a one-image class is a normal case.
+
+    Each class has the number of images that the run asks for, and real images that the run keeps are in the set.
 
     Args:
         component: the class.
@@ -48,6 +54,32 @@ def check_matcher(component: type[Matcher], *, sampler: Sampler | None = None, *
                 _check_recipe(contract, matcher)
                 _check_decode(contract, matcher, matcher.distilled().images, data.image_shape)
                 check(contract, prepared, f"on {device} in {precision}")
+    with contract.without_global_randomness(Matcher.step):
+        _check_unequal(contract, component, data, sampler or PlainSampler(data), options)
+
+
+def _check_unequal(
+    contract: Contract, component: type[Matcher], data: LongTailedSet, sampler: Sampler, options: dict[str, Any]
+) -> None:
+    """Each class has its own number of images, and where a class keeps its real ones they stay as they are."""
+    stored_as_seen = component.decode is Matcher.decode  # a run refuses to keep what is decoded
+    for keep_real in (False, True) if stored_as_seen else (False,):
+        where = "with different numbers of images per class" + (", some of them kept" if keep_real else "")
+        task = tiny_task(data, sampler, ipc=UNEQUAL, keep_real=keep_real)
+        matcher = component(component.Options(**options))
+        with contract.works(Matcher.prepare, f"it is prepared {where}"):
+            matcher.prepare(task)
+        if component.iterative:
+            _after(contract, matcher, range(2), where)
+        _check_distilled(contract, matcher, data.classes, task.device)
+        made = put_back(task, matcher.distilled())
+        found = torch.bincount(made.labels.cpu(), minlength=data.classes).tolist()
+        each = zip(found, task.ipc_of_class, data.counts, strict=True)
+        fits = all(min(number, count) <= images <= number for images, number, count in each)
+        contract.must(fits, Matcher.distilled, "each class has the number of images that task.ipc_of_class says")
+        contract.must(bool(torch.isfinite(made.images).all()), Matcher.step, f"the images are finite {where}")
+        kept = count_kept(task, made) == len(task.kept_images)
+        contract.must(kept, Matcher.distilled, "the real images that the run keeps are in the set, as they were")
 
 
 def _check_steps(contract: Contract, prepared: Callable[[], Matcher], where: str) -> None:

@@ -65,6 +65,8 @@ def tiny_task(
     seed: int = 0,
     device: torch.device = CPU,
     precision: str = "fp32",
+    ipc: int | Sequence[int] = IPC,
+    keep_real: bool = False,
 ) -> Distillation:
     """What a matcher works with, on the tiny set: three images a class and a small ConvNet; features are pixels.
 
@@ -74,8 +76,17 @@ def tiny_task(
         seed: of everything random.
         device: of images and networks.
         precision: of the networks' features: ``fp32`` or ``bf16``.
+        ipc: synthetic images of every class, or of each.
+        keep_real: a class with no more real images than that keeps them.
     """
-    images = torch.randn(data.classes * IPC, *data.image_shape, generator=generator(seed, "tiny initial")).to(device)
+    numbers = (ipc,) * data.classes if isinstance(ipc, int) else tuple(ipc)
+    numbers = tuple(map(min, numbers, data.counts)) if keep_real else numbers
+
+    def draw_initial(times: int) -> tuple[Tensor, Tensor]:
+        shape = times * sum(numbers), *data.image_shape
+        images = torch.randn(shape, generator=generator(seed, "tiny initial")).to(device)
+        return images, torch.ones(len(images), dtype=torch.bool, device=device)
+
     augmentation = Augmentation("color_crop_cutout_flip_scale_rotate")
     pool = NetworkPool(
         tiny_network,
@@ -98,8 +109,8 @@ def tiny_task(
 
     return Distillation(
         data=data,
-        ipc=IPC,
-        draw_initial=lambda: (images, torch.ones(len(images), dtype=torch.bool, device=device)),
+        ipc_of_class=numbers,
+        draw_initial=draw_initial,
         sampler=sampler,
         networks=pool,
         augmentation=augmentation,
@@ -112,6 +123,7 @@ def tiny_task(
         original=original,
         trained=TeacherTraining(trainer, lambda named: original(named or "instance"), tiny_network_of, NetworkStore()),
         pool=lambda named: pool,
+        keep_real=keep_real,
     )
 
 

@@ -74,7 +74,7 @@ class GradientMatching:
 
 
 PixelGradient = Callable[[Tensor, Tensor, Gradient, Gradient, Gradient], tuple[Tensor, Tensor]]
-"""``(images [ipc, C, H, W], labels [ipc], real gradient, compared parameters, the rest) -> (gradient, distance)``."""
+"""``(images [IPC, C, H, W], labels [IPC], real gradient, compared parameters, the rest) -> (gradient, distance)``."""
 
 
 def _pixel_gradient(network: Network, distance: Distance) -> PixelGradient:

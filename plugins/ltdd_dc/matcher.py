@@ -74,7 +74,10 @@ class GradientMatcher(BatchMatcher):
             source="DC, eq. 10; the others from its public code",
         )
         outer_loop: int | None = option(
-            None, "number of matchings per iteration; None: IPC, but at most 50", source="DC, public code", ge=1
+            None,
+            "number of matchings per iteration; None: IPC, of the class with most, but at most 50",
+            source="DC, public code",
+            ge=1,
         )
         inner_loop: int | None = option(
             None,
@@ -96,7 +99,7 @@ class GradientMatcher(BatchMatcher):
     def prepare(self, task: Distillation) -> None:
         """Start from the initial images."""
         super().prepare(task)
-        outer, inner = published_loops(task.ipc)
+        outer, inner = published_loops(max(task.ipc_of_class))
         self.outer_loop = self.options.outer_loop if self.options.outer_loop is not None else outer
         self.inner_loop = self.options.inner_loop if self.options.inner_loop is not None else inner
         gradients = self.options.gradients

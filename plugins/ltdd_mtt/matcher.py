@@ -114,7 +114,7 @@ class TrajectoryMatcher(Matcher):
         start = int(torch.randint(self.starts, (), generator=draws))
         found = self._loop(step, expert, start).gradient(options.memory)
         self._check_loss(found, step, expert, start)
-        self.velocity.mul_(options.momentum).add_(found.images)
+        self.velocity.mul_(options.momentum).add_(self.task.without_kept(found.images))
         self.images.sub_(self.velocity, alpha=options.lr_img)
         self.lr_velocity.mul_(options.momentum).add_(found.lr)
         self.lr.sub_(self.lr_velocity, alpha=options.lr_lr)

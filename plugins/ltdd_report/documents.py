@@ -36,7 +36,7 @@ class Configuration(Document):
     sampler: Section
     matcher: Section
     head: Section
-    ipc: Positive
+    ipc: Positive | dict[str, Any]
     iterations: Count
     init: str
     seed: int

@@ -17,9 +17,9 @@ class Initial:
     """The initial images of a run; whether its method began with them is for the method to say."""
 
     images: Tensor
-    """float32 ``[classes * ipc, C, H, W]``, normalised, sorted by class."""
+    """float32 ``[n, C, H, W]``, normalised, sorted by class."""
     labels: Tensor
-    """int64 ``[classes * ipc]``."""
+    """int64 ``[n]``."""
     repeats: bool
     """Whether some are images that occur before, changed a little: a class had fewer images than were asked for."""
     kept: bool
@@ -54,12 +54,12 @@ def _needs_a_network(run: RunRecord, task: Distillation) -> bool:
     init, sampling = run.config["init"], run.config["sampler"]
     if init == "noise":
         return False
-    sampler: Sampler = task.component("sampler", sampling if init in ("real", sampling["name"]) else init)
+    sampler: Sampler = task.component("sampler", sampling if init in ("real", "keep", sampling["name"]) else init)
     sampler.prepare(task.data)
     draws = generator(task.seed, "initial images")
     try:
-        for label in range(task.data.classes):
-            sampler.representatives(label, task.ipc, draws, _refuse)
+        for label, ipc in enumerate(task.ipc_of_class):
+            sampler.representatives(label, ipc, draws, _refuse)
     except _TrainsError:
         return True
     return False

@@ -63,7 +63,7 @@ class RunRecord:
     def title(self) -> str:
         """Method, data and length."""
         config = self.config
-        return f"{config['matcher']['name']} on {self.data['name']}, {config['ipc']} images a class"
+        return f"{config['matcher']['name']} on {self.data['name']}, {self.distilled.ipc_in_words()}"
 
     @property
     def rows(self) -> list[Mapping[str, Any]]:

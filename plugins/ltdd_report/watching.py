@@ -118,11 +118,19 @@ def follow(path: Path, console: Console) -> None:
     console.print(view(state, console))
 
 
+def _images_a_class(ipc: int | Mapping[str, Any]) -> str:
+    """What a configuration says of them: one number, or several by what they are for."""
+    if isinstance(ipc, int):
+        return f"{ipc} images a class"
+    numbers = {**ipc, **ipc["classes"]} if isinstance(ipc.get("classes"), dict) else ipc
+    return f"images a class: {', '.join(f'{name} {number}' for name, number in numbers.items() if name != 'classes')}"
+
+
 def view(state: State, console: Console) -> RenderableType:
     """Everything there is to see, for a terminal of this size."""
     config = state.config
     method, data = config["matcher"]["name"], config["data"]["name"]
-    title = f"{method} on {data}, {config['ipc']} images a class, seed {config['seed']}"
+    title = f"{method} on {data}, {_images_a_class(config['ipc'])}, seed {config['seed']}"
     parts: list[RenderableType] = [Text(visible(title), style="bold")]
     if state.losses:
         parts.append(_progress(state, console.width))

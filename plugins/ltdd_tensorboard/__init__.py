@@ -54,12 +54,18 @@ def ltdd_evaluated(run: Any, row: Any) -> None:
 
 @hookimpl
 def ltdd_run_finished(run: Any, distilled: DistilledSet) -> None:
-    """The distilled images as networks see them, in their order, IPC in a row."""
+    """The distilled images as networks see them, in their order, IPC in a row; a class with fewer leaves room."""
+    import torch
     from torchvision.utils import make_grid
 
     try:
-        images = distilled.normalisation.invert(distilled.decoded().images)
-        sheet = make_grid(images, nrow=distilled.ipc, padding=1, pad_value=1)
+        seen = distilled.decoded()
+        images, columns = distilled.normalisation.invert(seen.images), max(distilled.ipc_of_class)
+        if not isinstance(distilled.ipc, int):
+            classes = [images[seen.labels == label] for label in range(len(seen.class_names))]
+            room = [own.new_ones(-len(own) % columns, *own.shape[1:]) for own in classes]
+            images = torch.cat([part for parts in zip(classes, room, strict=True) for part in parts])
+        sheet = make_grid(images, nrow=columns, padding=1, pad_value=1)
         _writers[run.path].add_image("distilled", sheet, run.config.run.iterations)
     finally:
         _close(run.path)

@@ -31,17 +31,18 @@ class CropSelection(Matcher):
         """Train the teacher, or find it; then choose."""
         self.labels = task.initial_labels
         teachers = task.trained(network=self.options.teacher, head=self.options.head)
-        self.images = torch.cat([self._best(task, teachers, label) for label in range(task.data.classes)])
+        self.images = torch.cat([self._best(task, teachers, label, ipc) for label, ipc in enumerate(task.ipc_of_class)])
+        self.images[task.kept] = task.kept_images
         self.soft_labels = teachers.soft_labels(self.images)
 
-    def _best(self, task, teachers, label):
+    def _best(self, task, teachers, label, ipc):
         """The crops of a class, float32 ``[ipc, C, H, W]``."""
         draws = generator(task.seed, f"crops of class {label}")
         chosen = task.sampler.of_class(label, self.options.images, draws)
         real = task.data.normalisation.apply(task.data.train_images[chosen])
-        count = max(self.options.crops, -(-task.ipc // len(real)))
+        count = max(self.options.crops, -(-ipc // len(real)))
         crops = torch.cat([self._crop(real, draws) for _ in range(count)])
-        return crops[teachers.logits(crops)[:, label].topk(task.ipc).indices]
+        return crops[teachers.logits(crops)[:, label].topk(ipc).indices]
 
     def _crop(self, images, draws):
         """One window of all images, drawn at random, at the size of the images."""

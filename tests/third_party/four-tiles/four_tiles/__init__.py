@@ -7,10 +7,7 @@ sees each quarter of a stored image at full size.  What is matched is the mean f
 import torch
 from torch.nn import functional as F
 
-from ltdd_core import ClassMatcher, generator, hookimpl
-
-TRACE = 0.01
-"""Deviation of the noise on each tile, so that two tiles of one real image do not stay equal."""
+from ltdd_core import ClassMatcher, hookimpl
 
 
 class FourTiles(ClassMatcher):
@@ -20,14 +17,7 @@ class FourTiles(ClassMatcher):
         """Start from four real images in each."""
         super().prepare(task)
         with torch.no_grad():
-            for label, images in enumerate(self.images.split(task.ipc)):
-                draws = generator(task.seed, f"tiles of class {label}")
-                chosen = task.sampler.of_class(label, 4 * len(images), draws)
-                chosen = chosen[torch.arange(4 * len(images)) % len(chosen)]
-                real = task.data.normalisation.apply(task.data.train_images[chosen])
-                real += TRACE * torch.randn(real.shape, generator=draws).to(real.device)
-                for quarter, tile in zip(quarters(images), real.split(len(images)), strict=True):
-                    quarter.copy_(F.interpolate(tile, quarter.shape[2:], mode="area"))
+            self.images.copy_(task.initial_tiles(2))
 
     def decode(self, images):
         """Each quarter at the size of the whole."""

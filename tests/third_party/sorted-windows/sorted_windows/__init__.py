@@ -60,6 +60,7 @@ class SortedWindows(Matcher):
         self.optimizer = torch.optim.SGD(
             [{"params": [learned.requires_grad_()], "lr": rate} for learned, rate in rates], momentum=0.5
         )
+        self.images.register_hook(task.without_kept)
         self.keep(images=self.images, logits=self.logits, lr=self.lr, optimizer=self.optimizer)
 
     def step(self, step):

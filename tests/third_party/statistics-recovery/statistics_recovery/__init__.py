@@ -37,6 +37,7 @@ class StatisticsRecovery(Matcher):
         (self.network,), (found,) = self.teachers.networks, self.teachers.statistics()
         self.targets = {name: [value.to(task.device) for value in balanced(of)] for name, of in found.items()}
         self.images = task.initial_images.clone().requires_grad_(True)
+        self.images.register_hook(task.without_kept)
         self.optimizer = torch.optim.Adam([self.images], lr=self.options.lr_img, betas=(0.5, 0.9))
         self.keep(images=self.images, optimizer=self.optimizer)
 
