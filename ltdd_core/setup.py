@@ -122,7 +122,7 @@ class Setup:
             InputError: the images are missing or cannot be used, or the cut is impossible.
         """
         with self.stop.at_once():
-            return load_long_tailed(self.config.data.name, self.config.data.make())
+            return load_long_tailed(self.config.data.name, self.config.data.make(), self.display)
 
     @property
     def keep_real(self) -> bool:

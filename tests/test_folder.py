@@ -16,6 +16,7 @@ from ltdd_core import InputError
 from ltdd_core.data.folder import ImageFolder
 from ltdd_core.data.imagefile import fitted
 from ltdd_core.data.load import load_long_tailed
+from ltdd_core.progress import Display
 from ltdd_core.seeding import generator
 
 RED, BLUE, GREY = (200, 0, 0), (0, 0, 200), (100, 100, 100)
@@ -63,6 +64,31 @@ def split(tmp_path):
     fill(tmp_path / "train", a=2, b=2)
     fill(tmp_path / "test", a=1, b=1)
     return tmp_path
+
+
+class Reading(Display):
+    """Notes what is told of the reading."""
+
+    def __init__(self):
+        self.told = {}
+
+    @contextmanager
+    def work(self, what, total, unit, done=0):
+        yield lambda done: self.told.setdefault((what, total, unit), []).append(done)
+
+
+def test_reading_tells_how_many_images_are_decoded(split, monkeypatch):
+    for number in range(5):
+        write(split / "train" / "b" / f"more{number}.png", noise())
+    whole, display = load(split), Reading()
+    monkeypatch.setattr("ltdd_core.data.load.AT_ONCE", 3)
+    data = load_long_tailed("folder", ImageFolder(ImageFolder.Options(root=split)), display)
+    assert display.told == {
+        ("reading the training images", 9, "images"): [3, 6, 9],
+        ("reading the test images", 2, "images"): [2],
+    }
+    assert torch.equal(data.train_images, whole.train_images)
+    assert data.digest == whole.digest
 
 
 # ---- which files -------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ class _GridWorker:
             if len(self._data) == DATA_SETS:
                 self._data.pop(next(iter(self._data)))
             with self.stop.at_once():
-                self._data[key] = load_long_tailed(config.data.name, config.data.make())
+                self._data[key] = load_long_tailed(config.data.name, config.data.make(), self.display)
         return self._data[key]
 
     @contextmanager

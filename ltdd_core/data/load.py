@@ -11,12 +11,16 @@ from torch import Tensor
 from ltdd_core.data.longtail import balanced_part, cut
 from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.data.source import DataSource, LongTailOptions, SourceImages
+from ltdd_core.data.source import ArrayTable, DataSource, ImageTable, LongTailOptions, SourceImages
 from ltdd_core.errors import InputError
+from ltdd_core.progress import Display
 from ltdd_core.seeding import generator
 
+AT_ONCE = 256
+"""Images that are decoded between two looks at how many are done."""
 
-def load_long_tailed(name: str, source: DataSource) -> LongTailedSet:
+
+def load_long_tailed(name: str, source: DataSource, display: Display | None = None) -> LongTailedSet:
     """Load a data source and cut its training images to the long tail that its options ask for.
 
     The validation part is that of the data source, or else taken from the images of the long tail.
@@ -24,6 +28,7 @@ def load_long_tailed(name: str, source: DataSource) -> LongTailedSet:
     Args:
         name: of the set, for messages and tables.
         source: the data source; its options say how long the tail is.
+        display: told how many images are decoded.
 
     Raises:
         InputError: the images are missing or cannot be used, the cut is impossible, or there can be no validation
@@ -43,13 +48,13 @@ def load_long_tailed(name: str, source: DataSource) -> LongTailedSet:
         generator=generator(options.seed, "long tail"),
     )
     kept, validation, validation_labels = _validation_part(name, images, kept, options)
-    train = images.train.read(kept)
+    train = _read("training", images.train, kept, display)
     labels = images.train.labels[kept]
     return LongTailedSet(
         name,
         train,
         labels,
-        images.test.read(torch.arange(len(images.test.labels))),
+        _read("test", images.test, torch.arange(len(images.test.labels)), display),
         images.test.labels,
         images.class_names,
         _normalisation(options, train),
@@ -57,6 +62,22 @@ def load_long_tailed(name: str, source: DataSource) -> LongTailedSet:
         validation,
         validation_labels,
     )
+
+
+def _read(what: str, table: ImageTable, indices: Tensor, display: Display | None) -> Tensor:
+    """Images of a table; of one that decodes files, a part at a time."""
+    if isinstance(table, ArrayTable) or display is None or not len(indices):
+        return table.read(indices)
+    images, done = torch.empty(0), 0
+    with display.work(f"reading the {what} images", len(indices), "images") as told:
+        for part in indices.split(AT_ONCE):
+            read = table.read(part)
+            if not done:
+                images = read.new_empty(len(indices), *read.shape[1:])
+            images[done : done + len(part)] = read
+            done += len(part)
+            told(done)
+    return images
 
 
 def _validation_part(

@@ -255,11 +255,13 @@ class Trainer:
                 ``log_probabilities``.
             data: the images.
         """
-        parts = []
-        with torch.no_grad():
+        parts, done = [], 0
+        with self.display.work(f"applying it to the {data.name} images", len(data), "images") as told, torch.no_grad():
             for indices in torch.arange(len(data)).split(self.chunk):
                 self.keep_going()
                 parts.append(function(data.batch(indices, self.device)[0]).float().cpu())
+                done += len(indices)
+                told(done)
         return torch.cat(parts)
 
     def _augmentation(self, options: TrainingOptions) -> Augmentation | TrainingAugmentation:
