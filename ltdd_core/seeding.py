@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, purpose, step), never of history.
+"""Randomness as a function of (seed, purpose, step, class), never of history.
 
 Every draw in ltdd takes a private generator from here, so an interrupted run that is resumed, a run split
 over processes and an uninterrupted run see the same numbers.
@@ -13,21 +13,25 @@ from contextlib import contextmanager
 import torch
 
 
-def seed_for(seed: int, purpose: str, step: int = 0) -> int:
+def seed_for(seed: int, purpose: str, step: int = 0, label: int | None = None) -> int:
     """A 63-bit seed for one purpose at one step; different arguments give unrelated seeds."""
+    if label is not None:
+        purpose = f"{purpose} of class {label}"
     digest = hashlib.blake2b(f"{seed}|{purpose}|{step}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
-def generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
+def generator(seed: int, purpose: str, step: int = 0, label: int | None = None) -> torch.Generator:
     """A private CPU generator.  Draw on the CPU and move the result: every device sees the same numbers.
 
     Args:
         seed: of the run.
         purpose: names what is drawn; another purpose gives unrelated numbers.
         step: of the matcher, or another number that tells draws of one purpose apart.
+        label: the class that is drawn for.  What is drawn for one class then does not depend on the others, so that
+            classes can be worked on apart, in any order.
     """
-    return torch.Generator().manual_seed(seed_for(seed, purpose, step))
+    return torch.Generator().manual_seed(seed_for(seed, purpose, step, label))
 
 
 @contextmanager

@@ -269,11 +269,12 @@ def test_two_classes_and_a_hundred(classes, largest):
     assert task.kept.tolist() == [False] * largest + [True] * (classes - 1)
 
 
-def test_equal_numbers_are_drawn_as_before():
-    one, other = task_on((12, 5, 2, 1), ipc=3), task_on((12, 5, 2, 1), ipc={"total": 12})
+@pytest.mark.parametrize("init", ["real", "noise"])
+def test_what_is_drawn_for_a_class_does_not_depend_on_the_others(init):
+    one, other = task_on((12, 5, 2, 1), ipc=3, init=init), task_on((12, 5, 2, 1), ipc={"total": 12}, init=init)
     assert other.ipc == one.ipc == 3
     assert torch.equal(one.initial_images, other.initial_images)
-    fewer = task_on((12, 5, 2, 1), ipc={"all": 3, "classes": {"class 1": 2}})
+    fewer = task_on((12, 5, 2, 1), ipc={"all": 3, "classes": {"class 1": 2}}, init=init)
     changed = one.initial_labels == 1
     assert torch.equal(fewer.initial_images[fewer.initial_labels != 1], one.initial_images[~changed])
 

@@ -82,9 +82,9 @@ class BatchMatcher(Matcher, ABC):
         task, data = self.task, self.task.data
         real, labels, synthetic, of_synthetic = [], [], [], []
         for label, class_images in enumerate(self.images.split(self.task.ipc_of_class)):
-            draws = generator(task.seed, f"real batch of class {label}", number)
+            draws = generator(task.seed, "real batch", number, label)
             indices = task.sampler.of_class(label, self.options.batch_real, draws)
-            augmenting = generator(task.seed, f"augmentation of class {label}", number)
+            augmenting = generator(task.seed, "augmentation", number, label)
             transform = task.augmentation.draw(data.image_shape, augmenting)
             images = data.train_images[indices].to(task.device, non_blocking=True)
             real.append(transform(data.normalisation.apply(images)))

@@ -25,12 +25,15 @@ def initial_images(setup: Setup, times: int = 1) -> tuple[Tensor, Tensor]:
     config, data, seed = setup.config, setup.data, setup.config.run.seed
     numbers = [times * ipc for ipc in setup.ipc_of_class]
     if config.run.init == NOISE:
-        images = torch.randn(sum(numbers), *data.image_shape, generator=generator(seed, "noise"))
-        return images, torch.zeros(len(images), dtype=torch.bool)
+        noise = [
+            torch.randn(number, *data.image_shape, generator=generator(seed, "noise", label=label))
+            for label, number in enumerate(numbers)
+        ]
+        return torch.cat(noise), torch.zeros(sum(numbers), dtype=torch.bool)
     sampler = setup.sampler if config.start is None else setup.prepared(config.start.make())
     parts, real = [], []
     for label, number in enumerate(numbers):
-        draws = generator(seed, f"initial images of class {label}")
+        draws = generator(seed, "initial images", label=label)
         chosen = sampler.representatives(label, number, draws, setup.features)
         class_images = data.normalisation.apply(data.train_images[chosen])
         parts.append(class_images)

@@ -37,7 +37,7 @@ class CropSelection(Matcher):
 
     def _best(self, task, teachers, label, ipc):
         """The crops of a class, float32 ``[ipc, C, H, W]``."""
-        draws = generator(task.seed, f"crops of class {label}")
+        draws = generator(task.seed, "crops", label=label)
         chosen = task.sampler.of_class(label, self.options.images, draws)
         real = task.data.normalisation.apply(task.data.train_images[chosen])
         count = max(self.options.crops, -(-ipc // len(real)))
