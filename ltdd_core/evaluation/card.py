@@ -46,7 +46,9 @@ def model_card(trained: TrainedClassifier, kind: str, config: Mapping[str, Any])
 @functools.cache
 def _environment() -> Environment:
     environment = Environment(  # noqa: S701 - Markdown, whose marks _plain() takes from names
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
     )
     environment.filters["number"] = _number
     return environment
@@ -77,6 +79,7 @@ def _facts(trained: TrainedClassifier, config: Mapping[str, Any]) -> dict[str, A
         "head": _component(facts.get("head")),
         "parameters": f"{sum(parameter.numel() for parameter in trained.classifier.parameters()):,}",
         "trained_on": _trained_on(trained),
+        "sets": facts.get("sets") or [],
         "distilled": _distilled(facts),
         "groups": _groups(trained, names),
         "alone": networks[0] if _is_one_network(networks) else None,
