@@ -347,24 +347,37 @@ class Own(Matcher):
         return Synthetic(self.images, self.task.initial_labels)
 
 
-def moved(component, steps=2, **task):
+def moved(component, steps=2, options=None, **task):
     data = tiny_long_tailed()
-    matcher = component(component.Options())
+    matcher = component(component.Options(**(options or {})))
     matcher.prepare(tiny_task(data, PlainSampler(data), ipc=(4, 1, 3, 2), **task))
     for step in range(steps):
         matcher.step(step)
     return matcher
 
 
-@pytest.mark.parametrize("component", [Mean, AllMeans, *(CATALOG.get("matcher", n).load() for n in ("dm", "dsa"))])
-def test_base_matchers_move_all_images_but_those_that_are_kept(component):
-    matcher = moved(component, keep_real=True)
+SHORT_DSA = {"outer_loop": 2, "inner_loop": 1}
+SHORT_MTT = {"syn_steps": 2, "expert_epochs": 1, "experts": {"count": 1, "epochs": 2}}
+
+
+@pytest.mark.parametrize(
+    ("component", "options"),
+    [
+        (Mean, {}),
+        (AllMeans, {}),
+        (CATALOG.get("matcher", "dsa").load(), SHORT_DSA),
+        (CATALOG.get("matcher", "mtt").load(), SHORT_MTT),
+    ],
+)
+def test_methods_move_all_images_but_those_that_are_kept(component, options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # experts are kept in the folder runs
+    matcher = moved(component, options=options, keep_real=True)
     task, images = matcher.task, matcher.distilled().images
     assert task.kept.tolist() == [False] * 5 + [True] * 3
     assert torch.equal(images[task.kept], task.initial_images[task.kept])
     assert (images != task.initial_images)[~task.kept].flatten(1).any(1).all()
-    everything = moved(component).distilled().images
-    assert (everything != moved(component, 0).distilled().images).flatten(1).any(1).all()
+    start, end = (moved(component, steps, options).distilled().images.clone() for steps in (0, 2))
+    assert (start != end).flatten(1).any(1).all()
 
 
 def test_a_method_with_a_loop_of_its_own_gets_the_kept_images_put_back():

@@ -114,7 +114,21 @@ def check_file(text, edits, encoding):
 
 
 PATHS = (
-    *("ipc", "seed", "init", "plugins", "method", "head.of", "head.name", "head", "data.root", "data.mean", "compute"),
+    *(
+        "ipc",
+        "ipc.few",
+        "ipc.classes",
+        "seed",
+        "init",
+        "plugins",
+        "method",
+        "head.of",
+        "head.name",
+        "head",
+        "data.root",
+        "data.mean",
+        "compute",
+    ),
     *("training.original.lr", "training", "network.width", "experts.count", "matcher.experts.sampler", "recipe"),
 )
 

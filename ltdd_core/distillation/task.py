@@ -23,9 +23,10 @@ def task_of(setup: Setup) -> Distillation:
         InputError: the data cannot be loaded, the numbers of images per class do not fit them, or the method stores
             images in which no real one can be kept.
     """
-    if setup.keep_real and setup.config.matcher.component.decode is not Matcher.decode:
+    method = setup.config.matcher
+    if setup.keep_real and getattr(method.component, "decode", Matcher.decode) is not Matcher.decode:
         raise InputError(
-            f"method {setup.config.matcher.name!r} stores images that are decoded, so it cannot keep real ones: leave "
+            f"method {method.name!r} stores images that are decoded, so it cannot keep real ones: leave "
             "out --init keep."
         )
 
