@@ -6,7 +6,7 @@ import math
 from itertools import chain
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 LARGEST = 2**53  # above it a float does not hold every integer
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
@@ -29,6 +29,12 @@ class Section(Document):
     name: str
 
 
+def _images_a_class(ipc: Any) -> Any:
+    if isinstance(ipc, dict) or (type(ipc) is int and 1 <= ipc <= LARGEST):
+        return ipc
+    raise ValueError("must be a number of images, or a mapping of several")
+
+
 class Configuration(Document):
     """``config.yaml`` of a run that distils something."""
 
@@ -36,7 +42,7 @@ class Configuration(Document):
     sampler: Section
     matcher: Section
     head: Section
-    ipc: Positive | dict[str, Any]
+    ipc: Annotated[Any, AfterValidator(_images_a_class)]
     iterations: Count
     init: str
     seed: int
