@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from ltdd_ablations.calibration import Corrected, balanced_nll, corrected, offsets, predictions
+from ltdd_ablations.calibration import Corrected, corrected, offsets
 from ltdd_ablations.teaching import TaughtHead, taught
-from ltdd_core import Classifier, configure, load_distilled
+from ltdd_core import Classifier, balanced_nll, configure, load_distilled
 from ltdd_core.commands import open_setup
 from ltdd_core.config.model import Config
 from ltdd_core.data.load import load_long_tailed
@@ -89,7 +89,8 @@ def main() -> None:
 
     first = trainer.component("head", "balanced-softmax").fit([original], trainer)
     if given.taught:
-        teacher = predictions(Corrected(first, offsets(counts, given.margin)), own, trainer)
+        corrected_first = Corrected(first, offsets(counts, given.margin))
+        teacher = trainer.outputs(corrected_first.log_probabilities, own)
         second = TaughtHead(TaughtHead.Options(weight=given.taught)).fit([taught(own, teacher)], trainer)
     else:
         second = trainer.component("head", "linear").fit([own], trainer)

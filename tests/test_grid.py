@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,8 @@ def test_every_benchmark_resolves(path):
     grid = read_grid(path, installed())
     assert grid.cells
     assert all(row.members for row in grid.rows)
+
+
+@pytest.mark.parametrize("path", sorted((TOP / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_every_script_finds_what_it_imports(path):
+    runpy.run_path(str(path), run_name="not main")
