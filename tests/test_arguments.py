@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import one_line_error
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 import ltdd_core
 from ltdd_core import InputError
@@ -190,6 +190,7 @@ def test_no_component_has_a_colon_in_its_name(site, ltdd):
     assert "the name 'a:b' of a head must have no colon" in row["reason"]
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20))
 def test_any_text_after_the_colon_arrives_as_it_is(word):
     section = installed_once().spelt_out("head", {"name": f"called:{word}"})

@@ -148,6 +148,16 @@ def test_a_model_that_does_not_exist_or_fit_is_refused_before_anything_is_writte
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_model_that_does_not_fit_is_refused_before_others_are_trained(ltdd, finished, command):
+    run = [finished] if command == "evaluate" else []
+    words = ("--network", "mlp", "--network", "torchvision:alexnet", "--out", "new", "--quiet")
+    line = one_line_error(ltdd(command, *run, *words, "--store", "store"))
+    assert "alexnet cannot take images of 8x8" in line
+    assert not Path("new").exists()
+    assert not Path("store").exists()
+
+
 def test_without_timm_its_network_says_how_to_get_it(ltdd, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr("ltdd_timm.network.find_spec", lambda name: None if name == "timm" else found(name))
@@ -196,7 +206,7 @@ def test_the_last_layer_is_taken_where_it_fits_and_stays_random_elsewhere(tmp_pa
 NAMES = sorted(name for name in made(MLP).state_dict() if not name.startswith("linear."))
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.sets(st.sampled_from(NAMES)), st.sets(st.sampled_from(NAMES)), st.sets(st.text("abc.", min_size=1)))
 def test_whatever_does_not_fit_is_named(missing, reshaped, left):
     network, reshaped = made(MLP), reshaped - missing

@@ -53,7 +53,7 @@ def test_a_light_command_imports_no_torch(command):
         "from ltdd_core.cli import cli\n"
         "try: cli(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'sklearn', 'pydantic', 'matplotlib'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'sklearn', 'pydantic', 'matplotlib', 'timm', 'torchvision'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True)

@@ -88,4 +88,4 @@ def _beside(run: Path, labeller: str) -> Path:
 
     folder = run.parent if os.path.isfile(run) else run  # noqa: PTH113 - a name that no path can have is none
     folder = folder if folder.name not in ("", "..") else folder.absolute().resolve()
-    return folder.parent / f"{folder.name}-{labeller}"
+    return folder.parent / f"{folder.name}-{labeller.partition(':')[0]}"

@@ -269,6 +269,8 @@ def repeated_rows(
         first = setup.config.run.seed
         names = [name_of(network.shown, first + index) for network in networks for index in range(repeats)]
         check_free(keep, names)
+    for network in networks:
+        setup.changed(network=network).check_network()  # before the first of them is trained
 
     def measure(variant: Setup) -> Row:
         classifier, scores = trained(line, variant, distilled)
