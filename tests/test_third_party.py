@@ -24,7 +24,7 @@ PACKAGES = Path(__file__).parent / "third_party"
 METHODS = ("crop-selection", "four-tiles", "network-queue", "sorted-windows", "statistics-recovery")
 WAYS = {
     **{method: ("--method", method, *TINY) for method in METHODS},
-    "two-heads": ("--method", "dm", "--labeller", "two-heads", *TINY, "--set", "labeller.per=view"),
+    "two-heads": ("--method", "dm", "--labeller", "two-heads", *TINY),
     "timm-network": ("--method", "dm", "--network", "timm-network:test_resnet", *TINY[:4], *TINY[8:]),
 }
 """What runs a package, by its name; the network of a stranger has neither width nor depth."""
@@ -193,6 +193,7 @@ def test_the_soft_labels_and_recipes_of_methods_are_stored_with_their_sets(stran
     [
         ("statistics-recovery", "teacher", "view"),
         ("four-tiles", "two-heads", "image"),
+        ("dm", "two-heads", "view"),
     ],
 )
 def test_methods_and_labellers_go_together(strangers, ltdd, method, labeller, per):
