@@ -351,6 +351,20 @@ def test_a_card_of_a_classifier_about_which_little_is_known_says_so():
     assert "| components of its run from stranger 1.5 | data birds |" in card
 
 
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_graph_gives_calibrated_probabilities(hard):
+    classifier = trained(two_stage(hard=hard))
+    plain = classifier.predict(IMAGES)
+    classifier.temperature = 2.5
+    assert (classifier.predict(IMAGES) - plain).abs().max() > 0.01
+    agrees(program_of(classifier).module(), classifier, IMAGES)
+
+
+def test_a_file_of_pretrained_weights_is_not_asked_for_again():
+    config = config_of(trained(Softmax(network()), network={**TINY_NETWORK, "weights": "elsewhere.safetensors"}))
+    assert "elsewhere" not in json.dumps(config)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_temperature_is_on_the_card_and_in_the_code_for_weights(kind):
     known = {"temperature": 1.2345, "images": 30, "ece_before": 12.0, "ece_after": 3.0}

@@ -190,6 +190,7 @@ def config_of(trained: TrainedClassifier) -> dict[str, Any]:
     facts = trained.facts
     options = dict(facts.get("network") or {})
     name = options.pop("name", None)
+    options.pop("weights", None)  # a file of pretrained weights; those that became of them are written here
     networks = [_about_network(prefix, network) for prefix, network in _networks(_root(trained), "")]
     normalisation = trained.normalisation.to_json()
     return {
