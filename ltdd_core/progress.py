@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,8 +50,16 @@ class Display:
     def training(self, what: str) -> None:
         """A network is about to be trained."""
 
+    def ahead(self, trainings: Callable[[], Mapping[str, Sequence[float]]]) -> None:
+        """What comes after the steps of the matcher.
+
+        Args:
+            trainings: gives a guess of the seconds that each training of a network takes, by the name of its set;
+                finding out takes a moment.
+        """
+
     @contextmanager
-    def work(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Told]:
+    def work(self, what: str, total: int, unit: str, done: int = 0, of: str = "") -> Iterator[Told]:
         """Something else that takes its time, until the block ends: a training, an evaluation, reading images.
 
         Args:
@@ -59,6 +67,7 @@ class Display:
             total: how much there is to do.
             unit: what is counted: ``"epochs"`` or ``"images"``.
             done: how much of it was done before.
+            of: the name of the set, if it is a training.
 
         Yields:
             What is to be told how much is done, now and then.

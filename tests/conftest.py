@@ -42,7 +42,7 @@ class Noting(Display):
         self.trained.append(what)
 
     @contextmanager
-    def work(self, what, total, unit, done=0):
+    def work(self, what, total, unit, done=0, of=""):
         if self.begun is not None:
             self.begun.append((done, total, unit))
         yield nobody

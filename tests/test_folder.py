@@ -73,7 +73,7 @@ class Reading(Display):
         self.told = {}
 
     @contextmanager
-    def work(self, what, total, unit, done=0):
+    def work(self, what, total, unit, done=0, of=""):
         yield lambda done: self.told.setdefault((what, total, unit), []).append(done)
 
 

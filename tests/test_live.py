@@ -117,3 +117,26 @@ def test_bars_of_work_within_work_stand_together_and_go_away(monkeypatch):
     assert shown._bars is None
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
     assert re.search(r"training classes .* 4/8 loss 0\.5 2\.0 epochs/s  0:00:02 left", text)
+
+
+def test_the_time_of_the_whole_run_is_said_after_some_steps_and_refined_by_each_training(monkeypatch):
+    clock = Clock(monkeypatch)
+    shown, out = display(terminal=False)
+    shown.ahead(lambda: {"original": [40.0, 40.0], "distilled": [20.0]})
+    shown.steps(0, 40)
+    for step in range(40):
+        clock.now += 0.5
+        shown.step(step, {"loss": 0.25})
+    shown.steps_done()
+    lines = out.getvalue().splitlines()
+    assert lines.count("about 0:01:57 left: 0:00:17 to distil, 0:01:40 to train 3 networks") == 1
+    assert lines[-1] == "iteration 40/40  loss 0.25  2.0 it/s  0:00:00 left, 0:01:40 in all"
+    with shown.work("training classes", 40, "epochs", of="original") as told:
+        for epoch in range(40):
+            clock.now += 2.0  # 80 seconds, twice the guess
+            told(epoch + 1, loss=0.5)
+    assert "0:00:48 left, 0:01:48 in all" in out.getvalue()
+    assert shown._seconds_ahead() == 100.0  # 80 for the other one of this set, and 20
+    with shown.work("applying it", 40, "images") as told:
+        told(1)
+    assert shown._seconds_ahead() == 100.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -17,6 +17,8 @@ from ltdd_core.progress import Display, Told
 LINES = 20
 """Plain lines over all iterations; more only when one is slow."""
 SECONDS_BETWEEN_LINES = 30.0
+ENOUGH = 5
+"""Steps after which the time of the whole run is said."""
 RECENT = 50
 """Steps that the speed is an average of; the first step, which may compile the network, is never one."""
 PER = {"iterations": ("it", "it"), "epochs": ("epochs", "epoch"), "images": ("images", "image")}
@@ -35,6 +37,8 @@ class LiveDisplay(Display):
         self._console, self._verbose = console, verbose
         self._bars: Progress | None = None
         self._steps: _Work | None = None
+        self._ahead: dict[str, list[float]] = {}
+        self._said = False
 
     def warn(self, text: str) -> None:
         """A yellow line."""
@@ -51,9 +55,26 @@ class LiveDisplay(Display):
         self._steps = self._begin("distilling", total, "iterations", start, max(1, total // LINES))
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Move the bar, or print a line now and then."""
-        if self._steps is not None:
-            self._steps.told(step + 1, loss=metrics["loss"])
+        """Move the bar, or print a line now and then; soon one that says how long the whole run will take."""
+        if self._steps is None:
+            return
+        self._steps.told(step + 1, loss=metrics["loss"])
+        left = self._steps.left()
+        if left is not None and self._ahead and not self._said and self._steps.steps() >= ENOUGH:
+            self._said = True
+            trainings, seconds = sum(map(len, self._ahead.values())), self._seconds_ahead()
+            networks = f"{trainings} network{'s' * (trainings != 1)}"
+            self._console.print(
+                f"about {_time(left + seconds)} left: {_time(left)} to distil, {_time(seconds)} to train {networks}",
+                soft_wrap=True,
+            )
+
+    def ahead(self, trainings: Callable[[], Mapping[str, Sequence[float]]]) -> None:
+        """Kept for the time that is left in all."""
+        self._ahead, self._said = {name: list(seconds) for name, seconds in trainings().items()}, False
+
+    def _seconds_ahead(self) -> float:
+        return sum(map(sum, self._ahead.values()))
 
     def steps_done(self) -> None:
         """Take the bar away."""
@@ -62,11 +83,15 @@ class LiveDisplay(Display):
             self._steps = None
 
     @contextmanager
-    def work(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Told]:
+    def work(self, what: str, total: int, unit: str, done: int = 0, of: str = "") -> Iterator[Told]:
         """A bar of its own, or a line every half minute."""
-        work = self._begin(what, total, unit, done, None)
+        guesses = self._ahead.get(of, [])
+        guess = guesses.pop() if guesses else None
+        work, began = self._begin(what, total, unit, done, None), time.monotonic()
         try:
             yield work.told
+            if guess and not done:  # the others on this set will be off by as much
+                self._ahead[of] = [seconds * (time.monotonic() - began) / guess for seconds in guesses]
         finally:
             self._end(work)
 
@@ -87,7 +112,7 @@ class LiveDisplay(Display):
     def _begin(self, what: str, total: int, unit: str, done: int, every: int | None) -> _Work:
         """Some work, with a bar beside those of other work in a terminal."""
         if not self._console.is_interactive:
-            return _Work(self._console, None, None, what, total, unit, every)
+            return _Work(self._console, None, None, what, total, unit, every, self._seconds_ahead)
         if self._bars is None:
             self._bars = Progress(
                 TextColumn("{task.description}"),
@@ -100,7 +125,7 @@ class LiveDisplay(Display):
             )
             self._bars.start()
         bar = self._bars.add_task(what, total=total, completed=done, numbers="", pace="")
-        return _Work(self._console, self._bars, bar, what, total, unit, every)
+        return _Work(self._console, self._bars, bar, what, total, unit, every, self._seconds_ahead)
 
     def _end(self, work: _Work) -> None:
         """Take a bar away, and the last one with all that it stands on."""
@@ -124,6 +149,7 @@ class _Work:
         total: how much there is to do.
         unit: what is counted.
         every: how much is done between two plain lines; None: that is a matter of time alone.
+        ahead: seconds of what comes after it.
     """
 
     def __init__(
@@ -135,8 +161,9 @@ class _Work:
         total: int,
         unit: str,
         every: int | None,
+        ahead: Callable[[], float],
     ) -> None:
-        self._console, self._bars, self.bar = console, bars, bar
+        self._console, self._bars, self.bar, self._ahead = console, bars, bar, ahead
         self._what, self._total, self._unit, self._every = what, total, unit, every
         self._last_line = time.monotonic()
         self._ends: deque[tuple[float, int]] = deque(maxlen=RECENT + 1)
@@ -156,12 +183,28 @@ class _Work:
             parts = (f"{subject} {done}/{self._total}", shown, self._pace())
             self._console.print("  ".join(filter(None, parts)), soft_wrap=True)
 
-    def _pace(self) -> str:
-        """Recent speed and the time left; empty at first, since the first step says little about the next."""
+    def steps(self) -> int:
+        """How many steps its speed is an average of."""
+        return len(self._ends) - 1
+
+    def left(self) -> float | None:
+        """Seconds that are left of it; None at first, since the first step says little about the next."""
+        speed = self._speed()
+        return (self._total - self._ends[-1][1]) / speed if speed else None
+
+    def _speed(self) -> float | None:
         (began, start), (now, done) = self._ends[0], self._ends[-1]
-        if now == began or done == start:
+        return None if now == began or done == start else (done - start) / (now - began)
+
+    def _pace(self) -> str:
+        """Recent speed and the time left, of it and in all."""
+        speed, left = self._speed(), self.left()
+        if speed is None or left is None:
             return ""
-        speed = (done - start) / (now - began)
         many, one = PER.get(self._unit, (self._unit, self._unit))
-        left = timedelta(seconds=round((self._total - done) / speed))
-        return f"{f'{speed:.1f} {many}/s' if speed >= 1 else f'{1 / speed:.1f} s/{one}'}  {left} left"
+        text = f"{f'{speed:.1f} {many}/s' if speed >= 1 else f'{1 / speed:.1f} s/{one}'}  {_time(left)} left"
+        return f"{text}, {_time(left + self._ahead())} in all" if round(self._ahead()) else text
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -23,8 +23,9 @@ from ltdd_core.distillation.kept import count_kept, put_back
 from ltdd_core.distillation.matcher import Distillation, Matcher, Synthetic
 from ltdd_core.distillation.task import task_of
 from ltdd_core.errors import InputError, RunFailed
+from ltdd_core.evaluation.estimate import training_ahead
 from ltdd_core.evaluation.labelling import labelled, try_labeller
-from ltdd_core.evaluation.lines import check_recipe, result_rows
+from ltdd_core.evaluation.lines import check_recipe, kept_scores, lines_of, result_rows
 from ltdd_core.evaluation.metrics import Row
 from ltdd_core.hookspecs import Run
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
@@ -213,6 +214,7 @@ def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -
     start, total = active.run.start, config.run.iterations
     log, times = (folder.log_from(name, start, active.setup.display.warn) for name in (METRICS, TIMES))
     pictured, losses = time.monotonic(), []
+    active.setup.display.ahead(lambda: classifiers_ahead(active))
     active.setup.display.steps(start, total)
     try:
         for step in range(start, total):
@@ -241,6 +243,19 @@ def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -
     if text := loss_increase(losses):
         advice = against_divergence(config)
         active.setup.display.warn(f"{text}: the images may be worse than the initial ones; {advice}.")
+
+
+def classifiers_ahead(active: ActiveRun) -> dict[str, list[float]]:
+    """A guess of the seconds that each training of a classifier takes, by the set that trains it."""
+    setup, config = active.setup, active.run.config
+    lines = lines_of(config, setup.catalog)
+    known = kept_scores(active.folder.path, lines, setup.data)
+    left = [line for line in lines if line.name not in known]
+    try:
+        recipe = active.matcher.recipe()
+    except Exception:  # one that follows from steps that are not taken yet
+        recipe = {}
+    return training_ahead(setup, left, sum(active.task.ipc_of_class), recipe)
 
 
 def loss_increase(losses: Sequence[float]) -> str | None:

@@ -317,7 +317,7 @@ class Trainer:
         def trained(network: Network, start: Start, after_epoch: Callable[[Epoch], None]) -> Network:
             what = f"{purpose} on the {data.name} set"
             self.display.training(what)
-            with self.display.work(f"training {what}", options.epochs, "epochs", start.done) as told:
+            with self.display.work(f"training {what}", options.epochs, "epochs", start.done, of=data.name) as told:
 
                 def told_after(epoch: Epoch) -> None:
                     told(epoch.done, loss=epoch.loss)
