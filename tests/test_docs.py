@@ -22,7 +22,15 @@ from ltdd_core import configure
 from ltdd_core.cli import cli
 from ltdd_core.plugging.catalog import KINDS, installed
 from ltdd_core.plugging.loading import load_plugins
-from ltdd_core.testing import check_head, check_labeller, check_matcher, check_network, tiny_long_tailed, tiny_network
+from ltdd_core.testing import (
+    ContractError,
+    check_head,
+    check_labeller,
+    check_matcher,
+    check_network,
+    tiny_long_tailed,
+    tiny_network,
+)
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))
 import generated
@@ -159,6 +167,15 @@ def test_the_tutorial_works_from_top_to_bottom(site, tmp_path, monkeypatch):
             for line in text.splitlines():
                 follow(line, site.folder)
     assert "spread, w = 1" in Path("runs/grid/table.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom is <= 0")
+def test_the_contract_refuses_the_variance_that_the_tutorial_warns_of():
+    text = next(re.finditer(r"^```python\n(.*?)^```", (DOCS / "tutorial.md").read_text(), re.M | re.S))[1]
+    names = {}
+    exec(text.replace(", correction=0", ""), names)
+    with pytest.raises(ContractError, match="the loss is finite"):
+        check_matcher(names["SpreadMatcher"])
 
 
 def follow(line, site):
