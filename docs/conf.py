@@ -10,7 +10,7 @@ import generated
 project = "ltdd"
 release = importlib.metadata.version("ltdd")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 smartquotes = False  # --seed is --seed
 html_theme = "furo"
