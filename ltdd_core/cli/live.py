@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from ltdd_core.progress import Display, Told
+from ltdd_core.progress import Display, Pace, Told, clock_time, in_figures
 
 LINES = 20
 """Plain lines over all iterations; more only when one is slow."""
 SECONDS_BETWEEN_LINES = 30.0
 ENOUGH = 5
 """Steps after which the time of the whole run is said."""
-RECENT = 50
-"""Steps that the speed is an average of; the first step, which may compile the network, is never one."""
-PER = {"iterations": ("it", "it"), "epochs": ("epochs", "epoch"), "images": ("images", "image")}
-"""What stands in a speed, as 2.0 epochs/s or 2.0 s/epoch."""
 
 
 class LiveDisplay(Display):
@@ -59,13 +53,13 @@ class LiveDisplay(Display):
         if self._steps is None:
             return
         self._steps.told(step + 1, loss=metrics["loss"])
-        left = self._steps.left()
-        if left is not None and self._ahead and not self._said and self._steps.steps() >= ENOUGH:
+        left = self._steps.pace.left()
+        if left is not None and self._ahead and not self._said and self._steps.pace.steps() >= ENOUGH:
             self._said = True
             trainings, seconds = sum(map(len, self._ahead.values())), self._seconds_ahead()
             networks = f"{trainings} network{'s' * (trainings != 1)}"
             self._console.print(
-                f"about {_time(left + seconds)} left: {_time(left)} to distil, {_time(seconds)} to train {networks}",
+                f"about {clock_time(left + seconds)} left: {clock_time(left)} to distil, {clock_time(seconds)} to train {networks}",
                 soft_wrap=True,
             )
 
@@ -163,48 +157,22 @@ class _Work:
         every: int | None,
         ahead: Callable[[], float],
     ) -> None:
-        self._console, self._bars, self.bar, self._ahead = console, bars, bar, ahead
+        self._console, self._bars, self.bar = console, bars, bar
         self._what, self._total, self._unit, self._every = what, total, unit, every
         self._last_line = time.monotonic()
-        self._ends: deque[tuple[float, int]] = deque(maxlen=RECENT + 1)
+        self.pace = Pace(total, unit, ahead)
 
     def told(self, done: int, **numbers: float) -> None:
         """Move the bar, or print a line now and then."""
         now = time.monotonic()
-        self._ends.append((now, done))
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        self.pace.told(done)
+        shown, pace = in_figures(numbers), str(self.pace)
         if self._bars is not None and self.bar is not None:
-            self._bars.update(self.bar, completed=done, numbers=shown, pace=self._pace())
+            self._bars.update(self.bar, completed=done, numbers=shown, pace=pace)
             return
         due = self._every is not None and (done % self._every == 0 or done == self._total)
         if due or now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
             subject = "iteration" if self._unit == "iterations" else f"{self._what}: {self._unit}"
-            parts = (f"{subject} {done}/{self._total}", shown, self._pace())
+            parts = (f"{subject} {done}/{self._total}", shown, pace)
             self._console.print("  ".join(filter(None, parts)), soft_wrap=True)
-
-    def steps(self) -> int:
-        """How many steps its speed is an average of."""
-        return len(self._ends) - 1
-
-    def left(self) -> float | None:
-        """Seconds that are left of it; None at first, since the first step says little about the next."""
-        speed = self._speed()
-        return (self._total - self._ends[-1][1]) / speed if speed else None
-
-    def _speed(self) -> float | None:
-        (began, start), (now, done) = self._ends[0], self._ends[-1]
-        return None if now == began or done == start else (done - start) / (now - began)
-
-    def _pace(self) -> str:
-        """Recent speed and the time left, of it and in all."""
-        speed, left = self._speed(), self.left()
-        if speed is None or left is None:
-            return ""
-        many, one = PER.get(self._unit, (self._unit, self._unit))
-        text = f"{f'{speed:.1f} {many}/s' if speed >= 1 else f'{1 / speed:.1f} s/{one}'}  {_time(left)} left"
-        return f"{text}, {_time(left + self._ahead())} in all" if round(self._ahead()) else text
-
-
-def _time(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
