@@ -1,10 +1,13 @@
-"""The three ways a command ends that are not bugs; anything else shows its traceback."""
+"""The three ways a command ends that are not bugs, anything else shows its traceback; and what their messages share."""
 
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
@@ -69,6 +72,94 @@ def memory_in_words(advice: str) -> Iterator[None]:
             raise RunFailed(f"out of memory: {advice}") from error
         raise
 
+
+# ---- what the user would write -------------------------------------------------------------------
+
+PATHS = {
+    "data": "data.name",
+    "root": "data.root",
+    "imbalance": "data.imbalance",
+    "n_max": "data.n_max",
+    "order": "data.order",
+    "image_size": "data.image_size",
+    "validation": "data.validation",
+    "method": "matcher.name",
+    "labeller": "labeller.name",
+    "head": "head.name",
+    "recipe": "recipe.name",
+    "network": "network.name",
+    "sampler": "sampler.name",
+    "plugin": "plugins",
+    "ipc": "ipc",
+    "iterations": "iterations",
+    "init": "init",
+    "seed": "seed",
+    "device": "compute.device",
+    "threads": "compute.threads",
+    "precision": "compute.precision",
+    "compile": "compute.compile",
+    "store": "compute.store",
+    "keep": "compute.keep",
+}
+"""Where in a configuration each command-line option goes."""
+_OPTIONS = {path: option for option, path in PATHS.items()}
+_on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
+
+
+@contextmanager
+def for_command_line() -> Iterator[None]:
+    """Until the block ends, messages name the options of the command line; elsewhere the arguments of Python."""
+    token = _on_command_line.set(True)
+    try:
+        yield
+    finally:
+        _on_command_line.reset(token)
+
+
+def either(command_line: str, python: str) -> str:
+    """The words for the one who will read them: at the command line, or in Python."""
+    return command_line if _on_command_line.get() else python
+
+
+def how_to_set(name: str, value: Any = None) -> str:
+    """An option as who reads the message writes it: ``--root`` at the command line, ``root=`` in Python.
+
+    With a value, ``--set network.width=N`` and ``network={"width": N}``, or ``--resume`` and ``resume=True``.
+
+    Args:
+        name: the path of an option in a configuration, as ``data.root``, or the name of an argument, as ``resume``.
+        value: what to set it to; text in capitals, or ``...``, stands for a value.  None: the option alone is named.
+            A mapping is a component with options: ``how_to_set("network", {"name": "mlp", "width": 32})``.
+    """
+    return _option(name, value) if _on_command_line.get() else _argument(name, value)
+
+
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(_option(f"{name}.{key}", inside) for key, inside in value.items())
+    option = _OPTIONS.get(name, None if "." in name else name)
+    if option is None:
+        return f"--set {name}" if value is None else f"--set {name}={value}"
+    flag = "--" + option.replace("_", "-")
+    if value is False:
+        return flag.replace("--", "--no-", 1)
+    return flag if value is None or value is True else f"{flag} {value}"
+
+
+def _argument(name: str, value: Any) -> str:
+    keys = [_OPTIONS.get(name, name.removesuffix(".name"))] if name.endswith(".name") else name.split(".")
+    if value is None:
+        return f"{keys[-1]}="
+    value = str(value) if isinstance(value, Path) else value
+    stands_for_one = isinstance(value, str) and (value.isupper() or value == "...")
+    quoted = isinstance(value, str | Mapping)
+    text = value if stands_for_one else json.dumps(value, ensure_ascii=False) if quoted else repr(value)
+    for key in reversed(keys[1:]):
+        text = f'{{"{key}": {text}}}'
+    return f"{keys[0]}={text}"
+
+
+# ---- names and values ----------------------------------------------------------------------------
 
 MOST_LISTED = 50
 """Names in a message."""

@@ -219,7 +219,7 @@ WRONG = [
     ({"ipc": {"few": True}}, "ipc.few must be a whole number, not True."),
     ({"ipc": {"classes": {"a": 1.5}}}, "ipc.classes must be a whole number, not 1.5."),
     ({"ipc": {"classes": 3}}, "ipc.classes must be a mapping, not 3."),
-    ({"ipc": {"rule": "sqrt"}}, "ipc.rule needs a budget to share: --set ipc.total=100."),
+    ({"ipc": {"rule": "sqrt"}}, 'ipc.rule needs a budget to share: ipc={"total": 100}.'),
     ({"ipc": {"rule": "log", "total": 9}}, "ipc.rule must be 'equal', 'sqrt' or 'proportional', not 'log'."),
     ({"ipc": {"total": 0}}, "ipc.total must be at least 1, not 0."),
     (
@@ -364,7 +364,7 @@ def test_what_a_data_source_suggested_is_no_difference_from_having_it_in_full():
 
 
 def test_a_configuration_needs_a_method():
-    with pytest.raises(InputError, match=r"name a method: --method coreset\|dc\|dm"):
+    with pytest.raises(InputError, match=r"name a method: method= one of coreset, dc, dm"):
         resolve(CATALOG, [Layer("x", {"ipc": 3})])
 
 

@@ -127,7 +127,7 @@ class Branching(Classifier):
 
 
 def test_a_classifier_of_which_there_is_no_graph_is_named_with_a_way_out():
-    with pytest.raises(InputError, match=r"no graph of the classifier 'original, direct': use --format state-dict"):
+    with pytest.raises(InputError, match=r"no graph of the classifier 'original, direct': use kind=\"state-dict\""):
         program_of(trained(Branching(network())))
 
 

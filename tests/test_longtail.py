@@ -159,7 +159,7 @@ def test_a_smaller_cut_is_part_of_a_larger_one(one, other, order, seed):
 
 
 def test_a_class_with_too_few_images_is_named():
-    with pytest.raises(InputError, match=r"class 'name 1' has 3 training images .* asks for 5: .*--n-max"):
+    with pytest.raises(InputError, match=r"class 'name 1' has 3 training images .* asks for 5: .*n_max="):
         make_cut(shuffled_labels([10, 3]), 2, imbalance=2.0, n_max=10)
 
 

@@ -15,7 +15,7 @@ import click
 
 from ltdd_core.cli.plugin_commands import COMMANDS, installed_with_commands
 from ltdd_core.cli.streams import printable
-from ltdd_core.errors import InputError, RunFailed, is_out_of_memory, unknown
+from ltdd_core.errors import InputError, RunFailed, for_command_line, is_out_of_memory, unknown
 from ltdd_core.runs.stop import LOST
 
 PLUGIN_COMMANDS = "ltdd.plugin_commands"
@@ -33,7 +33,8 @@ class Ended(click.ClickException):
 def exit_codes() -> Iterator[None]:
     """Turn our errors, and those of click about options, into one line and an exit code."""
     try:
-        yield
+        with for_command_line():
+            yield
     except InputError as error:
         raise Ended(str(error), 2) from error
     except RunFailed as error:

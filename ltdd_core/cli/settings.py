@@ -15,37 +15,10 @@ from rich.text import Text
 
 from ltdd_core.cli.streams import printable
 from ltdd_core.config.layers import Layer, from_assignments, from_file
-from ltdd_core.errors import InputError
+from ltdd_core.errors import PATHS, InputError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-PATHS = {
-    "data": "data.name",
-    "root": "data.root",
-    "imbalance": "data.imbalance",
-    "n_max": "data.n_max",
-    "order": "data.order",
-    "image_size": "data.image_size",
-    "validation": "data.validation",
-    "method": "matcher.name",
-    "labeller": "labeller.name",
-    "head": "head.name",
-    "recipe": "recipe.name",
-    "network": "network.name",
-    "sampler": "sampler.name",
-    "plugin": "plugins",
-    "ipc": "ipc",
-    "iterations": "iterations",
-    "init": "init",
-    "seed": "seed",
-    "device": "compute.device",
-    "threads": "compute.threads",
-    "precision": "compute.precision",
-    "compile": "compute.compile",
-    "store": "compute.store",
-    "keep": "compute.keep",
-}
-"""Where in a configuration each command-line option goes."""
 NUMBERS = ("imbalance", "n_max", "image_size", "validation", "ipc", "iterations", "seed", "threads")
 
 

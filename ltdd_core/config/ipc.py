@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, m
 
 from ltdd_core.config.layers import BUDGET
 from ltdd_core.config.validation import validate_options
-from ltdd_core.errors import InputError, OptionError, unknown
+from ltdd_core.errors import InputError, OptionError, how_to_set, unknown
 from ltdd_core.options import BaseOptions, option
 
 DEFAULT, LARGEST = 10, 10**9
@@ -119,7 +119,7 @@ def read_ipc(value: Any) -> Any:
             }
         )
     if budget and "total" not in value:
-        raise OptionError({("ipc", "rule"): "ipc.rule needs a budget to share: --set ipc.total=100."})
+        raise OptionError({("ipc", "rule"): f"ipc.rule needs a budget to share: {how_to_set('ipc.total', 100)}."})
     if budget:
         return validate_options(("ipc",), SharedIPC, value)
     groups: GroupedIPC = validate_options(("ipc",), GroupedIPC, value)

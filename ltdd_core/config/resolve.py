@@ -28,7 +28,7 @@ from ltdd_core.config.model import (
     Training,
 )
 from ltdd_core.config.validation import validate_options
-from ltdd_core.errors import InputError, OptionError, brief, unknown
+from ltdd_core.errors import InputError, OptionError, brief, either, how_to_set, unknown
 from ltdd_core.options import BaseOptions, Named, section_of
 from ltdd_core.plugging.catalog import KINDS, Catalog, Entry, noun
 from ltdd_core.plugging.loading import Plugin
@@ -274,7 +274,7 @@ def _chosen_by_plugins(catalog: Catalog, wanted: Tree, *, named: Tree) -> list[L
             if first_choice != name:
                 raise InputError(
                     f"plugins {first_plugin!r} and {plugin.name!r} choose different {noun(kind)}s, "
-                    f"{first_choice!r} and {name!r}: name one with --set {kind}.name=NAME."
+                    f"{first_choice!r} and {name!r}: name one with {how_to_set(f'{kind}.name', 'NAME')}."
                 )
         tree = {kind: {"name": name} for kind, name in answer.items()}
         layers.append(_spelt_out(catalog, Layer(f"plugin {plugin.name!r}", tree)))
@@ -291,17 +291,25 @@ def _choice(plugin: Plugin, answer: Any) -> Mapping[str, str]:
     return answer
 
 
+def _one_of(catalog: Catalog, kind: str) -> str:
+    """How to name a component, with all there are."""
+    names = catalog.names(kind)
+    return either(
+        how_to_set(f"{kind}.name", "|".join(names)), f"{how_to_set(f'{kind}.name')} one of {', '.join(names)}"
+    )
+
+
 def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
     for key in tree:
         if key not in SECTIONS:
             raise OptionError({(key,): str(unknown("option", key, {*SECTIONS, "method", "plugin"}))})
     method = "name" in tree.get("matcher", {})
     if distils and not method:
-        raise InputError(f"name a method: --method {'|'.join(catalog.names('matcher'))}.")
+        raise InputError(f"name a method: {_one_of(catalog, 'matcher')}.")
     run = {key: value for key, value in tree.items() if key in RunOptions.model_fields}
     labeller = tree.get("labeller", {"name": NO_LABELLER.name}).get("name")
     if labeller is None:
-        raise InputError(f"name a labeller beside its options: --labeller {'|'.join(catalog.names('labeller'))}.")
+        raise InputError(f"name a labeller beside its options: {_one_of(catalog, 'labeller')}.")
     absent = {"matcher": not method, "labeller": labeller == NO_LABELLER.name}
     chosen = {kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS if not absent.get(kind)}
     options: RunOptions = validate_options((), RunOptions, run)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ltdd_core.data.imagefile import GREY_MODES, decode, read_header
 from ltdd_core.data.longtail import Order
 from ltdd_core.data.source import DataSource, ImageTable, LongTailOptions, SourceImages
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.options import option
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -74,7 +74,8 @@ class ImageFolder(DataSource):
     def load(self, generator: torch.Generator) -> SourceImages:
         """List the files, look at their headers, and hold out a test set if there is none."""
         if self.options.root is None:
-            raise InputError("data source 'folder' needs --root: a folder with train/ and test/, one folder a class.")
+            root = how_to_set("data.root")
+            raise InputError(f"data source 'folder' needs {root}: a folder with train/ and test/, one folder a class.")
         return load_folder(self.options.root, self.options.image_size, self.options.test_share, generator)
 
 
@@ -142,9 +143,11 @@ def _subfolders(folder: Path) -> list[str]:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     except FileNotFoundError as error:
-        raise InputError(f"--root {folder}: there is no such folder.") from error
+        raise InputError(f"{how_to_set('root', folder)}: there is no such folder.") from error
     except NotADirectoryError as error:
-        raise InputError(f"--root {folder}: this is a file; give the folder that holds the images.") from error
+        raise InputError(
+            f"{how_to_set('root', folder)}: this is a file; give the folder that holds the images."
+        ) from error
     except OSError as error:
         _unreadable(error)
 

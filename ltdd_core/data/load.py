@@ -12,7 +12,7 @@ from ltdd_core.data.longtail import balanced_part, cut
 from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.data.source import ArrayTable, DataSource, ImageTable, LongTailOptions, SourceImages
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.progress import Display
 from ltdd_core.seeding import generator
 
@@ -87,7 +87,9 @@ def _validation_part(
     own = images.validation
     if own is not None and len(own.labels):
         if options.validation:
-            raise InputError(f"data {name!r} comes with validation images of its own: leave out --validation.")
+            raise InputError(
+                f"data {name!r} comes with validation images of its own: leave out {how_to_set('data.validation')}."
+            )
         _check_range(name, "validation", own.labels, len(images.class_names))
         return kept, own.read(torch.arange(len(own.labels))), own.labels
     if not options.validation:
@@ -96,7 +98,8 @@ def _validation_part(
     chosen = balanced_part(labels, len(images.class_names), options.validation, generator(options.seed, "validation"))
     if not chosen.any():
         raise InputError(
-            f"data {name!r}: no class has two training images, so none can give one to --validation: leave it out."
+            f"data {name!r}: no class has two training images, so none can give one to "
+            f"{how_to_set('data.validation')}: leave it out."
         )
     return kept[~chosen], images.train.read(kept[chosen]), labels[chosen]
 

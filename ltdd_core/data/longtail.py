@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, how_to_set
 
 Order = Literal["native", "reversed", "random"]
 
@@ -66,7 +66,8 @@ def cut(
         if count > len(members[label]):
             raise InputError(
                 f"class {class_names[label]!r} has {len(members[label])} training images but its place in the "
-                f"profile asks for {count}: use a smaller --n-max, another --order, or --imbalance natural."
+                f"profile asks for {count}: use a smaller {how_to_set('data.n_max')}, another "
+                f"{how_to_set('data.order')}, or {how_to_set('data.imbalance', 'natural')}."
             )
         kept[label] = _draw(members[label], count, generator)
     return torch.cat(kept)

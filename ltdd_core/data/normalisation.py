@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, how_to_set
 
 LARGEST = 3 * 64 * 64
 """Values of an image that ZCA takes: its matrix has the square of that, 604 MB here."""
@@ -145,7 +145,8 @@ class ZCA(Normalisation):
             size = "x".join(map(str, images.shape[1:]))
             raise InputError(
                 f"data.normalisation=zca: images of {size} are too large, the matrix would take "
-                f"{4 * values**2 / 2**30:.1f} GiB; use a smaller --image-size, or data.normalisation=per-channel."
+                f"{4 * values**2 / 2**30:.1f} GiB; use a smaller {how_to_set('data.image_size')}, or "
+                "data.normalisation=per-channel."
             )
         total, products = torch.zeros(values, dtype=torch.float64), torch.zeros(values, values, dtype=torch.float64)
         for part in images.split(APPLIED_AT_ONCE):

@@ -19,7 +19,7 @@ import torch
 
 from ltdd_core.data.imagefile import SMALLEST_SIDE
 from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.options import option
 from ltdd_core.storage import reason_of
 
@@ -44,7 +44,7 @@ class Npz(DataSource):
         """Read the arrays; nothing in the file is ever executed."""
         path = self.options.root
         if path is None:
-            raise InputError("data source 'npz' needs --root: a .npz file in MedMNIST's layout.")
+            raise InputError(f"data source 'npz' needs {how_to_set('data.root')}: a .npz file in MedMNIST's layout.")
         train, test, validation = _load_tables(path)
         for part, table in (("test", test), ("validation", validation)):
             if table is not None and train.images.shape[1:] != table.images.shape[1:]:
@@ -104,7 +104,7 @@ def _opened(path: Path) -> Iterator[Any]:
     """An open archive; whatever is wrong with it is said in one line."""
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise InputError(f"--root {path}: this is a pipe or a device; give the .npz file.")
+            raise InputError(f"{how_to_set('root', path)}: this is a pipe or a device; give the .npz file.")
         with path.open("rb") as file:
             # np.load would take a single array or a pickle as well.
             if not zipfile.is_zipfile(file):
@@ -113,10 +113,10 @@ def _opened(path: Path) -> Iterator[Any]:
             with np.load(file, allow_pickle=False) as archive:
                 yield archive
     except FileNotFoundError as error:
-        raise InputError(f"--root {path}: there is no such file.") from error
+        raise InputError(f"{how_to_set('root', path)}: there is no such file.") from error
     except IsADirectoryError as error:
         raise InputError(
-            f"--root {path}: this is a folder; give the .npz file, or use data source 'folder'."
+            f"{how_to_set('root', path)}: this is a folder; give the .npz file, or use data source 'folder'."
         ) from error
     except MemoryError as error:
         raise InputError(f"{path}: its arrays do not fit into memory.") from error

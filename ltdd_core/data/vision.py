@@ -19,7 +19,7 @@ import torchvision
 
 from ltdd_core.data.folder import has_split, load_folder
 from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.locking import locked
 from ltdd_core.options import option
 from ltdd_core.storage import reason_of
@@ -71,7 +71,8 @@ class VisionSource(DataSource):
             reason = reason_of(error)
             raise InputError(
                 f"{self.dataset} under {root} is missing or damaged, and cannot be downloaded ({reason}). "
-                f"Put {self.files} there, or give --root a folder with train/ and test/, one folder of images a class."
+                f"Put {self.files} there, or give {how_to_set('data.root')} a folder with train/ and test/, one "
+                "folder of images a class."
             ) from error
 
 
@@ -139,7 +140,9 @@ def _cache() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltdd"
     except RuntimeError as error:
-        raise InputError("this user has no home folder for the data: name a folder with --root.") from error
+        raise InputError(
+            f"this user has no home folder for the data: name a folder with {how_to_set('data.root')}."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from ltdd_core.data.sampler import Features, Sampler
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.tiles import tiled
 from ltdd_core.distillation.trajectories import Trajectories
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.evaluation.teachers import TeacherTraining
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.state import load_state_of, state_of
@@ -97,7 +97,7 @@ class Distillation:
         if least < most:
             raise InputError(
                 f"this method makes the same number of images of each class, and the run asks for {least} to {most}: "
-                "give --ipc one number, and do not --init keep."
+                f"give {how_to_set('ipc')} one number, and leave out {how_to_set('init', 'keep')}."
             )
         return most
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ltdd_core.distillation.initial import initial_images
 from ltdd_core.distillation.matcher import Distillation, Matcher
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.evaluation.teachers import teacher_training
 from ltdd_core.networks.store import SHARED
 from ltdd_core.options import Named
@@ -27,7 +27,7 @@ def task_of(setup: Setup) -> Distillation:
     if setup.keep_real and getattr(method.component, "decode", Matcher.decode) is not Matcher.decode:
         raise InputError(
             f"method {method.name!r} stores images that are decoded, so it cannot keep real ones: leave "
-            "out --init keep."
+            f"out {how_to_set('init', 'keep')}."
         )
 
     def draw_initial(times: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from ltdd_core.networks.compiled import CompiledNetwork
 from ltdd_core.networks.cosine import CosineLinear
 from ltdd_core.networks.network import Network
 from ltdd_core.runs.distilled import DISTILLED_FILE
-from ltdd_core.runs.export import check_target, written_as_a_whole
+from ltdd_core.runs.export import check_target, format_of, written_as_a_whole
 from ltdd_core.runs.folder import CLASSIFIERS
 from ltdd_core.storage import json_text, reason_of
 from ltdd_core.training.trainer import FrozenBody
@@ -50,7 +50,7 @@ def export_classifier(path: Path | str, kind: str, out: Path | str | None = None
     path = Path(path)
     if path.name == DISTILLED_FILE:
         raise InputError(
-            f"{path} is a distilled set, and --format {kind} is for a classifier: "
+            f"{path} is a distilled set, and {format_of(kind)} is for a classifier: "
             f"name the folder of the run, or a file in its folder {CLASSIFIERS}."
         )
     target = Path(out) if out is not None else _folder_of(path) / f"export-{kind}"
@@ -113,8 +113,8 @@ def program_of(trained: TrainedClassifier) -> torch.export.ExportedProgram:
             return torch.export.export(Graph(trained).eval(), (images,), dynamic_shapes=shapes)
     except Exception as error:  # whatever the code of whoever wrote the head leads torch to
         raise InputError(
-            f"torch can make no graph of the classifier {trained.line!r}: use --format state-dict, or ltdd predict. "
-            f"It said: {reason_of(error):.200}."
+            f"torch can make no graph of the classifier {trained.line!r}: use {format_of('state-dict')}, or ltdd "
+            f"predict. It said: {reason_of(error):.200}."
         ) from error
 
 
@@ -150,7 +150,7 @@ def _onnx(trained: TrainedClassifier) -> Callable[[Path], None]:
             verbose=False,
         )
     if graph is None:  # torch's signature allows it
-        raise InputError(f"torch made no ONNX graph of the classifier {trained.line!r}: use --format torch.")
+        raise InputError(f"torch made no ONNX graph of the classifier {trained.line!r}: use {format_of('torch')}.")
     texts = {name: value if isinstance(value, str) else json_text(value) for name, value in about(trained).items()}
     graph.model.metadata_props.update(texts)
     return lambda folder: graph.save(folder / "classifier.onnx")

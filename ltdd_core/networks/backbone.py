@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ltdd_core.errors import InputError, is_out_of_memory
+from ltdd_core.errors import InputError, how_to_set, is_out_of_memory
 from ltdd_core.networks.network import Network, NetworkOptions, Shape
 from ltdd_core.options import option
 from ltdd_core.storage import reason_of
@@ -53,7 +53,7 @@ class Backbone(Network):
             reason = textwrap.shorten(reason_of(error), LONGEST, placeholder="...")
             raise InputError(
                 f"{name} cannot take images of {height}x{width} ({reason}): use another model, or a larger "
-                "--image-size."
+                f"{how_to_set('data.image_size')}."
             ) from error
         self.body, self.linear = body, nn.Linear(features, outputs)
         self.prefixes = {"body.": "", "linear.": f"{layer}."}
@@ -92,7 +92,7 @@ def small_stem(body: nn.Module, channels: int) -> None:
     """
     first = getattr(body, "conv1", None)
     if not (isinstance(first, nn.Conv2d) and hasattr(body, "maxpool")):
-        raise InputError("only plain ResNets have a small stem: leave out --set network.stem=small.")
+        raise InputError(f"only plain ResNets have a small stem: leave out {how_to_set('network.stem', 'small')}.")
     body.conv1 = nn.Conv2d(channels, first.out_channels, 3, padding=1, bias=False)
     body.maxpool = nn.Identity()
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torchvision
 from torch import Tensor, nn
 
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.networks.backbone import small_stem
 from ltdd_core.networks.network import Network, NetworkOptions, Shape
 from ltdd_core.options import option
@@ -37,13 +37,16 @@ class ConvNet(Network):
         super().__init__()
         channels, height, width = image_shape
         if options.norm == "group" and options.width % GROUPS:
-            raise InputError(f"norm 'group' makes {GROUPS} groups: use --set network.width=N, a multiple of {GROUPS}.")
+            raise InputError(
+                f"norm 'group' makes {GROUPS} groups: use {how_to_set('network.width', 'N')}, a multiple of {GROUPS}."
+            )
         blocks: list[nn.Module] = []
         for _ in range(options.depth):
             if options.pooling != "none" and min(height, width) < 2:
                 raise InputError(
                     f"images of {_size(image_shape)} are too small for a ConvNet of depth "
-                    f"{options.depth}: use --set network.depth=N with a smaller N, or a larger --image-size."
+                    f"{options.depth}: use {how_to_set('network.depth', 'N')} with a smaller N, or a larger "
+                    f"{how_to_set('data.image_size')}."
                 )
             blocks += self._block(channels, height, width, options)
             channels = options.width
@@ -90,7 +93,7 @@ class ResNet18(Network):
         if options.norm == "instance" and max(image_shape[1:]) <= 8:  # the last maps have one pixel
             raise InputError(
                 f"ResNet-18 with instance normalisation needs images larger than 8x8, not {_size(image_shape)}: "
-                "use --set network.norm=batch, or another --network."
+                f"use {how_to_set('network.norm', 'batch')}, or another {how_to_set('network.name')}."
             )
         norm = nn.BatchNorm2d if options.norm == "batch" else _instance_norm
         body = torchvision.models.resnet18(norm_layer=norm)
@@ -120,7 +123,9 @@ class VGG11(Network):
         super().__init__()
         channels, layers, side = image_shape[0], list[nn.Module](), min(image_shape[1:])
         if max(image_shape[1:]) < 2:
-            raise InputError(f"VGG11 needs images larger than {_size(image_shape)}: use --network mlp.")
+            raise InputError(
+                f"VGG11 needs images larger than {_size(image_shape)}: use {how_to_set('network.name', 'mlp')}."
+            )
         for item in (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512):
             if isinstance(item, int):
                 layers.append(nn.Conv2d(channels, item, 3, padding=1))
@@ -148,7 +153,7 @@ class AlexNet(Network):
         if min(image_shape[1:]) < 8:
             raise InputError(
                 f"AlexNet needs images of at least 8x8, not {_size(image_shape)}: "
-                "use another --network, or a larger --image-size."
+                f"use another {how_to_set('network.name')}, or a larger {how_to_set('data.image_size')}."
             )
         self.features = nn.Sequential(
             nn.Conv2d(image_shape[0], 128, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from ltdd_core.config.model import Compute
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, how_to_set
 
 CPU_PIXELS = 32 * 32 * 32
 GPU_PIXELS = 2048 * 32 * 32
@@ -24,10 +24,12 @@ def find_device(compute: Compute) -> torch.device:
     """
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
-        raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto.")
+        asked, instead = (how_to_set("compute.device", name) for name in ("cuda", "cpu"))
+        raise InputError(f"{asked}: this machine has no usable CUDA device; use {instead} or auto.")
     on_gpu = available and compute.device != "cpu"
     if compute.compile and not any(map(shutil.which, compilers(on_gpu))):
-        raise InputError("--compile needs a compiler: install g++ (gcc for a GPU) or clang, or leave --compile out.")
+        asked = how_to_set("compute.compile", True)
+        raise InputError(f"{asked} needs a compiler: install g++ (gcc for a GPU) or clang, or leave {asked} out.")
     return torch.device("cuda" if on_gpu else "cpu")
 
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, either, how_to_set
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
 from ltdd_core.storage import json_text, write_atomically, writing
@@ -62,7 +62,12 @@ def check_target(target: Path) -> None:
         InputError: something is there.
     """
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(f"{target} is there already: remove it, or name another place with --out.")
+        raise InputError(f"{target} is there already: remove it, or name another place with {how_to_set('out')}.")
+
+
+def format_of(kind: str) -> str:
+    """A format as the one who reads a message asks for it."""
+    return either(f"--format {kind}", how_to_set("kind", kind))
 
 
 def _decoded(distilled: DistilledSet, catalog: Catalog | None) -> DistilledSet:

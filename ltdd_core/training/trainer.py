@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdd_core.errors import RunFailed
+from ltdd_core.errors import RunFailed, either, how_to_set
 from ltdd_core.identity import Unidentified, identity
 from ltdd_core.networks.compiled import CompiledNetwork
 from ltdd_core.networks.job import Epoch, Job, Key, Start
@@ -351,5 +351,8 @@ class Trainer:
         try:
             return self.store.get(Job(key, make, trained, ready, options.epochs, extendable), self.keep_going)
         except RunFailed as error:
-            advice = f"That is --set {option}=..., which ltdd evaluate RUN takes too where a set is distilled already."
+            evaluates = either("ltdd evaluate RUN", "evaluate(..., settings=[...])")
+            advice = (
+                f"That is {how_to_set(option, '...')}, which {evaluates} takes too where a set is distilled already."
+            )
             raise RunFailed(f"{error} {advice}") from error
