@@ -69,6 +69,7 @@ from .errors import (
     Interrupted as Interrupted,
     OptionError as OptionError,
     RunFailed as RunFailed,
+    how_to_set as how_to_set,
     unknown as unknown,
 )
 from .evaluation.calibration import (
@@ -96,6 +97,10 @@ from .evaluation.metrics import (
 )
 from .evaluation.quality import (
     Quality as Quality,
+)
+from .evaluation.record import (
+    StoredRun as StoredRun,
+    read_run as read_run,
 )
 from .evaluation.stored import (
     TrainedClassifier as TrainedClassifier,
@@ -142,6 +147,9 @@ from .options import (
     Named as Named,
     name_of as name_of,
     option as option,
+)
+from .plugging.catalog import (
+    register as register,
 )
 from .progress import (
     Display as Display,

@@ -24,17 +24,18 @@ from ltdd_core.config.stored import asked_for
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.distill import Result, distill
-from ltdd_core.errors import InputError, unknown
+from ltdd_core.errors import InputError, either, how_to_set, unknown
 from ltdd_core.evaluation.export import FORMATS as OF_CLASSIFIERS, export_classifier
 from ltdd_core.evaluation.labelling import check_same_images, labelled
 from ltdd_core.evaluation.lines import Repeated, check_fits, fitted, repeated_rows
 from ltdd_core.evaluation.quality import Quality, quality_of
+from ltdd_core.evaluation.shown import Table
 from ltdd_core.networks.network import Network, NetworkFactory, Shape
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog, installed
-from ltdd_core.progress import Display
+from ltdd_core.progress import Display, usual_display
 from ltdd_core.runs.distilled import DISTILLED_FILE, DistilledSet, load_distilled, save_distilled
-from ltdd_core.runs.export import FORMATS as OF_SETS, export_distilled
+from ltdd_core.runs.export import FORMATS as OF_SETS, export_distilled, format_of
 from ltdd_core.runs.facts import versions
 from ltdd_core.runs.folder import CLASSIFIERS, CONFIG, RunFolder
 from ltdd_core.setup import Setup
@@ -57,18 +58,19 @@ def configure(preset: str | None = None, **settings: Any) -> Config:
     return resolve(installed(), [Layer("configure()", settings)], preset)
 
 
-def load_data(name: str, **options: Any) -> LongTailedSet:
+def load_data(name: str, *, display: Display | None = None, **options: Any) -> LongTailedSet:
     """A long-tailed set by the name of its data source: ``load_data("digits-lt", imbalance=20)``.
 
     Args:
         name: of the data source; ``ltdd describe data`` lists them.
+        display: shows how many images are read; one line unless given, and ``Display()`` shows nothing.
         options: of the data source, among them those of :class:`ltdd_core.LongTailOptions`.
 
     Raises:
         InputError: an unknown name or option, or the images are missing or cannot be used.
     """
     source = resolve_data(installed(), [Layer("load_data()", {"data": {"name": name, **options}})])
-    return load_long_tailed(name, source.make())
+    return load_long_tailed(name, source.make(), display or usual_display())
 
 
 def make_network(name: str, image_shape: Shape, outputs: int, **options: Any) -> Network:
@@ -98,10 +100,9 @@ def evaluate(
     keep: Path | str | None = None,
     catalog: Catalog | None = None,
     display: Display | None = None,
-) -> Iterator[Repeated]:
-    """Train classifiers on a distilled set and score them, one line for each network, as soon as it is known.
-
-    What is wrong with the file or the settings is raised at once, what is wrong with the data with the first line.
+    told: Callable[[Repeated], None] = lambda line: None,
+) -> list[Repeated]:
+    """Train classifiers on a distilled set and score them, one line for each network.
 
     Args:
         distilled: the folder of a run, or its ``distilled.safetensors`` (then say where the images of its
@@ -114,7 +115,8 @@ def evaluate(
         preset: a named configuration, above the stored one and below ``settings``.
         keep: folder in which the classifiers are kept; they are not unless given.
         catalog: finds components by name; made anew unless given.
-        display: shows a user what happens; warnings only, unless given.
+        display: shows how far the work is; one line unless given, and ``Display()`` shows nothing.
+        told: called with each line as soon as it is known.
 
     Returns:
         One :class:`Repeated` for each network: the mean and the population standard deviation over the seeds, in
@@ -125,7 +127,7 @@ def evaluate(
         RunFailed: training diverged, or memory ran out.
     """
     work = functools.partial(repeated_rows, keep=None if keep is None else Path(keep))
-    return _on_distilled(work, distilled, networks, repeats, settings, preset, catalog, display)
+    return _on_distilled(work, distilled, networks, repeats, settings, preset, catalog, display, told)
 
 
 def quality(
@@ -137,7 +139,8 @@ def quality(
     preset: str | None = None,
     catalog: Catalog | None = None,
     display: Display | None = None,
-) -> Iterator[Quality]:
+    told: Callable[[Quality], None] = lambda scores: None,
+) -> list[Quality]:
     """Compare a distilled set with the whole one and with random real images; see :mod:`ltdd_core.evaluation.quality`.
 
     Arguments and errors are those of :func:`evaluate`; head and recipe play no part.
@@ -146,7 +149,7 @@ def quality(
         One :class:`Quality` for each network: accuracies and scores in per cent, means and population standard
         deviations over the seeds.
     """
-    return _on_distilled(quality_of, distilled, networks, repeats, settings, preset, catalog, display)
+    return _on_distilled(quality_of, distilled, networks, repeats, settings, preset, catalog, display, told)
 
 
 def _on_distilled(
@@ -158,17 +161,23 @@ def _on_distilled(
     preset: str | None,
     catalog: Catalog | None,
     display: Display | None,
-) -> Iterator[T]:
-    """What ``work`` yields for a distilled set; the file and the settings are read at once, the data with the first."""
+    told: Callable[[T], None],
+) -> list[T]:
+    """What ``work`` yields for a distilled set."""
     catalog = catalog or installed()
     config, loaded, chosen = _to_evaluate(distilled, networks, settings, preset, catalog)
+    store, display = _store(config, Path(distilled)), display or usual_display()
+    with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
+        return _each_told(work(setup, loaded, chosen, repeats), told)
 
-    def lines() -> Iterator[T]:
-        store = _store(config, Path(distilled))
-        with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
-            yield from work(setup, loaded, chosen, repeats)
 
-    return lines()
+def _each_told(items: Iterator[T], told: Callable[[T], None]) -> list[T]:
+    """All of them, each told as soon as it is known."""
+    known = Table[T]()
+    for item in items:
+        known.append(item)
+        told(item)
+    return known
 
 
 def export(
@@ -210,13 +219,16 @@ def export(
     if kind not in OF_SETS:
         raise unknown("format", kind, [*OF_SETS, *OF_CLASSIFIERS])
     if line is not None:
-        raise InputError(f"--line names a classifier, and --format {kind} writes the distilled set: leave --line out.")
+        names_line = how_to_set("line")
+        raise InputError(
+            f"{names_line} names a classifier, and {format_of(kind)} writes the distilled set: leave {names_line} out."
+        )
     path = Path(run)
     no_set = (path / CLASSIFIERS).is_dir() and not (path / DISTILLED_FILE).exists()
     if no_set or CLASSIFIERS in (path.name, path.parent.name):
         raise InputError(
-            f"{path} has classifiers and no distilled set, which --format {kind} is for: "
-            f"write a classifier with --format {', '.join(OF_CLASSIFIERS)}."
+            f"{path} has classifiers and no distilled set, which {format_of(kind)} is for: "
+            f"write a classifier with {format_of(', '.join(OF_CLASSIFIERS))}."
         )
     return export_distilled(path, kind, out, catalog=catalog)
 
@@ -240,13 +252,13 @@ def relabel(
         preset: a named configuration, above the stored one and below ``settings``.
         resume: continue what is in ``out`` if there is something.
         catalog: finds components by name; made anew unless given.
-        display: shows a user what happens; warnings only, unless given.
+        display: shows how far the work is; one line unless given, and ``Display()`` shows nothing.
 
     Raises:
         InputError: there is no finished run, the labeller does not suit it, or ``out`` cannot be used.
         RunFailed: the training of a teacher or of a classifier diverged.
     """
-    catalog, run, out = catalog or installed(), Path(run), Path(out)
+    catalog, display, run, out = catalog or installed(), display or usual_display(), Path(run), Path(out)
     distilled = load_distilled(run)
     given = [normalised(layer if isinstance(layer, Layer) else Layer("relabel()", dict(layer))) for layer in settings]
     stored = asked_for(catalog, Layer(str(run), _stored_settings(run, distilled.origin)))
@@ -293,7 +305,7 @@ def _to_evaluate(
     # What made the set has no part in its evaluation, and need not be installed any more.
     used = {key: section for key, section in tree.items() if key not in ("matcher", "method", "labeller")}
     stored = asked_for(catalog, Layer(str(distilled), {**used, "plugins": []}))
-    named = [[Layer("--network", {"network": {"name": name}})] for name in networks] or [[]]
+    named = [[Layer(either("--network", "networks"), {"network": {"name": name}})] for name in networks] or [[]]
     configs = [resolve(catalog, [*given, *name], preset, stored=stored, distils=False) for name in named]
     return configs[0], loaded, [config.network for config in configs]
 
@@ -307,7 +319,8 @@ def train_original(
     catalog: Catalog | None = None,
     display: Display | None = None,
     store: Path | None = None,
-) -> Iterator[Repeated]:
+    told: Callable[[Repeated], None] = lambda line: None,
+) -> list[Repeated]:
     """Train classifiers on the long-tailed set itself: what a distilled set has to be compared with.
 
     Args:
@@ -316,19 +329,20 @@ def train_original(
         repeats: how many seeds, from the configured one on.
         keep: folder in which the classifiers are kept; they are not unless given.
         catalog: where ``config`` was resolved; made anew unless given.
-        display: shows a user what happens; warnings only, unless given.
+        display: shows how far the work is; one line unless given, and ``Display()`` shows nothing.
         store: the folder that keeps the trained networks; that of the configuration unless given, else none.
+        told: called with each line as soon as it is known.
 
-    Yields:
-        A line for each network, as soon as it is known, in per cent.
+    Returns:
+        A line for each network, in per cent.
 
     Raises:
         InputError: the data cannot be used, or head and recipe do not go together.
         RunFailed: training diverged.
     """
-    kept = NetworkStore(store or config.compute.store)
+    kept, display = NetworkStore(store or config.compute.store), display or usual_display()
     with Setup.open(config, catalog=catalog, display=display, store=kept) as setup:
-        yield from repeated_rows(setup, None, networks or [config.network], repeats, keep)
+        return _each_told(repeated_rows(setup, None, networks or [config.network], repeats, keep), told)
 
 
 def configure_original(layers: Sequence[Layer], preset: str | None = None, catalog: Catalog | None = None) -> Config:

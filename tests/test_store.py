@@ -552,7 +552,7 @@ class Alive(Display):
 def test_the_networks_of_a_seed_are_let_go_of_after_it():
     tiny = {"network": {"width": 4}, "training": {"original": {"epochs": 1}}}
     display = Alive()
-    list(train_original(configure_original([Layer("test", tiny)]), repeats=3, display=display))
+    train_original(configure_original([Layer("test", tiny)]), repeats=3, display=display)
     assert len(display.counts) == 3
     assert len(set(display.counts)) == 1
 

@@ -318,7 +318,7 @@ def test_each_stage_learns_from_its_own_set():
 def test_a_set_without_an_image_of_a_class_gets_one_line(soft):
     data = toy(soft=soft)
     lost = data.only(data.labels != 4)
-    with pytest.raises(InputError, match=r"no image of class 4.*--recipe hierarchical --set recipe\.stage1=original"):
+    with pytest.raises(InputError, match=r'no image of class 4.*recipe={"name": "hierarchical", "stage1": "original"}'):
         TwoStageHead(TwoStageHead.Options(**PUBLISHED)).fit([lost, toy("distilled")], trainer())
     with pytest.raises(InputError, match=r"no image of the classes \[4\].*head\.within=classes"):
         of_members(lost, torch.tensor([4]))
@@ -480,7 +480,7 @@ def test_recipes_assign_a_set_to_each_stage():
 @pytest.mark.parametrize("stages", [1, 3])
 def test_hierarchical_refuses_heads_of_one_stage(stages):
     with pytest.raises(
-        InputError, match=rf"the head has {stages}: use a head of two stages, or --recipe direct"
+        InputError, match=rf"the head has {stages}: use a head of two stages, or recipe=\"direct\""
     ) as caught:
         Hierarchical(Hierarchical.Options()).assign(stages)
     assert "\n" not in str(caught.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from ltdd_core.cli.settings import (
     only_json,
     output_options,
 )
+
+if TYPE_CHECKING:
+    from ltdd_core.evaluation.lines import Repeated
 
 
 @click.command("evaluate")
@@ -63,19 +66,21 @@ def command(
         out = (run if run.is_dir() else run.parent) / CLASSIFIERS
     began = time.monotonic()
     results, notes = consoles(as_json)
+
+    def told(line: Repeated) -> None:
+        if not quiet:
+            notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
+
     with only_json(as_json):
         catalog = installed()
         settings = layers(config_file, assignments, given)
         display = Display() if quiet else LiveDisplay(notes)
         options: dict[str, Any] = {"networks": networks, "repeats": repeats, "settings": settings}
         options |= {"preset": preset, "catalog": catalog, "display": display}
-        lines, there = [], _files(out)
+        there = _files(out)
         try:
-            for line in api.evaluate(run, keep=out, **options):
-                lines.append(line)
-                if not quiet:
-                    notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
-            scores = list(api.quality(run, **options)) if quality else []
+            lines = api.evaluate(run, keep=out, told=told, **options)
+            scores = api.quality(run, **options) if quality else []
         except Interrupted as error:
             how = "an evaluation is not saved, run it again"
             if _files(out) - there:  # which the same command would not replace

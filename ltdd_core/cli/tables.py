@@ -14,17 +14,12 @@ from rich.table import Table
 from ltdd_core.data.longtail import shot_groups
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.evaluation.lines import Repeated
-from ltdd_core.evaluation.metrics import Row, parts_of
+from ltdd_core.evaluation.metrics import Row
 from ltdd_core.evaluation.quality import Quality
+from ltdd_core.evaluation.shown import NumberTable, number
 from ltdd_core.runs.distilled import DistilledSet
 
 BAR = 12
-HEADINGS = {"harmonic_mean": "harm.", "group_accuracy": "group", "accuracy": "acc.", "medium": "med.", "middle": "mid."}
-
-
-def number(value: float | None) -> str:
-    """One decimal, or n/a."""
-    return "n/a" if value is None else f"{value:.1f}"
 
 
 def duration(seconds: float) -> str:
@@ -43,15 +38,13 @@ def bar(share: float, width: int = BAR, *, plain: bool = False) -> str:
 
 def print_rows(console: Console, rows: Sequence[Row], class_names: Sequence[str], counts: Sequence[int]) -> None:
     """The result table, and the accuracy of every class as bars."""
-    columns = ("accuracy", "std", *parts_of(rows), "worst", "harmonic_mean", "group_accuracy")
-    head = ["trained on", "images", *(HEADINGS.get(column, column) for column in columns)]
-    body = [[row.name, str(row.images), *(number(getattr(row, column)) for column in columns)] for row in rows]
-    _print_numbers(console, "per cent; std, worst and harmonic mean are over classes", head, body)
+    _print_numbers(console, Row.table(rows))
     _print_classes(console, rows, class_names, counts)
 
 
-def _print_numbers(console: Console, title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> None:
+def _print_numbers(console: Console, numbers: NumberTable) -> None:
     """A table of numbers with a name before each row; turned round where a terminal is too narrow for all digits."""
+    title, head, body = numbers.title, numbers.head, numbers.body
     table = _of_numbers(title, head, body)
     if not _fits(console, table):
         turned = list(zip(head, *body, strict=True))
@@ -128,48 +121,17 @@ def print_labels(console: Console, distilled: DistilledSet) -> None:
 
 def print_repeated(console: Console, lines: Sequence[Repeated]) -> None:
     """Mean and deviation over seeds, a line for each network."""
-    repeats, mean = lines[0].repeats, lines[0].mean
-    over = "one seed" if repeats == 1 else f"{repeats} seeds, ± deviation over them"
-    title = f"{mean.name}, {mean.images} images; per cent, mean of {over}"
-    shown = ["accuracy", "std", *parts_of([line.mean for line in lines]), "worst"]
-    if mean.group_accuracy is not None:
-        shown.append("group_accuracy")
-    body = []
-    for line in lines:
-        cells = [line.network]
-        for column in shown:
-            value, deviation = getattr(line.mean, column), getattr(line.deviation, column)
-            spread = f"±{deviation:.1f}" if repeats > 1 and value is not None else ""
-            cells.append(f"{number(value)}{spread}")
-        body.append(cells)
-    _print_numbers(console, title, ["network", *(HEADINGS.get(column, column) for column in shown)], body)
-
-
-QUALITY = {
-    "real": "the long-tailed set",
-    "distilled": "the distilled set",
-    "hard": "... under hard labels",
-    "random": "random real images",
-    "distilled_plain": "the distilled set, not augmented",
-    "random_plain": "random real images, not augmented",
-    "hard_label_recovery": "hard-label recovery (0 is best)",
-    "improvement_over_random": "improvement over random",
-    "label_robust_score": "label-robust score",
-    "augmentation_robust_score": "augmentation-robust score",
-}
+    _print_numbers(console, Repeated.table(lines))
 
 
 def print_quality(console: Console, scores: Sequence[Quality]) -> None:
     """Accuracies that a distilled set is compared with, and what they come to; a column for each network."""
-    table = Table(
-        title="quality beside accuracy; per cent, plain linear head", title_style="dim", box=SIMPLE_HEAD, pad_edge=False
-    )
-    table.add_column("trained on, score")
-    for score in scores:
-        table.add_column(score.network, justify="right")
-    for key, name in QUALITY.items():
-        cells = [f"{score.mean[key]:.1f}{f'±{score.deviation[key]:.1f}' * (score.repeats > 1)}" for score in scores]
-        table.add_row(name, *cells)
+    numbers = Quality.table(scores)
+    table = Table(title=numbers.title, title_style="dim", box=SIMPLE_HEAD, pad_edge=False)
+    for place, heading in enumerate(numbers.head):
+        table.add_column(heading, justify="right" if place else "left")
+    for cells in numbers.body:
+        table.add_row(*cells)
     console.print(table)
 
 

@@ -120,13 +120,17 @@ def _train(
 
     began, config = time.monotonic(), configs[0]
     display = Display() if quiet else LiveDisplay(notes)
-    lines = []
+
+    def told(line: Repeated) -> None:
+        if not quiet:
+            notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
+
     with claimed(out, f"{config.data.name}-{config.head.name}-seed{config.run.seed}") as path:
         store = config.compute.store or path / NETWORKS
         with _opened(path, config, display) as folder:
             shutil.rmtree(path / CLASSIFIERS, ignore_errors=True)  # of a process that was killed; the store has more
             try:
-                for line in train_original(
+                lines = train_original(
                     config,
                     networks=[chosen.network for chosen in configs],
                     repeats=repeats,
@@ -134,10 +138,8 @@ def _train(
                     catalog=catalog,
                     display=display,
                     store=store,
-                ):
-                    lines.append(line)
-                    if not quiet:
-                        notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
+                    told=told,
+                )
             except BaseException as error:
                 shutil.rmtree(path / CLASSIFIERS, ignore_errors=True)
                 (path / CONFIG).unlink(missing_ok=True)

@@ -193,6 +193,10 @@ class Selection:
         option = getattr(self.component, "argument", None)
         return self.name if option is None else f"{self.name}:{getattr(self.options, option)}"
 
+    def __repr__(self) -> str:
+        said = "".join(f", {key}={value!r}" for key, value in self.changes().items() if key != "name")
+        return f"Selection({self.kind} {self.name}{said})"
+
     def make(self) -> Any:
         """A new instance."""
         return self.component(self.options)
@@ -232,6 +236,13 @@ class Config:
     """How networks are trained."""
     compute: Compute
     """What a run computes with."""
+
+    def __repr__(self) -> str:
+        chosen = {key: value for key, value in flat(self.changes()).items() if value not in ((), [], {})}
+        names = [key for key in chosen if key.endswith(".name")]
+        others = [f"{key}={value!r}" for key, value in chosen.items() if key not in names]
+        components = [f"{key.removesuffix('.name')} {chosen[key]}" for key in names]
+        return f"Config({', '.join(components + others)})"
 
     def to_tree(self) -> Tree:
         """Everything spelt out; resolving it again gives the same configuration."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 
 import torch
 from torch import Tensor
 
 from ltdd_core.data.normalisation import Normalisation
+from ltdd_core.data.pictures import IN_A_NOTEBOOK, in_notebook
 from ltdd_core.storage import digest_of
 
 
@@ -71,6 +73,18 @@ class LongTailedSet:
             f"{self.name}: {len(self.train_labels)} training images, {max(self.counts)} to {min(self.counts)} a class "
             f"(imbalance factor {self.imbalance:.4g}), {validation}{len(self.test_labels)} test images"
         )
+
+    def __repr__(self) -> str:
+        return f"LongTailedSet({self.summary()}, {self.classes} classes of {'x'.join(map(str, self.image_shape))})"
+
+    def _repr_html_(self) -> str:
+        shown = torch.cat([torch.nonzero(self.train_labels == label)[:IN_A_NOTEBOOK, 0] for label in self._first()])
+        images = self.train_images[shown].cpu().float() / 255
+        picture = in_notebook(images, self.train_labels[shown].cpu(), self.class_names)
+        return f"{escape(self.summary())}<br>{picture}"
+
+    def _first(self) -> range:
+        return range(min(self.classes, IN_A_NOTEBOOK))
 
     def to(self, device: torch.device) -> LongTailedSet:
         """The same with the training images on a device; the other parts, which matching never sees, stay."""

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,17 @@ from ltdd_core.distillation.checkpoint import restore
 from ltdd_core.distillation.kept import count_kept, put_back
 from ltdd_core.distillation.matcher import Distillation, Matcher, Synthetic
 from ltdd_core.distillation.task import task_of
-from ltdd_core.errors import InputError, RunFailed
+from ltdd_core.errors import InputError, RunFailed, how_to_set
 from ltdd_core.evaluation.estimate import training_ahead
 from ltdd_core.evaluation.labelling import labelled, try_labeller
 from ltdd_core.evaluation.lines import check_recipe, kept_scores, lines_of, result_rows
 from ltdd_core.evaluation.metrics import Row
+from ltdd_core.evaluation.shown import Table
 from ltdd_core.hookspecs import Run
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.plugging.loading import Observers
-from ltdd_core.progress import Display
+from ltdd_core.progress import Display, usual_display
 from ltdd_core.runs.checkpoint import CHECKPOINT
 from ltdd_core.runs.distilled import (
     DISTILLED_FILE,
@@ -70,6 +72,16 @@ class Result:
     """The partition of a multi-stage classifier, int64 ``[classes]``; None where there is none."""
     seconds: float
     """Seconds that the process took which finished the run."""
+
+    def __repr__(self) -> str:
+        accuracies = ", ".join(f"{row.name} {row.accuracy:.1f} %" for row in self.rows)
+        return f"Result({self._title()}: {accuracies})"
+
+    def _title(self) -> str:
+        return f"{self.config.matcher.shown} on {self.data.name}, {self.distilled.ipc_in_words()}, in {self.run}"
+
+    def _repr_html_(self) -> str:
+        return f"{escape(self._title())}{Row.table(self.rows).html()}"
 
     def group_names(self) -> list[list[str]] | None:
         """The names of the classes in each group."""
@@ -110,7 +122,7 @@ def distill(
         config: from :func:`ltdd_core.configure`.
         out: the folder of the run; it is made where there is none.
         resume: continue the run in ``out`` if there is one.
-        display: shows a user what happens; warnings only, unless given.
+        display: shows how far the work is; one line unless given, and ``Display()`` shows nothing.
         catalog: where ``config`` was resolved; made anew unless given.
         store: keeps the networks that are trained; that of the configuration unless given, or else the folder
             ``networks`` of the run.
@@ -121,7 +133,7 @@ def distill(
             is in ``out``.
         Interrupted: a signal came; the state is saved.
     """
-    began, display, out = time.monotonic(), display or Display(), Path(out)
+    began, display, out = time.monotonic(), display or usual_display(), Path(out)
     catalog = catalog or installed()
     observers = Observers(catalog.plugins, catalog.plugins.named(config.run.plugins), display.warn)
     check_recipe(config)
@@ -150,7 +162,7 @@ def distill(
                 distilled = finished_set(active, checkpoint)
                 rows, groups = score(active, distilled)
                 seconds = folder.seconds_taken() or time.monotonic() - began
-                result = Result(folder.path, config, setup.data, distilled, rows, groups, seconds)
+                result = Result(folder.path, config, setup.data, distilled, Table(rows), groups, seconds)
                 write_report(folder, result, observers)
             except BaseException as error:
                 observers.tell("ltdd_run_failed", run=run, error=error)
@@ -304,9 +316,10 @@ def check_finite(metrics: Mapping[str, float], step: int, folder: RunFolder, con
 def _advice(failure: str, folder: RunFolder, config: Config) -> str:
     kept = folder.load_checkpoint()
     where = f"the checkpoint after {kept[0]} steps is kept in {folder.path}" if kept else "no checkpoint was due yet"
+    exact = how_to_set("compute.precision", "fp32")
     return (
-        f"{failure}; {where}. In a new run, {against_divergence(config)}, use --precision fp32 if it was bf16, and "
-        "look for damaged images with `ltdd data show`."
+        f"{failure}; {where}. In a new run, {against_divergence(config)}, use {exact} if it was bf16, and look for "
+        "damaged images with `ltdd data show`."
     )
 
 

@@ -13,12 +13,13 @@ from torch import Tensor
 from ltdd_core.config.model import DEFAULT_NAMES, Config, Selection
 from ltdd_core.config.resolve import select
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, either
 from ltdd_core.evaluation.calibration import at_temperature, best_temperature
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe
 from ltdd_core.evaluation.labelling import training_set_of
-from ltdd_core.evaluation.metrics import Row, average, calibration_error, row
+from ltdd_core.evaluation.metrics import Row, average, calibration_error, parts_of, row
 from ltdd_core.evaluation.predictions import PREDICTIONS, Scores, load_predictions, save_predictions
+from ltdd_core.evaluation.shown import HEADINGS, NumberTable, number
 from ltdd_core.evaluation.stored import TrainedClassifier, class_finder, file_name, save_classifier
 from ltdd_core.networks.store import NetworkStore
 from ltdd_core.networks.stored import Unstorable
@@ -214,6 +215,29 @@ class Repeated:
         spread = {key: value for key, value in self.deviation.to_json().items() if key not in ("name", "images")}
         return {**self.mean.to_json(), "network": self.network, "repeats": self.repeats, "deviation": spread}
 
+    @staticmethod
+    def table(lines: Sequence[Repeated]) -> NumberTable:
+        """Mean and deviation over seeds, a line for each network."""
+        repeats, mean = lines[0].repeats, lines[0].mean
+        over = "one seed" if repeats == 1 else f"{repeats} seeds, ± deviation over them"
+        shown = ["accuracy", "std", *parts_of([line.mean for line in lines]), "worst"]
+        if mean.group_accuracy is not None:
+            shown.append("group_accuracy")
+        body = [[line.network, *(line._cell(column) for column in shown)] for line in lines]
+        head = ["network", *(HEADINGS.get(column, column) for column in shown)]
+        return NumberTable(f"{mean.name}, {mean.images} images; per cent, mean of {over}", head, body)
+
+    def _cell(self, column: str) -> str:
+        value, deviation = getattr(self.mean, column), getattr(self.deviation, column)
+        return f"{number(value)}{f'±{deviation:.1f}' if self.repeats > 1 and value is not None else ''}"
+
+    def __repr__(self) -> str:
+        seeds = "1 seed" if self.repeats == 1 else f"{self.repeats} seeds"
+        return f"Repeated({self.mean.name!r} on {self.network}, {seeds}: accuracy {self._cell('accuracy')} %)"
+
+    def _repr_html_(self) -> str:
+        return Repeated.table([self]).html()
+
 
 Measured = TypeVar("Measured")
 
@@ -292,7 +316,8 @@ def check_free(folder: Path, names: Sequence[str]) -> None:
     """
     for name in names:
         if (folder / file_name(name)).exists():
-            raise InputError(f"{folder / file_name(name)} is there already: remove it, or name a folder with --out.")
+            how = either("name a folder with --out", "keep them in another folder")
+            raise InputError(f"{folder / file_name(name)} is there already: remove it, or {how}.")
 
 
 def fitted(setup: Setup, distilled: DistilledSet) -> Setup:

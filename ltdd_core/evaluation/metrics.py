@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from ltdd_core.data.longtail import shot_groups
+from ltdd_core.evaluation.shown import HEADINGS, NumberTable, number
 
 RECALL_FLOOR = 0.1
 """Per cent.  Harmonic and geometric mean count a class that is never right as if it were right this often; without
@@ -63,6 +64,21 @@ class Row:
         """The row as the command line prints it with ``--json``."""
         return asdict(self)
 
+    @staticmethod
+    def table(rows: Sequence[Row]) -> NumberTable:
+        """Several lines, one below another."""
+        columns = ("accuracy", "std", *parts_of(rows), "worst", "harmonic_mean", "group_accuracy")
+        head = ["trained on", "images", *(HEADINGS.get(column, column) for column in columns)]
+        body = [[row.name, str(row.images), *(number(getattr(row, column)) for column in columns)] for row in rows]
+        return NumberTable("per cent; std, worst and harmonic mean are over classes", head, body)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{part} {number(getattr(self, part))}" for part in parts_of([self]))
+        return f"Row({self.name!r}: accuracy {self.accuracy:.1f} %, std {self.std:.1f}, {parts})"
+
+    def _repr_html_(self) -> str:
+        return Row.table([self]).html()
+
 
 def row(
     name: str,
@@ -87,7 +103,7 @@ def row(
     recall = confusion.diagonal().double() / confusion.sum(1) * 100
     right = predicted == labels
     tested = recall[~recall.isnan()]
-    floored = tested.clamp(min=RECALL_FLOOR)
+    per_class = [None if math.isnan(value) else value for value in recall.tolist()]
     return Row(
         name=name,
         images=images,
@@ -96,13 +112,19 @@ def row(
         **_means(recall, shot_groups(counts)),
         **_means(recall, thirds(counts)),
         worst=float(tested.min()),
-        harmonic_mean=float(1 / (1 / floored).mean()),
-        geometric_mean=float(floored.log().mean().exp()),
+        harmonic_mean=float(1 / (1 / tested.clamp(min=RECALL_FLOOR)).mean()),
+        geometric_mean=geometric_mean(per_class),
         group_accuracy=None if groups is None else group_accuracy(confusion, groups),
         calibration_error=calibration_error(log_probabilities, right),
-        per_class=[None if math.isnan(value) else value for value in recall.tolist()],
+        per_class=per_class,
         confusion=confusion.tolist(),
     )
+
+
+def geometric_mean(per_class: Sequence[float | None]) -> float:
+    """Geometric mean of the accuracies of the classes that have a test image, in per cent, each at least 0.1."""
+    tested = torch.tensor([value for value in per_class if value is not None], dtype=torch.float64)
+    return float(tested.clamp(min=RECALL_FLOOR).log().mean().exp())
 
 
 def group_accuracy(confusion: Tensor, groups: Tensor) -> float:

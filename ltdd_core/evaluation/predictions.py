@@ -29,6 +29,12 @@ class Scores:
     temperature: float | None = None
     """What calibrates the probabilities, which are kept as they are; None where there are no validation images."""
 
+    def __repr__(self) -> str:
+        images, classes = self.log_probabilities.shape
+        groups = "" if self.groups is None else f", {int(self.groups.max()) + 1} groups"
+        calibrated = "" if self.temperature is None else f", temperature {self.temperature:.4g}"
+        return f"Scores({images} test images, {classes} classes{groups}{calibrated})"
+
     def check(self, images: int | None = None, classes: int | None = None) -> None:
         """See that these can be scores.
 

@@ -21,6 +21,7 @@ from ltdd_core.config.model import Selection
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.evaluation.labelling import training_set_of
 from ltdd_core.evaluation.lines import fitted, repeated
+from ltdd_core.evaluation.shown import NumberTable
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.seeding import generator
 from ltdd_core.setup import DISTILLED, Setup
@@ -87,6 +88,21 @@ def _stretched(value: float) -> float:
     return (math.exp(value) - math.exp(-1)) / (math.e - math.exp(-1))
 
 
+QUALITY = {
+    "real": "the long-tailed set",
+    "distilled": "the distilled set",
+    "hard": "... under hard labels",
+    "random": "random real images",
+    "distilled_plain": "the distilled set, not augmented",
+    "random_plain": "random real images, not augmented",
+    "hard_label_recovery": "hard-label recovery (0 is best)",
+    "improvement_over_random": "improvement over random",
+    "label_robust_score": "label-robust score",
+    "augmentation_robust_score": "augmentation-robust score",
+}
+"""What a table calls the accuracies and the scores."""
+
+
 @dataclass(frozen=True)
 class Quality:
     """Accuracies and scores over several seeds, all in per cent."""
@@ -103,6 +119,26 @@ class Quality:
     def to_json(self) -> dict[str, Any]:
         """The document of ``ltdd evaluate --quality --json``."""
         return {**self.mean, "network": self.network, "repeats": self.repeats, "deviation": self.deviation}
+
+    @staticmethod
+    def table(scores: Sequence[Quality]) -> NumberTable:
+        """Accuracies that a distilled set is compared with, and what they come to; a column for each network."""
+        body = [
+            [
+                name,
+                *(f"{score.mean[key]:.1f}{f'±{score.deviation[key]:.1f}' * (score.repeats > 1)}" for score in scores),
+            ]
+            for key, name in QUALITY.items()
+        ]
+        head = ["trained on, score", *(score.network for score in scores)]
+        return NumberTable("quality beside accuracy; per cent, plain linear head", head, body)
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{QUALITY[key]} {self.mean[key]:.1f}" for key in list(QUALITY)[-4:])
+        return f"Quality({self.network}: {scores})"
+
+    def _repr_html_(self) -> str:
+        return Quality.table([self]).html()
 
 
 def quality_of(setup: Setup, distilled: DistilledSet, networks: Sequence[Selection], repeats: int) -> Iterator[Quality]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ltdd_core.config.model import Compute
 from ltdd_core.config.validation import validate_options
 from ltdd_core.data.normalisation import Normalisation, stored_normalisation
-from ltdd_core.errors import InputError, brief
+from ltdd_core.errors import InputError, brief, either, how_to_set
 from ltdd_core.evaluation.calibration import at_temperature
 from ltdd_core.evaluation.head import Classifier
 from ltdd_core.evaluation.predictions import check_groups
@@ -85,6 +85,11 @@ class TrainedClassifier(nn.Module):
         """
         log_p: Tensor = self.classifier(images)
         return log_p if self.temperature == 1 else at_temperature(log_p, self.temperature)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.image_shape))
+        calibrated = ", calibrated" if self.calibrated else ""
+        return f"TrainedClassifier({self.line!r}: {len(self.class_names)} classes, images of {shape}{calibrated})"
 
     @property
     def calibrated(self) -> bool:
@@ -319,8 +324,10 @@ def classifier_file(path: Path, line: str | None = None) -> Path:
 def _how_to_get_one(path: Path) -> str:
     if not (path / CONFIG).is_file():
         return ""
-    command = f"ltdd evaluate {path} --keep" if (path / DISTILLED_FILE).is_file() else "ltdd train"
-    return f" The run was made with --no-keep, or by an earlier version: {command} makes one."
+    again = either(f"ltdd evaluate {path} --keep", f"evaluate({str(path)!r}, keep={str(path / CLASSIFIERS)!r})")
+    command = again if (path / DISTILLED_FILE).is_file() else "ltdd train"
+    without = how_to_set("compute.keep", False)
+    return f" The run was made with {without}, or by an earlier version: {command} makes one."
 
 
 def _shape(shape: Sequence[int]) -> str:

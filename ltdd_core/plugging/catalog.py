@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ltdd_core.errors import InputError, unknown
+from ltdd_core.errors import InputError, brief, unknown
 from ltdd_core.plugging.loading import Plugin, PluginFailed, Plugins, load_plugins, plugin_code
 
 KINDS: Mapping[str, str] = {
@@ -149,6 +149,10 @@ class Catalog:
         """All names of a kind, sorted."""
         return sorted(self._tables[kind])
 
+    def add(self, kind: str, name: str, component: Any) -> None:
+        """One more, of this Python process; a plugin that has the name keeps it."""
+        self._tables[kind].setdefault(name, Entry(kind, name, component, SESSION))
+
     def offered_by(self, plugin: Plugin) -> Iterator[Entry]:
         """What one plugin offers, kind by kind."""
         for table in self._tables.values():
@@ -186,5 +190,39 @@ class Catalog:
 
 
 def installed() -> Catalog:
-    """Everything that is installed can be named; plugins are looked for anew at every call."""
-    return Catalog(load_plugins())
+    """Everything that is installed, or registered here, can be named; plugins are looked for anew at every call."""
+    catalog = Catalog(load_plugins())
+    for kind, name in _registered:
+        catalog.add(kind, name, _registered[kind, name])
+    return catalog
+
+
+SESSION = Plugin("session", "this Python", "session", "__main__")
+"""Who offers what :func:`register` was given."""
+_registered: dict[tuple[str, str], Any] = {}
+
+
+def register(kind: str, name: str, component: Any) -> None:
+    """Let a component be named in this Python process, without a package; a notebook's own method, say.
+
+    Registered again, a name stands for the new component, so a cell can be run twice.  A package with a plugin makes
+    the name known to the command line and to others, too.
+
+    Args:
+        kind: ``"matcher"``, ``"head"``, ``"sampler"``, ``"data"``, ...: the kinds of ``ltdd describe``.
+        name: what to call it.
+        component: a class; for ``"preset"`` a mapping.
+
+    Raises:
+        InputError: there is no such kind, a plugin has the name, or the component is not finished.
+    """
+    if kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
+    if not isinstance(name, str) or not name or ":" in name:
+        raise InputError(f"the name of a {noun(kind)} must be text without a colon, not {brief(name)}.")
+    Entry(kind, name, component, SESSION).load()
+    catalog = Catalog(load_plugins())
+    if name in catalog.names(kind):
+        owner = catalog.get(kind, name).owner
+        raise InputError(f"plugin {owner.name!r} ({owner}) has a {noun(kind)} {name!r}: choose another name.")
+    _registered[kind, name] = component

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,8 +16,9 @@ from torch import Tensor
 from ltdd_core.config.resolve import select
 from ltdd_core.config.validation import validate_options
 from ltdd_core.data.normalisation import Normalisation, stored_normalisation
+from ltdd_core.data.pictures import in_notebook
 from ltdd_core.errors import InputError, brief
-from ltdd_core.plugging.catalog import Catalog, installed
+from ltdd_core.plugging.catalog import SESSION, Catalog, installed
 from ltdd_core.storage import digest_of, load_tensors, save_tensors
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.soft_labels import SoftLabels
@@ -69,6 +71,27 @@ class DistilledSet:
             return f"{self.ipc} images a class"
         return f"{min(self.ipc)} to {max(self.ipc)} images a class ({sum(self.ipc)} in all)"
 
+    def summary(self) -> str:
+        """Method, where it is known, and sizes in one line."""
+        configuration = self.origin.get("configuration") if isinstance(self.origin, Mapping) else None
+        matcher = configuration.get("matcher") if isinstance(configuration, Mapping) else None
+        method = f"by {matcher['name']}: " if isinstance(matcher, Mapping) and "name" in matcher else ""
+        shape = "x".join(map(str, self.images.shape[1:]))
+        soft = ", soft labels" if self.soft_labels is not None or self.labeller is not None else ""
+        kept = f", {self.kept} of them real ones" if self.kept else ""
+        return f"{method}{self.ipc_in_words()} of {len(self.class_names)} classes, {shape}{kept}{soft}"
+
+    def __repr__(self) -> str:
+        return f"DistilledSet({self.summary()})"
+
+    def _repr_html_(self) -> str:
+        try:
+            seen = self.decoded()
+        except InputError as error:  # whose decoder is not installed
+            return f"{escape(self.summary())}<br>{escape(str(error))}"
+        picture = in_notebook(seen.normalisation.invert(seen.images), seen.labels, seen.class_names)
+        return f"{escape(self.summary())}<br>{picture}"
+
     def label_budget(self) -> dict[str, int]:
         """What the labels take beside the classes: numbers of soft labels, and bytes of teachers that label views."""
         soft = 0 if self.soft_labels is None else self.soft_labels.values.numel()
@@ -115,6 +138,8 @@ class DistilledSet:
         versions = self.origin.get("versions")
         made_with = str(versions.get(f"matcher {name}", "")) if isinstance(versions, Mapping) else ""
         distribution = made_with.rpartition(" ")[0]
+        if made_with == str(SESSION):
+            return f"{needs}, which was registered in a Python session: register it again."
         if not distribution:
             return f"{needs}, which no installed plugin offers."
         for plugin in catalog.plugins.listed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -26,6 +26,13 @@ def data_facts(data: LongTailedSet) -> dict[str, Any]:
         "digest": data.digest,
         **({"validation_images": data.validation_count} if data.validation_count else {}),
     }
+
+
+def knows_again(facts: Mapping[str, Any], data: LongTailedSet) -> bool:
+    """Whether data are those that a run wrote ``facts`` about; an earlier version noted no digest."""
+    now = data_facts(data)
+    same = all(facts[key] == now[key] for key in ("classes", "counts", "test_images", "image_shape"))
+    return same and facts.get("digest") in (None, data.digest)
 
 
 def session_facts(config: Config, device: torch.device, plugins: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ltdd_core import locking
 from ltdd_core.config.layers import from_file
 from ltdd_core.config.model import Config, differences
-from ltdd_core.errors import InputError, RunFailed, WriteError
+from ltdd_core.errors import InputError, RunFailed, WriteError, how_to_set
 from ltdd_core.networks.store import FOLDER as NETWORKS
 from ltdd_core.runs.checkpoint import PARTS, load_checkpoint, save_checkpoint
 from ltdd_core.storage import json_text, parse_json, sync, write_atomically, writing
@@ -98,8 +98,8 @@ class RunFolder:
             return
         can_resume = config.matcher.component is not None and (self.path / CONFIG).exists()
         state = "holds a run already" if (self.path / CONFIG).exists() else "is not empty: empty it"
-        how = ": resume it with --resume" if can_resume else ""
-        raise InputError(f"{self.path} {state}{how}, or name another folder with --out.")
+        how = f": resume it with {how_to_set('resume', True)}" if can_resume else ""
+        raise InputError(f"{self.path} {state}{how}, or name another folder with {how_to_set('out')}.")
 
     def is_empty(self) -> bool:
         """Whether no run has begun here.
@@ -177,11 +177,11 @@ class RunFolder:
         """
         if not (self.path / RESULT).exists():
             return []
-        return [row.name for row in self._stored(RESULT, _Table).rows]
+        return [row.name for row in self.stored(RESULT, _Table).rows]
 
     def seconds_taken(self) -> float | None:
         """What the process that finished the run took; None before that."""
-        return self._stored(RESULT, _Result).seconds if (self.path / RESULT).exists() else None
+        return self.stored(RESULT, _Result).seconds if (self.path / RESULT).exists() else None
 
     def begin_session(self, data: Mapping[str, Any], session: Mapping[str, Any]) -> None:
         """Note which data the run is about, and what this process computes on; one entry a process.
@@ -202,7 +202,7 @@ class RunFolder:
         """
         if not (self.path / FACTS).exists():
             return []
-        stored, now = self._stored(FACTS, _RunFacts), json.loads(json_text(data))
+        stored, now = self.stored(FACTS, _RunFacts), json.loads(json_text(data))
         if stored.data != {key: value for key, value in now.items() if key in stored.data or key != "digest"}:
             raise InputError(
                 f"{self.path} holds a run on other images: the data have changed since it began. "
@@ -240,8 +240,12 @@ class RunFolder:
         self.write_text(name, "".join(kept))
         return StepLog(path)
 
-    def _stored(self, name: str, model: type[Stored]) -> Stored:
-        """A JSON document in the folder."""
+    def stored(self, name: str, model: type[Stored]) -> Stored:
+        """A JSON document in the folder.
+
+        Raises:
+            InputError: it is not there, damaged, or not as the model says.
+        """
         try:
             return model.model_validate(parse_json((self.path / name).read_bytes()))
         except (OSError, ValueError) as error:

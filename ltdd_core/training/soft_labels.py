@@ -24,6 +24,9 @@ class SoftLabels:
     kind: Kind = "probabilities"
     """What the values are: probabilities, which sum to 1 over the classes, or logits."""
 
+    def __repr__(self) -> str:
+        return f"SoftLabels({self.kind} {list(self.values.shape)})"
+
     def probabilities(self, temperature: float = 1.0) -> Tensor:
         """Probabilities ``[n, classes]``: softmax of the logits over T; probabilities themselves are left as they are.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ltdd_core import Distillation, InputError, Matcher, Synthetic
+from ltdd_core import Distillation, InputError, Matcher, Synthetic, how_to_set
 
 
 class Coreset(Matcher):
@@ -21,7 +21,7 @@ class Coreset(Matcher):
             InputError: the run starts from noise.
         """
         if not task.initial_real.any():
-            raise InputError("a coreset is made of real images: leave out --init noise.")
+            raise InputError(f"a coreset is made of real images: leave out {how_to_set('init', 'noise')}.")
         self.images = task.initial_images[task.initial_real]
         self.labels = task.initial_labels[task.initial_real]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ltdd_core import BaseOptions, InputError, Recipe, option
+from ltdd_core import BaseOptions, InputError, Recipe, how_to_set, option
 
 Which = Literal["original", "distilled"]
 
@@ -32,6 +32,6 @@ class Hierarchical(Recipe):
         if stages != 2:
             raise InputError(
                 f"recipe 'hierarchical' trains two stages but the head has {stages}: "
-                "use a head of two stages, or --recipe direct."
+                f"use a head of two stages, or {how_to_set('recipe.name', 'direct')}."
             )
         return self.options.stage1, self.options.stage2

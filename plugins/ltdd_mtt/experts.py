@@ -20,6 +20,7 @@ from ltdd_core import (
     RunFailed,
     TrainingOptions,
     Trajectories,
+    how_to_set,
     name_of,
     option,
 )
@@ -83,7 +84,9 @@ def train_experts(
     try:
         experts.train(options.count, report, task.keep_going)
     except RunFailed as error:
-        raise RunFailed(f"{error} That is --set experts.lr=...; the experts before it are kept.") from error
+        raise RunFailed(
+            f"{error} That is {how_to_set('experts.lr', '...')}; the experts before it are kept."
+        ) from error
 
 
 class Pace:

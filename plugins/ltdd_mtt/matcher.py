@@ -30,6 +30,7 @@ from ltdd_core import (
     Synthetic,
     Trajectories,
     generator,
+    how_to_set,
     option,
 )
 from ltdd_mtt.experts import ExpertOptions, Pace, experts_of, train_experts
@@ -190,7 +191,8 @@ class TrajectoryMatcher(Matcher):
             needed = wanted + options.expert_epochs - 1
             raise InputError(
                 f"matcher.max_start_epoch {wanted} and expert_epochs {options.expert_epochs} need experts of {needed} "
-                f"epochs, and they have {epochs}: train them longer (--set experts.epochs={needed}), or lower the two."
+                f"epochs, and they have {epochs}: train them longer ({how_to_set('experts.epochs', needed)}), or lower "
+                "the two."
             )
         return wanted
 

@@ -22,12 +22,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ltdd_core import (
+    Display,
     DistilledSet,
     InputError,
     LongTailedSet,
-    load_data,
     load_distilled,
     load_tensors,
+    read_run as read_stored,
 )
 from ltdd_report.documents import Configuration, Document, Facts, LossLine, Report, SecondsLine, fault
 from ltdd_report.visible import visible
@@ -245,10 +246,7 @@ def test_set(run: RunRecord) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: the data are not where the run found them, or are others now.
     """
-    section = dict(run.config["data"])
-    data = load_data(section.pop("name"), **section)
-    if not has_data_of(run, data):
-        raise InputError(f"{run.path} holds a run on other images than those of the data set {data.name!r} now.")
+    data = read_stored(run.path).load_data(display=Display())
     return data.test_images, data.test_labels
 
 

@@ -29,6 +29,7 @@ from ltdd_core import (
     Trainer,
     TrainingSet,
     class_distances,
+    how_to_set,
     max_cut,
     name_of,
     option,
@@ -195,7 +196,7 @@ def check_every_class_occurs(data: TrainingSet) -> None:
     if missing:
         raise InputError(
             f"the {data.name} set has no image of class {min(missing)}, so the classes cannot be grouped on it: use "
-            "--recipe hierarchical --set recipe.stage1=original."
+            f"{how_to_set('recipe', {'name': 'hierarchical', 'stage1': 'original'})}."
         )
 
 

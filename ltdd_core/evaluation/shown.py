@@ -1,0 +1,43 @@
+"""Tables of numbers: what stands in them, and how a notebook shows them; the terminal has its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, TypeVar
+
+HEADINGS = {"harmonic_mean": "harm.", "group_accuracy": "group", "accuracy": "acc.", "medium": "med.", "middle": "mid."}
+
+
+def number(value: float | None) -> str:
+    """One decimal, or n/a."""
+    return "n/a" if value is None else f"{value:.1f}"
+
+
+@dataclass(frozen=True)
+class NumberTable:
+    """Numbers as text, with a name before each row."""
+
+    title: str
+    head: Sequence[str]
+    body: Sequence[Sequence[str]]
+
+    def html(self) -> str:
+        """The table for a notebook."""
+        head = "".join(f"<th>{escape(heading)}</th>" for heading in self.head)
+        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>" for cells in self.body)
+        return f"<table><caption>{escape(self.title)}</caption><tr>{head}</tr>{rows}</table>"
+
+
+T = TypeVar("T")
+
+
+class Table(list[T]):
+    """A list that a notebook shows as a table: of what has ``table(several)``, which gives a :class:`NumberTable`."""
+
+    def _repr_html_(self) -> str | None:
+        if not self:
+            return None
+        shown: Any = type(self[0])
+        return str(shown.table(self).html())
