@@ -616,7 +616,7 @@ class OtherGraph(Linear):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (WithoutGraph, "ltdd export can make a graph of its classifier.* use --format state-dict"),
+        (WithoutGraph, 'ltdd export can make a graph of its classifier.* use kind="state-dict"'),
         (OtherGraph, "the graph says the same of 20 images"),
         (Closed, "a run can keep its classifier, and Softmax was made of a function"),
         (Forgotten, "says the same when it was kept and loaded again"),

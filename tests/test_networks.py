@@ -124,12 +124,12 @@ def test_vgg11_keeps_maps_that_instance_normalisation_leaves_something_of():
 @pytest.mark.parametrize(
     ("kind", "shape", "options", "advice"),
     [
-        (ConvNet, (3, 8, 8), {"depth": 4}, "--set network.depth=N"),
-        (ConvNet, (3, 32, 3), {}, "--set network.depth=N"),
-        (ConvNet, (3, 32, 32), {"width": 6, "norm": "group"}, "--set network.width=N"),
-        (AlexNet, (3, 7, 32), {}, "--image-size"),
-        (ResNet18, (1, 8, 8), {"norm": "instance"}, "--set network.norm=batch"),
-        (VGG11, (3, 1, 1), {}, "--network mlp"),
+        (ConvNet, (3, 8, 8), {"depth": 4}, 'network={"depth": N}'),
+        (ConvNet, (3, 32, 3), {}, 'network={"depth": N}'),
+        (ConvNet, (3, 32, 32), {"width": 6, "norm": "group"}, 'network={"width": N}'),
+        (AlexNet, (3, 7, 32), {}, "image_size="),
+        (ResNet18, (1, 8, 8), {"norm": "instance"}, 'network={"norm": "batch"}'),
+        (VGG11, (3, 1, 1), {}, 'network="mlp"'),
     ],
 )
 def test_what_a_network_cannot_take_gets_one_line(kind, shape, options, advice):

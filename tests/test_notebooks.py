@@ -27,9 +27,19 @@ def test_a_notebook_is_small_and_its_links_lead_somewhere(path):
             assert "error" not in [output.output_type for output in cell.outputs]
 
 
+def shortened(source):
+    """The same code with runs of a few steps."""
+    source = re.sub(r'("epochs": )\d+', r"\g<1>2", source)
+    return re.sub(r'(iterations=|"iterations": )\d+', r"\g<1>20", source)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_works_from_top_to_bottom(path, tmp_path):
     notebook = nbformat.read(path, 4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = shortened(cell.source)
+    assert sum('"epochs": 2}' in cell.source for cell in notebook.cells) == 1
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     lines = [output for output in shown if output.output_type == "display_data"]

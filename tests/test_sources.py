@@ -192,9 +192,9 @@ def test_npz_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
 
 def test_npz_that_is_no_archive(tmp_path):
     path = tmp_path / "set.npz"
-    assert refusal(Npz, root=path) == f"--root {path}: there is no such file."
+    assert refusal(Npz, root=path) == f'root="{path}": there is no such file.'
     assert "this is a folder" in refusal(Npz, root=tmp_path)
-    assert "needs --root" in refusal(Npz)
+    assert "needs root=" in refusal(Npz)
     for content in (b"", b"hello", b"\x80\x04K\x01."):
         path.write_bytes(content)
         assert refusal(Npz, root=path).startswith(f"{path}: this is not a .npz archive")
@@ -263,7 +263,7 @@ def test_without_files_and_network_it_says_what_to_put_where(tmp_path, capfd, no
     text = refusal(source, root=tmp_path)
     assert time.monotonic() - began < 20
     assert text.startswith(f"{source.dataset} under {tmp_path} is missing or damaged, and cannot be downloaded (")
-    assert f"Put {files} there, or give --root a folder with train/ and test/" in text
+    assert f"Put {files} there, or give root= a folder with train/ and test/" in text
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
@@ -276,7 +276,7 @@ def test_a_download_that_fails_leaves_no_cache_folder(tmp_path, monkeypatch, no_
 
 def test_a_root_that_is_no_folder_is_refused_before_any_download(tmp_path):
     (tmp_path / "file").touch()
-    assert refusal(Cifar10, root=tmp_path / "gone") == f"--root {tmp_path / 'gone'}: there is no such folder."
+    assert refusal(Cifar10, root=tmp_path / "gone") == f'root="{tmp_path / "gone"}": there is no such folder.'
     assert "this is a file" in refusal(Cifar10, root=tmp_path / "file")
     assert not (tmp_path / "gone").exists()
 
@@ -385,7 +385,7 @@ def test_a_root_of_image_folders_is_cut_to_the_sources_profile(tmp_path):
     for source, n_max in ((Cifar10, 5000), (Cifar10Thousand, 1000), (Cifar100, 500)):
         assert refusal(source, root=tmp_path) == (  # an incomplete folder must not become another benchmark
             f"class 'class 0' has 20 training images but its place in the profile asks for {n_max}: "
-            "use a smaller --n-max, another --order, or --imbalance natural."
+            'use a smaller n_max=, another order=, or data={"imbalance": "natural"}.'
         )
     assert load(Cifar10Thousand, root=tmp_path, n_max=20).counts == data.counts
 

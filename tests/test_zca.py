@@ -69,7 +69,7 @@ def test_each_image_is_whitened_by_itself():
     ("raw", "message"),
     [
         (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), "at least two training images"),
-        (torch.zeros(2, 3, 100, 100, dtype=torch.uint8), r"3x100x100 are too large.* 3\.4 GiB.*--image-size"),
+        (torch.zeros(2, 3, 100, 100, dtype=torch.uint8), r"3x100x100 are too large.* 3\.4 GiB.*image_size="),
     ],
 )
 def test_what_cannot_be_whitened_is_refused(raw, message):
