@@ -162,7 +162,8 @@ def test_resume_needs_only_the_folder_and_refuses_another_configuration(ltdd, fi
     ids=" ".join,
 )
 def test_a_wrong_input_is_one_line_and_nothing_is_written(options, message, ltdd, tmp_path):
-    assert message in one_line_error(ltdd("distill", "--method", "dm", *options))
+    method = () if "--method" in options else ("--method", "dm")
+    assert message in one_line_error(ltdd("distill", *method, *options))
     assert list((tmp_path / "here").iterdir()) == []
 
 
@@ -607,6 +608,51 @@ def test_names_of_classes_are_no_markup(ltdd, tmp_path):
 )
 def test_an_unknown_command_or_option_is_one_line(command, message, ltdd):
     assert message in one_line_error(ltdd(*command))
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("distill", "--method", "dm", "--seed", "1", "--method", "mtt"), "--method"),
+        (("distill", "--seed", "1", "--seed=1"), "--seed"),
+        (("distill", "--head", "linear", "--head", "cosine"), "--head"),
+        (("evaluate", "run", "--head", "linear", "--head", "cosine"), "--head"),
+        (("train", "--out", "a", "--out", "b"), "--out"),
+        (("data", "show", "--n-max", "3", "--n-max", "4"), "--n-max"),
+        (("experts", "train", "--count", "1", "--count", "2"), "--count"),
+        (("compare", "a", "--html", "x", "--html", "y"), "--html"),
+        (("greet", "--name", "a", "--name", "b"), "--name"),
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_takes_one_value_is_not_given_twice(command, option, ltdd, site):
+    site.install("greet", GREET)
+    message = f"Error: {option} is given 2 times, and it takes one value."
+    assert one_line_error(ltdd(*command)) == message
+    assert not any(Path().iterdir())
+
+
+def test_what_may_be_given_twice_still_may(ltdd, site):
+    site.install("greet", GREET)
+    assert ltdd("greet", "--word", "a", "--word", "b", "--loud", "--loud").stdout == "('a', 'b') True None\n"
+    assert ltdd("greet", "--name", "a", "--", "--name").exit_code == 2  # one word too many, and no option
+
+
+GREET = """
+    import click
+    from ltdd_core import hookimpl
+
+    @click.command("greet")
+    @click.option("--name")
+    @click.option("--word", multiple=True)
+    @click.option("--loud", is_flag=True)
+    def greet(name, word, loud):
+        click.echo(f"{word} {loud} {name}")
+
+    @hookimpl
+    def ltdd_register_commands(cli):
+        cli.add_command(greet)
+"""
 
 
 def test_version_and_help(ltdd):

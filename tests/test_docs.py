@@ -40,7 +40,7 @@ DOCS = TOP / "docs"
 PAGES = [TOP / "README.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "results").glob("*.md"))]
 NARROW = ["--set", "network.width=4"]
 TRAINED = [*NARROW, "--set", "training.original.epochs=1", "--set", "training.distilled.epochs=1"]
-SHORT = {"distill": ["--iterations", "2", *TRAINED], "train": TRAINED, "experts": NARROW}
+SHORT = {"distill": ["--set", "iterations=2", *TRAINED], "train": TRAINED, "experts": NARROW}
 SHORT["analyze"] = TRAINED[:4]
 SHORT["bench"] = ["--set", "iterations=2", *TRAINED]
 SHORT_PYTHON = "training={'original': {'epochs': 1}, 'distilled': {'epochs': 1}}, network={'width': 4}, iterations=2"

@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from signal import Signals
@@ -72,6 +73,26 @@ def _name_the_plugin(error: Exception) -> None:
         raise Ended(f"plugin {plugin.name!r} ({plugin}) failed: {one_line(error)}", 1) from error
 
 
+def check_given_once(command: click.Command, arguments: Sequence[str], parent: click.Context) -> None:
+    """Refuse an option that is given twice where one value is meant; click takes the last one and says nothing.
+
+    Args:
+        command: ours or that of a plugin; of a group, the command that the arguments name.
+        arguments: the words after the name of the command.
+        parent: the context in which the command is called.
+
+    Raises:
+        InputError: naming the option.
+    """
+    context = command.context_class(command, parent=parent, **command.context_settings)
+    _, rest, given = command.make_parser(context).parse_args(list(arguments))
+    for option, times in Counter(given).items():
+        if times > 1 and isinstance(option, click.Option) and not (option.multiple or option.is_flag or option.count):
+            raise InputError(f"{max(option.opts, key=len)} is given {times} times, and it takes one value.")
+    if isinstance(command, click.Group) and rest and (inner := command.get_command(context, rest[0])) is not None:
+        check_given_once(inner, rest[1:], context)
+
+
 class Commands(click.Group):
     """Imports a command when it is named and asks plugins for theirs."""
 
@@ -104,7 +125,10 @@ class Commands(click.Group):
         """The command that the first word names."""
         if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             raise unknown("command", args[0], self.list_commands(ctx))
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            check_given_once(command, rest, ctx)
+        return name, command, rest
 
     def _of_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
         if PLUGIN_COMMANDS not in ctx.meta:
