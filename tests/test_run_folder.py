@@ -73,7 +73,7 @@ def test_a_place_where_no_folder_can_be_is_refused_before_any_work(ltdd, monkeyp
 def test_train_which_cannot_resume_does_not_advise_it(ltdd):
     assert ltdd(*TRAIN, "--out", "x").exit_code == 0
     message = one_line_error(ltdd(*TRAIN, "--out", "x"))
-    assert message == "Error: x holds a run already, or name another folder with --out."
+    assert message == "Error: x holds a run already: name another folder with --out."
 
 
 def test_resume_without_a_folder_takes_the_unfinished_run(ltdd):
@@ -102,6 +102,130 @@ def test_resume_without_a_folder_says_that_a_new_run_begins(ltdd):
     assert result.stderr == "no run with this configuration under runs/: a new one begins.\n"
     assert ltdd(*DISTIL, "--resume", "--quiet").stderr == ""
     assert len(list(Path("runs").iterdir())) == 1
+
+
+# ---- another number of steps -----------------------------------------------------------------------
+
+SCIENCE = ("distilled.safetensors", "metrics.jsonl", "predictions.safetensors", "config.yaml")
+"""What two runs of the same configuration have the same, bit for bit."""
+
+
+def tiny_run(ltdd, out, iterations, *more):
+    done = ltdd(
+        "distill", "--method", "dm", *TINY[2:], "--threads", "1", "--iterations", iterations, "--out", out, *more
+    )
+    assert done.exit_code == 0, done.output
+
+
+def resumed(ltdd, *more):
+    done = ltdd("distill", "--out", "run", "--resume", *more)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def all_of(out, *more):
+    return {name: Path(out, name).read_bytes() for name in (*SCIENCE, *more)}
+
+
+@pytest.fixture
+def broken_off(ltdd, monkeypatch):
+    """The folder ``run`` of a run that was stopped after three of its nine steps."""
+
+    def stopped(matcher, number):
+        if number == 3:
+            raise KeyboardInterrupt
+        return step(matcher, number)
+
+    step = DistributionMatcher.step
+    with monkeypatch.context() as patch:
+        patch.setattr(DistributionMatcher, "step", stopped)
+        every = ("--set", "compute.checkpoint_every=1")
+        command = ("distill", "--method", "dm", *TINY[2:], "--threads", "1", "--iterations", 9, "--out", "run", *every)
+        assert ltdd(*command).exit_code == 130
+    assert RunFolder(Path("run")).steps_done() == 3
+
+
+def test_a_finished_run_that_goes_on_is_a_run_of_that_length(ltdd):
+    tiny_run(ltdd, "run", 3, "--plugin", "twostage")
+    before = all_of("run")
+    resumed(ltdd, "--iterations", 7)
+    tiny_run(ltdd, "whole", 7, "--plugin", "twostage")
+    assert all_of("run") == all_of("whole")
+    assert all_of("run") != before
+    rows = [json.loads(Path(out, "report.json").read_text())["rows"] for out in ("run", "whole")]
+    assert rows[0] == rows[1]
+    sessions = json.loads(Path("run/run.json").read_text())["sessions"]
+    assert [(session["from_step"], session["to_step"]) for session in sessions] == [(0, 3), (3, 7)]
+
+
+class Killed(BaseException):
+    """The end of a process that no code of ours can answer."""
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "ltdd_core.distillation.distill.shutil.rmtree",
+        "ltdd_core.runs.folder.RunFolder.begin",
+        "ltdd_dm.matcher.DistributionMatcher.step",
+        "ltdd_core.distillation.distill.save_distilled",
+    ],
+)
+def test_a_run_that_is_killed_while_it_goes_on_is_resumed(moment, ltdd, monkeypatch):
+    def killed(*given, **named):
+        raise Killed
+
+    tiny_run(ltdd, "run", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(moment, killed)
+        with pytest.raises(Killed):
+            ltdd("distill", "--out", "run", "--resume", "--iterations", 7)
+    resumed(ltdd, "--iterations", 7)
+    tiny_run(ltdd, "whole", 7)
+    assert all_of("run") == all_of("whole")
+
+
+def test_a_stopped_run_is_finished_as_it_is(ltdd, broken_off):
+    done = resumed(ltdd, "--finish")
+    assert "the run ends after 3 of 9 steps" in done.stderr
+    tiny_run(ltdd, "whole", 3, "--set", "compute.checkpoint_every=1")
+    assert all_of("run") == all_of("whole")
+    for command in (("evaluate", "run"), ("report", "run"), ("export", "run", "--format", "npz"), ("compare", "run")):
+        result = ltdd(*command)
+        assert result.exit_code == 0, result.output
+    assert "takes no more steps" in one_line_error(
+        ltdd("distill", "--out", "run", "--resume", "--finish", "--iterations", 9)
+    )
+    before = all_of("run", "report.json")
+    resumed(ltdd, "--finish")  # it is finished
+    assert all_of("run", "report.json") == before
+    resumed(ltdd, "--iterations", 9)
+    tiny_run(ltdd, "nine", 9, "--set", "compute.checkpoint_every=1")
+    assert all_of("run") == all_of("nine")
+
+
+def test_a_number_of_steps_that_a_run_cannot_have_is_one_line(ltdd, broken_off):
+    config = Path("run/config.yaml").read_bytes()
+    fewer = one_line_error(ltdd("distill", "--out", "run", "--resume", "--iterations", 2))
+    assert fewer == "Error: run has taken 3 steps already, and the run would have 2."
+    alone = one_line_error(ltdd("distill", "--out", "run", "--finish"))
+    assert alone == "Error: --finish ends a run that was stopped: name it with --out RUN --resume --finish."
+    Path("run/checkpoint.safetensors").unlink()
+    nothing = one_line_error(ltdd("distill", "--out", "run", "--resume", "--finish"))
+    assert nothing == "Error: run has no checkpoint yet, so there is nothing to finish: leave out --finish."
+    assert Path("run/config.yaml").read_bytes() == config
+    resumed(ltdd)
+    Path("run/checkpoint.safetensors").unlink()
+    kept = all_of("run", "report.json")
+    longer = one_line_error(ltdd("distill", "--out", "run", "--resume", "--iterations", 12))
+    assert longer == "Error: run has no checkpoint.safetensors from which more steps could be taken."
+    assert all_of("run", "report.json") == kept
+
+
+def test_resume_without_a_folder_makes_no_finished_run_longer(ltdd):
+    assert ltdd(*DISTIL).exit_code == 0
+    assert ltdd("distill", "--method", "dm", *TINY[2:], "--iterations", "5", "--resume").exit_code == 0
+    assert len(list(Path("runs").iterdir())) == 2
 
 
 # ---- what is read again on --resume ----------------------------------------------------------------

@@ -25,6 +25,7 @@ from ltdd_core.config.layers import Layer
 from ltdd_core.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
+    from ltdd_core.config.model import Config
     from ltdd_core.distillation.distill import Result
 
 
@@ -45,7 +46,14 @@ if TYPE_CHECKING:
 @click.option("--compile", is_flag=True, help="Compile networks, in matching and training.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; unless given, a new one under runs/.")
 @keep_option
-@click.option("--resume", is_flag=True, help="Resume a run that was interrupted.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Resume a run that was interrupted; with more --iterations one that is finished, too.",
+)
+@click.option(
+    "--finish", is_flag=True, help="With --out and --resume: take no more steps, and finish the run as it is."
+)
 @data_options
 @classifier_options
 @compute_options
@@ -54,6 +62,7 @@ if TYPE_CHECKING:
 def command(
     out: Path | None,
     resume: bool,
+    finish: bool,
     config_file: Path | None,
     preset: str | None,
     assignments: tuple[str, ...],
@@ -72,7 +81,10 @@ def command(
 
     results, notes = consoles(as_json)
     with only_json(as_json):
-        result = _distil(out, resume, layers(config_file, assignments, given), preset, notes, quiet, verbose)
+        if finish and (out is None or not resume):
+            raise InputError("--finish ends a run that was stopped: name it with --out RUN --resume --finish.")
+        settings = layers(config_file, assignments, given)
+        result = _distil(out, resume, finish, settings, preset, notes, quiet, verbose)
     if as_json:
         click.echo(json.dumps(result.to_json()))
     else:
@@ -91,6 +103,7 @@ def command(
 def _distil(
     out: Path | None,
     resume: bool,
+    finish: bool,
     settings: list[Layer],
     preset: str | None,
     notes: Console,
@@ -118,6 +131,8 @@ def _distil(
         out = find_run(config)
         if out is None:
             notes.print(f"no run with this configuration under {RUNS}/: a new one begins.", style="yellow")
+    if finish and out is not None:
+        config = _as_it_is(config, out, notes)
     display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
     with claimed(out, _stem(config)) as folder:
         try:
@@ -147,6 +162,29 @@ def _to_resume(out: Path) -> Layer:
     if not {"matcher", "method"} & stored.tree.keys():
         raise InputError(f"{out} holds classifiers of ltdd train and no run to resume: name another folder with --out.")
     return stored
+
+
+def _as_it_is(config: Config, out: Path, notes: Console) -> Config:
+    """The configuration with as many steps as the run in a folder has taken.
+
+    Raises:
+        InputError: it has taken none, or the configuration has another number than the run had.
+    """
+    from dataclasses import replace
+
+    from ltdd_core.runs.folder import ITERATIONS, RESULT, RunFolder
+
+    folder, total = RunFolder(out), config.run.iterations
+    if folder.has_other_length(config):
+        raise InputError("--finish takes no more steps: leave out --iterations.")
+    if not config.matcher.component.iterative or (out / RESULT).exists():
+        return config
+    done = folder.steps_done()
+    if done == 0:
+        raise InputError(f"{out} has no checkpoint yet, so there is nothing to finish: leave out --finish.")
+    if done < total:
+        notes.print(f"the run ends after {done} of {total} steps", soft_wrap=True)
+    return replace(config, run=config.run.model_copy(update={ITERATIONS: done}))
 
 
 def find_run(config: Any) -> Path | None:

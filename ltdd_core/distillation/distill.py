@@ -6,6 +6,7 @@ Read :func:`distill` from top to bottom: it is the way the data go.
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from ltdd_core.evaluation.estimate import training_ahead
 from ltdd_core.evaluation.labelling import labelled, try_labeller
 from ltdd_core.evaluation.lines import check_recipe, kept_scores, lines_of, result_rows
 from ltdd_core.evaluation.metrics import Row
+from ltdd_core.evaluation.predictions import PREDICTIONS
 from ltdd_core.evaluation.shown import Table
 from ltdd_core.hookspecs import Run
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
@@ -44,7 +46,7 @@ from ltdd_core.runs.distilled import (
     save_distilled,
 )
 from ltdd_core.runs.facts import data_facts, session_facts, versions
-from ltdd_core.runs.folder import METRICS, RESULT, TIMES, RunFolder
+from ltdd_core.runs.folder import CLASSIFIERS, METRICS, RESULT, TIMES, RunFolder
 from ltdd_core.runs.pictures import save_picture
 from ltdd_core.setup import Setup
 from ltdd_core.training.soft_labels import SoftLabels
@@ -121,7 +123,9 @@ def distill(
     Args:
         config: from :func:`ltdd_core.configure`.
         out: the folder of the run; it is made where there is none.
-        resume: continue the run in ``out`` if there is one.
+        resume: continue the run in ``out`` if there is one.  Its number of steps may be another now, if no more steps
+            are taken already: no step depends on it, so the result is that of a run which had this number from its
+            start.
         display: shows how far the work is; one line unless given, and ``Display()`` shows nothing.
         catalog: where ``config`` was resolved; made anew unless given.
         store: keeps the networks that are trained; that of the configuration unless given, or else the folder
@@ -146,15 +150,19 @@ def distill(
         matcher: Matcher = config.matcher.make()
         setup.check_network()
         task = task_of(setup)
-        if not (out / DISTILLED_FILE).exists():
+        if not (out / DISTILLED_FILE).exists() or RunFolder(out).has_other_length(config):
             matcher.prepare(task)
             try_labeller(setup)
         display.data(f"{setup.data.summary()}; on {setup.device.type}")
         with RunFolder.open(out, config, resume=resume, warn=display.warn) as folder:
+            if folder.has_other_length(config):
+                begin_other_length(folder, config)
             checkpoint = folder.load_checkpoint()
             start = checkpoint[0] if checkpoint else 0
             session = session_facts(config, setup.device, [str(plugin) for plugin in observers.active])
-            folder.begin_session(data_facts(setup.data), {"from_step": start, **session})
+            folder.begin_session(
+                data_facts(setup.data), {"from_step": start, "to_step": config.run.iterations, **session}
+            )
             run = Run(config, folder.path, setup.data, start)
             observers.tell("ltdd_run_started", run=run)
             try:
@@ -171,6 +179,17 @@ def distill(
             if observers.detached:
                 write_report(folder, result, observers)
     return result
+
+
+def begin_other_length(folder: RunFolder, config: Config) -> None:
+    """Make a run one of another number of steps; what followed from its last step goes.
+
+    The configuration is written last: a process that is killed before leaves an unfinished run of the old number.
+    """
+    for name in (RESULT, PREDICTIONS, DISTILLED_FILE, PICTURE):
+        (folder.path / name).unlink(missing_ok=True)
+    shutil.rmtree(folder.path / CLASSIFIERS, ignore_errors=True)
+    folder.begin(config)
 
 
 def write_report(folder: RunFolder, result: Result, observers: Observers) -> None:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set as AbstractSet
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ from ltdd_core.config.layers import from_file
 from ltdd_core.config.model import Config, differences
 from ltdd_core.errors import InputError, RunFailed, WriteError, how_to_set
 from ltdd_core.networks.store import FOLDER as NETWORKS
-from ltdd_core.runs.checkpoint import PARTS, load_checkpoint, save_checkpoint
+from ltdd_core.runs.checkpoint import CHECKPOINT, PARTS, load_checkpoint, save_checkpoint
 from ltdd_core.storage import json_text, parse_json, sync, write_atomically, writing
 
 RUNS = Path("runs")
@@ -42,6 +42,10 @@ FREE = {
 }
 """What may change when a run is resumed: where it runs, and what it keeps.  Another device, number of threads or chunk
 can change the last bits of a sum, so bit for bit holds only where these stay."""
+
+
+ITERATIONS = "iterations"
+"""The option that says how many steps a run takes."""
 
 
 class RunFolder:
@@ -94,12 +98,13 @@ class RunFolder:
             self._check_can_be_made()
             return
         if resume:
-            self.check_same(config)
+            self._check_can_resume(config)
             return
         can_resume = config.matcher.component is not None and (self.path / CONFIG).exists()
         state = "holds a run already" if (self.path / CONFIG).exists() else "is not empty: empty it"
         how = f": resume it with {how_to_set('resume', True)}" if can_resume else ""
-        raise InputError(f"{self.path} {state}{how}, or name another folder with {how_to_set('out')}.")
+        joined = ", or" if ":" in state + how else ":"
+        raise InputError(f"{self.path} {state}{how}{joined} name another folder with {how_to_set('out')}.")
 
     def is_empty(self) -> bool:
         """Whether no run has begun here.
@@ -149,17 +154,49 @@ class RunFolder:
         return from_file(self.path / CONFIG).tree
 
     def check_same(self, config: Config) -> None:
-        """Refuse to resume with another configuration; where and on what it runs may differ.
+        """Refuse a run of another configuration; where and on what it runs may differ.
 
         An option that an earlier version did not have is taken to have had today's default.
 
         Raises:
             InputError: naming the first options that differ.
         """
+        self._check_differences(config, FREE)
+
+    def _check_differences(self, config: Config, free: AbstractSet[str]) -> None:
         changes = differences(self.stored_config(), config.to_tree(), config.changes())
-        differing = [f"{key} {how}" for key, how in changes.items() if key not in FREE]
+        differing = [f"{key} {how}" for key, how in changes.items() if key not in free]
         if differing:
             raise InputError(f"{self.path} holds a run of another configuration: {'; '.join(differing[:3])}.")
+
+    def _check_can_resume(self, config: Config) -> None:
+        """As :meth:`check_same`, but for the number of steps, which may change: no step depends on it.
+
+        Raises:
+            InputError: as :meth:`check_same`, or the run has taken more steps than that, or cannot take more.
+        """
+        self._check_differences(config, FREE | ({ITERATIONS} & self.stored_config().keys()))
+        if not self.has_other_length(config) or not config.matcher.component.iterative:
+            return
+        done, wanted = self.steps_done(), config.run.iterations
+        if done > wanted:
+            raise InputError(f"{self.path} has taken {done} steps already, and the run would have {wanted}.")
+        if done == 0 and (self.path / RESULT).exists():
+            raise InputError(f"{self.path} has no {CHECKPOINT} from which more steps could be taken.")
+
+    def has_other_length(self, config: Config) -> bool:
+        """Whether the run in this folder was to take another number of steps."""
+        now = config.run.iterations
+        return (self.path / CONFIG).exists() and self.stored_config().get(ITERATIONS, now) != now
+
+    def steps_done(self) -> int:
+        """How many steps the checkpoint of the run has behind it; 0 where there is none.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        checkpoint = self.load_checkpoint()
+        return 0 if checkpoint is None else checkpoint[0]
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file atomically."""
