@@ -58,10 +58,8 @@ class LiveDisplay(Display):
             self._said = True
             trainings, seconds = sum(map(len, self._ahead.values())), self._seconds_ahead()
             networks = f"{trainings} network{'s' * (trainings != 1)}"
-            self._console.print(
-                f"about {clock_time(left + seconds)} left: {clock_time(left)} to distil, {clock_time(seconds)} to train {networks}",
-                soft_wrap=True,
-            )
+            parts = f"{clock_time(left)} to distil, {clock_time(seconds)} to train {networks}"
+            self._console.print(f"about {clock_time(left + seconds)} left: {parts}", soft_wrap=True)
 
     def ahead(self, trainings: Callable[[], Mapping[str, Sequence[float]]]) -> None:
         """Kept for the time that is left in all."""
