@@ -170,7 +170,7 @@ def test_a_line_is_the_one_that_distill_gives(whole, ltdd, tmp_path):
         *(*options, "--out", tmp_path / "a", "--json"),
     )
     assert result.exit_code == 0, result.output
-    direct, distilled, twostage = json.loads(result.stdout)["rows"]
+    direct, _, distilled, twostage = json.loads(result.stdout)["rows"]
     rows = by_name(folder)
     for line, one in (("original, one stage", direct), ("dm, one stage", distilled), ("original + dm", twostage)):
         (mine,) = (each for each in rows[line]["each"] if each["seed"] == 1)
@@ -247,6 +247,7 @@ def test_the_plugin_axis_shares_runs(ltdd):
     assert [(row["line"], row["plugins"]) for row in rows] == [
         ("original, direct", "none"),
         ("distilled, direct", "none"),
+        ("original, balanced softmax", "twostage"),
         ("two-stage, original + distilled", "twostage"),
     ]
     assert rows[0]["deviation"]["accuracy"] == 0

@@ -32,7 +32,7 @@ from ltdd_core.evaluation.stored import _digest, save_classifier
 from ltdd_twostage.stages import OfClasses, TwoStage
 
 VALIDATED = ("distill", "--method", "dm", "--plugin", "twostage", "--validation", "0.1", *TINY)
-LINES = ["original, direct", "distilled, direct", "two-stage, original + distilled"]
+LINES = ["original, direct", "original, balanced softmax", "distilled, direct", "two-stage, original + distilled"]
 
 
 def literal_error(log_p, labels):

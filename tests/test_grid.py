@@ -120,9 +120,10 @@ def test_the_cells_of_a_grid_are_the_product(tmp_path_factory, seeds, ipc, imbal
     assert len({cell.name for cell in grid.cells}) == len(grid.cells) == expected
     assert len(grid.runs()) == expected // len(plugins)
     assert [cell.seed for cell in grid.cells] == sorted([c.seed for c in grid.cells], key=seeds.index)
-    per_place = 1 + 2 * (2 if "twostage" in plugins else 1)  # original; each method direct and two-stage
-    originals = len(imbalance)
-    assert len(grid.rows) == len(imbalance) * len(ipc) * (per_place - 1) + originals
+    opponents = 1 if "twostage" in plugins else 0
+    per_place = 2 * (1 + opponents)  # each method direct and two-stage
+    originals = len(imbalance) * (1 + opponents)
+    assert len(grid.rows) == len(imbalance) * len(ipc) * per_place + originals
     assert all(len(row.members) == len(seeds) for row in grid.rows)
 
 

@@ -52,7 +52,10 @@ def test_a_strangers_matcher_does_the_whole_job_with_two_stages_and_in_a_process
     document = json.loads(done.stdout)
     assert document["method"] == "mean"
     names = [row["name"] for row in document["rows"]]
-    assert names == ["original, direct", "distilled, direct", "two-stage, original + distilled"]
+    assert names == [
+        *("original, direct", "original, balanced softmax"),
+        *("distilled, direct", "two-stage, original + distilled"),
+    ]
     kept = json.loads((tmp_path / document["run"] / "run.json").read_text())
     assert kept["sessions"][0]["versions"]["matcher mean"] == "stranger-mean 1.5"
 

@@ -85,11 +85,12 @@ def test_the_folder_of_a_run_holds_everything(tmp_path):
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     assert [row["name"] for row in report["rows"]] == [
         "original, direct",
+        "original, balanced softmax",
         "distilled, direct",
         "two-stage, original + distilled",
     ]
     original = len(result.data.train_labels)
-    assert [row["images"] for row in report["rows"]] == [original, 20, original + 20]
+    assert [row["images"] for row in report["rows"]] == [original, original, 20, original + 20]
     assert all(row["group_accuracy"] is not None for row in report["rows"])
 
 

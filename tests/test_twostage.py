@@ -21,6 +21,7 @@ from ltdd_core import (
     Softmax,
     TrainingSet,
     configure,
+    distill,
     generator,
 )
 from ltdd_core.config.resolve import component_maker
@@ -499,3 +500,55 @@ def test_the_labels_of_views_follow_the_labels_of_a_stage():
     torch.testing.assert_close(summed, torch.stack([p[:, [0, 2]].sum(1), p[:, [1, 3, 4]].sum(1)], 1))
     among = of_members(whole, torch.tensor([1, 4])).view_labels(seen).probabilities()
     torch.testing.assert_close(among, p[:, [1, 4]] / p[:, [1, 4]].sum(1, keepdim=True))
+
+
+# ---- the opponent in the table of a run ----------------------------------------------------------
+
+TINY_RUN = {
+    "method": "dm",
+    "plugins": ["twostage"],
+    "iterations": 1,
+    "ipc": 2,
+    "network": {"width": 8, "depth": 2},
+    "training": {"original": {"epochs": 1}, "distilled": {"epochs": 1}},
+}
+PLAIN_TWO, BALANCED_TOO = ["classes on the original", "classes on the distilled"], "balanced softmax on the original"
+
+
+@pytest.mark.parametrize(
+    ("head", "opponent", "trained"),
+    [
+        ({}, "balanced-softmax", [*PLAIN_TWO, BALANCED_TOO]),
+        ({}, None, [*PLAIN_TWO, BALANCED_TOO]),
+        ({"stage1": "linear"}, "balanced-softmax", [*PLAIN_TWO, BALANCED_TOO]),
+        ({"stage1": "linear"}, "linear", PLAIN_TWO),
+    ],
+)
+def test_the_opponent_is_a_line_and_no_network_is_trained_twice(head, opponent, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(TwoStageHead, "opponent", opponent)
+    noted = []
+    result = distill(configure(**TINY_RUN, head=head), tmp_path / "run", display=Noting(noted))
+    beside = ["original, balanced softmax"] if opponent == "balanced-softmax" else []
+    assert [row.name for row in result.rows] == [
+        *("original, direct", *beside, "distilled, direct", "two-stage, original + distilled")
+    ]
+    assert sorted(noted) == sorted(f"{what} set" for what in trained)
+
+
+def test_the_line_of_the_opponent_is_the_classifier_of_its_head_alone(finished, ltdd):
+    """Stage 1 without its margin; the same as ``ltdd train`` makes."""
+    report = json.loads((finished / "report.json").read_text())
+    settings = ["--set", "network.width=8", "--set", "network.depth=2", "--set", "training.original.epochs=2"]
+    alone = json.loads(ltdd("train", "--head", "balanced-softmax", *settings, "--out", "alone", "--json").stdout)[
+        "rows"
+    ][0]
+    row = next(row for row in report["rows"] if row["name"] == "original, balanced softmax")
+    assert row["per_class"] == alone["per_class"]
+    assert row["images"] == 342
+
+
+def test_an_opponent_that_is_not_installed_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(TwoStageHead, "opponent", "nobody")
+    with pytest.raises(InputError, match="unknown head 'nobody'"):
+        distill(configure(**TINY_RUN), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

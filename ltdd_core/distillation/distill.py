@@ -141,6 +141,7 @@ def distill(
     catalog = catalog or installed()
     observers = Observers(catalog.plugins, catalog.plugins.named(config.run.plugins), display.warn)
     check_recipe(config)
+    lines_of(config, catalog)  # that each can be had, before the work begins
     RunFolder(out).check(config, resume=resume)
     if not RunFolder(out).is_empty():
         with RunFolder(out).locked(display.warn):

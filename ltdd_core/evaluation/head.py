@@ -64,6 +64,9 @@ class ClassifierHead(Component, ABC):
     """Its name in a result table."""
     stages: ClassVar[int] = 1
     """How many training sets :meth:`fit` takes; the recipe chooses each."""
+    opponent: ClassVar[str | None] = None
+    """The head of one stage that a run's table also shows, trained on the original set: what a head of several stages
+    has to beat.  None: the table shows no other than the plain head."""
 
     @abstractmethod
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:

@@ -59,14 +59,22 @@ def check_recipe(config: Config) -> tuple[str, ...]:
 
 
 def lines_of(config: Config, catalog: Catalog) -> list[Line]:
-    """The lines that a run answers: original direct, distilled direct, and the head that was asked for."""
-    plain = config.head
-    if config.head.component.stages > 1:
-        plain = select(catalog, "head", {"name": DEFAULT_NAMES["head"]})
-    lines = [_one_stage(plain, (data,)) for data in ("original", "distilled")]
-    if config.head.component.stages > 1:
-        lines.append(line_of(config))
-    return lines
+    """The lines that a run answers, the head that was asked for last.
+
+    A head of one stage is trained on the original and on the distilled set.  Beside one of several stages stand the
+    plain head on each set, and on the original set the opponent that the head names.
+
+    Raises:
+        InputError: recipe and head do not go together, or the opponent is not installed.
+    """
+    if config.head.component.stages == 1:
+        return [_one_stage(config.head, (data,)) for data in ("original", "distilled")]
+    plain = select(catalog, "head", {"name": DEFAULT_NAMES["head"]})
+    lines = [_one_stage(plain, ("original",))]
+    opponent = config.head.component.opponent
+    if opponent not in (None, plain.name):
+        lines.append(_one_stage(select(catalog, "head", {"name": opponent}), ("original",)))
+    return [*lines, _one_stage(plain, ("distilled",)), line_of(config)]
 
 
 def line_of(config: Config) -> Line:

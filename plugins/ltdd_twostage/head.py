@@ -49,6 +49,7 @@ class TwoStageHead(ClassifierHead):
 
     title = "two-stage"
     stages = 2
+    opponent = "balanced-softmax"  # knows the class counts as stage 1 does, and needs no distilled set
 
     class Options(BaseOptions):
         """The partition, what each stage learns, and how their answers are combined."""
