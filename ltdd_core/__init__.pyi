@@ -18,6 +18,19 @@ from .config.model import (
 from .data.by_class import (
     ByClassSampler as ByClassSampler,
 )
+from .data.drawing import (
+    SHOT_COLOURS as SHOT_COLOURS,
+    SHOT_WORDS as SHOT_WORDS,
+    Lettering as Lettering,
+    folded as folded,
+    lettering as lettering,
+    shot_colours as shot_colours,
+    spread_out as spread_out,
+)
+from .data.longtail import (
+    by_count as by_count,
+    shot_groups as shot_groups,
+)
 from .data.normalisation import (
     ZCA as ZCA,
     Normalisation as Normalisation,
@@ -82,6 +95,13 @@ from .evaluation.head import (
     ClassifierHead as ClassifierHead,
     Recipe as Recipe,
     Softmax as Softmax,
+)
+from .evaluation.intervals import (
+    Interval as Interval,
+    RowIntervals as RowIntervals,
+    draw_test_images as draw_test_images,
+    interval_of as interval_of,
+    may_be_chance as may_be_chance,
 )
 from .evaluation.labeller import (
     Labeller as Labeller,

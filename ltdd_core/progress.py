@@ -33,6 +33,9 @@ class Display:
         """Something is wrong that does not stop the run."""
         warnings.warn(text, stacklevel=2)
 
+    def note(self, text: str) -> None:
+        """Something that is good to know and changes no number."""
+
     def data(self, summary: str) -> None:
         """The long-tailed set is loaded; ``summary`` describes it in one line."""
 

@@ -22,7 +22,7 @@ from ltdd_core.evaluation import lines
 from ltdd_core.plugging.catalog import KINDS, installed
 
 DISTILL = ("distill", "--method", "dm", *TINY)
-ROWS = ["original, direct", "distilled, direct", "two-stage, original + distilled"]
+ROWS = ["original, direct", "original, balanced softmax", "distilled, direct", "two-stage, original + distilled"]
 ROW = {
     *("name", "images", "accuracy", "std", "many", "medium", "few", "head", "middle", "tail", "worst"),
     *("harmonic_mean", "geometric_mean", "group_accuracy", "calibration_error", "per_class", "confusion"),
@@ -57,16 +57,16 @@ def test_distill_prints_a_table_on_stdout_and_plain_progress_lines_on_stderr(ltd
 def test_distill_json_is_one_document_on_stdout(ltdd, tmp_path):
     result = ltdd(*DISTILL, "--plugin", "twostage", "--json")
     document = json.loads(result.stdout)
-    assert set(document) == {"run", "method", "data", "seconds", "labels", "groups", "rows"}
+    assert set(document) == {"run", "method", "data", "seconds", "ipc", "kept", "labels", "groups", "rows"}
     assert (tmp_path / "here" / document["run"]).is_dir()
     assert document["method"] == "dm"
     assert document["data"]["counts"][0] == 124
     assert [row["name"] for row in document["rows"]] == ROWS
     for row in document["rows"]:
-        assert set(row) == ROW
+        assert set(row) == ROW | {"accuracy_interval", "behind_best"}
         assert len(row["per_class"]) == 10
         assert 0 <= row["accuracy"] <= 100
-    assert document["rows"][1]["images"] == 20
+    assert document["rows"][2]["images"] == 20
     assert "iteration 3/3" in result.stderr
 
 
@@ -79,7 +79,7 @@ def test_what_a_plugin_prints_is_no_part_of_the_document(ltdd, site):
 
 def test_without_a_partition_group_accuracy_is_null(ltdd):
     rows = json.loads(ltdd(*DISTILL, "--json").stdout)["rows"]
-    assert [(row["name"], row["group_accuracy"]) for row in rows] == [(name, None) for name in ROWS[:2]]
+    assert [(row["name"], row["group_accuracy"]) for row in rows] == [(name, None) for name in (ROWS[0], ROWS[2])]
 
 
 def test_quiet_says_nothing_but_the_result_and_verbose_says_more(ltdd):
@@ -421,11 +421,11 @@ def test_evaluate_with_a_plugin_takes_its_head_and_recipe_however_it_is_named(lt
     (tmp_path / "here" / "plain.yaml").write_text("head: linear\n")
     (tmp_path / "here" / "two.yaml").write_text("plugin: twostage\n")
     for run, options, name in (
-        (finished, ("--config", "plain.yaml"), ROWS[1]),
+        (finished, ("--config", "plain.yaml"), ROWS[2]),
         (finished, ("--head", "linear", "--set", "recipe.data=original"), ROWS[0]),
-        (plain, (), ROWS[1]),
-        (plain, ("--config", "two.yaml"), ROWS[2]),
-        (plain, ("--plugin", "twostage"), ROWS[2]),
+        (plain, (), ROWS[2]),
+        (plain, ("--config", "two.yaml"), ROWS[3]),
+        (plain, ("--plugin", "twostage"), ROWS[3]),
     ):
         result = ltdd("evaluate", run, *options, "--json")
         assert [row["name"] for row in json.loads(result.stdout)["rows"]] == [name]

@@ -88,7 +88,7 @@ def command(
     if as_json:
         click.echo(json.dumps(result.to_json()))
     else:
-        print_rows(results, result.rows, result.data.class_names, result.data.counts)
+        print_rows(results, result.rows, result.data.class_names, result.data.counts, result.chance())
         print_groups(results, result.group_names())
         print_images(results, result.distilled)
         print_labels(results, result.distilled)

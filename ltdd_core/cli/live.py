@@ -38,6 +38,10 @@ class LiveDisplay(Display):
         """A yellow line."""
         self._console.print(text, style="yellow", markup=False, soft_wrap=True)
 
+    def note(self, text: str) -> None:
+        """A line."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
     def data(self, summary: str) -> None:
         """One line about the data."""
         self._console.print(summary, soft_wrap=True)

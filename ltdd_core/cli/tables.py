@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.filesize import decimal
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from ltdd_core.data.longtail import shot_groups
+from ltdd_core.cli.streams import printable
+from ltdd_core.data.drawing import SHOT_COLOURS, SHOT_WORDS, folded, shot_colours, shots_of
+from ltdd_core.data.longtail import by_count, shot_groups
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.evaluation.lines import Repeated
 from ltdd_core.evaluation.metrics import Row
@@ -20,6 +24,11 @@ from ltdd_core.evaluation.shown import NumberTable, number
 from ltdd_core.runs.distilled import DistilledSet
 
 BAR = 12
+NAME, SHORTEST = 40, 10  # characters of a line of a class name
+ZEROS = 10  # classes at 0 % that a line names
+ZERO, MARK = "bold red", "!"
+LEFT_OUT = ("harmonic_mean", "group_accuracy", "medium", "middle", "many", "head", "images", "few", "tail", "worst")
+"""Columns that a narrow terminal does without, the first of them first; accuracy and deviation are always there."""
 
 
 def duration(seconds: float) -> str:
@@ -36,28 +45,51 @@ def bar(share: float, width: int = BAR, *, plain: bool = False) -> str:
     return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width)
 
 
-def print_rows(console: Console, rows: Sequence[Row], class_names: Sequence[str], counts: Sequence[int]) -> None:
-    """The result table, and the accuracy of every class as bars."""
+def print_rows(
+    console: Console, rows: Sequence[Row], class_names: Sequence[str], counts: Sequence[int], note: str | None = None
+) -> None:
+    """The result table, what must not be overlooked in it, and the accuracy of every class as bars.
+
+    Args:
+        console: where they go.
+        rows: of the table.
+        class_names: a name for each class.
+        counts: training images of each class; tables of classes go from head to tail.
+        note: a sentence under the table.
+    """
     _print_numbers(console, Row.table(rows))
+    for row in rows:
+        if zero := [class_names[label] for label in by_count(counts) if row.per_class[label] == 0]:
+            more = f" and {len(zero) - ZEROS} more" if len(zero) > ZEROS else ""
+            line = f" ({row.name})" if len(rows) > 1 else ""
+            console.print(f"0 %: {', '.join(zero[:ZEROS])}{more}{line}", style=ZERO, markup=False)
+    if note is not None:
+        console.print(note, markup=False)
     _print_classes(console, rows, class_names, counts)
 
 
 def _print_numbers(console: Console, numbers: NumberTable) -> None:
-    """A table of numbers with a name before each row; turned round where a terminal is too narrow for all digits."""
-    title, head, body = numbers.title, numbers.head, numbers.body
-    table = _of_numbers(title, head, body)
-    if not _fits(console, table):
-        turned = list(zip(head, *body, strict=True))
-        table = _of_numbers(title, turned[0], turned[1:], whole=False)
-    console.print(table)
+    """A table of numbers with a name before each row.
+
+    Where a terminal is too narrow for all digits, the columns that matter least are left out, and named below it.
+    """
+    title, keys, head, body = numbers.title, numbers.keys, numbers.head, numbers.body
+    shown = list(range(len(keys)))
+    for key in LEFT_OUT:
+        if _fits(console, _of_numbers(title, [head[i] for i in shown], [[row[i] for i in shown] for row in body])):
+            break
+        shown = [place for place in shown if keys[place] != key]
+    console.print(_of_numbers(title, [head[i] for i in shown], [[row[i] for i in shown] for row in body]))
+    if hidden := [head[place] for place in range(len(keys)) if place not in shown]:
+        console.print(f"not shown, for want of room: {', '.join(hidden)}", style="dim", markup=False)
 
 
-def _of_numbers(title: str, head: Sequence[str], body: Sequence[Sequence[str]], *, whole: bool = True) -> Table:
-    """``whole``: no number and no heading may be folded."""
+def _of_numbers(title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> Table:
+    """No number and no heading of one is folded."""
     table = Table(title=title, title_style="dim", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column(head[0], min_width=15 if whole else None)  # two words a line in a terminal of 80 columns
+    table.add_column(head[0], min_width=15, overflow="fold")  # two words a line in a terminal of 80 columns
     for heading in head[1:]:
-        table.add_column(heading, justify="right", no_wrap=whole, overflow="fold")
+        table.add_column(heading, justify="right", no_wrap=True)
     for cells in body:
         table.add_row(*cells)
     return table
@@ -144,15 +176,20 @@ def print_data(console: Console, data: LongTailedSet) -> None:
         f"imbalance factor {data.imbalance:.4g}",
         soft_wrap=True,
     )
-    plain = console.options.ascii_only
-    shot_of = {label: shot for shot, members in shot_groups(data.counts).items() for label in members}
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class")
-    table.add_column("images", justify="right")
-    table.add_column("")
-    table.add_column("shot")
-    for label, (name, count) in enumerate(zip(data.class_names, data.counts, strict=True)):
-        table.add_row(name, str(count), bar(count / max(data.counts), 40, plain=plain), shot_of[label])
+    plain, shots, colours = console.options.ascii_only, shots_of(data.counts), shot_colours(data.counts)
+    longest = max(map(cell_len, data.class_names))
+    room = console.width - len("images medium") - 3
+    name = min(NAME, longest, max(SHORTEST, room - BAR))
+    width = max(SHORTEST, min(40, room - name))
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    table.add_column("class", no_wrap=True)
+    table.add_column("images", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("shot", no_wrap=True)
+    for label in by_count(data.counts):
+        share = data.counts[label] / max(data.counts)
+        drawn, shot = Text(bar(share, width, plain=plain), colours[label]), Text(shots[label], colours[label])
+        table.add_row(Text(folded(printable(data.class_names[label]), name)), str(data.counts[label]), drawn, shot)
     console.print(table)
     groups = shot_groups(data.counts)
     console.print(
@@ -162,18 +199,37 @@ def print_data(console: Console, data: LongTailedSet) -> None:
 
 
 def _print_classes(console: Console, rows: Sequence[Row], class_names: Sequence[str], counts: Sequence[int]) -> None:
-    """Accuracies of every class, with bars where there is room for them."""
-    plain = console.options.ascii_only
-    for width in (BAR, 0):
-        table = Table(box=None, pad_edge=False)
-        table.add_column("class", overflow="fold")
-        table.add_column("images", justify="right", no_wrap=True)
-        for row in rows:
-            table.add_column(row.name, justify="left" if width else "right", min_width=width + 6, overflow="fold")
-        for label, (name, count) in enumerate(zip(class_names, counts, strict=True)):
-            shares = [row.per_class[label] for row in rows]
-            bars = [f"{bar((share or 0) / 100, width, plain=plain)} {number(share):>5}" for share in shares]
-            table.add_row(name, str(count), *bars)
-        if _fits(console, table):
+    """Accuracies of every class, with bars where there is room for them; one that is never right has a mark.
+
+    Where there is no room for the names of the rows, their numbers head the columns.
+    """
+    plain, colours = console.options.ascii_only, shot_colours(counts)
+    heads = [[row.name for row in rows]] * 3 + [[str(place) for place in range(1, len(rows) + 1)]]
+    longest = min(NAME, max(map(cell_len, class_names)))
+    for width, headings in zip((BAR, BAR - 4, 0, 0), heads, strict=True):
+        numbers = [max(width + 6 if width else 5, *map(cell_len, heading.split())) for heading in headings]
+        room = console.width - len("images") - sum(numbers) - len(numbers) - 1
+        if room >= longest:
             break
+    name = max(SHORTEST, min(NAME, room))
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    table.add_column("class", no_wrap=True)
+    table.add_column("images", justify="right", no_wrap=True)
+    for heading, least in zip(headings, numbers, strict=True):
+        table.add_column(heading, justify="left" if width else "right", min_width=least, overflow="fold")
+    for label in by_count(counts):
+        cells = []
+        for row in rows:
+            share = row.per_class[label]
+            cell = Text(f"{bar((share or 0) / 100, width, plain=plain)} " if width else "", colours[label])
+            cell.append(f"{MARK:>2}0.0" if share == 0 else f"{number(share):>5}", ZERO if share == 0 else "default")
+            cells.append(cell)
+        table.add_row(
+            Text(folded(printable(class_names[label]), name)), Text(str(counts[label]), colours[label]), *cells
+        )
     console.print(table)
+    if headings is heads[-1]:
+        console.print("; ".join(f"{place}: {row.name}" for place, row in enumerate(rows, 1)), markup=False)
+    present = dict.fromkeys(shots_of(sorted(counts, reverse=True)))
+    legend = Text(", ").join(Text(SHOT_WORDS[shot], SHOT_COLOURS[shot]) for shot in present)
+    console.print(Text.assemble(legend, f"; {MARK} never right" if any(0 in row.per_class for row in rows) else ""))

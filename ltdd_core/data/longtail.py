@@ -106,10 +106,25 @@ def _draw(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return indices[torch.randperm(len(indices), generator=generator)[:count]].sort().values
 
 
+def by_count(counts: Sequence[int]) -> list[int]:
+    """The classes from head to tail: by their training images, most first, and else in their order.
+
+    Args:
+        counts: training images of each class.
+    """
+    return sorted(range(len(counts)), key=lambda label: -counts[label])
+
+
 def shot_groups(counts: Sequence[int]) -> dict[str, list[int]]:
     """Classes by training images: many (over 100), medium (20 to 100), few (under 20).
 
     Source: Liu et al., CVPR 2019 (OLTR).
+
+    Args:
+        counts: training images of each class.
+
+    Returns:
+        The classes of each group, in their order; none where no class has so many images.
     """
     return {
         "many": [label for label, count in enumerate(counts) if count > 100],

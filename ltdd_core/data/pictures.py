@@ -5,14 +5,23 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
+from rich.cells import cell_len
 from torch import Tensor
 
+from ltdd_core.data.drawing import SHOT_COLOURS, SHOT_WORDS, folded, lettering, shot_colours, shots_of, spread_out
+from ltdd_core.data.longtail import by_count
 from ltdd_core.storage import json_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_COLUMNS = 20
 MOST_ROWS = 50
+SIDE = 0.45  # inches an image
+LEGEND = 0.25  # inches
 IN_A_NOTEBOOK = 10
 """Rows and columns."""
 
@@ -21,12 +30,15 @@ def class_sheet(
     images: Tensor,
     labels: Tensor,
     class_names: Sequence[str],
+    counts: Sequence[int] | None = None,
     *,
     rows: int = MOST_ROWS,
     columns: int = MOST_COLUMNS,
     dpi: int = 150,
 ) -> bytes:
     """A PNG with a row for each class.
+
+    Of more classes than rows the first, the last, and others at equal distances between them are shown.
 
     Its text entry ``sheet`` says where the images are: a JSON object with the ``box`` [left, top, right, bottom] of all
     of them in pixels, the numbers of ``rows`` and ``columns``, and the ``size`` [width, height] of an image and the
@@ -36,6 +48,7 @@ def class_sheet(
         images: as they look, float32 ``[n, C, H, W]`` in [0, 1].
         labels: int64 ``[n]``.
         class_names: the name of each class.
+        counts: training images of each class; the rows then go from head to tail, coloured by many, medium and few.
         rows: the most classes that are shown.
         columns: the most images of a class that are shown.
         dpi: dots of the picture per inch; an image is 0.45 inches wide.
@@ -43,37 +56,59 @@ def class_sheet(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    classes = min(len(class_names), rows)
-    of_class = [images[labels == label][:columns] for label in range(classes)]
+    every = list(range(len(class_names))) if counts is None else by_count(counts)
+    classes = spread_out(every, rows)
+    of_class = [images[labels == label][:columns] for label in classes]
     columns = max(1, *(len(class_images) for class_images in of_class))
     _, channels, height, width = images.shape
     gap = max(1, height // 16)
-    longest = max(len(name) for name in class_names[:classes])
-    margin = 0.3 + 0.09 * longest  # inches for the names
-    side = 0.45  # inches an image
-    figure = Figure(figsize=(margin + columns * side, classes * side * height / width + 0.1), dpi=dpi)
+    letters = lettering(class_names)
+    names = [folded(letters.text(name)) for name in class_names]
+    if counts is not None:
+        names = [f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
+    longest = max(cell_len(line) for label in classes for line in names[label].split("\n"))
+    left, low = 0.3 + 0.09 * longest, 0.05 if counts is None else LEGEND  # inches for the names, and below the images
+    wide, high = left + columns * SIDE + 0.05, len(classes) * SIDE * height / width + low + 0.05
+    figure = Figure(figsize=(wide, high), dpi=dpi)
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((margin / figure.get_figwidth(), 0.01, 1 - margin / figure.get_figwidth() - 0.01, 0.98))
-    sheet = torch.ones(channels, classes * (height + gap) - gap, columns * (width + gap) - gap)
-    for label, class_images in enumerate(of_class):
+    axes = figure.add_axes((left / wide, low / high, columns * SIDE / wide, 1 - (low + 0.05) / high))
+    sheet = torch.ones(channels, len(classes) * (height + gap) - gap, columns * (width + gap) - gap)
+    for row, class_images in enumerate(of_class):
         for column, image in enumerate(class_images):
-            y, x = label * (height + gap), column * (width + gap)
+            y, x = row * (height + gap), column * (width + gap)
             sheet[:, y : y + height, x : x + width] = image
     pixels = sheet.permute(1, 2, 0).numpy() if channels == 3 else sheet.mean(0).numpy()
     axes.imshow(pixels, cmap=None if channels == 3 else "gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_xticks([])
-    axes.set_yticks([label * (height + gap) + height / 2 for label in range(classes)])
-    axes.set_yticklabels(class_names[:classes], fontsize=8, parse_math=False)
+    axes.set_yticks([row * (height + gap) + height / 2 for row in range(len(classes))])
+    shown = [names[label] for label in classes]
+    axes.set_yticklabels(shown, fontsize=8, fontfamily=letters.families, parse_math=False)
     axes.tick_params(left=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    wide, high = canvas.get_width_height()
-    left, bottom, right, top = axes.get_position().extents
-    box = [round(left * wide), round((1 - top) * high), round(right * wide), round((1 - bottom) * high)]
+    if counts is not None:
+        colours = shot_colours(counts)
+        for tick, label in zip(axes.get_yticklabels(), classes, strict=True):
+            tick.set_color(colours[label])
+        _draw_legend(figure, counts)
+    across, down = canvas.get_width_height()
+    x0, y0, x1, y1 = axes.get_position().extents
+    box = [round(x0 * across), round((1 - y1) * down), round(x1 * across), round((1 - y0) * down)]
     buffer = io.BytesIO()
-    place = {"box": box, "rows": classes, "columns": columns, "size": [width, height], "gap": gap}
+    place = {"box": box, "rows": len(classes), "columns": columns, "size": [width, height], "gap": gap}
     canvas.print_png(buffer, metadata={"sheet": json_text(place)})
     return buffer.getvalue()
+
+
+def _draw_legend(figure: Figure, counts: Sequence[int]) -> None:
+    """What the colours of the names mean, in one line at the bottom, as small as the picture is narrow."""
+    x, present = 0.05, set(shots_of(counts))
+    said = [(shot, SHOT_WORDS[shot] if figure.get_figwidth() > 5 else shot) for shot in SHOT_COLOURS if shot in present]
+    for shot, words in said:
+        figure.text(
+            x / figure.get_figwidth(), 0.06 / figure.get_figheight(), words, fontsize=7, color=SHOT_COLOURS[shot]
+        )
+        x += 0.058 * len(words) + 0.2
 
 
 def in_notebook(images: Tensor, labels: Tensor, class_names: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ltdd_core.config.advice import against_divergence
 from ltdd_core.config.model import Config
+from ltdd_core.data.drawing import lettering
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.checkpoint import restore
 from ltdd_core.distillation.kept import count_kept, put_back
@@ -26,8 +27,9 @@ from ltdd_core.distillation.matcher import Distillation, Matcher, Synthetic
 from ltdd_core.distillation.task import task_of
 from ltdd_core.errors import InputError, RunFailed, how_to_set
 from ltdd_core.evaluation.estimate import training_ahead
+from ltdd_core.evaluation.intervals import RowIntervals, may_be_chance
 from ltdd_core.evaluation.labelling import labelled, try_labeller
-from ltdd_core.evaluation.lines import check_recipe, kept_scores, lines_of, result_rows
+from ltdd_core.evaluation.lines import ResultTable, check_recipe, kept_scores, lines_of, result_table
 from ltdd_core.evaluation.metrics import Row
 from ltdd_core.evaluation.predictions import PREDICTIONS
 from ltdd_core.evaluation.shown import Table
@@ -70,6 +72,8 @@ class Result:
     """The synthetic images with their labels."""
     rows: list[Row]
     """The lines of the result table, one for each classifier."""
+    intervals: list[RowIntervals]
+    """The 95 per cent intervals of each row, over the test images."""
     groups: Tensor | None
     """The partition of a multi-stage classifier, int64 ``[classes]``; None where there is none."""
     seconds: float
@@ -94,6 +98,10 @@ class Result:
             [name for name, class_group in named if class_group == group] for group in range(int(self.groups.max()) + 1)
         ]
 
+    def chance(self) -> str | None:
+        """A sentence where the test images cannot tell the two most accurate rows apart; None where they can."""
+        return may_be_chance(self.to_json()["rows"], len(self.data.test_labels))
+
     def to_json(self) -> dict[str, Any]:
         """The document that ``ltdd distill --json`` prints."""
         return {
@@ -105,7 +113,9 @@ class Result:
             "kept": self.distilled.kept,
             "labels": self.distilled.label_budget(),
             "groups": self.group_names(),
-            "rows": [row.to_json() for row in self.rows],
+            "rows": [
+                {**row.to_json(), **known.to_json()} for row, known in zip(self.rows, self.intervals, strict=True)
+            ],
         }
 
 
@@ -155,6 +165,8 @@ def distill(
             matcher.prepare(task)
             try_labeller(setup)
         display.data(f"{setup.data.summary()}; on {setup.device.type}")
+        if note := lettering(setup.data.class_names).note():
+            display.note(note)
         with RunFolder.open(out, config, resume=resume, warn=display.warn) as folder:
             if folder.has_other_length(config):
                 begin_other_length(folder, config)
@@ -169,9 +181,18 @@ def distill(
             try:
                 active = ActiveRun(run, folder, matcher, task, setup, observers)
                 distilled = finished_set(active, checkpoint)
-                rows, groups = score(active, distilled)
+                table = score(active, distilled)
                 seconds = folder.seconds_taken() or time.monotonic() - began
-                result = Result(folder.path, config, setup.data, distilled, Table(rows), groups, seconds)
+                result = Result(
+                    folder.path,
+                    config,
+                    setup.data,
+                    distilled,
+                    Table(table.rows),
+                    table.intervals,
+                    table.groups,
+                    seconds,
+                )
                 write_report(folder, result, observers)
             except BaseException as error:
                 observers.tell("ltdd_run_failed", run=run, error=error)
@@ -222,7 +243,7 @@ def finished_set(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | 
         check_usable(distilled, active.run.config)
         distilled = labelled(active.setup, distilled)
         save_distilled(path / DISTILLED_FILE, distilled)
-    save_picture(path / PICTURE, distilled.decoded(active.setup.catalog))
+    save_picture(path / PICTURE, distilled.decoded(active.setup.catalog), active.run.data.counts)
     return distilled
 
 
@@ -266,7 +287,7 @@ def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -
                 save(matcher, folder, step + 1, config)
                 if time.monotonic() - pictured > SECONDS_BETWEEN_PICTURES:
                     distilled = distilled_set_of(matcher, task, config, active.run.data)
-                    save_picture(folder.path / PICTURE, distilled.decoded(active.setup.catalog))
+                    save_picture(folder.path / PICTURE, distilled.decoded(active.setup.catalog), active.run.data.counts)
                     pictured = time.monotonic()
     finally:
         log.close()
@@ -301,13 +322,13 @@ def loss_increase(losses: Sequence[float]) -> str | None:
     return f"the loss went up from {first:.4g} to {last:.4g} (means of the first and of the last tenth of these steps)"
 
 
-def score(active: ActiveRun, distilled: DistilledSet) -> tuple[list[Row], Tensor | None]:
-    """The lines of the run's table and the partition of its classes, int64 ``[classes]``, if there is one."""
-    rows, groups = result_rows(active.setup, distilled, active.folder.path)
-    for row in rows:
+def score(active: ActiveRun, distilled: DistilledSet) -> ResultTable:
+    """The run's table."""
+    table = result_table(active.setup, distilled, active.folder.path)
+    for row in table.rows:
         active.setup.display.row(row.name, row.accuracy, row.std)
         active.observers.tell("ltdd_evaluated", run=active.run, row=row)
-    return rows, groups
+    return table
 
 
 def save(matcher: Matcher, folder: RunFolder, done: int, config: Config) -> None:

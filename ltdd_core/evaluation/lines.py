@@ -16,6 +16,7 @@ from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError, either
 from ltdd_core.evaluation.calibration import at_temperature, best_temperature
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe
+from ltdd_core.evaluation.intervals import RowIntervals, row_intervals
 from ltdd_core.evaluation.labelling import training_set_of
 from ltdd_core.evaluation.metrics import Row, average, calibration_error, parts_of, row
 from ltdd_core.evaluation.predictions import PREDICTIONS, Scores, load_predictions, save_predictions
@@ -94,8 +95,20 @@ def _one_stage(head: Selection, sets: tuple[str, ...]) -> Line:
     return Line(f"{sets[0]}, {how}", head, sets)
 
 
-def result_rows(setup: Setup, distilled: DistilledSet, folder: Path) -> tuple[list[Row], Tensor | None]:
-    """The lines of a run's table, and the partition (int64 ``[classes]``) if a classifier has one.
+@dataclass(frozen=True)
+class ResultTable:
+    """The table of a run."""
+
+    rows: list[Row]
+    """Of each line."""
+    intervals: list[RowIntervals]
+    """Of each row, over the test images."""
+    groups: Tensor | None
+    """The partition, int64 ``[classes]``, if a classifier has one."""
+
+
+def result_table(setup: Setup, distilled: DistilledSet, folder: Path) -> ResultTable:
+    """The table of a run.
 
     The classifiers and their test predictions are kept in ``folder``, and a line whose predictions are there already is
     not trained again.  The group
@@ -112,7 +125,10 @@ def result_rows(setup: Setup, distilled: DistilledSet, folder: Path) -> tuple[li
             keep_scores(folder, kept)
         if kept[line.name].groups is not None:
             groups = kept[line.name].groups
-    return [_row(line, kept[line.name], setup.data, distilled, groups) for line in lines], groups
+    labels = setup.data.test_labels
+    right = torch.stack([kept[line.name].log_probabilities.argmax(1) == labels for line in lines])
+    rows = [_row(line, kept[line.name], setup.data, distilled, groups) for line in lines]
+    return ResultTable(rows, row_intervals(right.numpy(), labels.numpy()), groups)
 
 
 def scores_of(line: Line, setup: Setup, distilled: DistilledSet | None) -> Scores:
@@ -233,7 +249,8 @@ class Repeated:
             shown.append("group_accuracy")
         body = [[line.network, *(line._cell(column) for column in shown)] for line in lines]
         head = ["network", *(HEADINGS.get(column, column) for column in shown)]
-        return NumberTable(f"{mean.name}, {mean.images} images; per cent, mean of {over}", head, body)
+        title = f"{mean.name}, {mean.images} images; per cent, mean of {over}"
+        return NumberTable(title, ["name", *shown], head, body)
 
     def _cell(self, column: str) -> str:
         value, deviation = getattr(self.mean, column), getattr(self.deviation, column)

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
-from ltdd_core.data.longtail import shot_groups
+from ltdd_core.data.longtail import by_count, shot_groups
 from ltdd_core.evaluation.shown import HEADINGS, NumberTable, number
 
 RECALL_FLOOR = 0.1
@@ -70,7 +70,8 @@ class Row:
         columns = ("accuracy", "std", *parts_of(rows), "worst", "harmonic_mean", "group_accuracy")
         head = ["trained on", "images", *(HEADINGS.get(column, column) for column in columns)]
         body = [[row.name, str(row.images), *(number(getattr(row, column)) for column in columns)] for row in rows]
-        return NumberTable("per cent; std, worst and harmonic mean are over classes", head, body)
+        title = "per cent; std, worst and harmonic mean are over classes"
+        return NumberTable(title, ["name", "images", *columns], head, body)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{part} {number(getattr(self, part))}" for part in parts_of([self]))
@@ -143,7 +144,7 @@ def thirds(counts: Sequence[int]) -> dict[str, list[int]]:
 
     Unlike many, medium and few, which are by count, none is empty where there are three classes.
     """
-    ranked = torch.tensor(sorted(range(len(counts)), key=lambda label: -counts[label]))
+    ranked = torch.tensor(by_count(counts))
     return {name: part.tolist() for name, part in zip(("head", "middle", "tail"), ranked.tensor_split(3), strict=True)}
 
 

@@ -131,7 +131,8 @@ class Quality:
             for key, name in QUALITY.items()
         ]
         head = ["trained on, score", *(score.network for score in scores)]
-        return NumberTable("quality beside accuracy; per cent, plain linear head", head, body)
+        keys = ["name", *(score.network for score in scores)]
+        return NumberTable("quality beside accuracy; per cent, plain linear head", keys, head, body)
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{QUALITY[key]} {self.mean[key]:.1f}" for key in list(QUALITY)[-4:])

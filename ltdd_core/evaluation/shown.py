@@ -20,8 +20,12 @@ class NumberTable:
     """Numbers as text, with a name before each row."""
 
     title: str
+    keys: Sequence[str]
+    """What each column is; the name is the first."""
     head: Sequence[str]
+    """The heading of each column."""
     body: Sequence[Sequence[str]]
+    """The cells of each row."""
 
     def html(self) -> str:
         """The table for a notebook."""

@@ -54,17 +54,18 @@ def ltdd_evaluated(run: Any, row: Any) -> None:
 
 @hookimpl
 def ltdd_run_finished(run: Any, distilled: DistilledSet) -> None:
-    """The distilled images as networks see them, in their order, IPC in a row; a class with fewer leaves room."""
+    """The distilled images as networks see them, from head to tail, IPC in a row; a class with fewer leaves room."""
     import torch
     from torchvision.utils import make_grid
+
+    from ltdd_core import by_count
 
     try:
         seen = distilled.decoded()
         images, columns = distilled.normalisation.invert(seen.images), max(distilled.ipc_of_class)
-        if not isinstance(distilled.ipc, int):
-            classes = [images[seen.labels == label] for label in range(len(seen.class_names))]
-            room = [own.new_ones(-len(own) % columns, *own.shape[1:]) for own in classes]
-            images = torch.cat([part for parts in zip(classes, room, strict=True) for part in parts])
+        classes = [images[seen.labels == label] for label in by_count(run.data.counts)]
+        room = [own.new_ones(-len(own) % columns, *own.shape[1:]) for own in classes]
+        images = torch.cat([part for parts in zip(classes, room, strict=True) for part in parts])
         sheet = make_grid(images, nrow=columns, padding=1, pad_value=1)
         _writers[run.path].add_image("distilled", sheet, run.config.run.iterations)
     finally:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from rich.cells import cell_len
 from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import squareform
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from ltdd_core import class_centres, generator
+from ltdd_core import class_centres, folded, generator, lettering
 
 SHOWN = 60  # images per class in the figure; t-SNE takes long, and more dots hide each other
 NAMED = 40  # classes at most whose names are shown
@@ -46,19 +48,28 @@ def embedding_figure(
     colours = colormaps["tab10" if len(names) <= 10 else "hsv"](np.linspace(0, 1, max(2, min(10, len(names)))))
     if len(names) > 10:
         colours = colormaps["hsv"](np.linspace(0, 0.95, len(names)))
+    letters = lettering(names)
     for label, name in enumerate(names):
         dots, marks = (classes == label) & ~is_centre, (classes == label) & is_centre
         axes.scatter(flat[dots, 0], flat[dots, 1], s=7, color=colours[label], alpha=0.5, linewidths=0)
         axes.scatter(flat[marks, 0],
             flat[marks, 1], s=60, marker="^", color=colours[label], edgecolors="black", linewidths=0.7,
-                     label=name if len(names) <= NAMED else None)  # fmt: skip
+                     label=folded(letters.text(name)) if len(names) <= NAMED else None)  # fmt: skip
     for group in range(int(member.max()) + 1):
         inside = is_centre & np.isin(classes, np.flatnonzero(member.numpy() == group))
         _hull(axes, flat[inside], HULL[group % len(HULL)])
     axes.set_xticks([])
     axes.set_yticks([])
     if len(names) <= NAMED:
-        figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+        longest = max(cell_len(line) for name in names for line in folded(letters.text(name)).split("\n"))
+        legend = figure.legend(
+            loc="outside lower center",
+            ncols=max(1, min(5, 75 // (longest + 5))),
+            frameon=False,
+            prop={"family": letters.families, "size": 8},
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return figure
 
 
@@ -108,9 +119,11 @@ def distance_figure(distances: Tensor, names: Sequence[str], member: Tensor) -> 
     image = heat.imshow(shown, cmap="viridis_r", aspect="auto")
     figure.colorbar(image, ax=heat, label="distance", shrink=0.8)
     if len(names) <= NAMED:
-        labels = [names[label] for label in order]
-        heat.set_xticks(range(len(order)), labels, rotation=90, fontsize=8, parse_math=False)
-        heat.set_yticks(range(len(order)), labels, fontsize=8, parse_math=False)
+        letters = lettering(names)
+        labels = [folded(letters.text(names[label])) for label in order]
+        own: dict[str, Any] = {"fontsize": 8, "fontfamily": letters.families, "parse_math": False}
+        heat.set_xticks(range(len(order)), labels, rotation=90, **own)
+        heat.set_yticks(range(len(order)), labels, **own)
         for tick, label in zip([*heat.get_xticklabels(), *heat.get_yticklabels()], [*order, *order], strict=True):
             tick.set_color(HULL[int(member[label]) % len(HULL)])
     return figure
