@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html
 import io
+import itertools
 import json
 import re
 import shutil
@@ -17,9 +18,11 @@ import pytest
 import torch
 from conftest import TINY, one_line_error
 from hypothesis import given, settings, strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from PIL import Image
 
-from ltdd_core import load_classifier, load_data, load_tensors, save_tensors
+from ltdd_core import SHOT_COLOURS, SHOT_WORDS, load_classifier, load_data, load_tensors, save_tensors
 from ltdd_report import comparing, figures
 from ltdd_report.comparing import bootstrap, class_accuracy, compare_runs
 from ltdd_report.initial import initial_images
@@ -58,7 +61,10 @@ def test_the_page_has_every_section_and_the_numbers_of_the_run(page, finished):
     rows = json.loads((finished / "report.json").read_text())["rows"]
     for shown, row in zip(table_of(text), rows, strict=True):
         assert shown[0] == row["name"]
-        assert shown[1:4] == [str(row["images"]), f"{row['accuracy']:.1f}", f"{row['std']:.1f}"]
+        low, high = row["accuracy_interval"]
+        accuracy = f"{row['accuracy']:.1f} ({low:.1f} to {high:.1f})"
+        behind = "" if row["behind_best"] is None else "{:.1f} ({:.1f} to {:.1f})".format(*row["behind_best"])
+        assert shown[1:5] == [str(row["images"]), accuracy, behind, f"{row['std']:.1f}"]
     assert html.escape((finished / "config.yaml").read_text().splitlines()[1].strip()) in text
     for group in json.loads((finished / "report.json").read_text())["groups"]:
         assert f"<li>{', '.join(group)}</li>" in text
@@ -72,7 +78,7 @@ def test_the_page_holds_all_that_it_needs_and_every_picture_says_what_it_shows(p
     pictures = re.findall(r'<img src="data:image/([\w+]+);base64,(.*?)" alt="(.*?)"', text)
     wrong = [alt for _, _, alt in pictures if alt.startswith("A test image of ")]
     # Counts and classes, gains, confusions, images of ten classes, curves.
-    assert len(pictures) - len(wrong) == 2 + 2 + 3 + 10 + 2
+    assert len(pictures) - len(wrong) == 2 + 3 + 4 + 10 + 2
     for kind, data, about in pictures:
         start = base64.b64decode(data)[:60]
         assert start.startswith(b"\x89PNG" if kind == "png" else b"<?xml")
@@ -393,7 +399,7 @@ def named(ltdd, tmp_path):
                     image.save(tmp_path / "data" / part / name / f"{index}.png")
         command = ["distill", "--method", "dm", "--data", "folder", "--root", tmp_path / "data", *TINY, "--out", out]
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # of the picture that the run itself makes
+            warnings.simplefilter("error")  # also of glyphs that no font has
             assert ltdd(*command).exit_code == 0
 
     return make
@@ -482,11 +488,12 @@ def test_a_browser_shows_the_comparison(width, ltdd, finished, tmp_path):
 def test_the_bars_and_the_frames_of_figures_are_the_numbers():
     rows = [{"name": "a", "per_class": [10.0, 20.0, 30.0]}, {"name": "b", "per_class": [50.0, 5.0, 31.0]}]
     names, counts = ["x", "y", "z"], [9, 3, 1]
-    heights = [bar.get_height() for bar in figures.class_figure(names, counts, rows).axes[0].patches]
-    assert heights == [10.0, 20.0, 30.0, 50.0, 5.0, 31.0]
-    gains = [bar.get_height() for bar in figures.gain_figure(names, counts, rows[1], rows[0]).axes[0].patches]
+    charts = figures.class_figure(names, counts, rows).axes
+    assert [[bar.get_width() for bar in axes.patches] for axes in charts] == [[10.0, 20.0, 30.0], [50.0, 5.0, 31.0]]
+    gains = [bar.get_width() for bar in figures.gain_figure(names, counts, rows[1], rows[0]).axes[0].patches]
     assert gains == [40.0, -15.0, 1.0]
-    drawn = figures.confusion_figure(names, [[8, 2, 0], [1, 1, 2], [0, 0, 5]], [["x", "z"], ["y"]]).axes[0]
+    confusion = [[8, 2, 0], [1, 1, 2], [0, 0, 5]]
+    drawn = figures.confusion_figure(names, counts, confusion, [["x", "z"], ["y"]]).axes[0]
     assert drawn.images[0].get_array().tolist() == [[80, 0, 20], [0, 100, 0], [25, 50, 25]]
     assert [label.get_text() for label in drawn.get_yticklabels()] == ["x", "z", "y"]
     assert [(frame.get_xy(), frame.get_width()) for frame in drawn.patches] == [((-0.5, -0.5), 2), ((1.5, 1.5), 1)]
@@ -499,16 +506,76 @@ def test_the_bars_and_the_frames_of_figures_are_the_numbers():
     assert (single == 0.5).all()
 
 
-def test_a_hundred_classes_have_numbers_and_no_labels():
-    names, counts = [f"class {label}" for label in range(100)], list(range(100, 0, -1))
-    row = {"name": "a", "per_class": [float(label) for label in range(100)]}
+def test_classes_go_from_head_to_tail_in_the_colours_of_many_medium_and_few():
+    names, counts = ["x", "y", "z", "w"], [3, 500, 40, 19]
+    colours = [SHOT_COLOURS[shot] for shot in ("many", "medium", "few", "few")]
+    row, other = ({"name": "a", "per_class": shares} for shares in ([1.0, 2.0, 3.0, 0.0], [0.0] * 4))
+    for figure, labels, widths in (
+        (figures.counts_figure(names, counts), ["y", "z", "w", "x"], [500, 40, 19, 3]),
+        (figures.class_figure(names, counts, [row]), ["y (500)", "z (40)", "w (19)", "x (3)"], [2.0, 3.0, 0.0, 1.0]),
+        (
+            figures.gain_figure(names, counts, row, other),
+            ["y (500)", "z (40)", "w (19)", "x (3)"],
+            [2.0, 3.0, 0.0, 1.0],
+        ),
+    ):
+        axes = figure.axes[0]
+        assert [label.get_text() for label in axes.get_yticklabels()] == labels
+        assert [bar.get_width() for bar in axes.patches] == widths
+        assert [to_hex(bar.get_facecolor()) for bar in axes.patches] == colours
+        assert axes.yaxis_inverted()
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == list(SHOT_WORDS.values())
+    zero = [text.get_color() for text in figures.class_figure(names, counts, [row]).axes[0].texts]
+    assert [colour == figures.ZERO for colour in zero] == [False, False, True, False]
+    table = [[10 * true + guess for guess in range(4)] for true in range(4)]
+    drawn = figures.confusion_figure(names, counts, table, None).axes[0]
+    assert [label.get_text() for label in drawn.get_yticklabels()] == ["y", "z", "w", "x"]
+    assert [to_hex(label.get_color()) for label in drawn.get_yticklabels()] == colours
+    order = [1, 2, 3, 0]
+    expected = [[100 * table[true][guess] / sum(table[true]) for guess in order] for true in order]
+    assert np.allclose(drawn.images[0].get_array(), expected)
+    grouped = figures.confusion_figure(names, counts, table, [["x", "z"], ["w", "y"]]).axes[0]
+    assert [label.get_text() for label in grouped.get_yticklabels()] == ["y", "w", "z", "x"]
+
+
+def overlap(figure):
+    """Pairs of class names that lie over each other, and names that stick out of the figure."""
+    FigureCanvasAgg(figure).draw()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels() if label.get_text()]
+    wide = figure.bbox
+    return [(one.bounds, other.bounds) for one, other in itertools.combinations(boxes, 2) if one.overlaps(other)] + [
+        box.bounds for box in boxes if box.x0 < wide.x0 or box.y0 < wide.y0 or box.y1 > wide.y1
+    ]
+
+
+@pytest.mark.parametrize("classes", [3, 10, 100])
+def test_names_of_sixty_characters_in_three_scripts_fit_and_nothing_warns(classes):
+    alphabet = ["a wild animal of the plains ", "Ωμέγα Ωμέγα Ωμέγα ", "Дикое_животное_степей_", "猫"]
+    names = [(f"{label} " + alphabet[label % 4] * 60)[:60] for label in range(classes)]
+    counts = [3 * label + 1 for label in range(classes)]
+    row = {"name": "猫" * 60, "per_class": [50.0] * classes}
+    for figure in (
+        figures.counts_figure(names, counts),
+        figures.class_figure(names, counts, [row] * 5),
+        figures.gain_figure(names, counts, row, row),
+    ):
+        assert len([label for label in figure.axes[0].get_yticklabels() if label.get_text()]) == classes
+        assert not overlap(figure)
+    FigureCanvasAgg(figures.confusion_figure(names, counts, torch.eye(classes).tolist(), None)).draw()
+
+
+def test_hundreds_of_classes_have_no_names():
+    names, counts = [f"class {label}" for label in range(300)], list(range(300, 0, -1))
+    row = {"name": "a", "per_class": [float(label % 100) for label in range(300)]}
     for figure in (
         figures.counts_figure(names, counts),
         figures.class_figure(names, counts, [row]),
         figures.gain_figure(names, counts, row, row),
-        figures.confusion_figure(names, torch.eye(100).tolist(), None),
+        figures.confusion_figure(names, counts, torch.eye(300).tolist(), None),
     ):
-        assert not any("class 7" in label.get_text() for label in figure.axes[0].get_xticklabels())
+        assert not any("class" in label.get_text() for label in figure.axes[0].get_yticklabels())
+        assert figure.get_figheight() < 12
 
 
 # ---- comparing -----------------------------------------------------------------------------------

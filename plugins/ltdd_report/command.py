@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ltdd_core.commands import consoles, json_option
-from ltdd_report.visible import visible
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from ltdd_report.comparing import Comparison, Interval
 
 
 @click.command("report")
@@ -66,6 +59,7 @@ def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     from ltdd_report.comparing import compare_runs
     from ltdd_report.page import write_comparison
     from ltdd_report.reading import read_run
+    from ltdd_report.terminal import print_comparison
 
     comparison = compare_runs([read_run(run) for run in runs])
     if html is not None:
@@ -74,34 +68,6 @@ def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(comparison.to_json()))
         return
     console, _ = consoles(as_json)
-    console.print(_table(comparison))
+    print_comparison(console, comparison)
     if html is not None:
         console.print(f"the page is in {html}", soft_wrap=True)
-
-
-def _table(comparison: Comparison) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from ltdd_report.comparing import DRAWS, LEVEL
-
-    data = visible(comparison.data)
-    title = f"{data}: per cent, with {LEVEL:.0f} % intervals of {DRAWS} draws; * not worse than the best"
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD)
-    table.add_column("")
-    for name in ("trained on", "seeds", "accuracy", "std", "worst", "behind the best"):
-        table.add_column(name, justify="left" if name == "trained on" else "right")
-    for entry in comparison.entries:
-        table.add_row(
-            "*" if entry.among_best else "",
-            Text(visible(entry.name)),
-            str(len(entry.seeds)),
-            *(_text(interval) for interval in (entry.accuracy, entry.std, entry.worst)),
-            "" if entry.behind is None else _text(entry.behind),
-        )
-    return table
-
-
-def _text(interval: Interval) -> str:
-    return f"{interval.value:.1f} ({interval.low:.1f} to {interval.high:.1f})"

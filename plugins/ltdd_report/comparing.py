@@ -16,21 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltdd_core import InputError
+from ltdd_core import InputError, Interval, draw_test_images, interval_of
 from ltdd_report.reading import RunRecord, check_predictions, predictions, test_set
 
 DRAWS = 2000
-LEVEL = 95.0  # per cent
+LEVEL = 95.0  # per cent, of the intervals of ltdd_core
 ROUNDING = 1e-9  # of a difference, in points
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its bootstrap interval, in per cent (or points)."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -144,13 +135,8 @@ def bootstrap(tables: Sequence[np.ndarray], labels: np.ndarray, draws: int = DRA
         draws: how many times.
         seed: of the draws.
     """
-    random, classes = np.random.default_rng(seed), int(labels.max()) + 1
-    resampled = [np.empty((draws, len(right), classes)) for right in tables]
-    for label in range(classes):
-        members = np.flatnonzero(labels == label)
-        often = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
-        for right, out in zip(tables, resampled, strict=True):
-            out[:, :, label] = 100 * (often @ right[:, members].T) / len(members)
+    random = np.random.default_rng(seed)
+    resampled = draw_test_images(tables, labels, random, draws)
     weights = [random.multinomial(len(t), np.full(len(t), 1 / len(t)), size=draws) / len(t) for t in tables]
     return [Drawn(shares, weight) for shares, weight in zip(resampled, weights, strict=True)]
 
@@ -170,12 +156,12 @@ def _entry(
     best_resampled: Drawn,
 ) -> Entry:
     def interval(statistic: Statistic) -> Interval:
-        return _interval(float(statistic(measured).mean()), resampled.of(statistic))
+        return interval_of(float(statistic(measured).mean()), resampled.of(statistic))
 
     behind = None
     if resampled is not best_resampled:
         gap = best_resampled.of(accuracy) - resampled.of(accuracy)
-        behind = _interval(float(accuracy(best).mean() - accuracy(measured).mean()), gap)
+        behind = interval_of(float(accuracy(best).mean() - accuracy(measured).mean()), gap)
     return Entry(
         name,
         tuple(seeds),
@@ -186,12 +172,6 @@ def _entry(
         behind,
         behind is None or behind.low <= ROUNDING,
     )
-
-
-def _interval(value: float, samples: np.ndarray) -> Interval:
-    """The percentile interval of bootstrap samples ``[draws]``."""
-    low, high = np.percentile(samples, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return Interval(value, float(low), float(high))
 
 
 def _tables(runs: Sequence[RunRecord], labels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, list[int]]]:

@@ -12,6 +12,7 @@ LARGEST = 2**53  # above it a float does not hold every integer
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 PerCent = Annotated[float, Field(ge=0, le=100 + 1e-6)]  # a sum of shares can be a rounding error above 100
+Points = Annotated[float, Field(ge=-100 - 1e-6, le=100 + 1e-6)]
 Seconds = Annotated[float, Field(ge=0, le=1e10)]
 Loss = Annotated[float, Field(ge=-1e100, le=1e100)]  # sums and ratios of such numbers are still finite
 ROUNDING = 1e-6  # per cent
@@ -100,6 +101,9 @@ class Line(Document):
     calibration_error: PerCent
     per_class: list[PerCent]
     confusion: list[list[Annotated[float, Field(ge=0, le=LARGEST)]]]
+    accuracy_interval: Annotated[list[PerCent], Field(min_length=2, max_length=2)] | None = None
+    behind_best: Annotated[list[Points], Field(min_length=3, max_length=3)] | None = None
+    """The last two are not there in a run of an earlier version."""
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:

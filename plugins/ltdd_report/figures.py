@@ -1,6 +1,8 @@
 """Figures of a run; each function returns a matplotlib figure, for pages and for notebooks.
 
-Names of classes and lines are shown as they are: none of their characters is taken for mathematics.
+Classes go from head to tail, and have the colour of many, medium or few.  Names of classes and lines are shown as they
+are, in a font that has their characters: none is taken for mathematics.  What no font has is shown as its code, unless
+the text of a figure is left to the browser (``svg.fonttype``).
 """
 
 from __future__ import annotations
@@ -10,38 +12,50 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
+from rich.cells import cell_len
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from ltdd_core import Reliability
+from ltdd_core import (
+    SHOT_COLOURS,
+    SHOT_WORDS,
+    Lettering,
+    Reliability,
+    by_count,
+    folded,
+    lettering,
+    shot_colours,
+)
 from ltdd_report.visible import visible
 
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
-"""Paul Tol's bright scheme, which colour-blind readers can tell apart."""
+COLOURS = ("#4477aa", "#ee6677")
+"""Of curves and frames: two of Paul Tol's bright scheme, which colour-blind readers can tell apart."""
+ZERO = "#cc0000"  # a class that is never right
 WIDTH = 7.2  # inches
-NAMED = 40  # classes; more have numbers
+NAMED = 120  # classes of a chart; more have no names
+LABELLED = 40  # classes of a confusion matrix; more have no names
 NUMBERED = 12  # classes of a confusion matrix whose numbers can be read
+ACROSS = 4  # charts side by side
 SHOWN = 10  # images a class
 
 Row = Mapping[str, Any]
 
 
 def counts_figure(names: Sequence[str], counts: Sequence[int]) -> Figure:
-    """Training images of each class, on a logarithmic axis."""
-    figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
-    axes = figure.subplots()
-    axes.bar(range(len(counts)), counts, color=COLOURS[0], width=0.7)
-    axes.set_yscale("log")
-    axes.set_ylim(0.7, max(counts) * 2.2)
-    axes.set_ylabel("training images")
+    """Training images of each class as bars, the largest class at the top, on a logarithmic axis."""
+    figure, (axes,) = _charts(names, counts, 1)
+    shown = [counts[label] for label in by_count(counts)]
+    axes.barh(range(len(shown)), shown, color=_colours(counts), height=0.75)
+    axes.set_xscale("log")
+    axes.set_xlim(0.7, max(counts) * 2.2)
+    axes.set_xlabel("training images")
     if len(counts) <= NAMED:
-        for place, count in enumerate(counts):
-            axes.text(place, count * 1.1, str(count), ha="center", va="bottom", fontsize=8)
-    _name_classes(axes, names)
-    _plain(axes)
+        for place, count in enumerate(shown):
+            axes.text(count * 1.05, place, str(count), va="center", fontsize=7)
     return figure
 
 
@@ -77,52 +91,64 @@ def speed_figure(seconds: Tensor) -> Figure:
 
 
 def class_figure(names: Sequence[str], counts: Sequence[int], rows: Sequence[Row]) -> Figure:
-    """Accuracy of each class for each line of the table; the training images of a class are under its name."""
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
-    axes = figure.subplots()
-    width, bars = 0.8 / len(rows), []
-    for index, row in enumerate(rows):
-        places = np.arange(len(names)) + (index - (len(rows) - 1) / 2) * width
-        bars.append(axes.bar(places, row["per_class"], width=width, color=COLOURS[index % len(COLOURS)])[0])
-    axes.set_ylim(0, 100)
-    axes.set_ylabel("accuracy, per cent")
-    _name_classes(axes, [f"{name}\n{count}" for name, count in zip(names, counts, strict=True)])
-    lines = [visible(row["name"]) for row in rows]
-    legend = figure.legend(bars, lines, loc="outside upper center", ncols=min(3, len(rows)), frameon=False, fontsize=9)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    _plain(axes)
+    """Accuracy of each class, a chart for each line of the table; a class that is never right has a red 0."""
+    figure, charts = _charts(
+        [f"{name} ({count})" for name, count in zip(names, counts, strict=True)], counts, len(rows)
+    )
+    letters = lettering(row["name"] for row in rows)
+    for axes, row in zip(charts, rows, strict=True):
+        shares = [row["per_class"][label] for label in by_count(counts)]
+        axes.barh(range(len(shares)), shares, color=_colours(counts), height=0.75)
+        axes.set_xlim(0, 100)
+        title = folded(_shown(row["name"], letters), 22)
+        axes.set_title(title, fontsize=8, fontfamily=letters.families, parse_math=False)
+        axes.set_xlabel("accuracy, per cent", fontsize=8)
+        if len(counts) <= NAMED:
+            for place, share in enumerate(shares):
+                zero: dict[str, Any] = {"color": ZERO, "weight": "bold"} if share == 0 else {}
+                axes.text(share + 2, place, f"{share:.0f}", va="center", fontsize=7, clip_on=False, **zero)
     return figure
 
 
 def gain_figure(names: Sequence[str], counts: Sequence[int], row: Row, reference: Row) -> Figure:
     """Points by which one line is above another, class by class."""
-    figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
-    axes = figure.subplots()
-    gains = np.array(row["per_class"]) - np.array(reference["per_class"])
-    axes.bar(range(len(gains)), gains, color=[COLOURS[2] if gain >= 0 else COLOURS[1] for gain in gains], width=0.7)
-    axes.axhline(0, color="#333333", linewidth=0.8)
-    reach = max(5.0, float(np.abs(gains).max()) * 1.25)
-    axes.set_ylim(-reach, reach)
+    figure, (axes,) = _charts([f"{name} ({count})" for name, count in zip(names, counts, strict=True)], counts, 1)
+    gains = [row["per_class"][label] - reference["per_class"][label] for label in by_count(counts)]
+    axes.barh(range(len(gains)), gains, color=_colours(counts), height=0.75)
+    axes.axvline(0, color="#333333", linewidth=0.8)
+    reach = max(5.0, max(map(abs, gains)) * 1.25)
+    axes.set_xlim(-reach, reach)
     if len(gains) <= NAMED:
         for place, gain in enumerate(gains):
-            axes.text(place, gain, f"{gain:+.1f}", ha="center", va="bottom" if gain >= 0 else "top", fontsize=8)
-    axes.set_ylabel("points")
-    _name_classes(axes, [f"{name}\n{count}" for name, count in zip(names, counts, strict=True)])
-    _plain(axes)
+            where, beside = ("left", 1) if gain >= 0 else ("right", -1)
+            axes.text(gain + beside * reach / 80, place, f"{gain:+.1f}", ha=where, va="center", fontsize=7)
+    axes.set_xlabel("points")
     return figure
 
 
 def confusion_figure(
-    names: Sequence[str], confusion: Sequence[Sequence[float]], groups: Sequence[Sequence[str]] | None
+    names: Sequence[str],
+    counts: Sequence[int],
+    confusion: Sequence[Sequence[float]],
+    groups: Sequence[Sequence[str]] | None,
 ) -> Figure:
-    """Per cent of each class's test images by predicted class; classes of a group are together and framed."""
-    order = list(range(len(names)))
+    """Per cent of each class's test images by predicted class, from head to tail.
+
+    Classes of a group are together and framed, the group with the largest class first.
+    """
+    order = by_count(counts)
+    framed = []
     if groups is not None:
-        order = [list(names).index(name) for group in groups for name in group]
+        place = {names[label]: rank for rank, label in enumerate(order)}
+        framed = sorted(sorted(map(place.__getitem__, group)) for group in groups)
+        order = [order[rank] for group in framed for rank in group]
     table = np.array(confusion, dtype=float)[np.ix_(order, order)]
     share = 100 * table / table.sum(1, keepdims=True)
-    figure = Figure(figsize=(WIDTH * 0.75, WIDTH * 0.72), layout="constrained")
+    letters = lettering(names)
+    shown = [folded(_shown(names[label], letters)) for label in order]
+    room = 0.07 * max(map(_longest, shown)) if len(names) <= LABELLED else 0.3  # inches for the names
+    side = max(WIDTH * 0.6, 0.19 * min(len(names), LABELLED))
+    figure = Figure(figsize=(side + room, side + room), layout="constrained")
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     if len(names) <= NUMBERED:
@@ -130,17 +156,24 @@ def confusion_figure(
             axes.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=8,
                       color="white" if share[i, j] > 55 else "#222222")  # fmt: skip
     start = 0
-    for group in groups or []:
+    for group in framed:
         frame = Rectangle((start - 0.5, start - 0.5), len(group), len(group), fill=False, edgecolor=COLOURS[1])
         frame.set_linewidth(2)
         axes.add_patch(frame)
         start += len(group)
-    shown = [visible(names[label]) for label in order]
-    if len(names) <= NAMED:
-        axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=8, parse_math=False)
-        axes.set_yticks(range(len(names)), shown, fontsize=8, parse_math=False)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true class")
+    if len(names) <= LABELLED:
+        own: dict[str, Any] = {"fontsize": 8, "fontfamily": letters.families, "parse_math": False}
+        axes.set_xticks(range(len(names)), shown, rotation=90, **own)
+        axes.set_yticks(range(len(names)), shown, **own)
+        colours = shot_colours(counts)
+        for tick, label in zip([*axes.get_xticklabels(), *axes.get_yticklabels()], [*order, *order], strict=True):
+            tick.set_color(colours[label])
+        _legend(figure, counts)
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    axes.set_xlabel("predicted, the largest class on the left")
+    axes.set_ylabel("true class, the largest at the top")
     return figure
 
 
@@ -189,14 +222,57 @@ def images_figure(name: str, distilled: Tensor, initial: Tensor | None) -> Figur
     return figure
 
 
-def _name_classes(axes: Axes, names: Sequence[str]) -> None:
-    if len(names) > NAMED:
-        axes.set_xlabel("class")
-        return
-    names = [visible(name, keep="\n") for name in names]
-    longest = max(len(line) for name in names for line in name.split("\n"))
-    turned = len(names) * longest > 75
-    axes.set_xticks(range(len(names)), names, rotation=90 if turned else 0, fontsize=8, parse_math=False)
+def _charts(labels: Sequence[str], counts: Sequence[int], number: int) -> tuple[Figure, list[Axes]]:
+    """Charts side by side with a place for each class, the largest class at the top, and what the colours mean."""
+    letters = lettering(labels)
+    shown = [folded(_shown(label, letters)) for label in labels]
+    named, small = len(labels) <= NAMED, len(labels) > LABELLED
+    two = any("\n" in label for label in shown)
+    place = ((0.27 if two else 0.15) if small else (0.32 if two else 0.19)) if named else 6 / len(labels)  # inches
+    down = -(-number // ACROSS)
+    figure = Figure(figsize=(WIDTH, 0.5 + down * (1.0 + place * len(labels))), layout="constrained")
+    across = min(number, ACROSS)
+    charts = list(figure.subplots(down, across, sharey=True, squeeze=False).flat)
+    for unused in charts[number:]:
+        unused.set_axis_off()
+    for index, axes in enumerate(charts[:number]):
+        axes.set_ylim(len(labels) - 0.4, -0.6)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.tick_params(axis="y", length=0, labelleft=named and index % across == 0)
+        _plain(axes)
+    if named:
+        names = [shown[label] for label in by_count(counts)]
+        own: dict[str, Any] = {"fontfamily": letters.families, "fontsize": 7 if small else 8, "parse_math": False}
+        for axes in charts[:number:across]:
+            axes.set_yticks(range(len(names)), names, **own)
+    else:
+        charts[0].set_yticks([])
+        charts[0].set_ylabel(f"{len(labels)} classes, the largest at the top")
+    _legend(figure, counts)
+    return figure, charts[:number]
+
+
+def _colours(counts: Sequence[int]) -> list[str]:
+    """Of the classes from head to tail."""
+    colours = shot_colours(counts)
+    return [colours[label] for label in by_count(counts)]
+
+
+def _legend(figure: Figure, counts: Sequence[int]) -> None:
+    present = set(shot_colours(counts))
+    patches = [
+        Patch(color=colour, label=SHOT_WORDS[shot]) for shot, colour in SHOT_COLOURS.items() if colour in present
+    ]
+    figure.legend(handles=patches, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+
+
+def _shown(name: str, letters: Lettering) -> str:
+    """A name as it is drawn; where the browser draws it, in fonts that it has."""
+    return visible(name) if rcParams["svg.fonttype"] == "none" else letters.text(name)
+
+
+def _longest(text: str) -> int:
+    return max(map(cell_len, text.split("\n")))
 
 
 def _plain(axes: Axes) -> None:

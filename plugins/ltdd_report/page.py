@@ -6,6 +6,7 @@ import base64
 import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ltdd_core import write_atomically, writing
+from ltdd_core import by_count, lettering, may_be_chance, spread_out, write_atomically, writing
 from ltdd_report import figures
 from ltdd_report.comparing import Comparison
 from ltdd_report.initial import Initial, initial_images
@@ -64,10 +65,19 @@ def write_report(run: RunRecord, out: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    names, counts, rows, initial = run.data["classes"], run.data["counts"], run.rows, initial_images(run)
     found = tested(run)
     shown, unseen = ([], 0) if isinstance(found, str) else _mistakes(run, found)
-    page = _template("report.html").render(
+    with _fonts([*run.data["classes"], *(row["name"] for row in run.rows)]):
+        page = _page(run, found, shown, unseen)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page.encode())
+
+
+def _page(run: RunRecord, found: Tested | str, shown: Sequence[tuple[str, list[Picture]]], unseen: int) -> str:
+    names, counts, rows, initial = run.data["classes"], run.data["counts"], run.rows, initial_images(run)
+    order = by_count(counts)
+    return _template("report.html").render(
         title=run.title,
         run=run,
         summary=_summary(run),
@@ -75,8 +85,11 @@ def write_report(run: RunRecord, out: Path) -> None:
         columns=COLUMNS,
         cell=_cell,
         best=_best(rows),
-        counts=_picture(figures.counts_figure(names, counts), _listed("Training images", names, counts)),
-        classes=_picture(figures.class_figure(names, counts, rows), _accuracies(rows, names)),
+        intervals=any(row.get("accuracy_interval") for row in rows),
+        chance=may_be_chance(rows, run.data["test_images"]),
+        zeros=_zeros(rows, names, order),
+        counts=_picture(figures.counts_figure(names, counts), _listed("Training images", names, counts, order)),
+        classes=_picture(figures.class_figure(names, counts, rows), _accuracies(rows, names, order)),
         gains=list(_gains(run)),
         confusions=[_confusion(run, row) for row in rows],
         untested=found if isinstance(found, str) else "",
@@ -90,9 +103,6 @@ def write_report(run: RunRecord, out: Path) -> None:
         hidden=max(0, len(names) - MOST_CLASSES),
         config=yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
     )
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, page.encode())
 
 
 def write_comparison(comparison: Comparison, out: Path) -> None:
@@ -103,11 +113,14 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
     """
     names, counts = comparison.class_names, comparison.counts
     shown = [{"name": entry.name, "per_class": entry.per_class} for entry in comparison.entries]
-    page = _template("compare.html").render(
-        title=f"{len(comparison.entries)} classifiers on {comparison.data}",
-        comparison=comparison,
-        classes=_picture(figures.class_figure(names, counts, shown), _accuracies(shown, names)),
-    )
+    order = by_count(counts)
+    with _fonts([*names, *(entry.name for entry in comparison.entries)]):
+        page = _template("compare.html").render(
+            title=f"{len(comparison.entries)} classifiers on {comparison.data}",
+            comparison=comparison,
+            zeros=_zeros(shown, names, order),
+            classes=_picture(figures.class_figure(names, counts, shown), _accuracies(shown, names, order)),
+        )
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, page.encode())
@@ -138,19 +151,17 @@ def _picture(figure: Figure, text: str, caption: str = "", *, kind: str = "svg")
     return Picture(f"data:{media};base64,{base64.b64encode(content).decode()}", text, caption)
 
 
-def _svg(figure: Figure) -> bytes:
-    """Text as outlines, which look the same everywhere; as text for the browser where a name has other scripts."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", MISSING)
-        try:
-            return _saved(figure)
-        except UserWarning:
+@contextmanager
+def _fonts(names: Sequence[str]) -> Iterator[None]:
+    """Text of figures as outlines, which look the same everywhere; as text for the browser where no font has a name."""
+    browser = bool(lettering(names).missing)
+    with rc_context({"svg.fonttype": "none"} if browser else {}), warnings.catch_warnings():
+        if browser:
             warnings.filterwarnings("ignore", MISSING)
-            with rc_context({"svg.fonttype": "none"}):
-                return _saved(figure)
+        yield
 
 
-def _saved(figure: Figure) -> bytes:
+def _svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
@@ -188,17 +199,19 @@ def _summary(run: RunRecord) -> str:
 def _gains(run: RunRecord) -> Iterator[Picture]:
     """Where the last line, which is the head of the run, gains and loses against each other line."""
     *references, asked = run.rows
+    names, counts = run.data["classes"], run.data["counts"]
     for reference in references:
-        figure = figures.gain_figure(run.data["classes"], run.data["counts"], asked, reference)
+        figure = figures.gain_figure(names, counts, asked, reference)
         gains = [a - b for a, b in zip(asked["per_class"], reference["per_class"], strict=True)]
         caption = f"{asked['name']}, beside {reference['name']}"
-        yield _picture(figure, _listed(f"Points of {caption}", run.data["classes"], gains), caption)
+        yield _picture(figure, _listed(f"Points of {caption}", names, gains, by_count(counts)), caption)
 
 
 def _confusion(run: RunRecord, row: Mapping[str, Any]) -> Picture:
-    names = run.data["classes"]
-    figure = figures.confusion_figure(names, row["confusion"], run.groups)
-    text = f"Confusion matrix of {row['name']}; right in per cent: {_listed('', names, row['per_class'])}"
+    names, counts = run.data["classes"], run.data["counts"]
+    figure = figures.confusion_figure(names, counts, row["confusion"], run.groups)
+    right = _listed("", names, row["per_class"], by_count(counts))
+    text = f"Confusion matrix of {row['name']}; right in per cent: {right}"
     return _picture(figure, text, str(row["name"]))
 
 
@@ -214,10 +227,13 @@ def _reliabilities(run: RunRecord, found: Tested) -> Iterator[Picture]:
 def _mistakes(run: RunRecord, found: Tested) -> tuple[list[tuple[str, list[Picture]]], int]:
     """Pictures of the surest mistakes of the head of the run by class, and how many classes are left out."""
     line, names = run.rows[-1], run.data["classes"]
+    order = by_count(run.data["counts"])
     by_class = mistakes(found, line["name"], MISTAKES)
     wrong = [label for label in range(len(names)) if by_class[label]]
     worst = sorted(wrong, key=lambda label: float(line["per_class"][label]))[:MOST_CLASSES]
-    shown = [(names[label], [_mistake(one, names) for one in by_class[label]]) for label in sorted(worst)]
+    shown = [
+        (names[label], [_mistake(one, names) for one in by_class[label]]) for label in sorted(worst, key=order.index)
+    ]
     return shown, len(wrong) - len(worst)
 
 
@@ -254,8 +270,8 @@ def _speed(run: RunRecord) -> Picture | None:
 def _images(run: RunRecord, initial: Initial | None) -> Iterator[Picture]:
     shown, hard = shown_images(run)
     start = run.distilled.normalisation.invert(initial.images) if initial and _comparable(run, initial) else None
-    for label, name in list(enumerate(run.data["classes"]))[:MOST_CLASSES]:
-        members = hard == label
+    for label in spread_out(by_count(run.data["counts"]), MOST_CLASSES):
+        name, members = run.data["classes"][label], hard == label
         if not bool(members.any()):  # soft labels may have no image whose likeliest class it is
             continue
         first = None if initial is None or start is None else start[initial.labels == label]
@@ -284,11 +300,17 @@ def _beside(run: RunRecord, initial: Initial | None) -> str:
     return text
 
 
-def _listed(heading: str, names: Sequence[str], values: Sequence[float]) -> str:
-    numbers = (f"{value:.0f}" if isinstance(value, int) else f"{value:.1f}" for value in values)
-    listed = ", ".join(f"{name} {value}" for name, value in zip(names, numbers, strict=True))
+def _zeros(rows: Sequence[Mapping[str, Any]], names: Sequence[str], order: Sequence[int]) -> list[tuple[str, str]]:
+    """Lines with classes that are never right, and these classes from head to tail."""
+    found = [(str(row["name"]), [names[label] for label in order if row["per_class"][label] == 0]) for row in rows]
+    return [(line, ", ".join(zero)) for line, zero in found if zero]
+
+
+def _listed(heading: str, names: Sequence[str], values: Sequence[float], order: Sequence[int]) -> str:
+    numbers = [f"{value:.0f}" if isinstance(value, int) else f"{value:.1f}" for value in values]
+    listed = ", ".join(f"{names[label]} {numbers[label]}" for label in order)
     return f"{heading}: {listed}." if heading else f"{listed}."
 
 
-def _accuracies(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    return " ".join(_listed(f"Accuracy of {row['name']}", names, row["per_class"]) for row in rows)
+def _accuracies(rows: Sequence[Mapping[str, Any]], names: Sequence[str], order: Sequence[int]) -> str:
+    return " ".join(_listed(f"Accuracy of {row['name']}", names, row["per_class"], order) for row in rows)

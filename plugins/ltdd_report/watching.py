@@ -24,7 +24,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from ltdd_core import InputError
+from ltdd_core import InputError, may_be_chance
 from ltdd_report.documents import Sheet
 from ltdd_report.reading import METRICS, REPORT, TIMES, read_config, read_log, read_report, resume_command
 from ltdd_report.running import is_running
@@ -37,7 +37,7 @@ SHORTEST = 1e-6  # seconds; times are written with so many digits
 SILENT = 60.0  # seconds without news after which the reader is told
 SETTLED = 5.0  # seconds without a change after which a run that no process works on is over
 POLL = 1.0  # seconds between two looks
-COLUMNS = {"accuracy": "accuracy", "std": "std", "few": "few", "worst": "worst", "group_accuracy": "group"}
+COLUMNS = {"accuracy": "acc.", "std": "std", "few": "few", "worst": "worst", "group_accuracy": "group"}
 SMALLEST, LARGEST = 8, 16  # pixels of a small image, two in a character
 TEXT_LINES = 12  # what is above the images needs no more
 
@@ -139,6 +139,8 @@ def view(state: State, console: Console) -> RenderableType:
     parts.append(Text(_words(state)))
     if state.report is not None:
         parts.append(_table(state.report["rows"]))
+        if said := may_be_chance(state.report["rows"], state.report["data"]["test_images"]):
+            parts.append(Text(visible(said)))
     high = None if state.report is not None else console.height - TEXT_LINES
     if console.color_system not in (None, "windows"):
         parts += small_picture(state.path / "distilled.png", console.width, high)

@@ -1,0 +1,68 @@
+"""Several runs in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from ltdd_core import Interval, by_count
+from ltdd_report.comparing import DRAWS, LEVEL, Comparison
+from ltdd_report.visible import visible
+
+ZEROS = 10  # classes at 0 % that a line names
+COLUMNS = ("seeds", "std", "behind the best", "worst", "accuracy")
+"""Of the terminal table; a narrow terminal does without the first of them first, and is never without the last."""
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """The table, the columns that it has no room for, and the classes that a classifier never has right."""
+    for hidden in range(len(COLUMNS)):
+        table = _table(comparison, COLUMNS[hidden:])
+        if Measurement.get(console, console.options.update(width=1000), table).minimum <= console.width:
+            break
+    console.print(table)
+    if hidden:
+        console.print(f"not shown, for want of room: {', '.join(COLUMNS[:hidden])}", style="dim")
+    for line in _never_right(comparison):
+        console.print(line, style="bold red")
+
+
+def _table(comparison: Comparison, shown: Sequence[str]) -> Table:
+    data = visible(comparison.data)
+    title = f"{data}: per cent, with {LEVEL:.0f} % intervals of {DRAWS} draws; * not worse than the best"
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("trained on", min_width=15, overflow="fold")
+    columns = {
+        "seeds": [str(len(entry.seeds)) for entry in comparison.entries],
+        "accuracy": [_text(entry.accuracy) for entry in comparison.entries],
+        "std": [_text(entry.std) for entry in comparison.entries],
+        "worst": [_text(entry.worst) for entry in comparison.entries],
+        "behind the best": ["" if entry.behind is None else _text(entry.behind) for entry in comparison.entries],
+    }
+    columns = {name: cells for name, cells in columns.items() if name in shown}
+    for name, cells in columns.items():
+        table.add_column(name, justify="right", no_wrap=True, min_width=max(map(len, (name, *cells))))
+    for index, entry in enumerate(comparison.entries):
+        own = [cells[index] for cells in columns.values()]
+        table.add_row("*" if entry.among_best else "", Text(visible(entry.name)), *own)
+    return table
+
+
+def _never_right(comparison: Comparison) -> Iterator[str]:
+    """A line for each classifier with classes at 0 %, from head to tail."""
+    order = by_count(comparison.counts)
+    for entry in comparison.entries:
+        zero = [visible(comparison.class_names[label]) for label in order if entry.per_class[label] == 0]
+        if zero:
+            more = f" and {len(zero) - ZEROS} more" if len(zero) > ZEROS else ""
+            yield f"0 %: {', '.join(zero[:ZEROS])}{more} ({visible(entry.name)})"
+
+
+def _text(interval: Interval) -> str:
+    return f"{interval.value:.1f} ({interval.low:.1f} to {interval.high:.1f})"

@@ -1,0 +1,153 @@
+"""Tables in terminals of any width: no digit is cut, classes go from head to tail, lost classes are named."""
+
+import dataclasses
+import io
+import re
+
+import pytest
+import torch
+from rich.cells import cell_len
+from rich.console import Console
+
+from ltdd_core.cli.tables import LEFT_OUT, print_data, print_repeated, print_rows
+from ltdd_core.evaluation.lines import Repeated
+from ltdd_core.evaluation.metrics import average, row
+from ltdd_core.testing import tiny_long_tailed
+from ltdd_report.comparing import Comparison, Entry, Interval
+from ltdd_report.terminal import print_comparison
+
+LINES = ["original, direct", "original, balanced softmax", "distilled, direct", "two-stage, original + distilled"]
+SCRIPTS = ["a wild animal of the northern plains ", "Ωμέγα ", "Дикое_животное_", "猫"]
+HEADS = {"accuracy": "acc.", "medium": "med.", "harmonic_mean": "harm.", "group_accuracy": "group"}
+
+
+def names_of(classes, long):
+    return [(f"{label} " + SCRIPTS[label % 4] * 60)[:60] if long else f"class {label}" for label in range(classes)]
+
+
+def rows_of(counts, zero=(), lines=LINES):
+    """Rows with accuracies that differ, in which classes are never right in the first line."""
+    labels = torch.arange(len(counts)).repeat_interleave(20)
+    draws = torch.Generator().manual_seed(0)
+    rows = []
+    for index, name in enumerate(lines):
+        predicted = torch.where(torch.rand(len(labels), generator=draws) < 0.7, labels, (labels + 1) % len(counts))
+        for label in zero if index == 0 else ():
+            predicted[labels == label] = (label + 1) % len(counts)
+        scores = torch.full((len(labels), len(counts)), -9.0)
+        scores[torch.arange(len(labels)), predicted] = -0.1
+        rows.append(row(name, 12345, scores, labels, counts, torch.arange(len(counts)) % 2))
+    return rows
+
+
+def printed(width, show, **how):
+    out = io.StringIO()
+    show(Console(file=out, width=width, markup=False, highlight=False, emoji=False, **how))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("classes", [10, 100])
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_no_digit_is_cut_and_nothing_sticks_out(width, classes, long):
+    counts, names = [7 + 30 * label for label in range(classes)], names_of(classes, long)
+    rows = rows_of(counts)
+    text = printed(width, lambda console: print_rows(console, rows, names, counts))
+    assert all(cell_len(line) <= width for line in text.splitlines())
+    table, _, below = text.partition("\nclass ")
+    for shown in rows:
+        assert re.search(rf"\b12345 +{shown.accuracy:.1f} +{shown.std:.1f} ", table)
+    numbers = [re.findall(r"(?<!\S)(\d+\.\d)(?!\S)", line) for line in below.splitlines()]
+    found = [line for line in numbers if len(line) == len(rows)]
+    expected = [[f"{shown.per_class[label]:.1f}" for shown in rows] for label in reversed(range(classes))]
+    assert found == expected  # from head to tail
+
+
+def test_columns_are_left_out_by_importance_and_are_named():
+    counts = [500, 50, 5, 4]
+    rows, before = rows_of(counts), None
+    columns = ("accuracy", "std", "many", "medium", "few", "worst", "harmonic_mean", "group_accuracy", "images")
+    for width in range(120, 40, -1):
+        text = printed(width, lambda console: print_rows(console, rows, ["a", "b", "c", "d"], counts))
+        (head,) = (line for line in text.splitlines() if "trained on" in line)
+        shown = {key for key in columns if HEADS.get(key, key) in head.split()}
+        hidden = [key for key in LEFT_OUT if key in columns][: len(columns) - len(shown)]
+        assert shown == set(columns) - set(hidden)
+        assert before is None or shown <= before
+        before = shown
+        order = [HEADS.get(key, key) for key in ("images", *columns[:-1]) if key in hidden]
+        said = f"not shown, for want of room: {', '.join(order)} " if hidden else ""
+        assert said in " ".join(text.split())
+        assert ("not shown" in text) == bool(hidden)
+    assert {"accuracy", "std", "few", "worst"} <= shown
+
+
+def test_classes_that_are_never_right_are_named_below_the_table_and_marked():
+    counts, names = [3, 500, 40, 4], ["deer", "cat", "horse", "dog"]
+    rows = rows_of(counts, zero=(0, 3))
+    text = printed(120, lambda console: print_rows(console, rows, names, counts, "A sentence."))
+    assert text.count("0 %:") == 1
+    assert text.index("0 %: dog, deer (original, direct)\nA sentence.\n") < text.index("\nclass ")
+    marked = [line for line in text[text.index("\nclass ") :].splitlines() if "!0.0" in line]
+    assert [line.split()[0] for line in marked] == ["dog", "deer"]
+    assert "! never right" in text
+    coloured = printed(120, lambda console: print_rows(console, rows, names, counts), force_terminal=True)
+    assert "\x1b[1;31m0 %: dog, deer" in coloured
+    alone = printed(120, lambda console: print_rows(console, rows[:1], names, counts))
+    assert "0 %: dog, deer\n" in alone
+    healthy = printed(120, lambda console: print_rows(console, rows[1:], names, counts))
+    assert "0 %" not in healthy
+    assert "never right" not in healthy
+
+
+def test_of_many_lost_classes_some_are_named():
+    counts = list(range(1, 41))
+    rows = rows_of(counts, zero=range(30))
+    text = printed(300, lambda console: print_rows(console, rows, names_of(40, long=False), counts))
+    (line,) = (line for line in text.splitlines() if line.startswith("0 %"))
+    assert line.startswith("0 %: class 29, class 28,")
+    assert line.endswith("and 20 more (original, direct)")
+
+
+def test_a_row_without_test_images_of_a_class_is_not_called_wrong():
+    (known,) = rows_of([30, 20, 10], lines=["one"])
+    known = dataclasses.replace(known, per_class=[None, *known.per_class[1:]])
+    text = printed(80, lambda console: print_rows(console, [known], ["a", "b", "c"], [30, 20, 10]))
+    assert "n/a" in text
+    assert "0 %" not in text
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_the_data_are_shown_from_head_to_tail(width):
+    data = dataclasses.replace(tiny_long_tailed([3, 120, 30]), class_names=("猫" * 30, "b" * 60, "Ωμέγα"))
+    text = printed(width, lambda console: print_data(console, data))
+    lines = text.splitlines()[1:]
+    assert all(cell_len(line) <= width for line in lines)
+    places = [next(i for i, line in enumerate(lines) if line.startswith(name)) for name in ("b", "Ωμέγα", "猫")]
+    assert places == sorted(places)
+    assert [lines[place].split()[-1] for place in places] == ["many", "medium", "few"]
+    assert [re.search(r" (\d+) ", lines[place])[1] for place in places] == ["120", "30", "3"]
+
+
+def test_repeats_keep_their_digits():
+    mean, deviation = average(rows_of([500, 50, 5], lines=["x", "x"]))
+    lines = [Repeated("convnet-d3 with a long name of options", mean, deviation, 2)]
+    for width in (50, 80, 120):
+        text = printed(width, lambda console: print_repeated(console, lines))
+        assert f"{mean.accuracy:.1f}±{deviation.accuracy:.1f}" in text
+        assert all(len(line) <= width for line in text.splitlines())
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_a_comparison_keeps_its_digits_and_names_lost_classes(width):
+    value = Interval(88.8, 77.7, 99.9)
+    entries = [
+        Entry("dm: two-stage, original + distilled", (0, 1), value, value, value, [0.0, 5.0, 0.0], None, True),
+        Entry("original, direct", (0,), value, value, value, [1.0, 5.0, 1.0], value, False),
+    ]
+    comparison = Comparison("data", ["a", "b", "c"], [3, 20, 10], 300, entries)
+    text = printed(width, lambda console: print_comparison(console, comparison))
+    assert all(len(line) <= width for line in text.splitlines())
+    assert text.count("88.8 (77.7 to 99.9)") in range(2, 8)
+    assert "0 %: c, a (dm: two-stage," in text
+    assert ("not shown" in text) == (width < 120)
