@@ -67,7 +67,7 @@ def class_sheet(
     if counts is not None:
         names = [f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
     longest = max(cell_len(line) for label in classes for line in names[label].split("\n"))
-    left, low = 0.3 + 0.09 * longest, 0.05 if counts is None else LEGEND  # inches for the names, and below the images
+    left, low = 0.3 + 0.08 * longest, 0.05 if counts is None else LEGEND  # inches for the names, and below the images
     wide, high = left + columns * SIDE + 0.05, len(classes) * SIDE * height / width + low + 0.05
     figure = Figure(figsize=(wide, high), dpi=dpi)
     canvas = FigureCanvasAgg(figure)
