@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from ltdd_core.errors import InputError, WriteError
+from ltdd_core.errors import InputError, WriteError, reason_of
 
 NOT_OF_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
 """How file systems answer that cannot sync a folder (SMB, shared folders of virtual machines)."""
@@ -141,11 +141,6 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-
-
-def reason_of(error: Exception) -> str:
-    """What an error says, in one line without a full stop; its kind where it says nothing."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _finite(text: str) -> float:

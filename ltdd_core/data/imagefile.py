@@ -10,8 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ltdd_core.errors import InputError
-from ltdd_core.storage import reason_of
+from ltdd_core.errors import InputError, reason_of
 
 SMALLEST_SIDE = 4
 GREY_MODES = {"1", "L", "LA"}

@@ -19,10 +19,9 @@ import torchvision
 
 from ltdd_core.data.folder import has_split, load_folder
 from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
-from ltdd_core.errors import InputError, how_to_set
+from ltdd_core.errors import InputError, how_to_set, reason_of
 from ltdd_core.locking import locked
 from ltdd_core.options import option
-from ltdd_core.storage import reason_of
 
 SILENCE = 30.0
 """Seconds without an answer after which a download is given up."""
@@ -51,7 +50,7 @@ class VisionSource(DataSource):
         """Read what is under root; download it first where there is a network."""
         root = self.options.root
         if root is not None and has_split(root):
-            return load_folder(root, self.options.image_size, 0.2, generator)
+            return load_folder(root, self.options.image_size, 0.2, 10, generator)
         root = root or _cache()
         train, test = self._open(root, train=True), self._open(root, train=False)
         names = getattr(train, "classes", None) or [str(label) for label in range(10)]

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ltdd_core.distillation.matcher import Matcher
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, reason_of
 from ltdd_core.runs.checkpoint import BEGIN_AGAIN
-from ltdd_core.storage import reason_of
 
 
 def restore(matcher: Matcher, step: int, state: Mapping[str, Tensor], *, total: int, path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, reason_of
 from ltdd_core.evaluation.card import model_card
 from ltdd_core.evaluation.head import Softmax
 from ltdd_core.evaluation.stored import TrainedClassifier, load_classifier
@@ -22,7 +22,7 @@ from ltdd_core.networks.network import Network
 from ltdd_core.runs.distilled import DISTILLED_FILE
 from ltdd_core.runs.export import check_target, format_of, written_as_a_whole
 from ltdd_core.runs.folder import CLASSIFIERS
-from ltdd_core.storage import json_text, reason_of
+from ltdd_core.storage import json_text
 from ltdd_core.training.trainer import FrozenBody
 
 IMAGES, PROBABILITIES = "images", "probabilities"

@@ -9,10 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ltdd_core.errors import InputError, how_to_set, is_out_of_memory
+from ltdd_core.errors import InputError, how_to_set, is_out_of_memory, reason_of
 from ltdd_core.networks.network import Network, NetworkOptions, Shape
 from ltdd_core.options import option
-from ltdd_core.storage import reason_of
 
 LONGEST = 100
 """Letters of what a library says, in a message."""

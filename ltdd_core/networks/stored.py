@@ -12,10 +12,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, reason_of
 from ltdd_core.options import BaseOptions
 from ltdd_core.seeding import global_generator
-from ltdd_core.storage import digest_of, reason_of
+from ltdd_core.storage import digest_of
 
 FindClass = Callable[[str], type]
 """``"package.module:Class"`` -> the class.

@@ -21,12 +21,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from ltdd_core.errors import InputError, Interrupted
+from ltdd_core.errors import InputError, Interrupted, reason_of
 from ltdd_core.identity import digest
 from ltdd_core.networks.job import ADVICE, FORMAT_VERSION, TRAJECTORY, Epoch, Job, Key, Start, check_facts
 from ltdd_core.networks.network import Network
 from ltdd_core.networks.store import PATIENCE, ROWS, alone, made
-from ltdd_core.storage import load_tensors, parse_json, reason_of, save_tensors
+from ltdd_core.storage import load_tensors, parse_json, save_tensors
 
 SAVE_EVERY = 5
 """Epochs between writes: what kill -9 can cost."""

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdd_core.errors import InputError, RunFailed
+from ltdd_core.errors import InputError, RunFailed, reason_of
 from ltdd_core.networks.compiled import CompiledNetwork
 from ltdd_core.networks.job import ADVICE, Epoch, Start
 from ltdd_core.networks.network import Network
 from ltdd_core.networks.state import load_state_of, state_of
 from ltdd_core.seeding import generator, global_generator
-from ltdd_core.storage import reason_of
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.augmentation import TrainingAugmentation
 from ltdd_core.training.losses import Loss, LossSchedule
