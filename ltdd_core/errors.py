@@ -161,6 +161,7 @@ def _argument(name: str, value: Any) -> str:
 
 # ---- names and values ----------------------------------------------------------------------------
 
+
 def reason_of(error: Exception) -> str:
     """What an error says, in one line without a full stop; its kind where it says nothing."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

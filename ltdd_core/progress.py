@@ -36,6 +36,9 @@ class Display:
     def note(self, text: str) -> None:
         """Something that is good to know and changes no number."""
 
+    def advise(self, text: str) -> None:
+        """Something that a user should know of the data before a run; nothing is wrong."""
+
     def data(self, summary: str) -> None:
         """The long-tailed set is loaded; ``summary`` describes it in one line."""
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from ltdd_core import InputError
-from ltdd_core.data.folder import ImageFolder
+from ltdd_core.data.folder import ImageFolder, held_out
 from ltdd_core.data.imagefile import fitted
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.progress import Display
@@ -120,15 +121,39 @@ def test_one_training_image_a_class_is_enough(tmp_path):
     assert torch.isfinite(data.normalisation.apply(data.train_images)).all()
 
 
-@pytest.mark.parametrize(("share", "each"), [(0.2, 2), (0.01, 1), (0.99, 9)])
-def test_without_a_split_a_balanced_test_set_is_held_out(tmp_path, share, each):
-    fill(tmp_path, a=10, b=17, c=30)
-    images = source(tmp_path, test_share=share)
-    assert torch.bincount(images.test.labels).tolist() == [each] * 3
-    assert torch.bincount(images.train.labels).tolist() == [10 - each, 17 - each, 30 - each]
-    assert len({*images.train.paths, *images.test.paths}) == 57
+@pytest.mark.parametrize(
+    ("counts", "options", "tests"),
+    [
+        ((40, 25, 20), {}, (10, 10, 10)),
+        ((40, 19, 9), {}, (10, 9, 4)),
+        ((300, 200, 100), {}, (20, 20, 20)),
+        ((300, 3, 1), {}, (10, 1, 0)),
+        ((40, 30, 2), {"test_least": 3}, (3, 3, 1)),
+        ((40, 40, 40), {"test_share": 0.9}, (20, 20, 20)),
+    ],
+)
+def test_without_a_split_a_test_set_is_held_out(tmp_path, counts, options, tests):
+    fill(tmp_path, **dict(zip("abc", counts, strict=True)))
+    images = source(tmp_path, **options)
+    assert tuple(torch.bincount(images.test.labels, minlength=3).tolist()) == tests
+    left = [count - test for count, test in zip(counts, tests, strict=True)]
+    assert torch.bincount(images.train.labels).tolist() == left
+    assert len({*images.train.paths, *images.test.paths}) == sum(counts)
     for table in (images.train, images.test):
         assert [images.class_names[label] for label in table.labels] == [path.parent.name for path in table.paths]
+
+
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=2, max_size=6), share=st.floats(0.01, 0.99), least=st.integers(1, 30)
+)
+def test_what_is_held_out_is_as_even_as_the_classes_allow(counts, share, least):
+    labels = torch.repeat_interleave(torch.tensor(counts))
+    test = held_out(labels, len(counts), share, least, generator(0, "hold out"))
+    each = torch.bincount(labels[test], minlength=len(counts)).tolist()
+    for count, tests in zip(counts, each, strict=True):
+        assert tests <= count // 2  # so one is left to train, too
+        assert tests == count // 2 or tests >= least
+        assert tests == count // 2 or tests == max(each)
 
 
 def test_data_seed_decides_what_is_held_out(tmp_path):
@@ -296,18 +321,57 @@ def test_an_empty_class(split):
     assert refusal(split) == f"{split / 'train' / 'c'}: no image in this class folder: add some or remove it."
 
 
-def test_train_and_test_must_have_the_same_classes(split):
+def test_a_class_must_have_training_images_and_may_lack_test_images(split):
     fill(split / "test", c=1)
-    missing = "there is no folder for class {!r}, which {}/ has: add it, or remove it there."
-    assert refusal(split) == f"{split / 'train'}: {missing.format('c', 'test')}"
-    fill(split / "train", c=1, d=1)
-    assert refusal(split) == f"{split / 'test'}: {missing.format('d', 'train')}"
+    missing = "there is no folder for class 'c', which test/ has: add it, or remove it there."
+    assert refusal(split) == f"{split / 'train'}: {missing}"
+    fill(split / "train", c=1, d=1, e=2)
+    (split / "test" / "e").mkdir()
+    data = load(split)
+    assert data.class_names == ("a", "b", "c", "d", "e")
+    assert data.test_counts == (1, 1, 1, 0, 0)
+    few, none = data.advice
+    assert few == "3 of 5 classes have fewer than 10 test images (a 1, b 1, c 1): their accuracies are rough numbers."
+    assert none == (
+        "2 of 5 classes have no test image (d, e): their accuracies are n/a, and metrics are over the other classes."
+    )
 
 
-def test_one_image_without_a_split(tmp_path):
-    fill(tmp_path, a=5, b=1)
-    expected = f"{tmp_path / 'b'}: one image only; without train/ and test/ folders every class needs two, "
-    assert refusal(tmp_path).startswith(expected)
+def test_there_must_be_a_test_image(tmp_path):
+    fill(tmp_path / "train", a=2, b=2)
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    assert refusal(tmp_path) == f"{tmp_path / 'test'}: no image in the folders of the classes: add some."
+
+
+def test_one_image_of_every_class_without_a_split(tmp_path):
+    fill(tmp_path, a=1, b=1)
+    assert refusal(tmp_path).startswith(
+        f"{tmp_path}: every class has one image only; without train/ and test/ folders "
+    )
+
+
+def test_what_becomes_of_the_sizes_is_said(tmp_path):
+    for number, size in enumerate([(8, 8), (20, 12), (9, 30), (8, 9)]):
+        write(tmp_path / "ab"[number % 2] / f"{number}.png", image(size=size))
+    data = load(tmp_path, image_size=8)
+    assert data.resized == "8x8 to 9x30 -> 8x8"
+    assert data.summary().endswith("test images, 8x8 to 9x30 -> 8x8")
+    assert load(tmp_path).resized == "8x8 to 9x30 -> 32x32"
+
+
+def test_sizes_that_stay_are_not_mentioned(split):
+    data = load(split)
+    assert data.resized == ""
+    assert "->" not in data.summary()
+
+
+@pytest.mark.parametrize(("large", "advised"), [(1, False), (2, False), (3, True)])
+def test_images_that_lose_most_of_their_pixels_are_told(tmp_path, large, advised):
+    for number in range(4):
+        write(tmp_path / "ab"[number % 2] / f"{number}.png", image(size=(17, 40) if number < large else (16, 40)))
+    advice = [sentence for sentence in load(tmp_path, image_size=4).advice if "--image-size" in sentence]
+    assert bool(advice) == advised
+    assert not advised or advice[0].endswith("small things may be lost: try --image-size 8.")
 
 
 def test_a_folder_name_that_is_not_text(tmp_path):

@@ -169,9 +169,7 @@ def _class_table(rows: Sequence[Document], classes: Sequence[str], sources: Sequ
         name = ", ".join([_text(row["line"]), *where(row, rows)])
         several = len(row["seeds"]) > 1
         pairs = zip(row["per_class"], row["deviation"]["per_class"], strict=True)
-        lines.append(
-            [name, *(f"{mean:.1f} ± {deviation:.1f}" if several else f"{mean:.1f}" for mean, deviation in pairs)]
-        )
+        lines.append([name, *(_spread(mean, deviation, several=several) for mean, deviation in pairs)])
         known = row["published"] and row["published"]["per_class"]
         if known and len(known) == len(classes):
             number = sources.index(row["published"]["source"]) + 1
@@ -197,9 +195,13 @@ def _published(row: Document, key: str, sources: Sequence[str]) -> str:
 
 def spread(row: Document, key: str) -> str:
     """Mean and deviation over seeds, if there are several; n/a where there is nothing."""
-    if row[key] is None:
+    return _spread(row[key], row["deviation"][key], several=len(row["seeds"]) > 1)
+
+
+def _spread(mean: float | None, deviation: float | None, *, several: bool) -> str:
+    if mean is None:
         return "n/a"
-    return f"{row[key]:.1f} ± {row['deviation'][key]:.1f}" if len(row["seeds"]) > 1 else f"{row[key]:.1f}"
+    return f"{mean:.1f} ± {deviation:.1f}" if several else f"{mean:.1f}"
 
 
 def _text(value: Any) -> str:

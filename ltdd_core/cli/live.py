@@ -29,6 +29,7 @@ class LiveDisplay(Display):
 
     def __init__(self, console: Console, *, verbose: bool = False) -> None:
         self._console, self._verbose = console, verbose
+        self._advice: set[str] = set()
         self._bars: Progress | None = None
         self._steps: _Work | None = None
         self._ahead: dict[str, list[float]] = {}
@@ -41,6 +42,12 @@ class LiveDisplay(Display):
     def note(self, text: str) -> None:
         """A line."""
         self._console.print(text, markup=False, soft_wrap=True)
+
+    def advise(self, text: str) -> None:
+        """A yellow line, too; once, however often a grid reads the same data."""
+        if text not in self._advice:
+            self._advice.add(text)
+            self.warn(text)
 
     def data(self, summary: str) -> None:
         """One line about the data."""

@@ -1,4 +1,7 @@
-"""``folder``: the images of a user, one folder a class, with or without ``train``, ``test`` and ``val`` parts."""
+"""``folder``: the images of a user, one folder a class, with or without ``train``, ``test`` and ``val`` parts.
+
+torch is imported by what needs it: that a folder is not there is said at once.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,26 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ltdd_core.data.imagefile import GREY_MODES, decode, read_header
-from ltdd_core.data.longtail import Order
-from ltdd_core.data.source import DataSource, ImageTable, LongTailOptions, SourceImages
+from ltdd_core.data.source import DataSource, ImageTable, LongTailOptions, Order, SourceImages
 from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.options import option
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 VALIDATION = ("val", "valid", "validation")
 """Names of the folder of validation images."""
 PARTS = {"train", "test", *VALIDATION}
 USUAL_SIZE = 32
+MUCH_LARGER = 4
+"""How many times the size that is used the smaller side of most images may be before small things are lost."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class FileTable(ImageTable):
 
     def read(self, indices: Tensor) -> Tensor:
         """Decode; the shorter side becomes ``size`` and the middle is cut out."""
+        import torch
+
         mode = "L" if self.grey else "RGB"
         arrays = []
         for index in indices.tolist():
@@ -44,10 +52,28 @@ class FileTable(ImageTable):
         return torch.stack(arrays).contiguous()
 
 
+class HeldOutOptions(LongTailOptions):
+    """How many images test, where the data have no test part."""
+
+    test_share: float = option(
+        0.2,
+        "share of the smallest class that is held out of every class for testing where there is no test part; "
+        "test_least may ask for more, and a class gives at most half of its images",
+        gt=0,
+        lt=1,
+    )
+    test_least: int = option(
+        10,
+        "images that every class gives at least for testing where there is no test part, but at most half of its "
+        "images",
+        ge=1,
+    )
+
+
 class ImageFolder(DataSource):
     """``root/train/<class>/*`` and ``root/test/<class>/*``, perhaps ``root/val/<class>/*``; or ``root/<class>/*``."""
 
-    class Options(LongTailOptions):
+    class Options(HeldOutOptions):
         """The data as they are, unless an imbalance is asked for."""
 
         root: Path | None = option(None, "folder with train/ and test/, or with the class folders")
@@ -64,54 +90,78 @@ class ImageFolder(DataSource):
             "side of the square images; unless given, that of all files if they agree and it is at most 64, else 32",
             ge=4,
         )
-        test_share: float = option(
-            0.2,
-            "share of the smallest class that is held out of every class for testing where there is no test folder",
-            gt=0,
-            lt=1,
-        )
 
-    def load(self, generator: torch.Generator) -> SourceImages:
-        """List the files, look at their headers, and hold out a test set if there is none."""
+    @property
+    def title(self) -> str | None:
+        """The name of the folder, unless the user names the data."""
+        return self.options.title or (self.options.root and name_of_place(self.options.root)) or None
+
+    def check(self) -> None:
+        """See that there are folders of classes."""
         if self.options.root is None:
             root = how_to_set("data.root")
             raise InputError(f"data source 'folder' needs {root}: a folder with train/ and test/, one folder a class.")
-        return load_folder(self.options.root, self.options.image_size, self.options.test_share, generator)
+        _class_folders(self.options.root / "train" if has_split(self.options.root) else self.options.root)
+
+    def load(self, generator: torch.Generator) -> SourceImages:
+        """List the files, look at their headers, and hold out a test set if there is none."""
+        self.check()
+        options = self.options
+        return load_folder(options.root, options.image_size, options.test_share, options.test_least, generator)
 
 
-def load_folder(root: Path, image_size: int | None, test_share: float, generator: torch.Generator) -> SourceImages:
+def name_of_place(root: Path) -> str:
+    """What a folder or a file is called, whatever way leads to it; empty for the root of a file system."""
+    place = Path(os.path.abspath(root))  # noqa: PTH100 - a link is called what the user calls it, and ".." is none
+    name = place.stem if os.path.isfile(place) else place.name  # noqa: PTH113 - a name that no path can have is none
+    return os.fsencode(name).decode(errors="replace")
+
+
+def load_folder(
+    root: Path, image_size: int | None, test_share: float, test_least: int, generator: torch.Generator
+) -> SourceImages:
     """The image folder under ``root``.
 
     Raises:
-        InputError: no such folder, fewer than two classes, an empty class, or an unusable file.
+        InputError: no such folder, fewer than two classes, a class without training images, no test image at all, or
+            an unusable file.
     """
     validation = None
     if has_split(root):
         classes = _class_folders(root / "train")
-        _check_same_classes(root, classes)
+        _check_no_other_classes(root, classes)
         train_paths, train_labels = _files(root / "train", classes)
-        test_paths, test_labels = _files(root / "test", classes)
+        test_paths, test_labels = _files(root / "test", classes, every_class=False)
         validation = _validation_files(root, classes)
     else:
         classes = _class_folders(root)
         paths, labels = _files(root, classes)
-        _check_two_each(root, classes, labels)
-        test = _held_out(labels, len(classes), test_share, generator)
+        test = held_out(labels, len(classes), test_share, test_least, generator)
+        if not test.any():
+            raise InputError(
+                f"{root}: every class has one image only; without train/ and test/ folders some need two, one to train "
+                "and one to test: add some, or make those folders."
+            )
         train_paths, train_labels = _chosen(paths, labels, ~test)
         test_paths, test_labels = _chosen(paths, labels, test)
     looks = [read_header(path) for path in (*train_paths, *test_paths)]
-    size = image_size or _common_size(Counter(size for size, _ in looks))
+    sizes = Counter(size for size, _ in looks)
+    size = image_size or _common_size(sizes)
     grey = {mode for _, mode in looks} <= GREY_MODES
     return SourceImages(
         FileTable(tuple(train_paths), train_labels, size, grey),
         FileTable(tuple(test_paths), test_labels, size, grey),
         tuple(os.fsencode(name).decode() for name in classes),  # in any locale a name is what its bytes say in UTF-8
         None if validation is None else FileTable(tuple(validation[0]), validation[1], size, grey),
+        resized=_resized(sizes, size),
+        advice=_advice(sizes, size),
     )
 
 
 def _validation_files(root: Path, classes: list[str]) -> tuple[list[Path], Tensor] | None:
     """The validation images and their classes, some of which may have none; None where there is no such image."""
+    import torch
+
     parts = [name for name in VALIDATION if name in _subfolders(root)]
     if len(parts) > 1:
         raise InputError(f"{root} has {' and '.join(parts)}: keep one folder of validation images.")
@@ -170,36 +220,27 @@ def _class_folders(folder: Path) -> list[str]:
     return names
 
 
-def _check_same_classes(root: Path, train: list[str]) -> None:
-    test = _subfolders(root / "test")
-    for part, counterpart, missing in (
-        ("train", "test", set(test) - set(train)),
-        ("test", "train", set(train) - set(test)),
-    ):
-        if missing:
-            raise InputError(
-                f"{root / part}: there is no folder for class {min(missing)!r}, which {counterpart}/ has: "
-                "add it, or remove it there."
-            )
+def _check_no_other_classes(root: Path, train: list[str]) -> None:
+    """A class without training images cannot be learnt; one without test images is normal."""
+    if missing := set(_subfolders(root / "test")) - set(train):
+        raise InputError(
+            f"{root / 'train'}: there is no folder for class {min(missing)!r}, which test/ has: "
+            "add it, or remove it there."
+        )
 
 
-def _check_two_each(root: Path, classes: list[str], labels: Tensor) -> None:
-    for name, count in zip(classes, torch.bincount(labels).tolist(), strict=True):
-        if count < 2:
-            raise InputError(
-                f"{root / name}: one image only; without train/ and test/ folders every class needs two, "
-                "one to train and one to test: add one, or make those folders."
-            )
+def _files(folder: Path, classes: list[str], *, every_class: bool = True) -> tuple[list[Path], Tensor]:
+    import torch
 
-
-def _files(folder: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
-    paths, labels = [], []
+    paths, labels = list[Path](), list[int]()
     for label, name in enumerate(classes):
-        class_paths = image_files(folder / name)
-        if not class_paths:
+        class_paths = image_files(folder / name) if every_class or (folder / name).is_dir() else []
+        if every_class and not class_paths:
             raise InputError(f"{folder / name}: no image in this class folder: add some or remove it.")
         paths += class_paths
         labels += [label] * len(class_paths)
+    if not paths:
+        raise InputError(f"{folder}: no image in the folders of the classes: add some.")
     return paths, torch.tensor(labels)
 
 
@@ -217,15 +258,46 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(image_paths)
 
 
-def _held_out(labels: Tensor, classes: int, share: float, generator: torch.Generator) -> Tensor:
-    """Which images test: equally many of every class, and at least one of each stays for training."""
-    smallest = int(torch.bincount(labels, minlength=classes).min())
-    per_class = max(1, min(smallest - 1, round(smallest * share)))
+def held_out(labels: Tensor, classes: int, share: float, least: int, generator: torch.Generator) -> Tensor:
+    """Which images test, bool ``[N]``: as many of each class as of any other, but at most half of a class.
+
+    So a class with one image has none to test.
+
+    Args:
+        labels: int64 ``[N]`` of all images.
+        classes: how many classes there are.
+        share: of the smallest class.
+        least: images of a class, where that is more than the share.
+        generator: draws the images.
+    """
+    import torch
+
+    counts = torch.bincount(labels, minlength=classes).tolist()
+    per_class = max(least, round(min(counts) * share))
     order = torch.randperm(len(labels), generator=generator)
     test = torch.zeros(len(labels), dtype=torch.bool)
-    for label in range(classes):
-        test[order[labels[order] == label][:per_class]] = True
+    for label, count in enumerate(counts):
+        test[order[labels[order] == label][: min(per_class, count // 2)]] = True
     return test
+
+
+def _resized(sizes: Counter[tuple[int, int]], size: int) -> str:
+    """What becomes of the images, ``48x48 to 200x120 -> 32x32``; empty where they stay as they are."""
+    smallest, largest = (choose(sizes, key=lambda size: size[0] * size[1]) for choose in (min, max))
+    if set(sizes) == {(size, size)}:
+        return ""
+    found = " to ".join(dict.fromkeys(f"{width}x{height}" for width, height in (smallest, largest)))
+    return f"{found} -> {size}x{size}"
+
+
+def _advice(sizes: Counter[tuple[int, int]], size: int) -> tuple[str, ...]:
+    larger = sum(often for found, often in sizes.items() if min(found) > MUCH_LARGER * size)
+    if 2 * larger <= sizes.total():
+        return ()
+    return (
+        f"most images are more than {MUCH_LARGER} times as large as the {size}x{size} pixels that networks see, so "
+        f"small things may be lost: try --image-size {2 * size}.",
+    )
 
 
 def _chosen(paths: list[Path], labels: Tensor, chosen: Tensor) -> tuple[list[Path], Tensor]:

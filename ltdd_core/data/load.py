@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,16 @@ from torch import Tensor
 
 from ltdd_core.data.longtail import balanced_part, cut
 from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
-from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.data.sets import LongTailedSet, counts_of
 from ltdd_core.data.source import ArrayTable, DataSource, ImageTable, LongTailOptions, SourceImages
 from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.progress import Display
 from ltdd_core.seeding import generator
 
+FEW_TESTS = 10
+"""Test images of a class below which its accuracy is a rough number."""
+MOST_NAMED = 5
+"""Classes that a warning names."""
 AT_ONCE = 256
 """Images that are decoded between two looks at how many are done."""
 
@@ -26,15 +30,15 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
     The validation part is that of the data source, or else taken from the images of the long tail.
 
     Args:
-        name: of the set, for messages and tables.
+        name: of the data source, which is that of the set where nothing gives it a title.
         source: the data source; its options say how long the tail is.
-        display: told how many images are decoded.
+        display: told how many images are decoded, and what a user should know of the set.
 
     Raises:
         InputError: the images are missing or cannot be used, the cut is impossible, or there can be no validation
             part as it is asked for.
     """
-    options = source.options
+    options, name = source.options, source.title or name
     if options.imbalance != "natural" and options.imbalance < 1:
         raise InputError(f"data.imbalance is n_max / n_min, at least 1, not {options.imbalance:g}.")
     images = source.load(generator(options.seed, "hold out"))
@@ -49,7 +53,11 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
     )
     kept, validation, validation_labels = _validation_part(name, images, kept, options)
     train = _read("training", images.train, kept, display)
-    labels = images.train.labels[kept]
+    labels, classes = images.train.labels[kept], len(images.class_names)
+    advice = (*images.advice, *_about_tests(images))
+    if display is not None:
+        for sentence in advice:
+            display.advise(f"{name}: {sentence}")
     return LongTailedSet(
         name,
         train,
@@ -58,10 +66,40 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
         images.test.labels,
         images.class_names,
         _normalisation(options, train),
-        tuple(torch.bincount(labels, minlength=len(images.class_names)).tolist()),
+        counts_of(labels, classes),
         validation,
         validation_labels,
+        found=tuple(map(sum, zip(*(counts_of(part, classes) for part in _labels(images)), strict=True))),
+        resized=images.resized,
+        advice=advice,
     )
+
+
+def _labels(images: SourceImages) -> list[Tensor]:
+    """The labels of each part that there is."""
+    return [part.labels for part in (images.train, images.test, images.validation) if part is not None]
+
+
+def _about_tests(images: SourceImages) -> Iterator[str]:
+    """Whether the classes have enough test images for their accuracies to mean something, a sentence each."""
+    named = list(zip(images.class_names, counts_of(images.test.labels, len(images.class_names)), strict=True))
+    few = [f"{name} {count}" for name, count in named if 0 < count < FEW_TESTS]
+    none = [name for name, count in named if not count]
+    if few:
+        yield (
+            f"{len(few)} of {len(named)} classes have fewer than {FEW_TESTS} test images ({_some(few)}): "
+            "their accuracies are rough numbers."
+        )
+    if none:
+        yield (
+            f"{len(none)} of {len(named)} classes have no test image ({_some(none)}): "
+            "their accuracies are n/a, and metrics are over the other classes."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _read(what: str, table: ImageTable, indices: Tensor, display: Display | None) -> Tensor:
@@ -109,10 +147,11 @@ def _check_classes(name: str, class_names: Sequence[str], train: Tensor, test: T
         raise InputError(f"data {name!r} has {len(class_names)} class; a classifier needs at least two.")
     for part, labels in (("training", train), ("test", test)):
         _check_range(name, part, labels, len(class_names))
-        counts = torch.bincount(labels, minlength=len(class_names))
-        empty = [class_names[c] for c in torch.nonzero(counts == 0).flatten().tolist()]
-        if empty:
-            raise InputError(f"data {name!r}: no {part} image of {', '.join(empty)}; every class needs one.")
+    empty = [class_names[label] for label, count in enumerate(counts_of(train, len(class_names))) if not count]
+    if empty:
+        raise InputError(f"data {name!r}: no training image of {', '.join(empty)}; every class needs one.")
+    if not len(test):
+        raise InputError(f"data {name!r}: there is no test image; some class needs one.")
 
 
 def _check_range(name: str, part: str, labels: Tensor, classes: int) -> None:

@@ -9,9 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ltdd_core.data.source import Order
 from ltdd_core.errors import InputError, how_to_set
-
-Order = Literal["native", "reversed", "random"]
 
 
 def exponential_counts(classes: int, n_max: int, imbalance: float) -> list[int]:

@@ -1,7 +1,7 @@
 """``npz``: one NumPy archive in MedMNIST's layout.
 
-It holds ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``, and perhaps ``val_images`` and
-``val_labels``; further arrays are left alone.
+It holds ``train_images``, ``train_labels``, and perhaps ``test_images`` and ``test_labels``, ``val_images`` and
+``val_labels``; further arrays are left alone.  Where there is no test part, one is held out.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
+from ltdd_core.data.folder import HeldOutOptions, held_out, name_of_place
 from ltdd_core.data.imagefile import SMALLEST_SIDE
-from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
-from ltdd_core.errors import InputError, how_to_set
+from ltdd_core.data.source import ArrayTable, DataSource, SourceImages
+from ltdd_core.errors import InputError, how_to_set, reason_of
 from ltdd_core.options import option
-from ltdd_core.storage import reason_of
+
+if TYPE_CHECKING:
+    import torch
 
 DAMAGE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 """What zipfile and numpy raise for a damaged member, one that holds Python objects, and an encrypted one."""
@@ -32,7 +34,7 @@ MOST_PACKED = 1100
 class Npz(DataSource):
     """Images uint8 ``[N, H, W]`` or ``[N, H, W, 3]``, labels ``[N]`` or ``[N, 1]`` from 0."""
 
-    class Options(LongTailOptions):
+    class Options(HeldOutOptions):
         """The data as they are, unless an imbalance is asked for."""
 
         root: Path | None = option(None, ".npz file with the images")
@@ -40,39 +42,62 @@ class Npz(DataSource):
             "natural", "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
         )
 
+    @property
+    def title(self) -> str | None:
+        """The name of the file without its ending, unless the user names the data."""
+        return self.options.title or (self.options.root and name_of_place(self.options.root)) or None
+
+    def check(self) -> None:
+        """See that the file is an archive."""
+        if self.options.root is None:
+            raise InputError(f"data source 'npz' needs {how_to_set('data.root')}: a .npz file in MedMNIST's layout.")
+        with _opened(self.options.root):
+            pass
+
     def load(self, generator: torch.Generator) -> SourceImages:
         """Read the arrays; nothing in the file is ever executed."""
+        import torch
+
+        self.check()
         path = self.options.root
-        if path is None:
-            raise InputError(f"data source 'npz' needs {how_to_set('data.root')}: a .npz file in MedMNIST's layout.")
         train, test, validation = _load_tables(path)
+        if test is None:
+            train, test = self._parted(train, generator)
         for part, table in (("test", test), ("validation", validation)):
             if table is not None and train.images.shape[1:] != table.images.shape[1:]:
                 shapes = [list(images.shape[1:]) for images in (train.images, table.images)]
                 raise InputError(f"{path}: training and {part} images differ in shape: {shapes[0]} and {shapes[1]}.")
         classes = _classes(train, test)
-        for part, table in (("train", train), ("test", test)):
-            present = torch.unique(table.labels)
-            if len(present) < classes:
-                missing = next(label for label in range(classes) if label not in present)
-                raise InputError(
-                    f"{path}: {part}_labels have no {missing}: labels run from 0 to {classes - 1}, "
-                    "and every class needs an image."
-                )
+        present = torch.unique(train.labels)
+        if len(present) < classes:
+            missing = next(label for label in range(classes) if label not in present)
+            raise InputError(
+                f"{path}: train_labels have no {missing}: labels run from 0 to {classes - 1}, "
+                "and every class needs an image to train."
+            )
         return SourceImages(train, test, tuple(str(label) for label in range(classes)), validation)
 
+    def _parted(self, table: ArrayTable, generator: torch.Generator) -> tuple[ArrayTable, ArrayTable]:
+        """Training and test images, of images that come without a test part."""
+        options = self.options
+        test = held_out(table.labels, _classes(table), options.test_share, options.test_least, generator)
+        if not test.any():
+            raise InputError(f"{options.root}: every class has one image only, so there is none to test: add some.")
+        return ArrayTable(table.images[~test], table.labels[~test]), ArrayTable(table.images[test], table.labels[test])
 
-def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable, ArrayTable | None]:
+
+def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable | None, ArrayTable | None]:
     with _opened(path) as archive:
-        train, test = _table(path, archive, "train"), _table(path, archive, "test")
-        validation = None
+        train, test, validation = _table(path, archive, "train"), None, None
+        if "test_images" in archive or "test_labels" in archive:
+            test = _table(path, archive, "test")
         if "val_images" in archive and "val_labels" in archive:
             validation = _table(path, archive, "val", _classes(train, test))
         return train, test, validation
 
 
-def _classes(train: ArrayTable, test: ArrayTable) -> int:
-    return int(max(train.labels.max(), test.labels.max())) + 1
+def _classes(*tables: ArrayTable | None) -> int:
+    return max(int(table.labels.max()) for table in tables if table is not None) + 1
 
 
 def load_images(path: Path, name: str) -> np.ndarray:
@@ -125,6 +150,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _table(path: Path, archive: Any, part: str, classes: int | None = None) -> ArrayTable:
+    import torch
+
     images, labels = _images(path, archive, f"{part}_images"), _array(path, archive, f"{part}_labels")
     if labels.ndim == 2 and labels.shape[1] != 1:
         raise InputError(f"{path}: {part}_labels have {labels.shape[1]} columns; one label an image is needed.")

@@ -14,12 +14,17 @@ from ltdd_core.data.pictures import IN_A_NOTEBOOK, in_notebook
 from ltdd_core.storage import digest_of
 
 
+def counts_of(labels: Tensor, classes: int) -> tuple[int, ...]:
+    """How many images each class has, of labels int64 ``[N]``."""
+    return tuple(torch.bincount(labels, minlength=classes).tolist())
+
+
 @dataclass(frozen=True)
 class LongTailedSet:
     """A long-tailed training set, its test set and perhaps a validation part, uint8 in memory."""
 
     name: str
-    """The name of its data source."""
+    """What the user or the place of the images calls it, or else the name of its data source."""
     train_images: Tensor
     """uint8 ``[N, C, H, W]``, sorted by class."""
     train_labels: Tensor
@@ -27,7 +32,7 @@ class LongTailedSet:
     test_images: Tensor
     """uint8 ``[M, C, H, W]``."""
     test_labels: Tensor
-    """The class of each test image, int64 ``[M]``; every class occurs."""
+    """The class of each test image, int64 ``[M]``; a class may be missing."""
     class_names: tuple[str, ...]
     """The name of each class, in the order of the labels."""
     normalisation: Normalisation
@@ -38,6 +43,12 @@ class LongTailedSet:
     """uint8 ``[V, C, H, W]``, none of them a training or a test image; None where there is no validation part."""
     validation_labels: Tensor | None = None
     """The class of each validation image, int64 ``[V]``; a class may be missing."""
+    found: tuple[int, ...] = ()
+    """Images of each class in all parts before the cut to a long tail; empty where nobody knows."""
+    resized: str = ""
+    """What was done to the sizes of the images, ``48x48 to 200x120 -> 32x32``; empty where nothing was."""
+    advice: tuple[str, ...] = ()
+    """What a user should know of the set before a run, a sentence each."""
 
     @property
     def classes(self) -> int:
@@ -66,12 +77,25 @@ class LongTailedSet:
         """How many validation images there are."""
         return 0 if self.validation_labels is None else len(self.validation_labels)
 
+    @property
+    def test_counts(self) -> tuple[int, ...]:
+        """Test images of each class, of some perhaps none."""
+        return counts_of(self.test_labels, self.classes)
+
+    @property
+    def validation_counts(self) -> tuple[int, ...]:
+        """Validation images of each class, of some perhaps none."""
+        return (
+            (0,) * self.classes if self.validation_labels is None else counts_of(self.validation_labels, self.classes)
+        )
+
     def summary(self) -> str:
         """Name and sizes in one line."""
+        resized = f", {self.resized}" if self.resized else ""
         validation = f"{self.validation_count} validation images, " if self.validation_count else ""
         return (
             f"{self.name}: {len(self.train_labels)} training images, {max(self.counts)} to {min(self.counts)} a class "
-            f"(imbalance factor {self.imbalance:.4g}), {validation}{len(self.test_labels)} test images"
+            f"(imbalance factor {self.imbalance:.4g}), {validation}{len(self.test_labels)} test images{resized}"
         )
 
     def __repr__(self) -> str:

@@ -5,21 +5,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
-
-from ltdd_core.data.longtail import Order
 from ltdd_core.options import BaseOptions, Component, option
+
+if TYPE_CHECKING:  # a data source can refuse what is not there before torch is imported
+    import torch
+    from torch import Tensor
+
+Order = Literal["native", "reversed", "random"]
+"""Of the classes, from head to tail."""
 
 
 @dataclass(frozen=True)
 class SourceImages:
     """All images of a data source, before the cut to a long tail.
 
-    All tables give uint8 ``[n, C, H, W]`` of one size and int64 labels.  Every class has an image to train and one to
-    test.
+    All tables give uint8 ``[n, C, H, W]`` of one size and int64 labels.  Every class has an image to train; some may
+    have none to test.
     """
 
     train: ImageTable
@@ -30,6 +33,10 @@ class SourceImages:
     """The name of each class, in the order of the labels."""
     validation: ImageTable | None = None
     """The validation images, none of which is cut away, if the data come with some; a class may be missing."""
+    resized: str = ""
+    """What was done to the sizes of the images, ``48x48 to 200x120 -> 32x32``; empty where nothing was."""
+    advice: tuple[str, ...] = ()
+    """What a user should know of these images before a run, a sentence each."""
 
 
 class DataSource(Component, ABC):
@@ -40,6 +47,21 @@ class DataSource(Component, ABC):
 
     suggested: ClassVar[Mapping[str, Any]] = {}
     """Configuration that suits this data source, below presets: ``{"iterations": 300}``."""
+
+    @property
+    def title(self) -> str | None:
+        """What tables and run folders call these data; None: the name of the data source."""
+        title: str | None = self.options.title
+        return title
+
+    def check(self) -> None:
+        """Refuse at once what can be seen to be missing; nothing is read.
+
+        A command calls it before it does anything else, so a module that defers its ``import torch`` answers at once.
+
+        Raises:
+            InputError: the images are not where the options say.
+        """
 
     @abstractmethod
     def load(self, generator: torch.Generator) -> SourceImages:
@@ -88,8 +110,15 @@ class ArrayTable(ImageTable):
 
 
 class LongTailOptions(BaseOptions):
-    """What every data source lets a user choose about the long tail."""
+    """What every data source lets a user choose about the long tail, and what the data are called."""
 
+    title: str | None = option(
+        None,
+        "name of the data in tables, reports and names of run folders; unless given, that of the folder or file of the "
+        "user's own images, else that of the data source",
+        min_length=1,
+        max_length=100,
+    )
     imbalance: float | Literal["natural"] = option(
         100.0, "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
     )

@@ -183,7 +183,7 @@ def keep_classifier(
     row = _row(line, scores, data, distilled, scores.groups).to_json()
     facts: dict[str, Any] = {
         "row": {key: value for key, value in row.items() if key != "confusion"},
-        "data": {"name": data.name, "test_counts": torch.bincount(data.test_labels, minlength=data.classes).tolist()},
+        "data": {"name": data.name, "test_counts": list(data.test_counts)},
         "distilled": None if set(line.sets) == {ORIGINAL} or distilled is None else _about(distilled),
         "network": config.network.to_tree(),
         "head": line.head.to_tree(),

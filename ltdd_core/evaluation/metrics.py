@@ -217,5 +217,13 @@ def _combine(rows: Sequence[Row], how: Any) -> Row:
     for field in asdict(rows[0]):
         values = [getattr(row, field) for row in rows]
         if field not in fields:
+            if field == "per_class":
+                values = [[math.nan if value is None else value for value in row.per_class] for row in rows]
             fields[field] = None if values[0] is None else how(torch.tensor(values, dtype=torch.float64)).tolist()
+    fields["per_class"] = _or_none(fields["per_class"])
     return Row(**fields)
+
+
+def _or_none(values: Sequence[float]) -> list[float | None]:
+    """Accuracies of classes, None for NaN: for a class without a test image."""
+    return [None if math.isnan(value) else value for value in values]

@@ -99,7 +99,7 @@ class Line(Document):
     harmonic_mean: PerCent
     group_accuracy: PerCent | None
     calibration_error: PerCent
-    per_class: list[PerCent]
+    per_class: list[PerCent | None]
     confusion: list[list[Annotated[float, Field(ge=0, le=LARGEST)]]]
     accuracy_interval: Annotated[list[PerCent], Field(min_length=2, max_length=2)] | None = None
     behind_best: Annotated[list[Points], Field(min_length=3, max_length=3)] | None = None
@@ -108,14 +108,16 @@ class Line(Document):
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
         classes, totals = len(self.per_class), [sum(row) for row in self.confusion]
-        if [len(row) for row in self.confusion] != [classes] * classes or not all(totals):
-            raise ValueError("must have a confusion matrix of all classes, with test images in every row")
+        if [len(row) for row in self.confusion] != [classes] * classes or not any(totals):
+            raise ValueError("must have a confusion matrix of all classes, with test images in a row")
         right = [self.confusion[label][label] for label in range(classes)]
-        shares = [100 * hits / total for hits, total in zip(right, totals, strict=True)]
-        pairs = [*zip(shares, self.per_class, strict=True), (100 * sum(right) / sum(totals), self.accuracy)]
-        if not all(
-            math.isclose(share, stated, abs_tol=ROUNDING) for share, stated in [*pairs, (min(shares), self.worst)]
-        ):
+        if [total > 0 for total in totals] != [stated is not None for stated in self.per_class]:
+            raise ValueError("must have an accuracy of each class that has test images, and of no other")
+        tested = [
+            (100 * right[label] / totals[label], self.per_class[label]) for label in range(classes) if totals[label]
+        ]
+        overall = [(100 * sum(right) / sum(totals), self.accuracy), (min(share for share, _ in tested), self.worst)]
+        if not all(math.isclose(share, stated or 0, abs_tol=ROUNDING) for share, stated in [*tested, *overall]):
             raise ValueError("must have the accuracies that follow from its confusion matrix")
         return self
 

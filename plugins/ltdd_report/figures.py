@@ -90,6 +90,11 @@ def speed_figure(seconds: Tensor) -> Figure:
     return figure
 
 
+def _accuracies(row: Row) -> np.ndarray:
+    """The accuracy of each class, NaN where there was no test image."""
+    return np.array(row["per_class"], dtype=float)
+
+
 def class_figure(names: Sequence[str], counts: Sequence[int], rows: Sequence[Row]) -> Figure:
     """Accuracy of each class, a chart for each line of the table; a class that is never right has a red 0."""
     figure, charts = _charts(
@@ -97,7 +102,7 @@ def class_figure(names: Sequence[str], counts: Sequence[int], rows: Sequence[Row
     )
     letters = lettering(row["name"] for row in rows)
     for axes, row in zip(charts, rows, strict=True):
-        shares = [row["per_class"][label] for label in by_count(counts)]
+        shares = _accuracies(row)[by_count(counts)]
         axes.barh(range(len(shares)), shares, color=_colours(counts), height=0.75)
         axes.set_xlim(0, 100)
         title = folded(_shown(row["name"], letters), 22)
@@ -106,22 +111,24 @@ def class_figure(names: Sequence[str], counts: Sequence[int], rows: Sequence[Row
         if len(counts) <= NAMED:
             for place, share in enumerate(shares):
                 zero: dict[str, Any] = {"color": ZERO, "weight": "bold"} if share == 0 else {}
-                axes.text(share + 2, place, f"{share:.0f}", va="center", fontsize=7, clip_on=False, **zero)
+                known, text = (0.0, "n/a") if np.isnan(share) else (share, f"{share:.0f}")
+                axes.text(known + 2, place, text, va="center", fontsize=7, clip_on=False, **zero)
     return figure
 
 
 def gain_figure(names: Sequence[str], counts: Sequence[int], row: Row, reference: Row) -> Figure:
     """Points by which one line is above another, class by class."""
     figure, (axes,) = _charts([f"{name} ({count})" for name, count in zip(names, counts, strict=True)], counts, 1)
-    gains = [row["per_class"][label] - reference["per_class"][label] for label in by_count(counts)]
+    gains = (_accuracies(row) - _accuracies(reference))[by_count(counts)]
     axes.barh(range(len(gains)), gains, color=_colours(counts), height=0.75)
     axes.axvline(0, color="#333333", linewidth=0.8)
-    reach = max(5.0, max(map(abs, gains)) * 1.25)
+    reach = max(5.0, float(np.nanmax(np.abs(gains))) * 1.25)
     axes.set_xlim(-reach, reach)
     if len(gains) <= NAMED:
         for place, gain in enumerate(gains):
-            where, beside = ("left", 1) if gain >= 0 else ("right", -1)
-            axes.text(gain + beside * reach / 80, place, f"{gain:+.1f}", ha=where, va="center", fontsize=7)
+            known, text = (0.0, "n/a") if np.isnan(gain) else (gain, f"{gain:+.1f}")
+            where, beside = ("left", 1) if known >= 0 else ("right", -1)
+            axes.text(known + beside * reach / 80, place, text, ha=where, va="center", fontsize=7)
     axes.set_xlabel("points")
     return figure
 
@@ -143,7 +150,8 @@ def confusion_figure(
         framed = sorted(sorted(map(place.__getitem__, group)) for group in groups)
         order = [order[rank] for group in framed for rank in group]
     table = np.array(confusion, dtype=float)[np.ix_(order, order)]
-    share = 100 * table / table.sum(1, keepdims=True)
+    tests = table.sum(1, keepdims=True)
+    share = np.divide(100 * table, tests, out=np.full_like(table, np.nan), where=tests > 0)
     letters = lettering(names)
     shown = [folded(_shown(names[label], letters)) for label in order]
     room = 0.07 * max(map(_longest, shown)) if len(names) <= LABELLED else 0.3  # inches for the names
@@ -153,7 +161,7 @@ def confusion_figure(
     axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     if len(names) <= NUMBERED:
         for i, j in np.ndindex(share.shape):
-            axes.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=8,
+            axes.text(j, i, "" if np.isnan(share[i, j]) else f"{share[i, j]:.0f}", ha="center", va="center", fontsize=8,
                       color="white" if share[i, j] > 55 else "#222222")  # fmt: skip
     start = 0
     for group in framed:

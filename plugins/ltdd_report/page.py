@@ -202,7 +202,8 @@ def _gains(run: RunRecord) -> Iterator[Picture]:
     names, counts = run.data["classes"], run.data["counts"]
     for reference in references:
         figure = figures.gain_figure(names, counts, asked, reference)
-        gains = [a - b for a, b in zip(asked["per_class"], reference["per_class"], strict=True)]
+        pairs = zip(asked["per_class"], reference["per_class"], strict=True)
+        gains = [None if a is None or b is None else a - b for a, b in pairs]
         caption = f"{asked['name']}, beside {reference['name']}"
         yield _picture(figure, _listed(f"Points of {caption}", names, gains, by_count(counts)), caption)
 
@@ -306,8 +307,8 @@ def _zeros(rows: Sequence[Mapping[str, Any]], names: Sequence[str], order: Seque
     return [(line, ", ".join(zero)) for line, zero in found if zero]
 
 
-def _listed(heading: str, names: Sequence[str], values: Sequence[float], order: Sequence[int]) -> str:
-    numbers = [f"{value:.0f}" if isinstance(value, int) else f"{value:.1f}" for value in values]
+def _listed(heading: str, names: Sequence[str], values: Sequence[float | None], order: Sequence[int]) -> str:
+    numbers = [f"{value:.0f}" if isinstance(value, int) else _cell(value) for value in values]
     listed = ", ".join(f"{names[label]} {numbers[label]}" for label in order)
     return f"{heading}: {listed}." if heading else f"{listed}."
 

@@ -106,6 +106,12 @@ def views_of(
             data, original, trainer = setup.data, setup.original, setup.trainer()
             if (most := max(counts, default=2)) > data.classes:
                 raise InputError(f"--groups {most}: there are only {data.classes} classes.")
+            if TEST in sources and 0 in data.test_counts:
+                name = data.class_names[data.test_counts.index(0)]
+                raise InputError(
+                    f"{data.name} has no test image of class {name!r}, so the classes cannot be grouped by their test "
+                    f"images: use --source {ORIGINAL}."
+                )
             sets = {TEST: replace(original, images=data.test_images, labels=data.test_labels), ORIGINAL: original}
             for name, distilled_set in distilled.items():
                 sets[name] = setup.distilled(distilled_set)
