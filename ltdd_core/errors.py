@@ -78,6 +78,7 @@ def memory_in_words(advice: str) -> Iterator[None]:
 PATHS = {
     "data": "data.name",
     "root": "data.root",
+    "name": "data.title",
     "imbalance": "data.imbalance",
     "n_max": "data.n_max",
     "order": "data.order",

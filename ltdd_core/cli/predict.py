@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltdd_core.cli.settings import consoles, only_json
+from ltdd_core.cli.settings import check_can_be_written, consoles, only_json
 from ltdd_core.errors import InputError
+from ltdd_core.runs.named import check_there
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,6 +53,9 @@ def command(
     IMAGES are image files, folders with images at any depth, and .npz archives with an array `images`. With `--truth
     folder` the name of the folder of an image is its class; a CSV file has the columns `file` and `class`.
     """
+    for path in (run, *images):
+        check_there(path)
+    # What comes now imports torch, which takes seconds.
     from ltdd_core.cli.tables import print_groups, print_predictions, print_rows
     from ltdd_core.data.given import find_images
 
@@ -60,7 +64,7 @@ def command(
         if as_json and csv_file is not None:
             raise InputError("--json and --csv: choose one of them.")
         if csv_file is not None:
-            _check_can_be_written(csv_file)
+            check_can_be_written(csv_file)
         classifier = _loaded(run, line, device)
         given = find_images(images)
         labels = _true_classes(truth, given, classifier)
@@ -82,16 +86,6 @@ def command(
     results.print(_about_probabilities(classifier), soft_wrap=True)
     if csv_file is not None and not quiet:
         notes.print(f"{len(names)} answers are in {csv_file}", soft_wrap=True)
-
-
-def _check_can_be_written(path: Path) -> None:
-    """Say so before images are read for hours."""
-    import os
-
-    if not os.path.isdir(path.parent):  # noqa: PTH112 - a name that no path can have is none
-        raise InputError(f"cannot write {path}: there is no folder {path.parent}.")
-    if os.path.isdir(path):  # noqa: PTH112
-        raise InputError(f"cannot write {path}: it is a folder.")
 
 
 def _loaded(run: Path, line: str | None, device: str) -> TrainedClassifier:

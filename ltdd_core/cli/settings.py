@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -30,11 +31,11 @@ def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
 
 
 def data_options(command: Command) -> Command:
-    """The options that choose the data: ``--data``, ``--root``, ``--imbalance`` and the others of a long-tailed set.
+    """The options that choose the data: ``--data``, ``--root``, ``--name`` and those of a long-tailed set.
 
     Args:
-        command: a function that becomes a click command; takes the values as ``data``, ``root``, ``imbalance``,
-            ``n_max``, ``order``, ``image_size`` and ``validation``, None for those not given.
+        command: a function that becomes a click command; takes the values as ``data``, ``root``, ``name``,
+            ``imbalance``, ``n_max``, ``order``, ``image_size`` and ``validation``, None for those not given.
 
     Returns:
         The same function with the options.
@@ -43,6 +44,11 @@ def data_options(command: Command) -> Command:
         command,
         click.option("--data", metavar="NAME", help="Data source: digits-lt, cifar10-lt, folder, ..."),
         click.option("--root", metavar="DIR", help="Folder or file of the data."),
+        click.option(
+            "--name",
+            metavar="TEXT",
+            help="Name of the data in tables and run folders; else that of the folder or file.",
+        ),
         click.option("--imbalance", metavar="X", help="Imbalance factor n_max / n_min, or 'natural'."),
         click.option("--n-max", metavar="N", help="Images of the largest class."),
         click.option(
@@ -170,6 +176,16 @@ def _number(text: str) -> int | float | str:
 
 
 @contextmanager
+def announced(notes: Console, what: str, *, quiet: bool) -> Iterator[None]:
+    """In a terminal, a line that says what is about to be done, until the block ends.
+
+    A file or a pipe gets none: if something is wrong, that is the only line.
+    """
+    with nullcontext() if quiet or not notes.is_interactive else notes.status(Text(printable(what))):
+        yield
+
+
+@contextmanager
 def only_json(as_json: bool) -> Iterator[None]:
     """With ``--json``, what a plugin prints goes to stderr: stdout is for one document.
 
@@ -181,6 +197,18 @@ def only_json(as_json: bool) -> Iterator[None]:
     """
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         yield
+
+
+def check_can_be_written(path: Path) -> None:
+    """Say that a file cannot be written before images are read for hours.
+
+    Raises:
+        InputError: there is no such folder, or the path is that of a folder.
+    """
+    if not os.path.isdir(path.parent):  # noqa: PTH112 - a name that no path can have is none
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}.")
+    if os.path.isdir(path):  # noqa: PTH112
+        raise InputError(f"cannot write {path}: it is a folder.")
 
 
 class PlainConsole(Console):

@@ -168,34 +168,40 @@ def print_quality(console: Console, scores: Sequence[Quality]) -> None:
 
 
 def print_data(console: Console, data: LongTailedSet) -> None:
-    """Class counts as bars, the imbalance factor and the shot groups."""
+    """What becomes of the images of each class, with bars, the imbalance factor, the shot groups and what to know."""
     validation = f", {data.validation_count} validation" if data.validation_count else ""
+    resized = f" ({data.resized})" if data.resized else ""
     console.print(
         f"{data.name}: {len(data.train_labels)} training{validation} and {len(data.test_labels)} test images "
-        f"of {'x'.join(map(str, data.image_shape))}, {data.classes} classes, "
+        f"of {'x'.join(map(str, data.image_shape))}{resized}, {data.classes} classes, "
         f"imbalance factor {data.imbalance:.4g}",
         soft_wrap=True,
     )
     plain, shots, colours = console.options.ascii_only, shots_of(data.counts), shot_colours(data.counts)
-    longest = max(map(cell_len, data.class_names))
-    room = console.width - len("images medium") - 3
-    name = min(NAME, longest, max(SHORTEST, room - BAR))
+    columns = {"found": data.found, "training": data.counts, "validation": data.validation_counts}
+    columns = {name: counts for name, counts in {**columns, "test": data.test_counts}.items() if any(counts)}
+    room = console.width - len(" ".join([*columns, "medium"])) - 3
+    name = min(NAME, max(map(cell_len, data.class_names)), max(SHORTEST, room - BAR))
     width = max(SHORTEST, min(40, room - name))
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     table.add_column("class", no_wrap=True)
-    table.add_column("images", justify="right", no_wrap=True)
+    for part in columns:
+        table.add_column(part, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("shot", no_wrap=True)
     for label in by_count(data.counts):
         share = data.counts[label] / max(data.counts)
         drawn, shot = Text(bar(share, width, plain=plain), colours[label]), Text(shots[label], colours[label])
-        table.add_row(Text(folded(printable(data.class_names[label]), name)), str(data.counts[label]), drawn, shot)
+        shown = Text(folded(printable(data.class_names[label]), name))
+        table.add_row(shown, *(str(counts[label]) for counts in columns.values()), drawn, shot)
     console.print(table)
     groups = shot_groups(data.counts)
     console.print(
         "classes with over 100 images (many): {many}, with 20 to 100 (medium): {medium}, "
         "with fewer (few): {few}".format(**{shot: len(own) or "none" for shot, own in groups.items()})
     )
+    for sentence in data.advice:
+        console.print(sentence, style="yellow", soft_wrap=True)
 
 
 def _print_classes(console: Console, rows: Sequence[Row], class_names: Sequence[str], counts: Sequence[int]) -> None:

@@ -23,9 +23,9 @@ from ltdd_core.config.model import Config, differences
 from ltdd_core.errors import InputError, RunFailed, WriteError, how_to_set
 from ltdd_core.networks.store import FOLDER as NETWORKS
 from ltdd_core.runs.checkpoint import CHECKPOINT, PARTS, load_checkpoint, save_checkpoint
+from ltdd_core.runs.named import RUNS
 from ltdd_core.storage import json_text, parse_json, sync, write_atomically, writing
 
-RUNS = Path("runs")
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 TIMES = "times.jsonl"
@@ -36,7 +36,7 @@ LOCK = ".lock"
 CLASSIFIERS = "classifiers"
 """The folder of the trained classifiers within that of a run."""
 FREE = {
-    "data.root",
+    *("data.root", "data.title"),
     *("compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk"),
     *("compute.store", "compute.keep"),
 }
@@ -240,7 +240,9 @@ class RunFolder:
         if not (self.path / FACTS).exists():
             return []
         stored, now = self.stored(FACTS, _RunFacts), json.loads(json_text(data))
-        if stored.data != {key: value for key, value in now.items() if key in stored.data or key != "digest"}:
+        if _of_images(stored.data) != _of_images(
+            {key: value for key, value in now.items() if key in stored.data or key != "digest"}
+        ):
             raise InputError(
                 f"{self.path} holds a run on other images: the data have changed since it began. "
                 "Delete the folder, and the run begins again."
@@ -329,6 +331,11 @@ def _lines_before(step: int, content: bytes) -> Iterator[str]:
         if type(number) is int and last < number < step:
             last = number
             yield line.decode() + "\n"
+
+
+def _of_images(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of data without what they are called."""
+    return {key: value for key, value in data.items() if key != "name"}
 
 
 class StepLog:

@@ -1,13 +1,19 @@
-"""The picture of a distilled set: one row a class."""
+"""Images as a picture, one row a class: those of a distilled set, and a few of a long-tailed one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from ltdd_core.data.pictures import class_sheet
+from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.storage import write_atomically
+
+SAMPLES = 8
+"""Images of a class in the picture of a long-tailed set."""
 
 
 def save_picture(path: Path, distilled: DistilledSet, counts: Sequence[int] | None = None) -> None:
@@ -23,3 +29,20 @@ def save_picture(path: Path, distilled: DistilledSet, counts: Sequence[int] | No
     """
     images = distilled.normalisation.invert(distilled.images)
     write_atomically(path, class_sheet(images, distilled.labels, distilled.class_names, counts))
+
+
+def save_data_picture(path: Path, data: LongTailedSet) -> None:
+    """Write a PNG with a few training images of each class, in the size and colours that networks see.
+
+    A normalisation, which only shifts the colours, is not applied.
+
+    Args:
+        path: of the file, which is replaced where there is one.
+        data: at most 50 of its classes are drawn: of more, some of all parts of the tail.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    few = torch.cat([(data.train_labels == label).nonzero().flatten()[:SAMPLES] for label in range(data.classes)])
+    images = data.train_images[few].float() / 255
+    write_atomically(path, class_sheet(images, data.train_labels[few], data.class_names, data.counts))

@@ -1,0 +1,50 @@
+"""What a user names as a run, looked at before torch is imported, so that a wrong name is answered at once."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+from ltdd_core.errors import InputError
+
+RUNS = Path("runs")
+"""Where runs are put whose folder nobody names."""
+
+
+_NOT_IN_NAMES = set('/\\:*?"<>|')
+LONGEST_NAME = 150
+"""Bytes of what names of folders begin with; a file system allows 255 for the whole."""
+
+
+def as_file_name(title: str) -> str:
+    """A title as the beginning of the name of a folder, in any script, without what some file system does not take."""
+    kept = "".join("-" if letter in _NOT_IN_NAMES or not letter.isprintable() else letter for letter in title)
+    short = "-".join(kept.split()).encode()[:LONGEST_NAME].decode(errors="ignore")
+    return short.strip("-.") or "data"
+
+
+def check_there(path: Path) -> None:
+    """See that there is a file or a folder.
+
+    Args:
+        path: what the user named.
+
+    Raises:
+        InputError: there is none; the message has the run with the nearest name, in the same folder or under
+            ``runs/``.
+    """
+    if os.path.exists(path):  # noqa: PTH110 - a name that no path can have is none
+        return
+    by_name = {name: folder / name for folder in (RUNS, path.parent) for name in _folders(folder)}
+    close = get_close_matches(path.name, by_name, n=1, cutoff=0.6)
+    hint = f" Did you mean {by_name[close[0]]}?" if close else ""
+    raise InputError(f"{path}: there is no such file or folder.{hint}")
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except (OSError, ValueError):  # no folder, or a name that no path can have
+        return []
