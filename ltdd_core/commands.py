@@ -28,6 +28,7 @@ from ltdd_core.cli.settings import (
     output_options,
 )
 from ltdd_core.config.layers import Layer
+from ltdd_core.runs.named import check_there
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ltdd_core.setup import Setup
 
 __all__ = [
+    "check_there",
     "compute_options",
     "consoles",
     "data_options",

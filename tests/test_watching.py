@@ -124,7 +124,7 @@ def test_a_killed_run_is_not_watched_for_ever(tmp_path):
 
 def test_what_is_no_run_gets_one_line(ltdd, tmp_path):
     assert "is not the folder of a run" in one_line_error(ltdd("watch", tmp_path))
-    assert "is not the folder of a run" in one_line_error(ltdd("watch", tmp_path / "nothing"))
+    assert "nothing: there is no such file or folder" in one_line_error(ltdd("watch", tmp_path / "nothing"))
 
 
 def test_a_running_run_is_followed_to_its_end_in_a_terminal(tmp_path):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltdd_core.cli.settings import consoles, device_options, layers, only_json, output_options, verbose_option
+from ltdd_core.config.layers import from_file
 from ltdd_core.errors import InputError, Interrupted, RunFailed
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def command(
     grid that was stopped is resumed by the same command. The table, with published values beside ours, is
     written after every run: table.md, table.csv and table.json.
     """
+    from_file(grid)  # says what is wrong with the file before torch is imported
     from ltdd_core.bench.grid import read_grid
     from ltdd_core.bench.predictions import StoredPredictions
     from ltdd_core.bench.table import table_of, write_table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 from rich.console import Console
 
 from ltdd_core.cli.settings import (
+    announced,
     classifier_options,
     compute_options,
     consoles,
@@ -23,10 +25,14 @@ from ltdd_core.cli.settings import (
 )
 from ltdd_core.config.layers import Layer
 from ltdd_core.errors import InputError, Interrupted
+from ltdd_core.runs.named import RUNS, as_file_name
 
 if TYPE_CHECKING:
     from ltdd_core.config.model import Config
     from ltdd_core.distillation.distill import Result
+    from ltdd_core.plugging.catalog import Catalog
+
+NOTHING_TO_RESUME = "{} holds no run to resume: leave out --resume to begin one."
 
 
 @click.command("distill")
@@ -76,15 +82,15 @@ def command(
     The result is a table of classifiers trained on the original set, on the distilled one, and, with a head of
     several stages, on both; everything is kept in the folder of the run.
     """
-    from ltdd_core.cli.tables import duration, print_groups, print_images, print_labels, print_rows
-    from ltdd_core.distillation.distill import PICTURE
-
     results, notes = consoles(as_json)
     with only_json(as_json):
         if finish and (out is None or not resume):
             raise InputError("--finish ends a run that was stopped: name it with --out RUN --resume --finish.")
         settings = layers(config_file, assignments, given)
         result = _distil(out, resume, finish, settings, preset, notes, quiet, verbose)
+    from ltdd_core.cli.tables import duration, print_groups, print_images, print_labels, print_rows
+    from ltdd_core.distillation.distill import PICTURE
+
     if as_json:
         click.echo(json.dumps(result.to_json()))
     else:
@@ -111,22 +117,31 @@ def _distil(
     verbose: bool,
 ) -> Result:
     """Resolve the configuration, find the folder, run."""
-    from ltdd_core.cli.live import LiveDisplay
-    from ltdd_core.config.resolve import resolve
-    from ltdd_core.distillation.distill import distill
-    from ltdd_core.networks.store import FOLDER as NETWORKS
+    from ltdd_core.config.resolve import check_data, resolve
     from ltdd_core.plugging.catalog import installed
-    from ltdd_core.progress import Display
-    from ltdd_core.runs.folder import RUNS, RunFolder, claimed
 
     catalog = installed()
     for plugin in catalog.plugins.listed:
         if plugin.state == "broken":
             notes.print(f"plugin {plugin.name!r} ({plugin}) is broken: {plugin.reason}", style="yellow", soft_wrap=True)
     if resume and out is not None:
-        stored = _to_resume(out)
-        settings = settings if preset else [stored, *settings]
-    config = resolve(catalog, settings, preset)
+        if not os.path.exists(out):  # noqa: PTH110 - a name that no path can have is none
+            raise InputError(NOTHING_TO_RESUME.format(out))
+        what = f"resuming {out}"
+    else:
+        method = _method(catalog, settings, preset)
+        what = f"distilling {check_data(catalog, settings, preset)} with {method}"
+    with announced(notes, what, quiet=quiet):  # while torch is imported
+        from ltdd_core.cli.live import LiveDisplay
+        from ltdd_core.distillation.distill import distill
+        from ltdd_core.networks.store import FOLDER as NETWORKS
+        from ltdd_core.progress import Display
+        from ltdd_core.runs.folder import RunFolder, claimed
+
+        if resume and out is not None:
+            stored = _to_resume(out)
+            settings = settings if preset else [stored, *settings]
+        config = resolve(catalog, settings, preset)
     if resume and out is None:
         out = find_run(config)
         if out is None:
@@ -148,6 +163,17 @@ def _distil(
             raise Interrupted(f"{error}: {how}") from error
 
 
+def _method(catalog: Catalog, settings: list[Layer], preset: str | None) -> str:
+    """The name of the method.
+
+    Raises:
+        InputError: none is named, or another name is wrong.
+    """
+    from ltdd_core.config.resolve import check_names
+
+    return str(check_names(catalog, settings, preset, distils=True)["matcher"]["name"])
+
+
 def _to_resume(out: Path) -> Layer:
     """The configuration of the run in a folder.
 
@@ -157,7 +183,7 @@ def _to_resume(out: Path) -> Layer:
     from ltdd_core.runs.folder import RunFolder
 
     if RunFolder(out).is_empty():
-        raise InputError(f"{out} holds no run to resume: leave out --resume to begin one.")
+        raise InputError(NOTHING_TO_RESUME.format(out))
     stored = Layer(str(out), RunFolder(out).stored_config())
     if not {"matcher", "method"} & stored.tree.keys():
         raise InputError(f"{out} holds classifiers of ltdd train and no run to resume: name another folder with --out.")
@@ -189,9 +215,10 @@ def _as_it_is(config: Config, out: Path, notes: Console) -> Config:
 
 def find_run(config: Any) -> Path | None:
     """The newest run under runs/ with this configuration, one that is not finished before one that is."""
-    from ltdd_core.runs.folder import RESULT, RUNS, RunFolder
+    from ltdd_core.runs.folder import RESULT, RunFolder
 
-    folders = [path for path in RUNS.glob(f"{_stem(config)}-*") if path.is_dir()]
+    # The data may have had another title.
+    folders = [path for path in RUNS.glob(f"*-{config.matcher.name}-seed{config.run.seed}-*") if path.is_dir()]
     folders.sort(key=lambda path: ((path / RESULT).exists(), -path.stat().st_mtime))
     for path in folders:
         try:
@@ -203,4 +230,4 @@ def find_run(config: Any) -> Path | None:
 
 
 def _stem(config: Any) -> str:
-    return f"{config.data.name}-{config.matcher.name}-seed{config.run.seed}"
+    return f"{as_file_name(config.data.title)}-{config.matcher.name}-seed{config.run.seed}"

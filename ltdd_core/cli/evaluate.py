@@ -17,6 +17,7 @@ from ltdd_core.cli.settings import (
     only_json,
     output_options,
 )
+from ltdd_core.runs.named import check_there
 
 if TYPE_CHECKING:
     from ltdd_core.evaluation.lines import Repeated
@@ -54,26 +55,33 @@ def command(
     import shlex
     import time
 
+    from ltdd_core.config.resolve import check_names
+    from ltdd_core.plugging.catalog import installed
+
+    check_there(run)
+    results, notes = consoles(as_json)
+    with only_json(as_json):
+        catalog = installed()
+        settings = layers(config_file, assignments, given)
+        for name in networks or (None,):
+            check_names(catalog, [*settings, *layers(None, (), {"network": name})], preset)
+    # What comes now imports torch, which takes seconds.
     from ltdd_core import api
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.cli.tables import print_quality, print_repeated
     from ltdd_core.errors import Interrupted
-    from ltdd_core.plugging.catalog import installed
     from ltdd_core.progress import Display
     from ltdd_core.runs.folder import CLASSIFIERS
 
     if out is None and keep:
         out = (run if run.is_dir() else run.parent) / CLASSIFIERS
     began = time.monotonic()
-    results, notes = consoles(as_json)
 
     def told(line: Repeated) -> None:
         if not quiet:
             notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
 
     with only_json(as_json):
-        catalog = installed()
-        settings = layers(config_file, assignments, given)
         display = Display() if quiet else LiveDisplay(notes)
         options: dict[str, Any] = {"networks": networks, "repeats": repeats, "settings": settings}
         options |= {"preset": preset, "catalog": catalog, "display": display}

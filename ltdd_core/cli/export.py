@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ltdd_core.cli.settings import consoles
+from ltdd_core.runs.named import check_there
 
 
 @click.command("export")
@@ -36,7 +37,8 @@ def command(run: Path, kind: str, out: Path | None, line: str | None) -> None:
     classifier.onnx. Both take float images in [0, 1] and give probabilities. `state-dict`: model.safetensors and
     config.json.
     """
-    from ltdd_core.api import export
+    check_there(run)
+    from ltdd_core.api import export  # which imports torch
 
     target = export(run, kind, out, line=line)
     consoles(False)[0].print(str(target), soft_wrap=True)

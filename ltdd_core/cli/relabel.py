@@ -18,6 +18,7 @@ from ltdd_core.cli.settings import (
     output_options,
     verbose_option,
 )
+from ltdd_core.runs.named import check_there
 
 
 @click.command("relabel")
@@ -51,6 +52,15 @@ def command(
     """
     import shlex
 
+    from ltdd_core.config.resolve import check_names
+    from ltdd_core.plugging.catalog import installed
+
+    check_there(run)
+    results, notes = consoles(as_json)
+    with only_json(as_json):
+        settings = layers(config_file, assignments, {**given, "labeller": labeller})
+        check_names(installed(), settings, preset)
+    # What comes now imports torch, which takes seconds.
     from ltdd_core.api import relabel
     from ltdd_core.cli.live import LiveDisplay
     from ltdd_core.cli.tables import print_groups, print_labels, print_rows
@@ -58,9 +68,7 @@ def command(
     from ltdd_core.progress import Display
     from ltdd_core.runs.folder import RunFolder
 
-    results, notes = consoles(as_json)
     with only_json(as_json):
-        settings = layers(config_file, assignments, {**given, "labeller": labeller})
         display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
         folder = out or _beside(run, labeller)
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltdd_core.cli.settings import (
+    announced,
     compute_options,
     consoles,
     data_options,
@@ -19,6 +20,7 @@ from ltdd_core.cli.settings import (
     only_json,
     output_options,
 )
+from ltdd_core.runs.named import as_file_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,8 +62,7 @@ def command(
 
     How long and how fast is said with --set training.original.epochs=... and .lr=...
     """
-    from ltdd_core.api import configure_original
-    from ltdd_core.cli.tables import print_repeated
+    from ltdd_core.config.resolve import check_data, check_names
     from ltdd_core.plugging.catalog import installed
 
     results, notes = consoles(as_json)
@@ -70,7 +71,14 @@ def command(
         settings = layers(config_file, assignments, given)
         names = networks or (None,)
         tree = [{} if name is None else {"network": name} for name in names]
-        configs = [configure_original([*settings, *layers(None, (), options)], preset, catalog) for options in tree]
+        for options in tree:
+            check_names(catalog, [*settings, *layers(None, (), options)], preset)
+        what = f"training on {check_data(catalog, settings, preset)}"
+        with announced(notes, what, quiet=quiet):  # while torch is imported
+            from ltdd_core.api import configure_original
+            from ltdd_core.cli.tables import print_repeated
+
+            configs = [configure_original([*settings, *layers(None, (), options)], preset, catalog) for options in tree]
         lines, document, file = _train(configs, repeats, out, catalog, notes, quiet)
     if as_json:
         click.echo(json.dumps(document))
@@ -125,7 +133,7 @@ def _train(
         if not quiet:
             notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
 
-    with claimed(out, f"{config.data.name}-{config.head.name}-seed{config.run.seed}") as path:
+    with claimed(out, f"{as_file_name(config.data.title)}-{config.head.name}-seed{config.run.seed}") as path:
         store = config.compute.store or path / NETWORKS
         with _opened(path, config, display) as folder:
             shutil.rmtree(path / CLASSIFIERS, ignore_errors=True)  # of a process that was killed; the store has more

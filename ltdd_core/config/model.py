@@ -27,7 +27,7 @@ DEFAULT_NAMES = {
 }
 
 
-REAL, NOISE, KEEP = "real", "noise", "keep"
+STARTS = REAL, NOISE, KEEP = "real", "noise", "keep"
 """Initial images, beside the names of samplers."""
 
 
@@ -193,6 +193,11 @@ class Selection:
         option = getattr(self.component, "argument", None)
         return self.name if option is None else f"{self.name}:{getattr(self.options, option)}"
 
+    @property
+    def title(self) -> str:
+        """What tables and run folders call it: its own title, as data have it, or else its name."""
+        return getattr(self.make(), "title", None) or self.shown
+
     def __repr__(self) -> str:
         said = "".join(f", {key}={value!r}" for key, value in self.changes().items() if key != "name")
         return f"Selection({self.kind} {self.name}{said})"
@@ -276,7 +281,8 @@ class Config:
 
 
 def _science(tree: Tree) -> Tree:
-    tree["data"].pop("root", None)
+    for key in ("root", "title"):
+        tree["data"].pop(key, None)
     if (weights := tree["network"].get("weights")) is not None:
         with contextlib.suppress(OSError), Path(weights).open("rb") as file:  # what is in it decides, not where it lies
             tree["network"]["weights"] = hashlib.file_digest(file, "blake2b").hexdigest()[:32]

@@ -14,12 +14,11 @@ from typing import Any
 from ltdd_core.config.layers import COMPONENTS, Layer, Tree, located, merged, normalised
 from ltdd_core.config.model import (
     DEFAULT_NAMES,
-    KEEP,
     NO_LABELLER,
     NO_METHOD,
-    NOISE,
     REAL,
     SECTIONS,
+    STARTS,
     Compute,
     Config,
     DistilledTraining,
@@ -64,12 +63,7 @@ def resolve(
     Raises:
         InputError: an unknown name, an unknown option, a value out of range.
     """
-    given = [_spelt_out(catalog, layer) for layer in layers]
-    lower = [] if preset is None else [preset_layer(catalog, preset)]
-    before = [] if stored is None else [_spelt_out(catalog, stored)]
-    wanted = merged([*before, *lower, *given])
-    upper = [*lower, *_chosen_by_plugins(catalog, wanted, named=merged(given)), *given]
-    stack = [_defaults(), *(_without_its_recipe(layer, merged(upper)) for layer in before), *upper]
+    stack = _stacked(catalog, layers, preset, stored, distils=distils)
     try:
         stack = _with_sections_of_the_matcher(catalog, stack)
         source = _entry(catalog, "data", merged(stack)["data"])
@@ -77,6 +71,56 @@ def resolve(
         return _validated(catalog, merged(stack), distils=distils)
     except OptionError as error:
         raise located(stack, error) from error
+
+
+def _stacked(
+    catalog: Catalog, layers: Sequence[Layer], preset: str | None, stored: Layer | None, *, distils: bool
+) -> list[Layer]:
+    """All layers but what the data source suggests, the lowest first; no component is imported, and all names exist."""
+    given = [_spelt_out(catalog, layer) for layer in layers]
+    lower = [] if preset is None else [preset_layer(catalog, preset)]
+    before = [] if stored is None else [_spelt_out(catalog, stored)]
+    wanted = merged([*before, *lower, *given])
+    upper = [*lower, *_chosen_by_plugins(catalog, wanted, named=merged(given)), *given]
+    stack = [_defaults(), *(_without_its_recipe(layer, merged(upper)) for layer in before), *upper]
+    try:
+        _check_names(catalog, merged(stack), distils=distils)
+    except OptionError as error:
+        raise located(stack, error) from error
+    return stack
+
+
+def check_names(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None, *, distils: bool = False) -> Tree:
+    """See that everything that a user names is there, before any of it is imported.
+
+    Args:
+        catalog: of all components.
+        layers: what the user gave, the lowest first.
+        preset: below all of them.
+        distils: whether a method must be named.
+
+    Returns:
+        What was given over the defaults, with all short forms spelt out and nothing validated but the names.
+
+    Raises:
+        InputError: an unknown name, or no method.
+    """
+    return merged(_stacked(catalog, layers, preset, None, distils=distils))
+
+
+def check_data(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None) -> str:
+    """See that the data are where the user says, before anything else is imported; what the data are called.
+
+    Raises:
+        InputError: an unknown option of the data source, or the data are not there.
+    """
+    stack = _stacked(catalog, layers, preset, None, distils=False)
+    try:
+        selection = select(catalog, "data", merged(stack)["data"])
+    except OptionError as error:
+        raise located(stack, error) from error
+    selection.make().check()
+    return selection.title
 
 
 def resolve_data(catalog: Catalog, layers: Sequence[Layer]) -> Selection:
@@ -299,13 +343,35 @@ def _one_of(catalog: Catalog, kind: str) -> str:
     )
 
 
-def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
+def _check_names(catalog: Catalog, tree: Tree, *, distils: bool) -> None:
+    """See that there is a component of each name, and a method; none is imported to find out."""
+    if "name" not in tree.get("matcher", {}):
+        _check_keys(tree)
+        if distils:
+            raise InputError(f"name a method: {_one_of(catalog, 'matcher')}.")
+    absent = {"labeller": NO_LABELLER.name}
+    for kind in COMPONENTS:
+        name = tree.get(kind, {}).get("name")
+        if name is not None and name != absent.get(kind):
+            _entry(catalog, kind, tree[kind])
+    init = tree.get("init", REAL)
+    if (
+        isinstance(init, str)
+        and init.isprintable()
+        and init.partition(":")[0] not in (*STARTS, *catalog.names("sampler"))
+    ):
+        raise OptionError({("init",): str(unknown("value of init", init, [*STARTS, *catalog.names("sampler")]))})
+
+
+def _check_keys(tree: Tree) -> None:
     for key in tree:
         if key not in SECTIONS:
             raise OptionError({(key,): str(unknown("option", key, {*SECTIONS, "method", "plugin"}))})
+
+
+def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
+    _check_keys(tree)
     method = "name" in tree.get("matcher", {})
-    if distils and not method:
-        raise InputError(f"name a method: {_one_of(catalog, 'matcher')}.")
     run = {key: value for key, value in tree.items() if key in RunOptions.model_fields}
     labeller = tree.get("labeller", {"name": NO_LABELLER.name}).get("name")
     if labeller is None:
@@ -313,10 +379,7 @@ def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
     absent = {"matcher": not method, "labeller": labeller == NO_LABELLER.name}
     chosen = {kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS if not absent.get(kind)}
     options: RunOptions = validate_options((), RunOptions, run)
-    built_in = options.init in (REAL, NOISE, KEEP, chosen["sampler"].name)
-    if not built_in and options.init.partition(":")[0] not in catalog.names("sampler"):
-        starts = [REAL, NOISE, KEEP, *catalog.names("sampler")]
-        raise OptionError({("init",): str(unknown("value of init", options.init, starts))})
+    built_in = options.init in (*STARTS, chosen["sampler"].name)
     training: Training = validate_options(("training",), Training, tree.get("training", {}))
     _check_named(catalog, ("training",), training)
     return Config(

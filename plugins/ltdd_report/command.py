@@ -7,7 +7,10 @@ from pathlib import Path
 
 import click
 
-from ltdd_core.commands import consoles, json_option
+from ltdd_core.commands import check_there, consoles, json_option
+
+if TYPE_CHECKING:
+    pass
 
 
 @click.command("report")
@@ -20,6 +23,7 @@ def report(run: Path, out: Path | None) -> None:
     mistakes, the distilled images, the initial images where they can be drawn again, the configuration and the
     versions.
     """
+    check_there(run)
     from ltdd_report.page import write_report
     from ltdd_report.reading import read_run
 
@@ -37,6 +41,7 @@ def watch(run: Path) -> None:
     watching and not the run. Where no process works on the run any more, it says so and how to resume the run.
     Written into a file or a pipe, it says once how far the run is.
     """
+    check_there(run)
     try:
         from ltdd_report.watching import follow
 
@@ -56,6 +61,8 @@ def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     Runs that differ only in the seed are one line of the table. Intervals come from a bootstrap over test images and
     seeds. A star marks a classifier that is not worse than the most accurate one by more than noise.
     """
+    for run in runs:
+        check_there(run)
     from ltdd_report.comparing import compare_runs
     from ltdd_report.page import write_comparison
     from ltdd_report.reading import read_run

@@ -33,7 +33,8 @@ class Entry:
     accuracy: Interval
     std: Interval
     worst: Interval
-    per_class: list[float]
+    per_class: list[float | None]
+    """None for a class without a test image, which counts nowhere."""
     behind: Interval | None
     """Points of accuracy behind the most accurate entry; None for that one."""
     among_best: bool
@@ -82,13 +83,15 @@ def compare_runs(runs: Sequence[RunRecord]) -> Comparison:
     tables, seeds = _tables(runs, labels)
     resampled = dict(zip(tables, bootstrap(list(tables.values()), labels), strict=True))
     measured = {name: class_accuracy(right, labels) for name, right in tables.items()}
-    accuracy = accuracy_of(np.bincount(labels))
+    accuracy = accuracy_of(np.unique(labels, return_counts=True)[1])
     best = max(measured, key=lambda name: float(accuracy(measured[name]).mean()))
+    data = runs[0].data
     entries = [
         _entry(name, seeds[name], accuracy, measured[name], resampled[name], measured[best], resampled[best])
         for name in tables
     ]
-    data = runs[0].data
+    for entry in entries:
+        entry.per_class[:] = _of_all_classes(entry.per_class, labels, len(data["classes"]))
     ranked = sorted(entries, key=lambda entry: -entry.accuracy.value)
     return Comparison(data["name"], list(data["classes"]), list(data["counts"]), len(labels), ranked)
 
@@ -98,7 +101,7 @@ class Drawn:
     """An entry under the bootstrap."""
 
     classes: np.ndarray
-    """Per cent right, ``[draws, seeds, classes]``."""
+    """Per cent right, ``[draws, seeds, classes]``, of the classes that have test images."""
     weights: np.ndarray
     """How often each seed was drawn, as a share, ``[draws, seeds]``."""
 
@@ -131,7 +134,7 @@ def bootstrap(tables: Sequence[np.ndarray], labels: np.ndarray, draws: int = DRA
 
     Args:
         tables: for each entry bool ``[seeds, N]``: which test images each of its seeds has right.
-        labels: int ``[N]``; every class occurs.
+        labels: int ``[N]``; a class that does not occur is left out.
         draws: how many times.
         seed: of the draws.
     """
@@ -142,8 +145,14 @@ def bootstrap(tables: Sequence[np.ndarray], labels: np.ndarray, draws: int = DRA
 
 
 def class_accuracy(right: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Per cent right of each class, ``[seeds, classes]``, of bool ``[seeds, N]``."""
-    return np.stack([100 * right[:, labels == label].mean(1) for label in range(int(labels.max()) + 1)], 1)
+    """Per cent right of each class that has test images, ``[seeds, classes]``, of bool ``[seeds, N]``."""
+    return np.stack([100 * right[:, labels == label].mean(1) for label in np.unique(labels)], 1)
+
+
+def _of_all_classes(values: Sequence[float | None], labels: np.ndarray, classes: int) -> list[float | None]:
+    """Values of the classes that have test images at the places of all, None for the others."""
+    tested = dict(zip(np.unique(labels).tolist(), values, strict=True))
+    return [tested.get(label) for label in range(classes)]
 
 
 def _entry(
@@ -237,7 +246,7 @@ def _names(runs: Sequence[RunRecord]) -> list[str]:
 def _without_seed(run: RunRecord) -> dict[str, Any]:
     """The configuration but for the seed and for where it ran."""
     tree = {key: value for key, value in run.config.items() if key not in ("seed", "compute")}
-    tree["data"] = {key: value for key, value in tree["data"].items() if key != "root"}
+    tree["data"] = {key: value for key, value in tree["data"].items() if key not in ("root", "title")}
     return tree
 
 

@@ -148,6 +148,17 @@ def read_config(path: Path) -> Mapping[str, Any]:
     return config
 
 
+def read_data_name(path: Path, config: Mapping[str, Any]) -> str:
+    """What the run in a folder calls its data; before it has read them, what its configuration says.
+
+    Raises:
+        InputError: its file is damaged.
+    """
+    if (path / FACTS).exists():
+        return str(_read_json(path / FACTS, Facts)["data"]["name"])
+    return str(config["data"].get("title") or config["data"]["name"])
+
+
 def read_report(path: Path) -> Mapping[str, Any]:
     """The result of the finished run in a folder.
 
@@ -332,8 +343,6 @@ def _check_same_run(run: RunRecord) -> None:
         raise InputError(f"{run.path}: {REPORT} and {FACTS} are about different data.")
     if list(run.distilled.class_names) != run.data["classes"]:
         raise InputError(f"{run.path}: {DISTILLED} and {FACTS} have different classes.")
-    if run.config["data"]["name"] != run.data["name"]:
-        raise InputError(f"{run.path}: {CONFIG} and {FACTS} are about different data.")
     if run.config["matcher"]["name"] != run.report["method"]:
         raise InputError(f"{run.path}: {CONFIG} and {REPORT} name different methods.")
     recorded = run.distilled.origin.get("configuration") if isinstance(run.distilled.origin, dict) else None
@@ -346,7 +355,7 @@ def _difference(first: Any, second: Any, place: str = "") -> str | None:
     """Where two trees first have different values at a key that both have; None if they do not."""
     if not isinstance(first, dict) or not isinstance(second, dict):
         return None if first == second else place
-    shared = [key for key in first if key in second and (place, key) != ("data", "root")]
+    shared = [key for key in first if key in second and (place, key) not in (("data", "root"), ("data", "title"))]
     places = (_difference(first[key], second[key], f"{place}.{key}" if place else key) for key in shared)
     return next((difference for difference in places if difference is not None), None)
 

@@ -26,7 +26,16 @@ from rich.text import Text
 
 from ltdd_core import InputError, may_be_chance
 from ltdd_report.documents import Sheet
-from ltdd_report.reading import METRICS, REPORT, TIMES, read_config, read_log, read_report, resume_command
+from ltdd_report.reading import (
+    METRICS,
+    REPORT,
+    TIMES,
+    read_config,
+    read_data_name,
+    read_log,
+    read_report,
+    resume_command,
+)
 from ltdd_report.running import is_running
 from ltdd_report.visible import visible
 
@@ -48,6 +57,8 @@ class State:
 
     path: Path
     config: Mapping[str, Any]
+    data: str
+    """What the data are called."""
     losses: Sequence[float]
     seconds: Sequence[float]
     """Of each step; fewer than losses, or none, where the process died while it wrote."""
@@ -82,9 +93,11 @@ def read_state(path: Path) -> State:
     if not (path / "config.yaml").is_file():
         raise InputError(f"{path} is not the folder of a run that distils something.")
     running = is_running(path)  # before the report: a run that ends between the two is finished
+    config = read_config(path)
     return State(
         path,
-        read_config(path),
+        config,
+        read_data_name(path, config),
         read_log(path / METRICS)[1],
         read_log(path / TIMES)[1],
         read_report(path) if (path / REPORT).exists() else None,
@@ -129,7 +142,7 @@ def _images_a_class(ipc: int | Mapping[str, Any]) -> str:
 def view(state: State, console: Console) -> RenderableType:
     """Everything there is to see, for a terminal of this size."""
     config = state.config
-    method, data = config["matcher"]["name"], config["data"]["name"]
+    method, data = config["matcher"]["name"], state.data
     title = f"{method} on {data}, {_images_a_class(config['ipc'])}, seed {config['seed']}"
     parts: list[RenderableType] = [Text(visible(title), style="bold")]
     if state.losses:
