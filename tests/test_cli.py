@@ -573,9 +573,13 @@ def test_data_show_draws_the_class_counts(ltdd):
     assert f"{document['images']} training and {document['test_images']} test images of 1x8x8, 10 classes" in shown
     assert document["counts"] == sorted(document["counts"], reverse=True)
     lines = [line for line in shown.splitlines() if "█" in line]
-    assert [int(line.split()[1]) for line in lines] == document["counts"]
+    numbers = [[int(number) for number in line.split()[1:4]] for line in lines]
+    assert [training for _, training, _ in numbers] == document["counts"]
+    assert [[found, test] for found, _, test in numbers] == [
+        list(pair) for pair in zip(document["found"], document["test_counts"], strict=True)
+    ]
     bars = [line.count("█") for line in lines]
-    assert bars[0] == 40
+    assert bars[0] == 24
     assert bars == sorted(bars, reverse=True)
     assert lines[0].split()[-1] == "many"
     assert "fewer (few):" in shown

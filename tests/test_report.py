@@ -716,7 +716,7 @@ def test_the_accuracy_of_an_unbalanced_test_set_is_that_of_the_table_and_changed
         assert entry.accuracy.value == pytest.approx(rows[entry.name]["accuracy"])
     assert initial_images(run) is not None
     Image.new("RGB", (16, 16), (1, 2, 3)).save(tmp_path / "data" / "train" / "class 0" / "3.png")
-    assert "on other images than those of the data set 'folder' now" in one_line_error(ltdd("compare", "run"))
+    assert "on other images than those of the data set 'data' now" in one_line_error(ltdd("compare", "run"))
     assert initial_images(run) is None
 
 

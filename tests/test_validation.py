@@ -209,7 +209,7 @@ def test_a_data_source_of_a_stranger_gives_its_validation_images():
         (("--n-max", "1", "--imbalance", "1", "--validation", "0.1"), "no class has two training images, so none can"),
         (
             ("--data", "npz", "--root", "own.npz", "--validation", "0.1"),
-            "data 'npz' comes with validation images of its own: leave out --validation.",
+            "data 'own' comes with validation images of its own: leave out --validation.",
         ),
         (("--data", "npz", "--root", "shape.npz"), "training and validation images differ in shape: [1, 8, 8] and "),
         (("--data", "npz", "--root", "label.npz"), "val_labels must be whole numbers from 0 to the number of classes"),
