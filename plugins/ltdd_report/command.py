@@ -9,9 +9,6 @@ import click
 
 from ltdd_core.commands import check_there, consoles, json_option
 
-if TYPE_CHECKING:
-    pass
-
 
 @click.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
