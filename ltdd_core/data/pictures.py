@@ -68,11 +68,15 @@ def class_sheet(
         names = [f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
     longest = max(cell_len(line) for label in classes for line in names[label].split("\n"))
     left, low = 0.3 + 0.08 * longest, 0.05 if counts is None else LEGEND  # inches for the names, and below the images
-    wide, high = left + columns * SIDE + 0.05, len(classes) * SIDE * height / width + low + 0.05
+    sheet = torch.ones(channels, len(classes) * (height + gap) - gap, columns * (width + gap) - gap)
+    scale = SIDE * dpi / (height + gap)  # of a pixel of an image; whole where it can be, so that all are as large
+    scale = round(scale) / dpi if scale >= 1 else scale / dpi
+    across, down = sheet.shape[2] * scale, sheet.shape[1] * scale  # inches of all images
+    left, low = round(left * dpi) / dpi, round(low * dpi) / dpi
+    wide, high = left + across + 0.06, down + low + 0.06
     figure = Figure(figsize=(wide, high), dpi=dpi)
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((left / wide, low / high, columns * SIDE / wide, 1 - (low + 0.05) / high))
-    sheet = torch.ones(channels, len(classes) * (height + gap) - gap, columns * (width + gap) - gap)
+    axes = figure.add_axes((left / wide, low / high, across / wide, down / high))
     for row, class_images in enumerate(of_class):
         for column, image in enumerate(class_images):
             y, x = row * (height + gap), column * (width + gap)
@@ -91,9 +95,12 @@ def class_sheet(
         for tick, label in zip(axes.get_yticklabels(), classes, strict=True):
             tick.set_color(colours[label])
         _draw_legend(figure, counts)
-    across, down = canvas.get_width_height()
+    pixels_across, pixels_down = canvas.get_width_height()
     x0, y0, x1, y1 = axes.get_position().extents
-    box = [round(x0 * across), round((1 - y1) * down), round(x1 * across), round((1 - y0) * down)]
+    box = [
+        *(round(x0 * pixels_across), round((1 - y1) * pixels_down)),
+        *(round(x1 * pixels_across), round((1 - y0) * pixels_down)),
+    ]
     buffer = io.BytesIO()
     place = {"box": box, "rows": len(classes), "columns": columns, "size": [width, height], "gap": gap}
     canvas.print_png(buffer, metadata={"sheet": json_text(place)})

@@ -229,11 +229,12 @@ def small_picture(path: Path, width: int, lines: int | None) -> Iterator[Text]:
     columns = min(place.columns, width // (side + 1))
     shown = rows if lines is None else min(rows, lines // (side // 2 + 1))
     scale = sheet.width / (place.columns * (across + gap) - gap)
+    tall = sheet.height / (rows * (down + gap) - gap)  # the same but for rounding
     for index in range(shown):
         top = round(index * (rows - 1) / max(1, shown - 1)) * (down + gap)
         corners = [(column * (across + gap), top) for column in range(columns)]
         boxes = [  # one pixel less on each side, where the neighbours shine in
-            (x * scale + 1, y * scale + 1, (x + across) * scale - 1, (y + down) * scale - 1) for x, y in corners
+            (x * scale + 1, y * tall + 1, (x + across) * scale - 1, (y + down) * tall - 1) for x, y in corners
         ]
         yield _half_blocks([sheet.resize((side, side), Image.Resampling.BOX, box) for box in boxes])
 
