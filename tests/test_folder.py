@@ -507,3 +507,31 @@ def test_an_image_of_another_shape_is_the_largest_middle_part_of_that_shape(size
     assert (wide.size, wide.mode) == ((8, 4), "L")
     bars = Image.fromarray(np.repeat(np.arange(40, dtype=np.uint8)[None] * 6, 20, 0))
     assert np.array_equal(np.asarray(fitted(bars, "L", 20, 20))[0], np.arange(10, 30) * 6)
+
+
+# ---- the digest of the test images ----------------------------------------------------------------
+
+
+def test_the_digest_of_the_test_images_is_of_the_files_and_their_classes(tmp_path):
+    for part in ("train", "test"):
+        for index, name in enumerate(("a", "b")):
+            write(tmp_path / part / name / "0.png", image(colour=(50 * index, 0, 0), size=(16, 16)))
+    first = load(tmp_path, image_size=8)
+    assert first.test_digest == load(tmp_path, image_size=16).test_digest == load(tmp_path).test_digest
+    assert first.digest != load(tmp_path, image_size=16).digest
+    write(tmp_path / "train" / "a" / "1.png")
+    assert load(tmp_path).test_digest == first.test_digest  # other training images are the same test
+    (tmp_path / "test" / "a" / "1.png").write_bytes((tmp_path / "test" / "b" / "0.png").read_bytes())
+    one_more = load(tmp_path).test_digest
+    (tmp_path / "test" / "a" / "1.png").rename(tmp_path / "test" / "b" / ".hidden.png")
+    (tmp_path / "test" / "b" / ".hidden.png").rename(tmp_path / "test" / "b" / "1.png")
+    assert len({first.test_digest, one_more, load(tmp_path).test_digest}) == 3
+
+
+def test_a_test_image_that_goes_away_while_it_is_read_is_named(tmp_path):
+    for part in ("train", "test"):
+        fill(tmp_path / part, a=1, b=1)
+    table = source(tmp_path).test
+    (tmp_path / "test" / "a" / "0.png").unlink()
+    with pytest.raises(InputError, match=r"0\.png: cannot be read"):
+        table.digest()

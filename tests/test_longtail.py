@@ -8,10 +8,20 @@ import pytest
 import torch
 from hypothesis import example, given, settings, strategies as st
 
-from ltdd_core import ArrayTable, DataSource, InputError, LongTailOptions, PerChannel, SourceImages, load_data
+from ltdd_core import (
+    ArrayTable,
+    DataSource,
+    ImageTable,
+    InputError,
+    LongTailOptions,
+    PerChannel,
+    SourceImages,
+    load_data,
+)
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.longtail import class_order, cut, exponential_counts, shot_groups
 from ltdd_core.data.normalisation import stored_normalisation
+from ltdd_core.runs.facts import data_facts
 from ltdd_core.seeding import generator
 
 ORDERS = ["native", "reversed", "random"]
@@ -258,6 +268,27 @@ def test_a_loaded_set_is_sorted_and_counted():
     assert data.imbalance == 10
     assert len(data.test_images) == len(data.test_labels) == 60
     assert data.normalisation == PerChannel.of(data.train_images)
+
+
+def test_the_digest_of_the_test_images_is_the_sources_and_one_that_cannot_tell_has_none():
+    class Decoded(ImageTable):
+        def __init__(self, table):
+            self.table, self.labels = table, table.labels
+
+        def read(self, indices):
+            return self.table.read(indices)
+
+    class Late(Balanced):
+        def load(self, generator):
+            found = super().load(generator)
+            return SourceImages(found.train, Decoded(found.test), found.class_names)
+
+    data, late = load(imbalance=10), load_long_tailed("late", Late(Late.Options(imbalance=10)))
+    assert data.test_digest == load(imbalance=2).test_digest  # another cut is the same test
+    assert late.test_digest is None
+    assert late.digest == data.digest
+    assert "test_digest" not in data_facts(late)
+    assert data_facts(data)["test_digest"] == data.test_digest
 
 
 def test_data_seed_alone_decides_what_stays():

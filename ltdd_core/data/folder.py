@@ -5,6 +5,7 @@ torch is imported by what needs it: that a folder is not there is said at once.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -50,6 +51,17 @@ class FileTable(ImageTable):
             pixels = np.asarray(decode(self.paths[index], mode, self.size, self.size))
             arrays.append(torch.from_numpy(pixels.copy()).view(self.size, self.size, -1).permute(2, 0, 1))
         return torch.stack(arrays).contiguous()
+
+    def digest(self) -> str:
+        """Of the files, so it is the same for any size that they are decoded to."""
+        digest = hashlib.blake2b(repr(self.labels.tolist()).encode(), digest_size=16)
+        for path in self.paths:
+            try:
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "blake2b").digest())
+            except OSError as error:
+                _unreadable(error)
+        return digest.hexdigest()
 
 
 class HeldOutOptions(LongTailOptions):

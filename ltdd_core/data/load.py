@@ -72,6 +72,7 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
         found=tuple(map(sum, zip(*(counts_of(part, classes) for part in _labels(images)), strict=True))),
         resized=images.resized,
         advice=advice,
+        test_digest=images.test.digest(),
     )
 
 

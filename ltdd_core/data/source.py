@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ltdd_core.options import BaseOptions, Component, option
+from ltdd_core.storage import digest_of
 
 if TYPE_CHECKING:  # a data source can refuse what is not there before torch is imported
     import torch
@@ -94,6 +95,14 @@ class ImageTable(ABC):
             InputError: an image cannot be used; the message names its file.
         """
 
+    def digest(self) -> str | None:
+        """A digest of all images as the source has them, before any change of size, and of their labels.
+
+        None where that cannot be told.  Runs with the same digest of test images were scored on the same images,
+        whatever size they were made.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class ArrayTable(ImageTable):
@@ -107,6 +116,10 @@ class ArrayTable(ImageTable):
     def read(self, indices: Tensor) -> Tensor:
         """The rows asked for."""
         return self.images[indices]
+
+    def digest(self) -> str:
+        """Of the pixels, which are all that there is."""
+        return digest_of({"images": self.images, "labels": self.labels})
 
 
 class LongTailOptions(BaseOptions):

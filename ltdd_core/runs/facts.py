@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -24,6 +25,7 @@ def data_facts(data: LongTailedSet) -> dict[str, Any]:
         "imbalance": round(data.imbalance, 4),
         "image_shape": list(data.image_shape),
         "digest": data.digest,
+        **({"test_digest": data.test_digest} if data.test_digest is not None else {}),
         **({"validation_images": data.validation_count} if data.validation_count else {}),
     }
 
@@ -36,9 +38,10 @@ def knows_again(facts: Mapping[str, Any], data: LongTailedSet) -> bool:
 
 
 def session_facts(config: Config, device: torch.device, plugins: Sequence[str]) -> dict[str, Any]:
-    """What a process computes on and with; ``plugins`` are the active ones."""
+    """When a process began and what it computes on and with; ``plugins`` are the active ones."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -223,13 +223,16 @@ class RunFolder:
     def begin_session(self, data: Mapping[str, Any], session: Mapping[str, Any]) -> None:
         """Note which data the run is about, and what this process computes on; one entry a process.
 
-        A run of an earlier version has no digest of its data, and resumes where the rest is the same.
+        A process that only looks at a finished run is none of them.  A run of an earlier version has no digests of its
+        data, and resumes where the rest is the same.
 
         Raises:
             InputError: the run began with other data.
         """
         sessions = self.check_data(data)
-        self.write_json(FACTS, {"data": data, "sessions": [*sessions, session]})
+        if not (self.path / RESULT).exists():
+            sessions = [*sessions, session]
+        self.write_json(FACTS, {"data": data, "sessions": sessions})
 
     def check_data(self, data: Mapping[str, Any]) -> list[Any]:
         """See that the run, if one has begun here, is about these data; its sessions so far.
@@ -334,8 +337,8 @@ def _lines_before(step: int, content: bytes) -> Iterator[str]:
 
 
 def _of_images(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of data without what they are called."""
-    return {key: value for key, value in data.items() if key != "name"}
+    """The facts of data without what they are called, and what the digest of all images says already."""
+    return {key: value for key, value in data.items() if key not in ("name", "test_digest")}
 
 
 class StepLog:
