@@ -348,7 +348,7 @@ def test_a_file_of_somebody_who_knows_the_format_is_read_or_refused_in_one_line(
 # ---- runs ------------------------------------------------------------------------------------------
 
 LINES = ["original, direct", "original, balanced softmax", "distilled, direct", "two-stage, original + distilled"]
-FILES = ["distilled-direct", "original-direct", "two-stage-original-distilled"]
+FILES = ["distilled-direct", "original-balanced-softmax", "original-direct", "two-stage-original-distilled"]
 TWICE = ("--network", "convnet-d3", "--network", "mlp", "--repeats", "2")
 
 
