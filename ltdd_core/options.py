@@ -139,6 +139,8 @@ class Component:
     argument: ClassVar[str | None] = None
     """The option that a text after a colon gives: with ``"model"``, ``name:resnet18`` is ``name`` with the option
     ``model=resnet18``, wherever a component is named.  None: a colon is refused."""
+    citation: ClassVar[str] = ""
+    """The BibTeX entry of the paper that the component implements, which the page of a run shows; "" for none."""
 
     def __init__(self, options: Any) -> None:
         self.options = options

@@ -98,7 +98,7 @@ def test_a_run_says_in_its_report_and_under_its_table_what_the_test_images_leave
     resumed = ltdd("distill", "--out", "run", "--resume", "--json")
     assert json.loads(resumed.stdout)["rows"] == rows
     assert ltdd("report", "run").exit_code == 0
-    page = re.sub(r"\s+", " ", Path("run/report.html").read_text())
+    page = re.sub(r"\s+", " ", Path("report-run.html").read_text())
     low, high = ranked[0]["accuracy_interval"]
     assert f'{ranked[0]["accuracy"]:.1f} <span class="quiet below">({low:.1f} to {high:.1f})</span>' in page
     assert ("test images the difference of" in page) == (sentence is not None)

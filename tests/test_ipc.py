@@ -459,7 +459,7 @@ def test_a_run_has_the_numbers_that_it_is_asked_for_and_says_so(ltdd):
         result = ltdd(*command)
         assert result.exit_code == 0, (command, result.output)
     assert "images a class: all 2, few 6, 0 1, seed 0" in ltdd("watch", "run").stdout
-    assert "1 to 6 images a class (39 in all)" in Path("run/report.html").read_text()
+    assert "1 to 6 images a class (39 in all)" in Path("report-run.html").read_text()
     assert "this set has 1 to 6" in one_line_error(ltdd("export", "run", "--format", "ddranking"))
     export("run", "folder")
     assert len(list(Path("run/export-folder").glob("*/*.png"))) == 39

@@ -1,6 +1,7 @@
 """``ltdd report`` and ``ltdd compare``: every number on the page is the run's, and the page is whole in a browser."""
 
 import base64
+import csv
 import dataclasses
 import html
 import io
@@ -11,11 +12,15 @@ import shutil
 import subprocess
 import unicodedata
 import warnings
+import zipfile
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import TINY, one_line_error
 from hypothesis import given, settings, strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,7 +35,8 @@ from ltdd_report.reading import read_run, shown_images
 from ltdd_report.visible import visible
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-SECTIONS = ["table", "classes", "gains", "groups", "mistakes", "images", "loss", "provenance"]
+SECTIONS = ["summary", "table", "classes", "gains", "groups", "mistakes", "images", "loss", "provenance"]
+SECTIONS += ["downloads", "cite"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,8 @@ def page(finished, tmp_path_factory):
 
 
 def table_of(text):
-    """The cells of the first table."""
+    """The cells of the result table."""
+    text = text.partition('<section id="table"')[2] or text
     body = text[text.index("<tbody>") : text.index("</tbody>")]
     return [
         [re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in body.split("<tr>")[1:]
@@ -77,12 +84,160 @@ def test_the_page_holds_all_that_it_needs_and_every_picture_says_what_it_shows(p
     assert "<script" not in text
     pictures = re.findall(r'<img src="data:image/([\w+]+);base64,(.*?)" alt="(.*?)"', text)
     wrong = [alt for _, _, alt in pictures if alt.startswith("A test image of ")]
-    # Counts and classes, gains, confusions, images of ten classes, curves.
-    assert len(pictures) - len(wrong) == 2 + 3 + 4 + 10 + 2
+    # Originals beside distilled images, counts and classes, gains, confusions, images of ten classes, curves.
+    assert len(pictures) - len(wrong) == 10 + 2 + 3 + 4 + 10 + 2
     for kind, data, about in pictures:
         start = base64.b64decode(data)[:60]
         assert start.startswith(b"\x89PNG" if kind == "png" else b"<?xml")
         assert len(about) > 20
+
+
+def saved(text, name):
+    """A file that a page offers."""
+    return base64.b64decode(re.search(rf'download="{re.escape(name)}" href="data:[\w/]+;base64,(.*?)"', text)[1])
+
+
+def lines_of(content):
+    return list(csv.reader(io.StringIO(content.decode())))
+
+
+def test_the_page_says_what_the_run_was_and_what_it_cost(page, finished):
+    found = section(page.read_text(), "summary")
+    said = dict(re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', found))
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    facts = json.loads((finished / "run.json").read_text())
+    report = json.loads((finished / "report.json").read_text())
+    assert said["method"].startswith("dm (lr_img 1.0")
+    assert said["network"].startswith("convnet-d3 (depth 2, width 8")
+    assert (said["size"], said["iterations"]) == ("2 images a class: 20 images", "3")
+    counts = facts["data"]["counts"]
+    assert said["training images"] == f"{sum(counts)} in 10 classes, {counts[0]} to {counts[-1]} a class"
+    assert (said["validation images"], said["test images"]) == ("none", "500")
+    seconds = sum(json.loads(line)["seconds"] for line in (finished / "times.jsonl").read_text().splitlines())
+    assert said["distillation"] == f"{seconds:,.0f} seconds in 3 steps"
+    assert said["training"].startswith(f"{report['seconds'] - seconds:,.0f} seconds")
+    epochs = config["training"]["original"]["epochs"]
+    both = epochs * sum(counts) + epochs * 20
+    seen = dict(line.rsplit(": ", 1) for line in said["images seen in training"].split("; "))
+    assert seen["original, direct"] == seen["original, balanced softmax"] == f"{epochs * sum(counts):,}"
+    assert seen["distilled, direct"] == str(epochs * 20)
+    assert said["images seen in training"].endswith(f": {both:,}")
+    assert said["date"] == f"{datetime.fromisoformat(facts['sessions'][0]['began']):%Y-%m-%d %H:%M} UTC"
+    assert said["versions"] == f"ltdd {version('ltdd')}, torch {torch.__version__}"
+
+
+def test_a_run_that_noted_less_says_less(ltdd, finished):
+    """No date, and nothing of the time of training where several processes shared the work; no classifiers."""
+    shutil.copytree(finished, "run")
+    facts = json.loads(Path("run/run.json").read_text())
+    (session,) = facts["sessions"]
+    session.pop("began")
+    Path("run/run.json").write_text(json.dumps({**facts, "sessions": [session, session]}))
+    shutil.rmtree("run/classifiers")
+    found = ltdd("report", "run")
+    assert found.exit_code == 0, found.output
+    said = dict(
+        re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', section(Path("report-run.html").read_text(), "summary"))
+    )
+    assert "date" not in said
+    assert "images seen in training" not in said
+    assert said["training"].startswith("not told apart: the last of 2 processes took")
+
+
+def test_the_command_of_the_summary_and_the_file_of_the_page_make_the_run_again(page, finished, ltdd):
+    text = page.read_text()
+    Path("config.yaml").write_bytes(saved(text, "config.yaml"))
+    command = re.search(r"<td>ltdd (distill .*?)</td>", section(text, "summary"))[1].replace("FOLDER", "again").split()
+    result = ltdd(*command)
+    assert result.exit_code == 0, result.output
+    assert Path("again/distilled.safetensors").read_bytes() == (finished / "distilled.safetensors").read_bytes()
+
+
+def test_every_table_can_be_saved_as_csv_and_every_figure_as_svg(page, finished):
+    text = page.read_text()
+    run, report = read_run(finished), json.loads((finished / "report.json").read_text())
+    heading, *table = lines_of(saved(text, "table.csv"))
+    ends = ["accuracy_low", "accuracy_high", "behind_best", "behind_best_low", "behind_best_high"]
+    assert heading[-5:] == ends
+    for row, line in zip(report["rows"], table, strict=True):
+        assert line[:-5] == ["" if row[key] is None else str(row[key]) for key in heading[:-5]]
+        assert line[-5:-3] == [str(value) for value in row["accuracy_interval"]]
+        assert line[-3:] == [str(value) for value in row["behind_best"] or ["", "", ""]]
+    heading, *classes = lines_of(saved(text, "classes.csv"))
+    assert heading == ["class", "training images", *(f"accuracy of {row['name']}" for row in report["rows"])]
+    for label, line in enumerate(classes):
+        assert line[:2] == [run.data["classes"][label], str(run.data["counts"][label])]
+        assert [float(value) for value in line[2:]] == [row["per_class"][label] for row in report["rows"]]
+    confusion = lines_of(saved(text, "confusion.csv"))[1:]
+    assert len(confusion) == len(report["rows"]) * 10 * 10
+    assert sum(float(line[3]) for line in confusion) == len(report["rows"]) * 500
+    steps = lines_of(saved(text, "steps.csv"))
+    assert steps == [
+        ["step", "loss", "seconds"],
+        *([str(step), str(run.losses[step].item()), str(run.seconds[step].item())] for step in range(3)),
+    ]
+    with zipfile.ZipFile(io.BytesIO(saved(text, "tables-and-figures.zip"))) as archive:
+        shown = {drawing.encode() for drawing in drawings(text)}
+        assert {archive.read(name) for name in archive.namelist() if name.endswith(".svg")} == shown
+        assert archive.read("table.csv") == saved(text, "table.csv")
+    assert len(saved(text, "tables-and-figures.zip")) < len(text) / 4
+
+
+def test_originals_stand_beside_distilled_images_from_head_to_tail(page, finished):
+    data, run = load_data("digits-lt"), read_run(finished)
+    distilled, labels = shown_images(run)
+    found = section(page.read_text(), "summary").partition('<div class="overview">')[2]
+    parts = re.findall(r"<figcaption>(.*?)</figcaption>\s*<img src=\"data:image/png;base64,(.*?)\"", found)
+    assert [name for name, _ in parts] == [f"{label} ({data.counts[label]})" for label in range(10)]
+    for label, (_, content) in enumerate(parts):
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("L"), dtype=float)
+        high, wide = (size // 2 for size in pixels.shape)
+        originals = data.train_images[data.train_labels == label][:2, 0] / 255
+        for row, images in enumerate((originals, distilled[labels == label][:2].clamp(0, 1)[:, 0])):
+            for column in range(2):
+                part = pixels[row * high : (row + 1) * high, column * wide : (column + 1) * wide] / 255
+                # The same mean but for the white edges; where a class has no second image all is white.
+                inside = part[8:-8, 8:-8].mean()
+                expected = float(images[column].mean()) if column < len(images) else 1.0
+                assert inside == pytest.approx(expected, abs=0.12), (label, row, column)
+
+
+def test_the_page_says_what_to_cite(page, ltdd, site):
+    cited = html.unescape(section(page.read_text(), "cite"))
+    assert re.findall(r"@\w+\{(\w+),", cited) == ["ltdd", "zhao2023dm"]
+    assert f"version = {{{version('ltdd')}}}" in cited
+    site.install("cited", """
+        from ltdd_core import hookimpl
+        from ltdd_coreset.matcher import Coreset
+
+        class Cited(Coreset):
+            "A coreset with a paper."
+            citation = "@misc{mine,\\n  title = {A & B}\\n}"
+
+        @hookimpl
+        def ltdd_register_matchers(register):
+            register("cited", Cited)
+    """)  # fmt: skip
+    assert "title = {A & B}" in html.unescape(page_of(ltdd, "--method", "cited"))
+
+
+def test_every_link_of_the_page_leads_to_a_section(page, calibrated):
+    for text in (page.read_text(), (calibrated / "report.html").read_text()):
+        assert re.findall(r'<li><a href="#(\w+)"', text) == re.findall(r'<section id="(\w+)"', text)
+
+
+def test_a_finished_run_that_is_looked_at_stays_as_it_is(ltdd, finished, tmp_path):
+    shutil.copytree(finished, "run")
+    moved = {**json.loads(Path("run/report.json").read_text()), "run": "run"}
+    Path("run/report.json").write_text(json.dumps(moved, indent=1) + "\n")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    for look in (["report", "run"], ["compare", "run", "--html", "page.html"], ["watch", "run"]):
+        assert ltdd(*look).exit_code == 0
+    again = ltdd("distill", "--method", "dm", "--plugin", "twostage", *TINY, "--out", "run", "--resume")
+    assert again.exit_code == 0, again.output
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    assert ltdd("report", "run", "--out", "run/report.html").exit_code == 0
+    assert Path("run/report.html").is_file()
 
 
 def test_the_initial_images_of_the_page_are_those_of_the_run(finished):
@@ -135,7 +290,7 @@ def calibrated(tmp_path_factory):
 
     out = tmp_path_factory.mktemp("calibrated") / "run"
     command = ["distill", "--method", "dm", "--plugin", "twostage", "--validation", "0.1", *TINY, "--out", str(out)]
-    for arguments in (command, ["report", str(out)]):
+    for arguments in (command, ["report", str(out), "--out", str(out / "report.html")]):
         result = CliRunner().invoke(cli, arguments)
         assert result.exit_code == 0, result.output
     return out
@@ -179,14 +334,14 @@ def test_the_surest_mistakes_of_each_class_are_shown_with_their_pictures(validat
 
 def test_reliability_is_shown_before_and_after_where_a_run_is_calibrated(calibrated, page):
     text = (calibrated / "report.html").read_text()
-    assert re.findall(r'<section id="(\w+)"', text) == [*SECTIONS[:4], "reliability", *SECTIONS[4:]]
+    assert re.findall(r'<section id="(\w+)"', text) == [*SECTIONS[:5], "reliability", *SECTIONS[5:]]
     shown = section(text, "reliability")
     assert f"fitted to\n{load_data('digits-lt', validation=0.1).validation_count} validation images" in shown
     for row in json.loads((calibrated / "report.json").read_text())["rows"]:
         facts = load_classifier(calibrated, row["name"]).facts["calibration"]
         numbers = f"calibration error {facts['ece_before']:.1f} before, {facts['ece_after']:.1f} after"
         assert f"{row['name']}: {numbers}</figcaption>" in shown
-    assert len(drawings(shown)) == 3
+    assert len(drawings(shown)) == 4
     assert 'id="reliability"' not in page.read_text()
 
 
@@ -195,8 +350,8 @@ def test_reliability_is_shown_where_the_classifiers_are_not_kept(ltdd, calibrate
     shutil.rmtree("run/classifiers")
     assert ltdd("report", "run").exit_code == 0
     found, expected = (
-        re.findall("<figcaption>.*</figcaption>", (run / "report.html").read_text())
-        for run in (Path("run"), calibrated)
+        re.findall("<figcaption>.*</figcaption>", page.read_text())
+        for page in (Path("report-run.html"), calibrated / "report.html")
     )
     assert found == expected
 
@@ -204,7 +359,7 @@ def test_reliability_is_shown_where_the_classifiers_are_not_kept(ltdd, calibrate
 def test_of_many_classes_those_with_the_lowest_accuracy_are_shown(ltdd, named):
     named([f"class {label:02}" for label in range(24)], "run")  # all look alike, so no more than two are ever right
     assert ltdd("report", "run").exit_code == 0
-    shown = section(Path("run/report.html").read_text(), "mistakes")
+    shown = section(Path("report-run.html").read_text(), "mistakes")
     per_class = json.loads(Path("run/report.json").read_text())["rows"][-1]["per_class"]
     wrong = sum(value < 100 for value in per_class)
     assert shown.count("<h3>") == 20
@@ -218,12 +373,12 @@ def test_without_the_test_images_or_the_predictions_the_page_says_so(ltdd, named
     named(["cat", "dog"], "run")
     Path("run/predictions.safetensors").rename("elsewhere")
     assert ltdd("report", "run").exit_code == 0
-    assert "has no predictions.safetensors." in section(Path("run/report.html").read_text(), "mistakes")
+    assert "has no predictions.safetensors." in section(Path("report-run.html").read_text(), "mistakes")
     Path("elsewhere").rename("run/predictions.safetensors")
     root = Path(read_run(Path("run")).config["data"]["root"])
     root.rename(root.parent / "moved")
     assert ltdd("report", "run").exit_code == 0
-    assert "The test images are not at hand: " in section(Path("run/report.html").read_text(), "mistakes")
+    assert "The test images are not at hand: " in section(Path("report-run.html").read_text(), "mistakes")
 
 
 def test_a_large_test_image_is_made_small():
@@ -256,7 +411,7 @@ def test_names_are_shown_as_they_are(ltdd, tmp_path):
     command = ["distill", "--method", "dm", "--data", "folder", "--root", tmp_path / "data", *TINY, "--out", "run"]
     assert ltdd(*command).exit_code == 0
     assert ltdd("report", "run").exit_code == 0
-    text = (tmp_path / "here" / "run" / "report.html").read_text()
+    text = (tmp_path / "here" / "report-run.html").read_text()
     assert "<b>&" not in text
     assert "&lt;b&gt;&amp;amp;" in text
     assert 'id="gains"' in text  # the two direct lines, one beside the other
@@ -266,7 +421,7 @@ def test_names_are_shown_as_they_are(ltdd, tmp_path):
 def test_a_run_without_steps_has_no_loss(ltdd, tmp_path):
     assert ltdd("distill", "--method", "coreset", *TINY, "--out", "run").exit_code == 0
     assert ltdd("report", "run").exit_code == 0
-    text = (tmp_path / "here" / "run" / "report.html").read_text()
+    text = (tmp_path / "here" / "report-run.html").read_text()
     assert re.findall(r'<section id="(\w+)"', text) == [name for name in SECTIONS if name != "loss"]
 
 
@@ -298,7 +453,7 @@ def test_a_partition_without_influence_is_named(ltdd, finished):
         assert ltdd(*command, *options, "--out", out).exit_code == 0
         assert read_run(Path(out)).partition_has_no_say == said
         assert ltdd("report", out).exit_code == 0
-        assert ("has no\ninfluence" in Path(out, "report.html").read_text()) == said
+        assert ("has no\ninfluence" in Path(f"report-{out}.html").read_text()) == said
     undecided = {**read_run(finished).config["head"], "a": None, "b": None}  # what the head decides is not known here
     run = read_run(finished)
     assert not dataclasses.replace(run, config={**run.config, "head": undecided}).partition_has_no_say
@@ -308,7 +463,7 @@ def page_of(ltdd, *options):
     """The text of the page of a tiny run, all on one line."""
     assert ltdd("distill", *TINY, *options, "--out", "run").exit_code == 0
     assert ltdd("report", "run").exit_code == 0
-    return " ".join(Path("run/report.html").read_text().split())
+    return " ".join(Path("report-run.html").read_text().split())
 
 
 def test_the_page_claims_of_no_method_that_it_began_with_the_initial_images(ltdd):
@@ -319,12 +474,12 @@ def test_the_page_claims_of_no_method_that_it_began_with_the_initial_images(ltdd
 
 
 def test_the_page_says_that_initial_images_are_repeats(ltdd):
-    assert "some are repeats, changed a little" in page_of(ltdd, "--method", "dm", "--ipc", "3")
+    assert "some are repeats, changed a little" in page_of(ltdd, "--method", "dm", "--set", "ipc=3")
 
 
 @pytest.mark.parametrize("ipc", ["2", "3"])
 def test_the_page_says_that_a_coreset_is_its_initial_images_unchanged(ipc, ltdd):
-    text = page_of(ltdd, "--method", "coreset", "--ipc", ipc)  # with 3, classes of 2 images have no third one
+    text = page_of(ltdd, "--method", "coreset", "--set", f"ipc={ipc}")  # with 3, classes of 2 images have no third one
     assert "They are initial images of the run, unchanged." in text
     assert "Below them" not in text
 
@@ -417,7 +572,7 @@ def test_control_characters_in_names_are_shown_and_not_obeyed(ltdd, named):
         result = ltdd(*look, run)
         assert result.exit_code == 0, result.output
         assert "\x1b" not in result.output
-    for text in (Path(run, "report.html").read_text(), Path(page).read_text()):
+    for text in (Path(f"report-{run}.html").read_text(), Path(page).read_text()):
         assert drawings(text)
         assert not any("\x1b" in drawing for drawing in drawings(text))
         assert "\x1b" not in text
@@ -429,7 +584,7 @@ def test_names_that_the_font_of_figures_does_not_have_are_left_to_the_browser(lt
     result = ltdd("report", "run")
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
-    assert sum("日本" in drawing for drawing in drawings(Path("run/report.html").read_text())) == 5
+    assert sum("日本" in drawing for drawing in drawings(Path("report-run.html").read_text())) == 5
 
 
 @given(st.text(st.characters()))
@@ -480,6 +635,18 @@ def test_a_browser_shows_every_section_and_nothing_sticks_out(width, page, tmp_p
 def test_a_browser_shows_the_comparison(width, ltdd, finished, tmp_path):
     assert ltdd("compare", finished, "--html", tmp_path / "compared.html").exit_code == 0
     assert looked_at(tmp_path / "compared.html", width, tmp_path)["sections"] == ["table", "classes"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+def test_a_run_of_ten_classes_is_printed_on_six_pages_at_most(page, tmp_path):
+    """A page of A4 is 595 x 842 points; every page of a PDF file has its own box."""
+    paper = tmp_path / "paper.pdf"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options += ["--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--no-pdf-header-footer"]
+    subprocess.run([CHROMIUM, *options, f"--print-to-pdf={paper}", page.as_uri()], capture_output=True, timeout=120)
+    boxes = re.findall(rb"/MediaBox \[0 0 (\d+)[.\d]* (\d+)[.\d]*\]", paper.read_bytes())
+    assert 1 < len(boxes) <= 6
+    assert {(round(int(wide), -1), round(int(high), -1)) for wide, high in boxes} == {(590, 840)}
 
 
 # ---- figures -------------------------------------------------------------------------------------
@@ -673,6 +840,14 @@ def test_compare_at_the_command_line(ltdd, runs, tmp_path):
     text = (tmp_path / "all.html").read_text()
     document = json.loads(ltdd("compare", runs / "a0", runs / "a1", runs / "b", "--json").stdout)
     assert [row[0] for row in table_of(text)] == [row["name"] for row in document["rows"]]
+    seeds = {row["name"]: row["seeds"] for row in document["rows"]}
+    assert seeds["dm: distilled, direct"] == [0, 1]
+    assert seeds["coreset: distilled, direct"] == [0]
+    assert {row[0]: [int(seed) for seed in row[1].split(", ")] for row in table_of(text)} == seeds
+    assert re.search(r"dm: distilled, direct +0, 1 ", result.stdout)
+    assert document["differences"] == [{"option": "matcher.name", "values": {"dm": "dm", "coreset": "coreset"}}]
+    assert "matcher.name  dm: dm; coreset: coreset" in result.stdout
+    assert [row[0] for row in table_of(text[text.index('id="differences"') :])] == ["matcher.name"]
     assert document["rows"][0]["behind"] is None
     assert "twice" in one_line_error(ltdd("compare", runs / "a0", runs / "a0"))
 
@@ -695,8 +870,58 @@ def test_other_test_images_with_the_same_labels_are_refused(ltdd, tmp_path):
     for seed, root in enumerate(("a", "same", "other")):
         command = ["distill", "--method", "dm", "--data", "folder", "--root", tmp_path / root, *TINY]
         assert ltdd(*command, "--seed", seed, "--out", f"run-{root}").exit_code == 0
-    assert ltdd("compare", "run-a", "run-same").exit_code == 0
+    result = ltdd("compare", "run-a", "run-same", "--json")
+    assert result.exit_code == 0, result.output
+    marks = {row["name"]: (row["images"], row["seeds"]) for row in json.loads(result.stdout)["rows"]}
+    assert marks["dm (images=A): distilled, direct"] == ("A", [0])  # not two seeds of one thing
+    assert marks["dm (images=B): distilled, direct"] == ("B", [1])
+    assert "marks runs on the same images" in ltdd("compare", "run-a", "run-same").stdout
     assert "they have different test images" in one_line_error(ltdd("compare", "run-a", "run-other"))
+
+
+def test_runs_at_different_image_sizes_are_compared_and_marked(ltdd, tmp_path):
+    random = np.random.default_rng(0)
+    for part, size in (("train", 4), ("test", 2)):
+        for name in ("x", "y"):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            for index in range(size):
+                pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / part / name / f"{index}.png")
+    for size in (8, 16):
+        given = ["--data", "folder", "--root", tmp_path / "data", "--set", f"data.image_size={size}"]
+        assert ltdd("distill", "--method", "dm", *given, *TINY, "--out", f"run-{size}").exit_code == 0
+    document = json.loads(ltdd("compare", "run-8", "run-16", "--json").stdout)
+    small, large = "dm (data.image_size=8, images=A)", "dm (data.image_size=16, images=B)"
+    assert document["differences"] == [{"option": "data.image_size", "values": {small: "8", large: "16"}}]
+    assert {row["name"].partition(": ")[0]: row["images"] for row in document["rows"]} == {small: "A", large: "B"}
+    for file in ("run.json", "report.json"):  # as a run of an earlier version has them
+        facts = json.loads(Path("run-16", file).read_text())
+        del facts["data"]["test_digest"]
+        Path("run-16", file).write_text(json.dumps(facts))
+    assert "they have different test images" in one_line_error(ltdd("compare", "run-8", "run-16"))
+
+
+def test_options_that_only_one_component_has_are_no_difference():
+    def found(**settings):
+        return [difference.option for difference in comparing._differences(settings)]
+
+    one, other = {"matcher.name": "dm", "matcher.lr": "1", "ipc": "1"}, {"matcher.name": "mtt", "ipc": "2"}
+    assert found(a=one, b=other) == ["matcher.name", "ipc"]
+    assert found(a=one, b={**one, "matcher.lr": "2"}) == ["matcher.lr"]
+    assert found(a=one, b={**other, "matcher.lr": "2"}) == ["matcher.name", "ipc"]  # another option of that name
+    assert found(a=one) == found(a=one, b={**one, comparing.IMAGES: "B"}) == []
+
+
+def test_runs_without_a_digest_are_taken_to_be_on_the_images_of_the_first():
+    class Run:
+        def __init__(self, digest):
+            self.data = {} if digest is None else {"digest": digest}
+
+    letters = comparing._images_of([Run(digest) for digest in ("a", None, "b", "a", "c")])
+    assert letters == ["A", "A", "B", "A", "C"]
+    assert comparing._images_of([Run(None), Run("a")]) == ["", ""]
+    assert comparing._images_of([Run(None), Run(None)]) == ["", ""]
+    assert [comparing._letter(index) for index in (0, 25, 26, 53)] == ["A", "Z", "A1", "B2"]
 
 
 def test_the_accuracy_of_an_unbalanced_test_set_is_that_of_the_table_and_changed_images_are_noticed(ltdd, tmp_path):

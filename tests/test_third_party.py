@@ -136,7 +136,7 @@ def test_a_package_goes_all_the_way(strangers, ltdd, pictures, name):
     ):
         result = ltdd(*command)
         assert result.exit_code == 0, f"{command}\n{result.output}"
-    assert Path("whole/report.html").exists()
+    assert Path("report-whole.html").exists()
     answered = ltdd("predict", "whole", "pictures", "--truth", "folder", "--json")
     assert answered.exit_code == 0, answered.output
     assert len(json.loads(answered.stdout)["images"]) == 3

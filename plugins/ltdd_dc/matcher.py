@@ -157,6 +157,13 @@ class GradientMatcher(BatchMatcher):
 class DatasetCondensation(GradientMatcher):
     """DC: gradient matching without augmentation, in the matching and in the training of its networks."""
 
+    citation = """@inproceedings{zhao2021dc,
+  title = {Dataset Condensation with Gradient Matching},
+  author = {Zhao, Bo and Mopuri, Konda Reddy and Bilen, Hakan},
+  booktitle = {International Conference on Learning Representations (ICLR)},
+  year = {2021}
+}"""
+
     def prepare(self, task: Distillation) -> None:
         """Start from the initial images."""
         super().prepare(replace(task, augmentation=Augmentation("none")))
@@ -164,3 +171,10 @@ class DatasetCondensation(GradientMatcher):
 
 class SiameseCondensation(GradientMatcher):
     """DSA: gradient matching where the real and the synthetic images of a class share their augmentation."""
+
+    citation = """@inproceedings{zhao2021dsa,
+  title = {Dataset Condensation with Differentiable Siamese Augmentation},
+  author = {Zhao, Bo and Bilen, Hakan},
+  booktitle = {International Conference on Machine Learning (ICML)},
+  year = {2021}
+}"""

@@ -19,6 +19,13 @@ from ltdd_core import Batch, BatchMatcher, Network, class_means, embed_without_g
 class DistributionMatcher(BatchMatcher):
     """Match the mean feature of each class in random networks."""
 
+    citation = """@inproceedings{zhao2023dm,
+  title = {Dataset Condensation with Distribution Matching},
+  author = {Zhao, Bo and Bilen, Hakan},
+  booktitle = {IEEE/CVF Winter Conference on Applications of Computer Vision (WACV)},
+  year = {2023}
+}"""
+
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
         """Squared distance of the class means, summed over classes and features."""
         target = class_means(embed_without_gradient(network, real.images, self.task.chunk), real.counts)

@@ -47,6 +47,13 @@ published runs end within a factor of ten."""
 class TrajectoryMatcher(Matcher):
     """Match the trajectories of experts."""
 
+    citation = """@inproceedings{cazenavette2022mtt,
+  title = {Dataset Distillation by Matching Training Trajectories},
+  author = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2022}
+}"""
+
     class Options(BaseOptions):
         """Students, optimisers, experts."""
 

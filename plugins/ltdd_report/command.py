@@ -8,25 +8,34 @@ from pathlib import Path
 import click
 
 from ltdd_core.commands import check_there, consoles, json_option
+from ltdd_report.visible import visible
 
 
 @click.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The file to write (default: report.html in RUN).")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The file to write (default: report-NAME.html here, NAME the folder's).",
+)
 def report(run: Path, out: Path | None) -> None:
     """Write a page about the finished run in the folder RUN.
 
-    The page is one HTML file. It shows the table, classes and groups, what two stages gain and lose, the surest
-    mistakes, the distilled images, the initial images where they can be drawn again, the configuration and the
-    versions.
+    The page is one HTML file. It shows what the run was and what it cost, the table, classes and groups, what two
+    stages gain and lose, the surest mistakes, the distilled images, the initial images where they can be drawn again,
+    the configuration and the versions. Tables and figures can be saved from it. Nothing is written into RUN, unless
+    --out names a file in it.
     """
     check_there(run)
+    from rich.filesize import decimal
+
     from ltdd_report.page import write_report
     from ltdd_report.reading import read_run
 
-    target = out or run / "report.html"
+    target = out or Path(f"report-{run.resolve().name}.html")
     write_report(read_run(run), target)
-    consoles(False)[0].print(f"the report is in {target}", soft_wrap=True)
+    size = decimal(target.stat().st_size)
+    consoles(False)[0].print(f"the report is in {visible(str(target))} ({size})", soft_wrap=True, markup=False)
 
 
 @click.command("watch")
@@ -55,8 +64,10 @@ def watch(run: Path) -> None:
 def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     """Compare the classifiers of finished runs on the same test images.
 
-    Runs that differ only in the seed are one line of the table. Intervals come from a bootstrap over test images and
-    seeds. A star marks a classifier that is not worse than the most accurate one by more than noise.
+    Runs that differ only in the seed are one line of the table, which lists the seeds. Intervals come from a bootstrap
+    over test images and seeds. A star marks a classifier that is not worse than the most accurate one by more than
+    noise. Below the table stands what differs between the configurations. Runs on images of different sizes, or on
+    other training images, can be compared if they have the same test images; letters mark them.
     """
     for run in runs:
         check_there(run)

@@ -8,7 +8,7 @@ difference from the most accurate one is not more than noise: the 95 per cent in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ class Entry:
     """One classifier over its seeds."""
 
     name: str
+    images: str
+    """The letter of the images that its runs trained on; "" where all runs trained on the same."""
     seeds: tuple[int, ...]
     accuracy: Interval
     std: Interval
@@ -41,6 +43,16 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """An option that some configurations have different values of."""
+
+    option: str
+    """Its path: ``matcher.lr_img``."""
+    values: Mapping[str, str]
+    """Its value in each configuration that has it, by what tells the configurations apart."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """All classifiers of some runs."""
 
@@ -49,6 +61,8 @@ class Comparison:
     counts: list[int]
     test_images: int
     entries: list[Entry]
+    differences: list[Difference]
+    """What differs between the configurations, but for seeds and for where they ran."""
 
     def to_json(self) -> dict[str, Any]:
         """What ``ltdd compare --json`` prints."""
@@ -59,6 +73,7 @@ class Comparison:
         rows = [
             {
                 "name": entry.name,
+                "images": entry.images or None,
                 "seeds": list(entry.seeds),
                 "accuracy": of(entry.accuracy),
                 "std": of(entry.std),
@@ -69,7 +84,15 @@ class Comparison:
             }
             for entry in self.entries
         ]
-        return {"data": self.data, "test_images": self.test_images, "draws": DRAWS, "level": LEVEL, "rows": rows}
+        differences = [{"option": found.option, "values": dict(found.values)} for found in self.differences]
+        return {
+            "data": self.data,
+            "test_images": self.test_images,
+            "draws": DRAWS,
+            "level": LEVEL,
+            "rows": rows,
+            "differences": differences,
+        }
 
 
 def compare_runs(runs: Sequence[RunRecord]) -> Comparison:
@@ -80,20 +103,23 @@ def compare_runs(runs: Sequence[RunRecord]) -> Comparison:
             one are damaged or not those of its table.
     """
     labels = _common_labels(runs)
-    tables, seeds = _tables(runs, labels)
+    settings = [_settings(run, letter) for run, letter in zip(runs, _images_of(runs), strict=True)]
+    names = _names(runs, settings)
+    tables, about = _tables(runs, names, settings, labels)
     resampled = dict(zip(tables, bootstrap(list(tables.values()), labels), strict=True))
     measured = {name: class_accuracy(right, labels) for name, right in tables.items()}
     accuracy = accuracy_of(np.unique(labels, return_counts=True)[1])
     best = max(measured, key=lambda name: float(accuracy(measured[name]).mean()))
     data = runs[0].data
-    entries = [
-        _entry(name, seeds[name], accuracy, measured[name], resampled[name], measured[best], resampled[best])
-        for name in tables
-    ]
+    entries = []
+    for name, (letter, seeds) in about.items():
+        found = (measured[name], resampled[name], measured[best], resampled[best])
+        entries.append(_entry(name, seeds, accuracy, *found, letter))
     for entry in entries:
         entry.per_class[:] = _of_all_classes(entry.per_class, labels, len(data["classes"]))
     ranked = sorted(entries, key=lambda entry: -entry.accuracy.value)
-    return Comparison(data["name"], list(data["classes"]), list(data["counts"]), len(labels), ranked)
+    differences = _differences(dict(zip(names, settings, strict=True)))
+    return Comparison(data["name"], list(data["classes"]), list(data["counts"]), len(labels), ranked, differences)
 
 
 @dataclass(frozen=True)
@@ -163,6 +189,7 @@ def _entry(
     resampled: Drawn,
     best: np.ndarray,
     best_resampled: Drawn,
+    images: str = "",
 ) -> Entry:
     def interval(statistic: Statistic) -> Interval:
         return interval_of(float(statistic(measured).mean()), resampled.of(statistic))
@@ -173,6 +200,7 @@ def _entry(
         behind = interval_of(float(accuracy(best).mean() - accuracy(measured).mean()), gap)
     return Entry(
         name,
+        images,
         tuple(seeds),
         interval(accuracy),
         interval(deviation),
@@ -183,22 +211,25 @@ def _entry(
     )
 
 
-def _tables(runs: Sequence[RunRecord], labels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, list[int]]]:
-    """For each entry which test images each of its seeds has right, and the seeds."""
+def _tables(
+    runs: Sequence[RunRecord], names: Sequence[str], settings: Sequence[Settings], labels: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, list[int]]]]:
+    """For each entry which test images each of its seeds has right; and the letter of its images, and its seeds."""
     by_line: dict[str, dict[str, list[tuple[int, Tensor]]]] = {}
-    for run, method in zip(runs, _names(runs), strict=True):
+    for run, method in zip(runs, names, strict=True):
         for line, log_p in predictions(run).items():
             check_predictions(run, line, log_p, labels)
             by_line.setdefault(line, {}).setdefault(method, []).append((int(run.config["seed"]), log_p))
+    letters = {name: setting.get(IMAGES, "") for name, setting in zip(names, settings, strict=True)}
     tables: dict[str, np.ndarray] = {}
-    seeds: dict[str, list[int]] = {}
+    about: dict[str, tuple[str, list[int]]] = {}
     for line, by_method in by_line.items():
         shared = len(by_method) > 1 and _all_same(list(by_method.values()))
         for method, by_seed in list(by_method.items())[: 1 if shared else None]:
-            name = line if shared or not method else f"{method}: {line}"
+            name = line if shared or len(letters) == 1 else f"{method}: {line}"
             tables[name] = np.stack([log_p.argmax(1).numpy() == labels for _, log_p in by_seed])
-            seeds[name] = [seed for seed, _ in by_seed]
-    return tables, seeds
+            about[name] = letters[method], [seed for seed, _ in by_seed]
+    return tables, about
 
 
 def _all_same(classifiers: Sequence[Sequence[tuple[int, Tensor]]]) -> bool:
@@ -221,7 +252,7 @@ def _common_labels(runs: Sequence[RunRecord]) -> np.ndarray:
                 raise InputError(f"{run.path} and {first.path} cannot be compared: they differ in {difference}.")
     images, labels = test_set(first)
     for run in runs[1:]:
-        if run.config["data"] == first.config["data"] and run.data.get("digest") == first.data.get("digest"):
+        if _same_test_images(run, first):
             continue
         other_images, other_labels = test_set(run)
         if not torch.equal(other_labels, labels) or not torch.equal(other_images, images):
@@ -229,25 +260,79 @@ def _common_labels(runs: Sequence[RunRecord]) -> np.ndarray:
     return labels.numpy()
 
 
-def _names(runs: Sequence[RunRecord]) -> list[str]:
+def _same_test_images(run: RunRecord, first: RunRecord) -> bool:
+    """Whether the files of two runs say so; if not, the images themselves have to be looked at.
+
+    Another size of the images is no other test set: the digest of the test images is of what the source has.
+    """
+    if run.data.get("test_digest") is not None and run.data["test_digest"] == first.data.get("test_digest"):
+        return True
+    return bool(run.config["data"] == first.config["data"] and run.data.get("digest") == first.data.get("digest"))
+
+
+Settings = Mapping[str, str]
+"""The options of a configuration by path, but for the seed and for where it ran; with :data:`IMAGES` if they differ."""
+OTHER_IMAGES = (
+    "A letter after images= marks runs on the same images. All have the same test images; the training images or the "
+    "sizes of images differ."
+)
+IMAGES = "images"
+"""Not an option: the letter of the images of a run, where not all runs are on the same."""
+
+
+def _images_of(runs: Sequence[RunRecord]) -> list[str]:
+    """A letter for the images of each run, A for those of the first; "" where all are the same.
+
+    A run of an earlier version has no digest of its images, and is taken to be on those of the first.
+    """
+    digests = [run.data.get("digest") for run in runs]
+    first = next((digest for digest in digests if digest is not None), None)
+    known = list(dict.fromkeys(digest or first for digest in digests))
+    return ["" if len(known) == 1 else _letter(known.index(digest or first)) for digest in digests]
+
+
+def _letter(index: int) -> str:
+    """A to Z, then A1, B1 and so on."""
+    round_, place = divmod(index, 26)
+    return f"{chr(ord('A') + place)}{round_ or ''}"
+
+
+def _names(runs: Sequence[RunRecord], settings: Sequence[Settings]) -> list[str]:
     """What tells each run from those that differ from it in more than the seed: the method, and what else differs."""
-    settings = [_flat(_without_seed(run)) for run in runs]
     if len({(*flat.items(), run.config["seed"]) for flat, run in zip(settings, runs, strict=True)}) < len(runs):
         raise InputError("a run is given twice, or two runs have the same configuration and seed.")
     names = []
     for flat in settings:
         same_method = [setting for setting in settings if setting["matcher.name"] == flat["matcher.name"]]
-        different = [key for key in flat if any(setting.get(key) != flat[key] for setting in same_method)]
+        different = [
+            key for key in flat if key == IMAGES or any(setting.get(key) != flat[key] for setting in same_method)
+        ]
         listed = ", ".join(f"{key}={flat[key]}" for key in different)
         names.append(f"{flat['matcher.name']}{f' ({listed})' if listed else ''}")
-    return names if len(set(names)) > 1 else [""] * len(runs)
+    return names
 
 
-def _without_seed(run: RunRecord) -> dict[str, Any]:
-    """The configuration but for the seed and for where it ran."""
+def _differences(settings: Mapping[str, Settings]) -> list[Difference]:
+    """The options with different values; that a component has options that another one lacks is no difference."""
+    found = []
+    for option in dict.fromkeys(option for setting in settings.values() for option in setting if option != IMAGES):
+        name = f"{option.partition('.')[0]}.name"
+        by_component: dict[str | None, set[str]] = {}
+        for setting in settings.values():
+            if option in setting:
+                component = None if option == name else setting.get(name)
+                by_component.setdefault(component, set()).add(setting[option])
+        if any(len(values) > 1 for values in by_component.values()):
+            values = {which: setting[option] for which, setting in settings.items() if option in setting}
+            found.append(Difference(option, values))
+    return found
+
+
+def _settings(run: RunRecord, images: str) -> Settings:
+    """The options of a run, and the letter of its images where that is not ""."""
     tree = {key: value for key, value in run.config.items() if key not in ("seed", "compute")}
     tree["data"] = {key: value for key, value in tree["data"].items() if key not in ("root", "title")}
-    return tree
+    return {**_flat(tree), **({IMAGES: images} if images else {})}
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, str]:

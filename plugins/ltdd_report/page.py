@@ -21,11 +21,22 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ltdd_core import by_count, lettering, may_be_chance, spread_out, write_atomically, writing
+from ltdd_core import (
+    InputError,
+    LongTailedSet,
+    by_count,
+    lettering,
+    may_be_chance,
+    spread_out,
+    write_atomically,
+    writing,
+)
 from ltdd_report import figures
-from ltdd_report.comparing import Comparison
+from ltdd_report.comparing import OTHER_IMAGES, Comparison
+from ltdd_report.downloads import downloads, tables_of
 from ltdd_report.initial import Initial, initial_images
-from ltdd_report.reading import RunRecord, shown_images
+from ltdd_report.reading import RunRecord, data_of, shown_images
+from ltdd_report.summary import citations, facts_of
 from ltdd_report.tested import Mistake, Tested, mistakes, tested
 from ltdd_report.visible import visible
 
@@ -43,6 +54,8 @@ COLUMNS = {
 }
 """Of the table: the key of a row, and its heading."""
 MOST_CLASSES = 20  # whose images are shown
+OVERVIEW = 10  # classes whose images are beside each other at the top
+EACH = 2  # images of such a class
 MISTAKES = 3  # a class
 LARGEST = 96  # pixels of the longer side of a test image
 MISSING = "Glyph .* missing from font"  # what matplotlib warns of
@@ -58,6 +71,12 @@ class Picture:
     """The text for readers who cannot see it."""
     caption: str = ""
 
+    @property
+    def vector(self) -> bytes | None:
+        """The SVG of a vector graphic; None of an image of pixels."""
+        start = "data:image/svg+xml;base64,"
+        return base64.b64decode(self.source.removeprefix(start)) if self.source.startswith(start) else None
+
 
 def write_report(run: RunRecord, out: Path) -> None:
     """Write the page of a run.
@@ -65,22 +84,42 @@ def write_report(run: RunRecord, out: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    found = tested(run)
+    data = _data_at_hand(run)
+    found = tested(run, data)
     shown, unseen = ([], 0) if isinstance(found, str) else _mistakes(run, found)
     with _fonts([*run.data["classes"], *(row["name"] for row in run.rows)]):
-        page = _page(run, found, shown, unseen)
+        page = _page(run, data, found, shown, unseen)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, page.encode())
 
 
-def _page(run: RunRecord, found: Tested | str, shown: Sequence[tuple[str, list[Picture]]], unseen: int) -> str:
+def _page(
+    run: RunRecord,
+    data: LongTailedSet | str,
+    found: Tested | str,
+    shown: Sequence[tuple[str, list[Picture]]],
+    unseen: int,
+) -> str:
     names, counts, rows, initial = run.data["classes"], run.data["counts"], run.rows, initial_images(run)
     order = by_count(counts)
+    config = yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True)
+    figures_of: dict[str, Any] = {
+        "counts": _picture(figures.counts_figure(names, counts), _listed("Training images", names, counts, order)),
+        "classes": _picture(figures.class_figure(names, counts, rows), _accuracies(rows, names, order)),
+        "gains": list(_gains(run)),
+        "confusions": [_confusion(run, row) for row in rows],
+        "reliabilities": [] if isinstance(found, str) else list(_reliabilities(run, found)),
+        "loss": _loss(run),
+        "speed": _speed(run),
+    }
+    files = {**tables_of(run), "config.yaml": config.encode()}
     return _template("report.html").render(
         title=run.title,
         run=run,
         summary=_summary(run),
+        facts=facts_of(run),
+        overview=[] if isinstance(data, str) else list(_overview(run, data)),
         unmoved=run.partition_has_no_say,
         columns=COLUMNS,
         cell=_cell,
@@ -88,21 +127,35 @@ def _page(run: RunRecord, found: Tested | str, shown: Sequence[tuple[str, list[P
         intervals=any(row.get("accuracy_interval") for row in rows),
         chance=may_be_chance(rows, run.data["test_images"]),
         zeros=_zeros(rows, names, order),
-        counts=_picture(figures.counts_figure(names, counts), _listed("Training images", names, counts, order)),
-        classes=_picture(figures.class_figure(names, counts, rows), _accuracies(rows, names, order)),
-        gains=list(_gains(run)),
-        confusions=[_confusion(run, row) for row in rows],
         untested=found if isinstance(found, str) else "",
-        reliabilities=[] if isinstance(found, str) else list(_reliabilities(run, found)),
         mistakes=shown,
         unseen=unseen,
-        loss=_loss(run),
-        speed=_speed(run),
         images=list(_images(run, initial)),
         beside=_beside(run, initial),
         hidden=max(0, len(names) - MOST_CLASSES),
-        config=yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
+        config=config,
+        downloads=downloads(files, _vectors(figures_of)),
+        citations=citations(run),
+        **figures_of,
     )
+
+
+def _data_at_hand(run: RunRecord) -> LongTailedSet | str:
+    """The set of the run, or why it cannot be had."""
+    try:
+        return data_of(run)
+    except InputError as error:
+        return str(error)
+
+
+def _vectors(figures_of: Mapping[str, Any]) -> dict[str, bytes]:
+    """The vector graphics of a page by file name; several of a kind are numbered."""
+    vectors = {}
+    for name, shown in figures_of.items():
+        for number, picture in enumerate(shown if isinstance(shown, list) else [shown], 1):
+            if picture is not None and picture.vector is not None:
+                vectors[f"{name}-{number}.svg" if isinstance(shown, list) else f"{name}.svg"] = picture.vector
+    return vectors
 
 
 def write_comparison(comparison: Comparison, out: Path) -> None:
@@ -119,6 +172,8 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
             title=f"{len(comparison.entries)} classifiers on {comparison.data}",
             comparison=comparison,
             zeros=_zeros(shown, names, order),
+            marked=OTHER_IMAGES if any(entry.images for entry in comparison.entries) else "",
+            configurations=list(dict.fromkeys(name for found in comparison.differences for name in found.values)),
             classes=_picture(figures.class_figure(names, counts, shown), _accuracies(shown, names, order)),
         )
     with writing(out):
@@ -266,6 +321,25 @@ def _speed(run: RunRecord) -> Picture | None:
     usual, slowest = float(run.seconds.median()), float(run.seconds.max())
     text = f"Half of the steps took {usual:.3g} seconds or less, and the slowest {slowest:.3g}."
     return _picture(figures.speed_figure(run.seconds), text, text)
+
+
+def _overview(run: RunRecord, data: LongTailedSet) -> Iterator[Picture]:
+    """Original images above distilled ones, of classes from head to tail."""
+    images, hard = shown_images(run)
+    if images.shape[1:] != data.train_images.shape[1:]:
+        return
+    order = [label for label in by_count(data.counts) if bool((hard == label).any())]  # of soft labels, none may be
+    for label in spread_out(order, OVERVIEW):
+        original, distilled = data.train_images[data.train_labels == label].float() / 255, images[hard == label]
+        figure = figures.images_figure(data.class_names[label], _filled(original), _filled(distilled))
+        name = f"{data.class_names[label]} ({data.counts[label]})"
+        yield _picture(figure, f"Original images, and below them distilled images, of {name}.", name, kind="png")
+
+
+def _filled(images: Tensor) -> Tensor:
+    """The first images of a class, float ``[n, C, H, W]`` in [0, 1], with white where there are no more."""
+    first = images[:EACH]
+    return torch.cat([first, first.new_ones(EACH - len(first), *first.shape[1:])])
 
 
 def _images(run: RunRecord, initial: Initial | None) -> Iterator[Picture]:

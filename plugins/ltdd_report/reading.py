@@ -251,13 +251,22 @@ def temperatures(run: RunRecord) -> dict[str, float]:
     return found
 
 
-def test_set(run: RunRecord) -> tuple[Tensor, Tensor]:
-    """The test images as the data source has them, uint8 ``[N, C, H, W]``, and their labels, int64 ``[N]``.
+def data_of(run: RunRecord) -> LongTailedSet:
+    """The long-tailed set of a run, loaded again.
 
     Raises:
         InputError: the data are not where the run found them, or are others now.
     """
-    data = read_stored(run.path).load_data(display=Display())
+    return read_stored(run.path).load_data(display=Display())
+
+
+def test_set(run: RunRecord) -> tuple[Tensor, Tensor]:
+    """The test images as the data source has them, uint8 ``[N, C, H, W]``, and their labels, int64 ``[N]``.
+
+    Raises:
+        InputError: as :func:`data_of`.
+    """
+    data = data_of(run)
     return data.test_images, data.test_labels
 
 

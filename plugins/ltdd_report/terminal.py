@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ltdd_core import Interval, by_count
-from ltdd_report.comparing import DRAWS, LEVEL, Comparison
+from ltdd_report.comparing import DRAWS, LEVEL, OTHER_IMAGES, Comparison
 from ltdd_report.visible import visible
 
 ZEROS = 10  # classes at 0 % that a line names
@@ -20,7 +20,7 @@ COLUMNS = ("seeds", "std", "behind the best", "worst", "accuracy")
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """The table, the columns that it has no room for, and the classes that a classifier never has right."""
+    """The table, the columns without room in it, the classes that a classifier never has right, and what differs."""
     for hidden in range(len(COLUMNS)):
         table = _table(comparison, COLUMNS[hidden:])
         if Measurement.get(console, console.options.update(width=1000), table).minimum <= console.width:
@@ -30,6 +30,13 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         console.print(f"not shown, for want of room: {', '.join(COLUMNS[:hidden])}", style="dim")
     for line in _never_right(comparison):
         console.print(line, style="bold red")
+    if any(entry.images for entry in comparison.entries):
+        console.print(OTHER_IMAGES, soft_wrap=True)
+    if comparison.differences:
+        console.print("The configurations differ in:")
+    for found in comparison.differences:
+        values = "; ".join(f"{name}: {value}" for name, value in found.values.items())
+        console.print(visible(f"  {found.option}  {values}"), soft_wrap=True, markup=False, highlight=False)
 
 
 def _table(comparison: Comparison, shown: Sequence[str]) -> Table:
@@ -39,7 +46,7 @@ def _table(comparison: Comparison, shown: Sequence[str]) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("trained on", min_width=15, overflow="fold")
     columns = {
-        "seeds": [str(len(entry.seeds)) for entry in comparison.entries],
+        "seeds": [", ".join(map(str, entry.seeds)) for entry in comparison.entries],
         "accuracy": [_text(entry.accuracy) for entry in comparison.entries],
         "std": [_text(entry.std) for entry in comparison.entries],
         "worst": [_text(entry.worst) for entry in comparison.entries],

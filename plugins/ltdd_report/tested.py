@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ltdd_core import InputError, Reliability, at_temperature, reliability
-from ltdd_report.reading import PREDICTIONS, RunRecord, check_predictions, predictions, temperatures, test_set
+from ltdd_core import LongTailedSet, Reliability, at_temperature, reliability
+from ltdd_report.reading import PREDICTIONS, RunRecord, check_predictions, predictions, temperatures
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,12 @@ class Mistake:
     """How sure the classifier is of that, from 0 to 1."""
 
 
-def tested(run: RunRecord) -> Tested | str:
+def tested(run: RunRecord, data: LongTailedSet | str) -> Tested | str:
     """What the classifiers say of the test images; where that cannot be had, why, in a sentence.
+
+    Args:
+        run: whose classifiers.
+        data: the set of the run, or why it is not at hand.
 
     Raises:
         InputError: the predictions are damaged, or not those of the table.
@@ -58,13 +62,11 @@ def tested(run: RunRecord) -> Tested | str:
     if not (run.path / PREDICTIONS).exists():
         return f"The folder of the run has no {PREDICTIONS}."
     log_p, fitted = predictions(run), temperatures(run)
-    try:
-        images, labels = test_set(run)
-    except InputError as error:
-        return f"The test images are not at hand: {error}"
+    if isinstance(data, str):
+        return f"The test images are not at hand: {data}"
     for name, said in log_p.items():
-        check_predictions(run, name, said, labels.numpy())
-    return Tested(images, labels, log_p, fitted)
+        check_predictions(run, name, said, data.test_labels.numpy())
+    return Tested(data.test_images, data.test_labels, log_p, fitted)
 
 
 def mistakes(found: Tested, line: str, each: int) -> list[list[Mistake]]:
