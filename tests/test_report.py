@@ -912,6 +912,38 @@ def test_options_that_only_one_component_has_are_no_difference():
     assert found(a=one) == found(a=one, b={**one, comparing.IMAGES: "B"}) == []
 
 
+def test_a_labeller_that_other_runs_lack_is_named_by_what_is_unusual_about_it(ltdd):
+    command = ["distill", "--method", "coreset", *TINY, "--out"]
+    labelled = ["--labeller", "teacher"]
+    for run, words in {"plain": [], "soft": labelled, "view": [*labelled, "--set", "labeller.per=view"]}.items():
+        assert ltdd(*command, run, *words).exit_code == 0
+
+    def told(*runs):
+        document = json.loads(ltdd("compare", *runs, "--json").stdout)
+        names = [row["name"].partition(": ")[0] for row in document["rows"] if ": distilled" in row["name"]]
+        return sorted(names), document["differences"]
+
+    plain, soft, view = (
+        "coreset",
+        "coreset (labeller.name=teacher)",
+        "coreset (labeller.name=teacher, labeller.per=view)",
+    )
+    image = "coreset (labeller.name=teacher, labeller.per=image)"
+    of_both, of_all = {soft: "teacher"}, {image: "teacher", view: "teacher"}
+    assert told("plain", "soft") == ([plain, soft], [{"option": "labeller.name", "values": of_both}])
+    assert told("plain", "view")[0] == [plain, view]
+    names, differences = told("plain", "soft", "view")
+    assert names == [plain, image, view]
+    assert {found["option"]: found["values"] for found in differences} == {
+        "labeller.name": of_all,
+        "labeller.per": {image: "image", view: "view"},
+    }
+    settings = {"matcher.name": "mine", "head.name": "mine", "head.depth": "3"}
+    run = dataclasses.replace(read_run(Path("plain")), config={"matcher": {"name": "mine"}, "seed": 0})
+    others = {"matcher.name": "mine", "head.name": "linear"}  # a plugin that is not here: nobody knows its defaults
+    assert comparing._names([run, run], [settings, others]) == ["mine (head.name=mine)", "mine (head.name=linear)"]
+
+
 def test_runs_without_a_digest_are_taken_to_be_on_the_images_of_the_first():
     class Run:
         def __init__(self, digest):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltdd_core import InputError, Interval, draw_test_images, interval_of
+from ltdd_core import InputError, Interval, configure, draw_test_images, interval_of
 from ltdd_report.reading import RunRecord, check_predictions, predictions, test_set
 
 DRAWS = 2000
@@ -301,28 +301,54 @@ def _names(runs: Sequence[RunRecord], settings: Sequence[Settings]) -> list[str]
     """What tells each run from those that differ from it in more than the seed: the method, and what else differs."""
     if len({(*flat.items(), run.config["seed"]) for flat, run in zip(settings, runs, strict=True)}) < len(runs):
         raise InputError("a run is given twice, or two runs have the same configuration and seed.")
-    names = []
-    for flat in settings:
-        same_method = [setting for setting in settings if setting["matcher.name"] == flat["matcher.name"]]
-        different = [
-            key for key in flat if key == IMAGES or any(setting.get(key) != flat[key] for setting in same_method)
-        ]
-        listed = ", ".join(f"{key}={flat[key]}" for key in different)
-        names.append(f"{flat['matcher.name']}{f' ({listed})' if listed else ''}")
-    return names
+    return [_name(run, flat, settings) for run, flat in zip(runs, settings, strict=True)]
+
+
+def _name(run: RunRecord, flat: Settings, settings: Sequence[Settings]) -> str:
+    same_method = [setting for setting in settings if setting["matcher.name"] == flat["matcher.name"]]
+    unusual: set[str] | None = None
+    listed = []
+    for key in flat:
+        component = _component(key)
+        have_it = [s for s in same_method if key == component or s.get(component) == flat.get(component)]
+        differs = key == IMAGES or any(setting.get(key) != flat[key] for setting in have_it)
+        if not differs and len(have_it) < len(same_method):
+            unusual = _unusual(run) if unusual is None else unusual
+            differs = key in unusual
+        if differs:
+            listed.append(f"{key}={flat[key]}")
+    told = f" ({', '.join(listed)})" if listed else ""
+    return f"{flat['matcher.name']}{told}"
+
+
+def _component(option: str) -> str:
+    """The option that names the component which an option is of, if it is of one: ``head.name`` for ``head.a``."""
+    return f"{option.partition('.')[0]}.name"
+
+
+def _unusual(run: RunRecord) -> set[str]:
+    """The options of a run that differ from their defaults; none where a plugin of it is not here."""
+    try:
+        return set(_flat(configure(**run.config).changes()))
+    except InputError:
+        return set()
 
 
 def _differences(settings: Mapping[str, Settings]) -> list[Difference]:
-    """The options with different values; that a component has options that another one lacks is no difference."""
+    """The options with different values; that a component has options that another one lacks is no difference.
+
+    That a run has a component where another has none is one.
+    """
     found = []
     for option in dict.fromkeys(option for setting in settings.values() for option in setting if option != IMAGES):
-        name = f"{option.partition('.')[0]}.name"
+        name = _component(option)
         by_component: dict[str | None, set[str]] = {}
         for setting in settings.values():
             if option in setting:
                 component = None if option == name else setting.get(name)
                 by_component.setdefault(component, set()).add(setting[option])
-        if any(len(values) > 1 for values in by_component.values()):
+        lacking = option == name and any(option not in setting for setting in settings.values())
+        if lacking or any(len(values) > 1 for values in by_component.values()):
             values = {which: setting[option] for which, setting in settings.items() if option in setting}
             found.append(Difference(option, values))
     return found
