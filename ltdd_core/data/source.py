@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ltdd_core.options import BaseOptions, Component, option
-from ltdd_core.storage import digest_of
 
 if TYPE_CHECKING:  # a data source can refuse what is not there before torch is imported
     import torch
@@ -119,6 +118,8 @@ class ArrayTable(ImageTable):
 
     def digest(self) -> str:
         """Of the pixels, which are all that there is."""
+        from ltdd_core.storage import digest_of
+
         return digest_of({"images": self.images, "labels": self.labels})
 
 
