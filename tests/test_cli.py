@@ -579,7 +579,7 @@ def test_data_show_draws_the_class_counts(ltdd):
         list(pair) for pair in zip(document["found"], document["test_counts"], strict=True)
     ]
     bars = [line.count("█") for line in lines]
-    assert bars[0] == 24
+    assert bars[0] == 40
     assert bars == sorted(bars, reverse=True)
     assert lines[0].split()[-1] == "many"
     assert "fewer (few):" in shown

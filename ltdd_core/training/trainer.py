@@ -145,7 +145,7 @@ class Trainer:
                 their initial weights.
         """
         planning, plan = copy.copy(self), Plan()
-        planning.store = plan
+        planning.store, planning.display = plan, Display()
         work(planning)
         return plan.jobs
 
