@@ -142,7 +142,7 @@ def test_features_that_are_none_are_refused_and_missing_memory_is_told_as_such()
     ],
 )
 def test_a_model_that_does_not_exist_or_fit_is_refused_before_anything_is_written(ltdd, name, message):
-    line = one_line_error(ltdd("distill", *RUN, "--network", name, "--out", "run"))
+    line = one_line_error(ltdd("distill", *RUN[2:], "--network", name, "--out", "run"))
     assert message in line
     assert len(line) < 400
     assert not Path("run").exists()
@@ -162,7 +162,7 @@ def test_without_timm_its_network_says_how_to_get_it(ltdd, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr("ltdd_timm.network.find_spec", lambda name: None if name == "timm" else found(name))
     for name in ("timm", "timm:resnet18"):
-        line = one_line_error(ltdd("distill", *RUN, "--network", name, "--out", "run"))
+        line = one_line_error(ltdd("distill", *RUN[2:], "--network", name, "--out", "run"))
         assert line == "Error: timm is not installed: pip install 'ltdd[timm]'."
     assert ltdd("describe", "network").exit_code == 0
     assert ltdd("plugins", "timm").exit_code == 0

@@ -574,9 +574,9 @@ def test_distilling_trains_experts_once_and_finds_them_again(ltdd):
     assert first.exit_code == 0, first.output
     assert first.stderr.count("training a network: expert") == 2
     assert "two-stage" in first.stdout
-    second = ltdd(*command, "--set", "experts.count=2", "--iterations", "2")
+    second = ltdd(*command, "--set", "experts.count=2", "--set", "iterations=2")
     assert "training a network: expert" not in second.stderr
-    third = ltdd(*command, "--set", "experts.count=3", "--iterations", "2")
+    third = ltdd(*command, "--set", "experts.count=3", "--set", "iterations=2")
     assert third.stderr.count("training a network: expert") == 1
 
 

@@ -205,7 +205,7 @@ def scalars(run):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard's own imports
 def test_tensorboard_has_every_step_once_though_the_run_was_interrupted(ltdd, tmp_path, monkeypatch):
-    run, command = tmp_path / "run", ["distill", "--method", "dm", "--plugin", "tensorboard", *TINY]
+    run, command = tmp_path / "run", ["distill", "--method", "dm", "--plugin", "tensorboard", *TINY[2:]]
     command += ["--set", "compute.checkpoint_every=2", "--iterations", "6", "--out", tmp_path / "run"]
     original = ltdd_tensorboard.ltdd_step_finished
 
