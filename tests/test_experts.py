@@ -465,7 +465,7 @@ def test_other_experts_are_trained_beside_those_that_are_there(ltdd, tmp_path):
     assert ltdd(*command).exit_code == 0
     before = contents(tmp_path / "e")
     for count, others in enumerate(
-        [["--set", "experts.lr=0.2"], ["--imbalance", "2", "--n-max", "10"], ["--seed", "3"]]
+        [["--set", "experts.lr=0.2"], ["--set", "data.imbalance=2", "--set", "data.n_max=10"], ["--seed", "3"]]
     ):
         assert ltdd(*command, *others).exit_code == 0
         after = contents(tmp_path / "e")
