@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import matcher_of
+from conftest import Noting, matcher_of
 from torch.nn import functional as F
 
 from ltdd_core import (
@@ -64,7 +64,7 @@ def trainer(seed=0, epochs=10, kind=Trainer, calls=None):
         seed=seed,
         device=torch.device("cpu"),
         chunk=16,
-        started=lambda purpose: None if calls is None else calls.append(purpose),
+        display=None if calls is None else Noting(calls),
         component=component_maker(CATALOG),
     )
 

@@ -21,6 +21,11 @@ from ltdd_core.cli import cli
 NAMES = ["cat", "dog", "fox"]
 
 
+def without_intervals(row):
+    """A row of a run as predict has it: alone, and so not behind another."""
+    return {key: value for key, value in row.items() if key not in ("accuracy_interval", "behind_best")}
+
+
 def save(path, level, size=(12, 12), mode="RGB", seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     draws = np.random.default_rng([seed, level])
@@ -69,7 +74,7 @@ def document(result):
 
 
 def test_the_test_folder_gives_the_numbers_of_the_table_to_the_last_digit(here):
-    rows = json.loads(Path("run/report.json").read_text())["rows"]
+    rows = [without_intervals(row) for row in json.loads(Path("run/report.json").read_text())["rows"]]
     assert rows[-1]["accuracy"] > 50
     found = document(here("predict", "run", "images/test", "--truth", "folder", "--json"))
     assert (found["row"], found["skipped"]) == (rows[-1], 0)
@@ -215,7 +220,7 @@ def test_grey_digits_are_predicted_by_a_run_on_digits(finished, ltdd):
     rows = [f"digits.npz[{index}],{label}" for index, label in enumerate(data.test_labels.tolist())]
     Path("truth.csv").write_text("\n".join(["file,class", *rows]))
     found = document(ltdd("predict", finished, "digits.npz", "--truth", "truth.csv", "--json"))
-    assert found["row"] == json.loads((finished / "report.json").read_text())["rows"][-1]
+    assert found["row"] == without_intervals(json.loads((finished / "report.json").read_text())["rows"][-1])
 
 
 # ---- wrong input --------------------------------------------------------------------------------------

@@ -153,8 +153,8 @@ def test_a_folder_with_a_run_or_anything_else_is_not_overwritten(tmp_path):
     before = {path.name: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
     with pytest.raises(InputError, match="holds a run already: resume it with resume=True"):
         distill(tiny(iterations=2), tmp_path / "a")
-    with pytest.raises(InputError, match="another configuration: iterations was 2 and is now 3"):
-        distill(tiny(iterations=3), tmp_path / "a", resume=True)
+    with pytest.raises(InputError, match="another configuration: ipc was 2 and is now 3"):
+        distill(tiny(iterations=2, ipc=3), tmp_path / "a", resume=True)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.tex").touch()
