@@ -12,10 +12,10 @@ from hypothesis import given, strategies as st
 from PIL import Image
 from rich.cells import cell_len
 
+from ltdd_core.data import drawing
 from ltdd_core.data.drawing import SHOT_COLOURS, folded, lettering, shot_colours, spread_out
 from ltdd_core.data.longtail import by_count
 from ltdd_core.data.normalisation import PerChannel
-from ltdd_core.runs import drawing
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.runs.pictures import save_picture
 

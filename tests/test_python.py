@@ -111,7 +111,8 @@ def test_a_display_that_shows_nothing_turns_the_line_off(terminal, tmp_path):
     assert terminal.getvalue() == ""
 
 
-def test_the_other_functions_show_a_line_too(terminal, finished):
+def test_the_other_functions_show_a_line_too(terminal, finished, monkeypatch):
+    monkeypatch.setattr("ltdd_core.progress.SECONDS_BETWEEN_DRAWS", 0.0)
     evaluate(finished, networks=["mlp"])
     assert any(line.startswith("training classes") for line in terminal.lines())
     terminal.truncate(0)

@@ -590,7 +590,7 @@ def test_any_matcher_gets_the_parameters_after_every_epoch(tmp_path):
     first, last = friends[1].rows(0, 7)
     network = friends[1].job.make()
     assert torch.equal(first, torch.nn.utils.parameters_to_vector(network.parameters()))
-    trained = friends[1].job.train(network, 0, lambda done: None)
+    trained = friends[1].job.train(network, Start(), lambda epoch: None)
     assert torch.equal(last, torch.nn.utils.parameters_to_vector(trained.parameters()))
     again = trajectories(tmp_path)
     again.train(2, report=lambda *given: told.append(given))

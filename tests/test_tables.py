@@ -142,8 +142,8 @@ def test_repeats_keep_their_digits():
 def test_a_comparison_keeps_its_digits_and_names_lost_classes(width):
     value = Interval(88.8, 77.7, 99.9)
     entries = [
-        Entry("dm: two-stage, original + distilled", (0, 1), value, value, value, [0.0, 5.0, 0.0], None, True),
-        Entry("original, direct", (0,), value, value, value, [1.0, 5.0, 1.0], value, False),
+        Entry("dm: two-stage, original + distilled", "", (0, 1), value, value, value, [0.0, 5.0, 0.0], None, True),
+        Entry("original, direct", "", (0,), value, value, value, [1.0, 5.0, 1.0], value, False),
     ]
     comparison = Comparison("data", ["a", "b", "c"], [3, 20, 10], 300, entries)
     text = printed(width, lambda console: print_comparison(console, comparison))

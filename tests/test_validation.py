@@ -256,8 +256,8 @@ def test_validation_images_that_are_garbage_change_the_temperatures_and_nothing_
     command = ["distill", "--method", "dm", "--plugin", "twostage", "--validation", "0.1", *TINY]
     assert ltdd(*command, "--out", "a").exit_code == 0
 
-    def spoilt(name, source):
-        data = load_long_tailed(name, source)
+    def spoilt(name, source, display):
+        data = load_long_tailed(name, source, display)
         noise = torch.randint(0, 256, data.validation_images.shape, generator=generator(3, "garbage"))
         return dataclasses.replace(data, validation_images=noise.to(torch.uint8))
 
