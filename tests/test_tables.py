@@ -145,7 +145,7 @@ def test_a_comparison_keeps_its_digits_and_names_lost_classes(width):
         Entry("dm: two-stage, original + distilled", "", (0, 1), value, value, value, [0.0, 5.0, 0.0], None, True),
         Entry("original, direct", "", (0,), value, value, value, [1.0, 5.0, 1.0], value, False),
     ]
-    comparison = Comparison("data", ["a", "b", "c"], [3, 20, 10], 300, entries)
+    comparison = Comparison("data", ["a", "b", "c"], [3, 20, 10], 300, entries, [])
     text = printed(width, lambda console: print_comparison(console, comparison))
     assert all(len(line) <= width for line in text.splitlines())
     assert text.count("88.8 (77.7 to 99.9)") in range(2, 8)

@@ -1,4 +1,4 @@
-"""Tell Ctrl-C from a ``KeyboardInterrupt`` that code raises by itself."""
+"""Tell Ctrl-C, and what a system ends a process with, from a ``KeyboardInterrupt`` that code raises by itself."""
 
 from __future__ import annotations
 
@@ -8,28 +8,36 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+Handler = Callable[[int, FrameType | None], object]
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: two
+
 
 @contextmanager
 def real_interrupts() -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether a SIGINT has come since the block began.
+    """Give a function that says whether SIGINT, SIGTERM or SIGHUP has come since the block began.
 
     Whoever handled the signal before still does.  In a thread other than the main one no signal arrives, so there the
     answer is no.
     """
     came: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    handler: Callable[[int, FrameType | None], object] = before
+    before = {number: handler for number in ENDING if callable(handler := signal.getsignal(number))}
+    ours = {number: _noting(came, handler) for number, handler in before.items()}
+    for number, note in ours.items():
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is ours[number]:  # the code may have set its own
+                signal.signal(number, handler)
 
+
+def _noting(came: list[int], handler: Handler) -> Handler:
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
         handler(number, frame)
 
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(came)
-    finally:
-        if signal.getsignal(signal.SIGINT) is note:  # the code may have set its own
-            signal.signal(signal.SIGINT, handler)
+    return note
