@@ -68,7 +68,7 @@ def class_sheet(
         names = [f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
     longest = max(cell_len(line) for label in classes for line in names[label].split("\n"))
     left, low = 0.3 + 0.08 * longest, 0.05 if counts is None else LEGEND  # inches for the names, and below the images
-    sheet = torch.ones(channels, len(classes) * (height + gap) - gap, columns * (width + gap) - gap)
+    sheet = _tiled(of_class, columns, gap)
     scale = SIDE * dpi / (height + gap)  # of a pixel of an image; whole where it can be, so that all are as large
     scale = round(scale) / dpi if scale >= 1 else scale / dpi
     across, down = sheet.shape[2] * scale, sheet.shape[1] * scale  # inches of all images
@@ -77,10 +77,6 @@ def class_sheet(
     figure = Figure(figsize=(wide, high), dpi=dpi)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((left / wide, low / high, across / wide, down / high))
-    for row, class_images in enumerate(of_class):
-        for column, image in enumerate(class_images):
-            y, x = row * (height + gap), column * (width + gap)
-            sheet[:, y : y + height, x : x + width] = image
     pixels = sheet.permute(1, 2, 0).numpy() if channels == 3 else sheet.mean(0).numpy()
     axes.imshow(pixels, cmap=None if channels == 3 else "gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_xticks([])
@@ -95,16 +91,33 @@ def class_sheet(
         for tick, label in zip(axes.get_yticklabels(), classes, strict=True):
             tick.set_color(colours[label])
         _draw_legend(figure, counts)
-    pixels_across, pixels_down = canvas.get_width_height()
-    x0, y0, x1, y1 = axes.get_position().extents
-    box = [
-        *(round(x0 * pixels_across), round((1 - y1) * pixels_down)),
-        *(round(x1 * pixels_across), round((1 - y0) * pixels_down)),
-    ]
     buffer = io.BytesIO()
-    place = {"box": box, "rows": len(classes), "columns": columns, "size": [width, height], "gap": gap}
+    place = {
+        "box": _box(canvas.get_width_height(), axes.get_position().extents),
+        "rows": len(classes),
+        "columns": columns,
+        "size": [width, height],
+        "gap": gap,
+    }
     canvas.print_png(buffer, metadata={"sheet": json_text(place)})
     return buffer.getvalue()
+
+
+def _tiled(of_class: Sequence[Tensor], columns: int, gap: int) -> Tensor:
+    """The images of each class ``[n, C, H, W]`` in a row of its own, white between them: ``[C, height, width]``."""
+    channels, height, width = of_class[0].shape[1:]
+    sheet = torch.ones(channels, len(of_class) * (height + gap) - gap, columns * (width + gap) - gap)
+    for row, class_images in enumerate(of_class):
+        for column, image in enumerate(class_images):
+            y, x = row * (height + gap), column * (width + gap)
+            sheet[:, y : y + height, x : x + width] = image
+    return sheet
+
+
+def _box(size: tuple[int, int], extents: Sequence[float]) -> list[int]:
+    """Left, top, right and bottom in pixels of extents, which are shares of a picture and begin at its bottom."""
+    (across, down), (x0, y0, x1, y1) = size, extents
+    return [round(x0 * across), round((1 - y1) * down), round(x1 * across), round((1 - y0) * down)]
 
 
 def _draw_legend(figure: Figure, counts: Sequence[int]) -> None:
