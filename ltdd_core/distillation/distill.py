@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from ltdd_core.evaluation.estimate import training_ahead
 from ltdd_core.evaluation.intervals import RowIntervals, may_be_chance
 from ltdd_core.evaluation.labelling import labelled, try_labeller
 from ltdd_core.evaluation.lines import ResultTable, check_recipe, kept_scores, lines_of, result_table
-from ltdd_core.evaluation.metrics import Row
+from ltdd_core.evaluation.metrics import Row, WithRows
 from ltdd_core.evaluation.predictions import PREDICTIONS
 from ltdd_core.evaluation.shown import Table
 from ltdd_core.hookspecs import Run
@@ -58,8 +57,8 @@ RISEN = 1.3  # of a loss, times what it began as; runs that worked ended at 1.02
 SECONDS_BETWEEN_PICTURES = 20.0  # while a run is at work; one takes some tenths of a second
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(WithRows):
     """The result of a run."""
 
     run: Path
@@ -79,15 +78,8 @@ class Result:
     seconds: float
     """Seconds that the process took which finished the run."""
 
-    def __repr__(self) -> str:
-        accuracies = ", ".join(f"{row.name} {row.accuracy:.1f} %" for row in self.rows)
-        return f"Result({self._title()}: {accuracies})"
-
     def _title(self) -> str:
         return f"{self.config.matcher.shown} on {self.data.name}, {self.distilled.ipc_in_words()}, in {self.run}"
-
-    def _repr_html_(self) -> str:
-        return f"{escape(self._title())}{Row.table(self.rows).html()}"
 
     def group_names(self) -> list[list[str]] | None:
         """The names of the classes in each group."""

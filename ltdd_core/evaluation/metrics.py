@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 import torch
@@ -79,6 +80,23 @@ class Row:
 
     def _repr_html_(self) -> str:
         return Row.table([self]).html()
+
+
+class WithRows:
+    """How something with a table of rows is written: in one line, and in a notebook with the table."""
+
+    rows: Sequence[Row]
+
+    def _title(self) -> str:
+        """What it is, in a few words."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        accuracies = ", ".join(f"{row.name} {row.accuracy:.1f} %" for row in self.rows)
+        return f"{type(self).__name__}({self._title()}: {accuracies})"
+
+    def _repr_html_(self) -> str:
+        return f"{escape(self._title())}{Row.table(self.rows).html()}"
 
 
 def row(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ltdd_core.config.resolve import resolve_data
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError, either, how_to_set
-from ltdd_core.evaluation.metrics import Row, geometric_mean
+from ltdd_core.evaluation.metrics import Row, WithRows, geometric_mean
 from ltdd_core.evaluation.predictions import PREDICTIONS, Scores, load_predictions
 from ltdd_core.evaluation.shown import Table
 from ltdd_core.evaluation.stored import TrainedClassifier, load_classifier
@@ -28,8 +27,8 @@ from ltdd_core.runs.facts import knows_again
 from ltdd_core.runs.folder import CONFIG, FACTS, RESULT, RunFolder
 
 
-@dataclass(frozen=True)
-class StoredRun:
+@dataclass(frozen=True, repr=False)
+class StoredRun(WithRows):
     """A finished run."""
 
     path: Path
@@ -90,15 +89,8 @@ class StoredRun:
             raise InputError(f"{self.path} holds a run on other images than those of the data set {data.name!r} now.")
         return data
 
-    def __repr__(self) -> str:
-        accuracies = ", ".join(f"{row.name} {row.accuracy:.1f} %" for row in self.rows)
-        return f"StoredRun({self._title()}: {accuracies})"
-
     def _title(self) -> str:
         return f"{self.config['matcher']['name']} on {self.data['name']}, in {self.path}"
-
-    def _repr_html_(self) -> str:
-        return f"{escape(self._title())}{Row.table(self.rows).html()}"
 
 
 class _Report(BaseModel):
