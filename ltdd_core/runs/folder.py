@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Set as AbstractSet
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, NonNegativeFloat
@@ -24,6 +23,7 @@ from ltdd_core.errors import InputError, RunFailed, WriteError, how_to_set
 from ltdd_core.networks.store import FOLDER as NETWORKS
 from ltdd_core.runs.checkpoint import CHECKPOINT, PARTS, load_checkpoint, save_checkpoint
 from ltdd_core.runs.named import RUNS
+from ltdd_core.runs.steplog import StepLog, lines_before
 from ltdd_core.storage import json_text, parse_json, sync, write_atomically, writing
 
 CONFIG = "config.yaml"
@@ -276,7 +276,7 @@ class RunFolder:
             warn: is told in one line if the log does not have all of those steps.
         """
         path = self.path / name
-        kept = list(_lines_before(step, path.read_bytes())) if path.is_file() else []
+        kept = list(lines_before(step, path.read_bytes())) if path.is_file() else []
         if len(kept) < step:
             warn(f"{path} has lost {step - len(kept)} of the {step} steps before this one.")
         self.write_text(name, "".join(kept))
@@ -322,44 +322,9 @@ class _Table(BaseModel):
     rows: list[_NamedRow]
 
 
-def _lines_before(step: int, content: bytes) -> Iterator[str]:
-    """The lines of a log of the steps before ``step``; damaged ones, such as a half-written last one, are left out."""
-    last = -1
-    for line in content.splitlines():
-        try:
-            entry = json.loads(line.decode())  # an earlier version wrote NaN
-            number = entry["step"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue
-        if type(number) is int and last < number < step:
-            last = number
-            yield line.decode() + "\n"
-
-
 def _of_images(data: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of data without what they are called, and what the digest of all images says already."""
     return {key: value for key, value in data.items() if key not in ("name", "test_digest")}
-
-
-class StepLog:
-    """One JSON line a step."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with writing(path):
-            self._file: IO[str] = path.open("a", encoding="utf-8")
-
-    def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append a line; a metric that is not finite, which JSON cannot hold, is null."""
-        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        with writing(self._path):
-            self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
-            self._file.flush()
-
-    def close(self) -> None:
-        """No more lines."""
-        with contextlib.suppress(OSError):  # a full disk, which add() has answered already
-            self._file.close()
 
 
 @contextmanager
