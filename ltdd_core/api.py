@@ -10,12 +10,10 @@
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ltdd_core.config.layers import Layer, normalised
 from ltdd_core.config.model import Config, Selection
@@ -27,20 +25,19 @@ from ltdd_core.distillation.distill import Result, distill
 from ltdd_core.errors import InputError, either, how_to_set, unknown
 from ltdd_core.evaluation.export import FORMATS as OF_CLASSIFIERS, export_classifier
 from ltdd_core.evaluation.labelling import check_same_images, labelled
-from ltdd_core.evaluation.lines import Repeated, check_fits, fitted, repeated_rows
+from ltdd_core.evaluation.lines import Repeated, check_fits, fitted
 from ltdd_core.evaluation.quality import Quality, quality_of
+from ltdd_core.evaluation.results import Plan, results_of
 from ltdd_core.evaluation.shown import Table
 from ltdd_core.networks.network import Network, NetworkFactory, Shape
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.progress import Display, usual_display
-from ltdd_core.runs.distilled import DISTILLED_FILE, DistilledSet, load_distilled, save_distilled
+from ltdd_core.runs.distilled import DISTILLED_FILE, load_distilled, save_distilled
 from ltdd_core.runs.export import FORMATS as OF_SETS, export_distilled, format_of
 from ltdd_core.runs.facts import versions
 from ltdd_core.runs.folder import CLASSIFIERS, CONFIG, RunFolder
 from ltdd_core.setup import Setup
-
-T = TypeVar("T")
 
 
 def configure(preset: str | None = None, **settings: Any) -> Config:
@@ -97,7 +94,7 @@ def evaluate(
     repeats: int = 1,
     settings: Sequence[Layer | Mapping[str, Any]] = (),
     preset: str | None = None,
-    keep: Path | str | None = None,
+    out: Path | str | None = None,
     catalog: Catalog | None = None,
     display: Display | None = None,
     told: Callable[[Repeated], None] = lambda line: None,
@@ -113,7 +110,8 @@ def evaluate(
         settings: what to change in the stored configuration, shaped like configuration files: ``head``,
             ``recipe``, ``plugins``, ``training``.  Another head drops the stored recipe.
         preset: a named configuration, above the stored one and below ``settings``.
-        keep: folder in which the classifiers are kept; they are not unless given.
+        out: folder that keeps the configuration, the table, the predictions and the classifiers; nothing is kept
+            unless given.
         catalog: finds components by name; made anew unless given.
         display: shows how far the work is; one line unless given, and ``Display()`` shows nothing.
         told: called with each line as soon as it is known.
@@ -123,11 +121,14 @@ def evaluate(
         per cent.
 
     Raises:
-        InputError: the file, the settings or the data cannot be used.
-        RunFailed: training diverged, or memory ran out.
+        InputError: the file, the settings, the data or the folder cannot be used.
+        RunFailed: training diverged, memory ran out, or a file cannot be written.
     """
-    work = functools.partial(repeated_rows, keep=None if keep is None else Path(keep))
-    return _on_distilled(work, distilled, networks, repeats, settings, preset, catalog, display, told)
+    catalog = catalog or installed()
+    plan = plan_evaluation(distilled, networks, repeats, settings, preset, catalog)
+    display = display or usual_display()
+    results = results_of(plan, None if out is None else Path(out), catalog=catalog, display=display, told=told)
+    return Table(results.lines)
 
 
 def quality(
@@ -149,34 +150,15 @@ def quality(
         One :class:`Quality` for each network: accuracies and scores in per cent, means and population standard
         deviations over the seeds.
     """
-    return _on_distilled(quality_of, distilled, networks, repeats, settings, preset, catalog, display, told)
-
-
-def _on_distilled(
-    work: Callable[[Setup, DistilledSet, Sequence[Selection], int], Iterator[T]],
-    distilled: Path | str,
-    networks: Sequence[str],
-    repeats: int,
-    settings: Sequence[Layer | Mapping[str, Any]],
-    preset: str | None,
-    catalog: Catalog | None,
-    display: Display | None,
-    told: Callable[[T], None],
-) -> list[T]:
-    """What ``work`` yields for a distilled set."""
     catalog = catalog or installed()
-    config, loaded, chosen = _to_evaluate(distilled, networks, settings, preset, catalog)
-    store, display = _store(config, Path(distilled)), display or usual_display()
-    with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
-        return _each_told(work(setup, loaded, chosen, repeats), told)
-
-
-def _each_told(items: Iterator[T], told: Callable[[T], None]) -> list[T]:
-    """All of them, each told as soon as it is known."""
-    known = Table[T]()
-    for item in items:
-        known.append(item)
-        told(item)
+    plan = plan_evaluation(distilled, networks, repeats, settings, preset, catalog)
+    store, display = NetworkStore(plan.store(None)), display or usual_display()
+    known = Table[Quality]()
+    with Setup.open(plan.config, catalog=catalog, display=display, store=store) as setup:
+        if plan.distilled is not None:
+            for scores in quality_of(setup, plan.distilled, plan.networks, repeats):
+                known.append(scores)
+                told(scores)
     return known
 
 
@@ -282,43 +264,48 @@ def _relabelled(origin: Mapping[str, Any], config: Config) -> dict[str, Any]:
     return {**origin, **facts, "images": origin.get("images", origin)}
 
 
-def _store(config: Config, path: Path) -> NetworkStore:
-    """The store that the configuration names; else that of the run whose distilled set it is, if it can be written."""
-    if config.compute.store is not None:
-        return NetworkStore(config.compute.store)
-    folder = (path if path.is_dir() else path.parent) / NETWORKS
-    return NetworkStore(folder if folder.is_dir() and os.access(folder, os.W_OK) else None)
-
-
-def _to_evaluate(
+def plan_evaluation(
     distilled: Path | str,
     networks: Sequence[str],
+    repeats: int,
     settings: Sequence[Layer | Mapping[str, Any]],
     preset: str | None,
     catalog: Catalog,
-) -> tuple[Config, DistilledSet, list[Selection]]:
-    """The configuration, the distilled set and the networks to train."""
+    *,
+    quality: bool = False,
+) -> Plan:
+    """What :func:`evaluate`, whose arguments these are, will do.
+
+    Args:
+        quality: whether :func:`quality` is part of it.
+
+    Raises:
+        InputError: the file or the settings cannot be used.
+    """
     loaded = load_distilled(distilled)
     loaded.find_decoder(catalog)
     given = [normalised(layer if isinstance(layer, Layer) else Layer("evaluate()", dict(layer))) for layer in settings]
     tree = _stored_settings(Path(distilled), loaded.origin)
     # What made the set has no part in its evaluation, and need not be installed any more.
     used = {key: section for key, section in tree.items() if key not in ("matcher", "method", "labeller")}
+    if isinstance(compute := used.get("compute"), Mapping):  # whether the run keeps its classifiers is its own business
+        used["compute"] = {key: value for key, value in compute.items() if key != "keep"}
     stored = asked_for(catalog, Layer(str(distilled), {**used, "plugins": []}))
     named = [[Layer(either("--network", "networks"), {"network": {"name": name}})] for name in networks] or [[]]
     configs = [resolve(catalog, [*given, *name], preset, stored=stored, distils=False) for name in named]
-    return configs[0], loaded, [config.network for config in configs]
+    chosen = [config.network for config in configs]
+    return Plan(configs[0], chosen, [configs[0].head], repeats, loaded, Path(distilled), quality)
 
 
 def train_original(
     config: Config,
     *,
     networks: Sequence[Selection] = (),
+    heads: Sequence[Selection] = (),
     repeats: int = 1,
-    keep: Path | None = None,
+    out: Path | None = None,
     catalog: Catalog | None = None,
     display: Display | None = None,
-    store: Path | None = None,
     told: Callable[[Repeated], None] = lambda line: None,
 ) -> list[Repeated]:
     """Train classifiers on the long-tailed set itself: what a distilled set has to be compared with.
@@ -326,23 +313,23 @@ def train_original(
     Args:
         config: from :func:`configure_original`.
         networks: those to train; the configured one unless given.
+        heads: each is trained with each network; the configured one unless given.
         repeats: how many seeds, from the configured one on.
-        keep: folder in which the classifiers are kept; they are not unless given.
+        out: folder that keeps the configuration, the table, the predictions and the classifiers; nothing is kept
+            unless given.
         catalog: where ``config`` was resolved; made anew unless given.
         display: shows how far the work is; one line unless given, and ``Display()`` shows nothing.
-        store: the folder that keeps the trained networks; that of the configuration unless given, else none.
         told: called with each line as soon as it is known.
 
     Returns:
-        A line for each network, in per cent.
+        A line for each head and network, in per cent.
 
     Raises:
-        InputError: the data cannot be used, or head and recipe do not go together.
-        RunFailed: training diverged.
+        InputError: the data or the folder cannot be used, or head and recipe do not go together.
+        RunFailed: training diverged, or a file cannot be written.
     """
-    kept, display = NetworkStore(store or config.compute.store), display or usual_display()
-    with Setup.open(config, catalog=catalog, display=display, store=kept) as setup:
-        return _each_told(repeated_rows(setup, None, networks or [config.network], repeats, keep), told)
+    plan = Plan(config, networks or [config.network], heads or [config.head], repeats)
+    return Table(results_of(plan, out, catalog=catalog, display=display or usual_display(), told=told).lines)
 
 
 def configure_original(layers: Sequence[Layer], preset: str | None = None, catalog: Catalog | None = None) -> Config:

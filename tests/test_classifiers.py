@@ -375,34 +375,38 @@ def test_a_run_of_which_no_classifier_is_kept_says_how_to_get_one(ltdd):
     assert ltdd("distill", "--method", "dm", *TINY, "--out", "run", "--no-keep", "--quiet").exit_code == 0
     assert not Path("run/classifiers").exists()
     with pytest.raises(
-        InputError, match=r"made with compute={\"keep\": False}, .* evaluate\('run', keep='run/classifiers'\) makes one"
+        InputError, match=r"made with compute={\"keep\": False}, .* evaluate\('run', out=FOLDER\) makes one"
     ):
         load_classifier("run")
     result = ltdd("distill", "--out", "run", "--resume", "--set", "compute.keep=true")
     assert result.exit_code == 0, result.output
     assert "training a network" not in result.stderr
     assert not Path("run/classifiers").exists()
-    assert ltdd("evaluate", "run", "--keep").exit_code == 0
-    assert load_classifier("run").line == "distilled, direct"
+    assert ltdd("evaluate", "run", "--out", "one").exit_code == 0
+    assert load_classifier("one").line == "distilled, direct"
+    assert ltdd("evaluate", "run", "--out", "none", "--no-keep").exit_code == 0
+    assert not Path("none/classifiers").exists()
 
 
-def test_an_evaluation_keeps_its_classifiers_where_it_is_told_and_replaces_none(finished, ltdd):
+def test_an_evaluation_keeps_its_classifiers_in_a_folder_of_its_own(finished, ltdd):
     shutil.copytree(finished, "run")
-    before = Path("run/classifiers/distilled-direct.safetensors").read_bytes()
-    result = ltdd("evaluate", "run", "--head", "linear", "--keep")
-    assert "is there already: remove it, or name a folder with --out" in one_line_error(result)
-    assert Path("run/classifiers/distilled-direct.safetensors").read_bytes() == before
+    before = {path: path.read_bytes() for path in Path("run").rglob("*.*") if "networks" not in path.parts}
+    assert "run holds a run already" in one_line_error(ltdd("evaluate", "run", "--head", "linear", "--out", "run"))
     assert ltdd("evaluate", "run", "--head", "linear", *TWICE, "--out", "more/kept").exit_code == 0
-    kept = names_in("more/kept")
+    kept = names_in("more/kept/classifiers")
     assert kept == [f"distilled-direct-{name}-seed-{seed}" for name in ("convnet-d3", "mlp") for seed in (0, 1)]
-    with pytest.raises(InputError, match="has several classifiers; name one: distilled-direct-convnet-d3-seed-0, "):
+    with pytest.raises(InputError, match="name another one: distilled-direct-convnet-d3-seed-0, "):
         load_classifier("more/kept")
+    with pytest.raises(InputError, match="has several classifiers; name one: distilled-direct-convnet-d3-seed-0, "):
+        load_classifier("more/kept/classifiers")
     with pytest.raises(InputError, match=r"no classifier of a line 'mlp'; there are: distilled-direct-conv"):
         load_classifier("more/kept", "mlp")
     assert load_classifier("more/kept", kept[3]).facts["seed"] == 1
-    assert load_classifier("more/kept/" + kept[3] + ".safetensors").facts["network"]["name"] == "mlp"
-    assert ltdd("evaluate", "run").exit_code == 0
-    assert names_in("run/classifiers") == FILES
+    assert load_classifier("more/kept/classifiers/" + kept[3] + ".safetensors").facts["network"]["name"] == "mlp"
+    result = ltdd("evaluate", "run")
+    assert "the result is in runs/digits-lt-evaluated-twostage-seed0-1\n" in result.stderr
+    assert names_in("runs/digits-lt-evaluated-twostage-seed0-1/classifiers") == [FILES[2]]
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_training_alone_keeps_its_classifiers(ltdd):

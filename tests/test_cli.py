@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import yaml
 from conftest import MEAN_MATCHER, TINY, one_line_error
 from safetensors.torch import save_file
 
-from ltdd_core import Interrupted
+from ltdd_core import Interrupted, load_distilled, save_distilled
 from ltdd_core.cli import cli
 from ltdd_core.cli.tables import duration
 from ltdd_core.evaluation import lines
+from ltdd_core.evaluation.predictions import load_predictions
 from ltdd_core.plugging.catalog import KINDS, installed
 
 DISTILL = ("distill", "--method", "dm", *TINY)
@@ -240,6 +242,34 @@ def test_train_scores_the_original_set_without_a_method(ltdd, tmp_path):
     assert yaml.safe_load((folder / "config.yaml").read_text())["head"]["name"] == "balanced-softmax"
 
 
+def test_train_trains_each_head_with_each_network(ltdd):
+    several = ("--head", "linear", "--head", "cosine", "--network", "mlp", "--network", "convnet-d3")
+    result = ltdd(*TRAIN, *several, "--out", "a")
+    assert result.exit_code == 0, result.output
+    document = json.loads(Path("a/report.json").read_text())
+    rows = [(row["name"], row["network"], row["classifiers"]) for row in document["rows"]]
+    names = [(line, net) for line in ("original, direct", "original, cosine") for net in ("mlp", "convnet-d3")]
+    assert rows == [(line, net, [f"{line}, {net}, seed 0"]) for line, net in names]
+    assert [head["name"] for head in document["heads"]] == ["linear", "cosine"]
+    for line, net in names:
+        assert re.search(rf"{line}, {net} +342 +[0-9.]+", result.stdout)
+    scores = load_predictions(Path("a/predictions.safetensors"))
+    assert list(scores) == sorted(f"{line}, {net}, seed 0" for line, net in names)
+    files = {path.stem for path in Path("a/classifiers").iterdir()}
+    assert files == {f"original-{head}-{net}-seed-0" for head in ("direct", "cosine") for net in ("mlp", "convnet-d3")}
+    one = json.loads(ltdd(*TRAIN, "--head", "cosine", "--network", "mlp", "--out", "b", "--json").stdout)
+    assert one["rows"][0]["confusion"] == document["rows"][2]["confusion"]
+
+
+def test_a_name_that_is_there_twice_is_refused_before_anything_is_trained(ltdd):
+    for twice in ("--head", "cosine"), ("--network", "mlp"):
+        message = one_line_error(ltdd(*TRAIN, *twice, *twice))
+        assert "two classifiers would be called 'original, " in message
+        assert message.endswith("name each head and each network once.")
+    assert "--head: a value is missing." in one_line_error(ltdd(*TRAIN, "--head", ""))
+    assert not any(Path().iterdir())
+
+
 def test_train_json_is_the_report(ltdd, tmp_path):
     result = ltdd(*TRAIN, "--plugin", "twostage", "--out", tmp_path / "mine", "--json", "--quiet")
     assert result.exit_code == 0, result.output
@@ -259,7 +289,8 @@ def test_a_folder_of_train_is_told_from_a_run_and_its_configuration_can_be_used_
     assert "matcher" not in stored
     result = ltdd(*again)
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["rows"] == document["rows"][:1]
+    (row,), expected = json.loads(result.stdout)["rows"], document["rows"][0]
+    assert row == {**expected, "classifiers": ["original, direct"]}
     for tree in (stored, {**stored, "matcher": {"name": "none"}}):  # an earlier version wrote the second
         (tmp_path / "here" / "a" / "config.yaml").write_text(yaml.safe_dump(tree))
         for command in ("watch", "report", "compare"):
@@ -278,6 +309,7 @@ KILLED = """
 import os, sys
 from ltdd_core.cli import cli
 from ltdd_core.evaluation import lines
+from ltdd_core.evaluation.predictions import load_predictions
 
 def killed(*given):
     save(*given)
@@ -361,11 +393,15 @@ def test_evaluate_scores_networks_over_several_seeds(ltdd, finished):
     result = ltdd(*command, "--json", "--quiet")
     document = json.loads(result.stdout)
     assert result.stderr == ""
-    assert set(document) == {"run", "seconds", "rows"}
+    assert set(document) == {"run", "seconds", "versions", "data", "heads", "networks", "distilled", "rows"}
+    assert document["distilled"]["run"] == str(finished)
+    assert (document["distilled"]["method"], document["distilled"]["images"]) == ("dm", 20)
+    assert document == json.loads(Path(document["run"], "report.json").read_text())
     assert [row["network"] for row in document["rows"]] == ["convnet-d3", "mlp"]
     for row in document["rows"]:
-        assert set(row) == ROW | {"network", "repeats", "deviation"}
+        assert set(row) == ROW | {"network", "repeats", "seeds", "classifiers", "deviation"}
         assert (row["name"], row["repeats"], row["images"]) == ("distilled, direct", 2, 20)
+        assert row["seeds"] == [0, 1]
 
 
 def test_evaluate_without_options_repeats_the_last_line_of_the_run(ltdd, finished):
@@ -374,25 +410,58 @@ def test_evaluate_without_options_repeats_the_last_line_of_the_run(ltdd, finishe
     assert {key: row[key] for key in ROW} == {key: last[key] for key in ROW}
 
 
-@pytest.mark.parametrize(
-    ("most", "told"),
-    [
-        (0, "Error: SIGINT: stopped; an evaluation is not saved, run it again.\n"),
-        (1, "run it again with another --out: what is trained is kept in kept.\n"),
-    ],
-)
-def test_a_stopped_evaluation_says_where_the_classifiers_are_that_it_keeps(ltdd, finished, monkeypatch, most, told):
-    def stopped(*given):
-        if len(kept) == most:
-            raise Interrupted("SIGINT")
-        kept.append(given)
-        keep(*given)
+def test_an_evaluation_that_is_stopped_or_killed_goes_on_and_trains_no_network_again(ltdd, finished, tmp_path):
+    alone = tmp_path / "here" / "mine.safetensors"  # which has no folder of networks
+    shutil.copy(finished / "distilled.safetensors", alone)
+    command = ("evaluate", "mine.safetensors", "--head", "linear", "--network", "mlp", "--repeats", "2", "--out")
+    whole = ltdd(*command, "whole", "--json")
+    assert whole.exit_code == 0, whole.output
+    done = subprocess.run([sys.executable, "-c", KILLED, *command, "cut"], capture_output=True, cwd=tmp_path / "here")
+    assert done.returncode == -9, done.stderr
+    (network,) = Path("cut/networks").iterdir()
+    written = network.stat().st_mtime_ns
+    different = one_line_error(ltdd(*command, "cut", "--seed", "3"))
+    assert "seed was 0 and is now 3. It is not finished: name another folder with --out." in different
+    other = load_distilled(alone)
+    save_distilled(Path("other.safetensors"), replace(other, images=other.images + 1))
+    refused = one_line_error(ltdd("evaluate", "other.safetensors", *command[2:], "cut"))
+    assert refused == "Error: cut was begun with another distilled set: name another folder with --out."
+    again = ltdd(*command, "cut", "--json")
+    assert again.exit_code == 0, again.output
+    assert again.stderr.count("training a network") == 1
+    assert network.stat().st_mtime_ns == written
+    assert json.loads(again.stdout)["rows"] == json.loads(whole.stdout)["rows"]
+    for name in ("predictions.safetensors", "config.yaml"):
+        assert Path("cut", name).read_bytes() == Path("whole", name).read_bytes()
+    assert len(json.loads(Path("cut/run.json").read_text())["sessions"]) == 2
 
-    kept, keep = [], lines.keep_classifier
-    monkeypatch.setattr(lines, "keep_classifier", stopped)
-    done = ltdd("evaluate", finished, "--network", "mlp", "--repeats", 2, "--out", "kept")
-    assert done.exit_code == 130, done.output
-    assert done.stderr.endswith(told)
+
+def test_an_evaluation_that_is_stopped_says_how_it_goes_on(ltdd, finished, monkeypatch):
+    def stopped(*given):
+        raise Interrupted("SIGINT")
+
+    shutil.copy(finished / "distilled.safetensors", "mine.safetensors")
+    command = ("evaluate", "mine.safetensors", "--head", "linear", "--network", "mlp", "--quiet")
+    with monkeypatch.context() as patch:
+        patch.setattr(lines, "keep_classifier", stopped)
+        done = ltdd(*command)
+    kept = "finished networks are kept in runs/digits-lt-evaluated-linear-seed0-1/networks: run it again with --out "
+    assert (done.exit_code, done.stderr) == (
+        130,
+        f"Error: SIGINT: stopped; {kept}runs/digits-lt-evaluated-linear-seed0-1.\n",
+    )
+    (folder,) = Path("runs").iterdir()
+    assert [path.name for path in folder.iterdir() if path.name[0] != "."] == ["networks"]
+    again = ltdd(*command[:-1], "--out", folder)
+    assert again.exit_code == 0, again.output
+    assert "training a network" not in again.stderr
+
+
+def test_an_evaluation_keeps_what_it_compares_with(ltdd, finished):
+    command = ("evaluate", finished, "--head", "linear", "--network", "mlp", "--quality", "--out", "a", "--json")
+    document = json.loads(ltdd(*command).stdout)
+    assert document["quality"][0]["network"] == "mlp"
+    assert document == json.loads(Path("a/report.json").read_text())
 
 
 def test_evaluate_takes_the_file_alone(ltdd, finished, tmp_path):

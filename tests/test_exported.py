@@ -277,7 +277,7 @@ def test_a_wrong_export_of_a_classifier_gets_one_line_and_writes_nothing(finishe
         (("run", "--format", "state-dict", "--out", "/proc/none/a"), "cannot write /proc/none"),
         (("run/distilled.safetensors", "--format", "torch"), "is a distilled set, and --format torch is for a class"),
         (("run/classifiers/original-direct.safetensors", "--format", "folder"), "which --format folder is for"),
-        (("old", "--format", "torch"), "ltdd evaluate old --keep makes one"),
+        (("old", "--format", "torch"), "ltdd evaluate old --out FOLDER makes one"),
         (("none", "--format", "torch"), "none: there is no such file"),
         (("run", "--format", "onxx"), "Did you mean 'onnx'?"),
     ):

@@ -271,9 +271,9 @@ def test_wrong_input_gets_one_line(here, arguments, message):
 def test_a_run_without_classifiers_says_how_to_get_one(here):
     shutil.rmtree("run/classifiers")
     said = one_line_error(here("predict", "run", "images"))
-    assert "made with --no-keep, or by an earlier version: ltdd evaluate run --keep makes one" in said
-    assert here("evaluate", "run", "--keep", "--quiet").exit_code == 0
-    assert here("predict", "run", "images").exit_code == 0
+    assert "made with --no-keep, or by an earlier version: ltdd evaluate run --out FOLDER makes one" in said
+    assert here("evaluate", "run", "--out", "more", "--quiet").exit_code == 0
+    assert here("predict", "more", "images").exit_code == 0
 
 
 def test_a_file_that_cannot_be_written_is_said_before_an_image_is_read(here, monkeypatch):

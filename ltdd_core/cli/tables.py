@@ -152,7 +152,7 @@ def print_labels(console: Console, distilled: DistilledSet) -> None:
 
 
 def print_repeated(console: Console, lines: Sequence[Repeated]) -> None:
-    """Mean and deviation over seeds, a line for each network."""
+    """Mean and deviation over seeds, a line for each network, or for each head and network."""
     _print_numbers(console, Repeated.table(lines))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from ltdd_core.config.model import DEFAULT_NAMES, Config, Selection
 from ltdd_core.config.resolve import select
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.errors import InputError, either
+from ltdd_core.errors import InputError
 from ltdd_core.evaluation.calibration import at_temperature, best_temperature
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe
 from ltdd_core.evaluation.intervals import RowIntervals, row_intervals
@@ -184,7 +185,7 @@ def keep_classifier(
     facts: dict[str, Any] = {
         "row": {key: value for key, value in row.items() if key != "confusion"},
         "data": {"name": data.name, "test_counts": list(data.test_counts)},
-        "distilled": None if set(line.sets) == {ORIGINAL} or distilled is None else _about(distilled),
+        "distilled": None if set(line.sets) == {ORIGINAL} or distilled is None else about(distilled),
         "network": config.network.to_tree(),
         "head": line.head.to_tree(),
         "sets": list(line.sets),
@@ -213,8 +214,8 @@ def keep_classifier(
         setup.display.warn(f"the classifier {name!r} is not kept in a file: {error}.")
 
 
-def _about(distilled: DistilledSet) -> dict[str, Any]:
-    """What a classifier remembers of its distilled set: the method, where it is known, and the number of images."""
+def about(distilled: DistilledSet) -> dict[str, Any]:
+    """What is remembered of the distilled set of a classifier: its method, where that is known, and its size."""
     method: Any = distilled.origin
     for key in ("configuration", "matcher", "name"):
         method = method.get(key) if isinstance(method, Mapping) else None
@@ -233,24 +234,38 @@ class Repeated:
     """Population standard deviations over the seeds, in percentage points."""
     repeats: int
     """Number of seeds."""
+    seeds: tuple[int, ...]
+    """The seeds."""
+    classifiers: tuple[str, ...]
+    """What the classifier of each seed is called, in the name of its file and in ``predictions.safetensors``."""
 
     def to_json(self) -> dict[str, Any]:
         """The mean row, with the deviation over seeds beside it."""
         spread = {key: value for key, value in self.deviation.to_json().items() if key not in ("name", "images")}
-        return {**self.mean.to_json(), "network": self.network, "repeats": self.repeats, "deviation": spread}
+        more = {"network": self.network, "repeats": self.repeats, "seeds": [*self.seeds]}
+        return {**self.mean.to_json(), **more, "classifiers": [*self.classifiers], "deviation": spread}
 
     @staticmethod
     def table(lines: Sequence[Repeated]) -> NumberTable:
-        """Mean and deviation over seeds, a line for each network."""
-        repeats, mean = lines[0].repeats, lines[0].mean
+        """Mean and deviation over seeds, a line for each network, or for each head and network."""
+        repeats, means = lines[0].repeats, [line.mean for line in lines]
         over = "one seed" if repeats == 1 else f"{repeats} seeds, ± deviation over them"
-        shown = ["accuracy", "std", *parts_of([line.mean for line in lines]), "worst"]
-        if mean.group_accuracy is not None:
+        alike = len({(mean.name, mean.images) for mean in means}) == 1
+        shown = ["accuracy", "std", *parts_of(means), "worst"]
+        if any(mean.group_accuracy is not None for mean in means):
             shown.append("group_accuracy")
-        body = [[line.network, *(line._cell(column) for column in shown)] for line in lines]
-        head = ["network", *(HEADINGS.get(column, column) for column in shown)]
-        title = f"{mean.name}, {mean.images} images; per cent, mean of {over}"
-        return NumberTable(title, ["name", *shown], head, body)
+        numbers = [[line._cell(column) for column in shown] for line in lines]
+        headings = [HEADINGS.get(column, column) for column in shown]
+        title = f"per cent, mean of {over}"
+        if alike:
+            body = [[line.network, *cells] for line, cells in zip(lines, numbers, strict=True)]
+            title = f"{means[0].name}, {means[0].images} images; {title}"
+            return NumberTable(title, ["name", *shown], ["network", *headings], body)
+        body = [
+            [f"{line.mean.name}, {line.network}", str(line.mean.images), *cells]
+            for line, cells in zip(lines, numbers, strict=True)
+        ]
+        return NumberTable(title, ["name", "images", *shown], ["trained on, network", "images", *headings], body)
 
     def _cell(self, column: str) -> str:
         value, deviation = getattr(self.mean, column), getattr(self.deviation, column)
@@ -288,61 +303,70 @@ def repeated_rows(
     distilled: DistilledSet | None,
     networks: Sequence[Selection],
     repeats: int,
+    *,
+    heads: Sequence[Selection] = (),
     keep: Path | None = None,
+    scores: dict[str, Scores] | None = None,
 ) -> Iterator[Repeated]:
-    """Score the configured head and recipe on each network and seed.
+    """Score each head, with the configured recipe, on each network and seed.
 
     Args:
         setup: the configuration, its first seed among it.
         distilled: the distilled set; None where the recipe needs none.
         networks: those to train.
         repeats: how many seeds.
-        keep: folder in which the classifiers are kept; those of several networks or seeds have these in their names.
+        heads: of the classifiers; the configured one unless given.
+        keep: folder in which the classifiers are kept.  Where there are several, network and seed are in their names.
+        scores: gets what each classifier says of the test images, by the name of the classifier.
 
     Raises:
-        InputError: the distilled set is not of this data set, or there is none and the recipe asks for it; or a
-            classifier is kept already under a name that one would have.
+        InputError: the distilled set is not of this data set, or there is none and the recipe asks for it; or two
+            classifiers would have the same name.
     """
-    line = line_of(setup.config)
+    configs = [replace(setup.config, head=head) for head in heads or [setup.config.head]]
+    lines = [line_of(config) for config in configs]
+    trained_on = {name for line in lines for name in line.sets}
     if distilled is not None:
         setup = fitted(setup, distilled)
-        if set(line.sets) != {ORIGINAL} and (holds := setup.config.training.distilled.left_of(distilled.recipe)):
+        if trained_on != {ORIGINAL} and (holds := setup.config.training.distilled.left_of(distilled.recipe)):
             setup.display.recipe(holds)
-    elif set(line.sets) != {ORIGINAL}:
+    elif trained_on != {ORIGINAL}:
         raise InputError(f"recipe {setup.config.recipe.name!r} trains on a distilled set, and there is none.")
+    seeds = tuple(range(setup.config.run.seed, setup.config.run.seed + repeats))
+    alone = len(lines) * len(networks) * repeats == 1
 
-    def name_of(network: str, seed: int) -> str:
-        return line.name if len(networks) == repeats == 1 else f"{line.name}, {network}, seed {seed}"
+    def name_of(line: Line, network: str, seed: int) -> str:
+        return line.name if alone else f"{line.name}, {network}, seed {seed}"
 
-    if keep is not None:
-        first = setup.config.run.seed
-        names = [name_of(network.shown, first + index) for network in networks for index in range(repeats)]
-        check_free(keep, names)
+    _check_different([name_of(line, network.shown, seed) for line in lines for network in networks for seed in seeds])
     for network in networks:
         setup.changed(network=network).check_network()  # before the first of them is trained
+    for line, of_head in zip(lines, [setup.changed(config=config) for config in configs], strict=True):
 
-    def measure(variant: Setup) -> Row:
-        classifier, scores = trained(line, variant, distilled)
-        if keep is not None:
-            name = name_of(variant.config.network.shown, variant.config.run.seed)
-            keep_classifier(keep, name, line, classifier, scores, variant, distilled)
-        return _row(line, scores, variant.data, distilled, scores.groups)
+        def measure(variant: Setup, line: Line = line) -> Row:
+            classifier, said = trained(line, variant, distilled)
+            name = name_of(line, variant.config.network.shown, variant.config.run.seed)
+            if keep is not None:
+                keep_classifier(keep, name, line, classifier, said, variant, distilled)
+            if scores is not None:
+                scores[name] = said
+            return _row(line, said, variant.data, distilled, said.groups)
 
-    for name, rows in repeated(setup, networks, repeats, measure):
-        mean, deviation = average(rows)
-        yield Repeated(name, mean, deviation, repeats)
+        for shown, rows in repeated(of_head, networks, repeats, measure):
+            mean, deviation = average(rows)
+            names = tuple(name_of(line, shown, seed) for seed in seeds)
+            yield Repeated(shown, mean, deviation, repeats, seeds, names)
 
 
-def check_free(folder: Path, names: Sequence[str]) -> None:
-    """Refuse to write a classifier in the place of another.
+def _check_different(names: Sequence[str]) -> None:
+    """Refuse two classifiers of the same name, of which one would take the place of the other.
 
     Raises:
-        InputError: naming the file that is there.
+        InputError: naming the first.
     """
-    for name in names:
-        if (folder / file_name(name)).exists():
-            how = either("name a folder with --out", "keep them in another folder")
-            raise InputError(f"{folder / file_name(name)} is there already: remove it, or {how}.")
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
+    if twice is not None:
+        raise InputError(f"two classifiers would be called {twice!r}: name each head and each network once.")
 
 
 def fitted(setup: Setup, distilled: DistilledSet) -> Setup:

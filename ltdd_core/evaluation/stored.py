@@ -324,7 +324,7 @@ def classifier_file(path: Path, line: str | None = None) -> Path:
 def _how_to_get_one(path: Path) -> str:
     if not (path / CONFIG).is_file():
         return ""
-    again = either(f"ltdd evaluate {path} --keep", f"evaluate({str(path)!r}, keep={str(path / CLASSIFIERS)!r})")
+    again = either(f"ltdd evaluate {path} --out FOLDER", f"evaluate({str(path)!r}, out=FOLDER)")
     command = again if (path / DISTILLED_FILE).is_file() else "ltdd train"
     without = how_to_set("compute.keep", False)
     return f" The run was made with {without}, or by an earlier version: {command} makes one."

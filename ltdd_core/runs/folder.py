@@ -175,6 +175,9 @@ class RunFolder:
         Raises:
             InputError: as :meth:`check_same`, or the run has taken more steps than that, or cannot take more.
         """
+        if config.matcher.component is None:
+            self.check_same(config)
+            return
         self._check_differences(config, FREE | ({ITERATIONS} & self.stored_config().keys()))
         if not self.has_other_length(config) or not config.matcher.component.iterative:
             return
@@ -220,19 +223,32 @@ class RunFolder:
         """What the process that finished the run took; None before that."""
         return self.stored(RESULT, _Result).seconds if (self.path / RESULT).exists() else None
 
-    def begin_session(self, data: Mapping[str, Any], session: Mapping[str, Any]) -> None:
+    def begin_session(
+        self, data: Mapping[str, Any], session: Mapping[str, Any], *, distilled: Mapping[str, Any] | None = None
+    ) -> None:
         """Note which data the run is about, and what this process computes on; one entry a process.
 
         A process that only looks at a finished run is none of them.  A run of an earlier version has no digests of its
         data, and resumes where the rest is the same.
 
+        Args:
+            data: what is known of them.
+            session: what this process computes on.
+            distilled: the distilled set, with its ``digest``, where classifiers are trained on one that exists.
+
         Raises:
-            InputError: the run began with other data.
+            InputError: the run began with other data, or with another distilled set.
         """
         sessions = self.check_data(data)
+        if sessions:
+            before = self.stored(FACTS, _RunFacts).distilled or {}
+            if before.get("digest") != (distilled or {}).get("digest"):
+                another = f"name another folder with {how_to_set('out')}"
+                raise InputError(f"{self.path} was begun with another distilled set: {another}.")
         if not (self.path / RESULT).exists():
             sessions = [*sessions, session]
-        self.write_json(FACTS, {"data": data, "sessions": sessions})
+        made_of = {} if distilled is None else {"distilled": distilled}
+        self.write_json(FACTS, {"data": data, **made_of, "sessions": sessions})
 
     def check_data(self, data: Mapping[str, Any]) -> list[Any]:
         """See that the run, if one has begun here, is about these data; its sessions so far.
@@ -302,6 +318,7 @@ class _RunFacts(BaseModel):
 
     data: dict[str, Any]
     sessions: list[dict[str, Any]]
+    distilled: dict[str, Any] | None = None
 
 
 class _Result(BaseModel):
