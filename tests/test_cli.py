@@ -293,11 +293,10 @@ def test_a_folder_of_train_is_told_from_a_run_and_its_configuration_can_be_used_
     assert row == {**expected, "classifiers": ["original, direct"]}
     for tree in (stored, {**stored, "matcher": {"name": "none"}}):  # an earlier version wrote the second
         (tmp_path / "here" / "a" / "config.yaml").write_text(yaml.safe_dump(tree))
-        for command in ("watch", "report", "compare"):
-            message = one_line_error(ltdd(command, "a"))
-            assert message == (
-                "Error: a is not the folder of a run that distilled something: ltdd distill makes those."
-            )
+        message = one_line_error(ltdd("watch", "a"))
+        assert message == "Error: a is not the folder of a run that distilled something: ltdd distill makes those."
+        for command in ("report", "compare"):
+            assert ltdd(command, "a").exit_code == 0
 
 
 def test_train_keeps_its_networks(ltdd, tmp_path):

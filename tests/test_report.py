@@ -941,7 +941,9 @@ def test_a_labeller_that_other_runs_lack_is_named_by_what_is_unusual_about_it(lt
     settings = {"matcher.name": "mine", "head.name": "mine", "head.depth": "3"}
     run = dataclasses.replace(read_run(Path("plain")), config={"matcher": {"name": "mine"}, "seed": 0})
     others = {"matcher.name": "mine", "head.name": "linear"}  # a plugin that is not here: nobody knows its defaults
-    assert comparing._names([run, run], [settings, others]) == ["mine (head.name=mine)", "mine (head.name=linear)"]
+    unusual, said = comparing._unusual(run), {"whole": torch.zeros(1, 2)}
+    entrants = [comparing.Entrant("mine", options, unusual, 0, said) for options in (settings, others)]
+    assert comparing._names(entrants) == ["mine (head.name=mine)", "mine (head.name=linear)"]
 
 
 def test_runs_without_a_digest_are_taken_to_be_on_the_images_of_the_first():
@@ -984,3 +986,132 @@ def test_rounding_takes_no_star():
     assert accuracy(best) > accuracy(equal)
     drawn, other = (comparing.Drawn(np.stack([shares] * 9), np.ones((9, 1))) for shares in (best, equal))
     assert comparing._entry("equal", [0], accuracy, equal, other, best, drawn).among_best
+
+
+# ---- classifiers alone ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tables(finished, tmp_path_factory):
+    """What ``ltdd train`` and ``ltdd evaluate`` wrote, two heads on two networks and one on one, with two seeds."""
+    from click.testing import CliRunner
+
+    from ltdd_core.cli import cli
+
+    folder = tmp_path_factory.mktemp("tables")
+    short = [*TINY[4:], "--network", "mlp", "--repeats", "2", "--no-keep", "--out"]
+    for command in (
+        ["train", "--head", "linear", "--head", "cosine", "--network", "convnet-d3", *short, str(folder / "t")],
+        ["evaluate", str(finished), "--head", "linear", *short, str(folder / "e")],
+    ):
+        result = CliRunner().invoke(cli, command)
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+def changed_report(folder, key, value):
+    document = json.loads((folder / "report.json").read_text())
+    (folder / "report.json").write_text(json.dumps({**document, key: value}))
+
+
+def test_classifiers_alone_are_compared_with_runs(ltdd, tables, finished):
+    document = json.loads(ltdd("compare", finished, tables / "t", tables / "e", "--json").stdout)
+    entries = {row["name"]: row for row in document["rows"]}
+    assert set(entries) == {
+        "dm: original, direct",
+        "dm: original, balanced softmax",
+        "dm: distilled, direct",
+        "dm: two-stage, original + distilled",
+        "train (network.name=mlp): original, direct",
+        "train (network.name=mlp): original, cosine",
+        "train (network.name=convnet-d3): original, direct",
+        "train (network.name=convnet-d3): original, cosine",
+        "evaluate dm: distilled, direct",
+    }
+    stored = [json.loads((tables / name / "report.json").read_text())["rows"] for name in ("t", "e")]
+    for row in [*stored[0], *stored[1]]:
+        how = f"train (network.name={row['network']})" if row["name"][0] == "o" else "evaluate dm"
+        entry = entries[f"{how}: {row['name']}"]
+        assert entry["seeds"] == [0, 1]
+        assert entry["accuracy"][0] == pytest.approx(row["accuracy"])
+        assert entry["deviation"] == pytest.approx(row["deviation"]["accuracy"])
+        assert entry["per_class"] == pytest.approx(row["per_class"])
+    assert entries["dm: distilled, direct"]["deviation"] == 0
+    (best,) = (row for row in document["rows"] if row["behind"] is None)
+    result = ltdd("compare", tables / "t", "--html", "page.html")
+    assert result.exit_code == 0, result.output
+    spread = f"{best['accuracy'][0]:.1f}±{best['deviation']:.1f}"
+    assert spread in ltdd("compare", finished, tables / "t", tables / "e").stdout
+    assert f"{spread} <span" in Path("page.html").read_text()
+    assert "twice" in one_line_error(ltdd("compare", tables / "t", tables / "t"))
+
+
+def test_the_original_line_of_a_run_and_the_same_training_alone_are_one_entry(ltdd, finished, tmp_path):
+    assert ltdd("train", *TINY[4:], "--out", "t").exit_code == 0
+    rows = json.loads(ltdd("compare", finished, "t", "--json").stdout)["rows"]
+    assert [row["name"] for row in rows].count("original, direct") == 1
+
+
+def test_networks_of_the_same_name_and_other_options_are_told_apart(ltdd):
+    for width in (2, 3):
+        short = ("--set", f"network.width={width}", "--set", "training.original.epochs=1", "--network", "convnet-d3")
+        assert ltdd("train", *short, "--network", "mlp", "--out", f"w{width}").exit_code == 0
+    rows = json.loads(ltdd("compare", "w2", "w3", "--json").stdout)["rows"]
+    assert len(rows) == 4
+    assert all(row["seeds"] == [0] for row in rows)
+    assert sum("network.width=2" in row["name"] for row in rows) == 2
+
+
+@pytest.mark.parametrize("name", ["t", "e"])
+def test_the_page_of_classifiers_alone_has_what_they_have(name, ltdd, tables, tmp_path):
+    result = ltdd("report", tables / name, "--out", "page.html")
+    assert result.exit_code == 0, result.output
+    assert "holds classifiers alone: steps and distilled images are left out." in result.stderr
+    text = Path("page.html").read_text()
+    assert re.findall(r'<section id="(\w+)"', text) == ["table", "classes", "confusion", "provenance"]
+    assert "so the page has no steps and no distilled images" in text
+    rows = json.loads((tables / name / "report.json").read_text())["rows"]
+    for shown, row in zip(table_of(text), rows, strict=True):
+        assert shown[0] == (row["network"] if name == "e" else f"{row['name']}, {row['network']}")
+        spread = f"{row['accuracy']:.1f}±{row['deviation']['accuracy']:.1f}"
+        assert shown[1:3] == [str(row["images"]), spread]
+    assert len(drawings(text)) == 2 + len(rows)
+    if CHROMIUM is not None:
+        assert looked_at(Path("page.html").absolute(), 390, tmp_path)["sections"][0] == "table"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: changed_report(t, "rows", []), "report.json is damaged: it must have a row for each head"),
+        (lambda t: changed_report(t, "networks", [{"name": "mlp"}] * 2), "of two folders: head, network or seed"),
+        (lambda t: changed_report(t, "distilled", {"run": 3}), "report.json is damaged: distilled.run must be"),
+        (lambda t: (t / "report.json").write_text("{"), "report.json is damaged: it is not JSON"),
+        (lambda t: (t / "run.json").unlink(), "of an earlier version of ltdd train, which kept no predictions"),
+        (lambda t: (t / "run.json").write_text("{}"), "run.json is damaged: data is missing"),
+        (lambda t: (t / "report.json").unlink(), "is not finished: run the command that began it again, with --out t"),
+        (lambda t: (t / "config.yaml").write_text("head: {name: linear}"), "config.yaml is damaged: data is missing"),
+    ],
+)
+def test_a_damaged_folder_of_classifiers_is_one_line(spoil, message, ltdd, tables):
+    shutil.copytree(tables / "t", "t")
+    spoil(Path("t"))
+    for command in ("report", "compare"):
+        assert message in one_line_error(ltdd(command, "t"))
+    assert not Path("t/report.html").exists()
+
+
+def test_predictions_that_are_not_those_of_the_table_are_one_line(ltdd, tables):
+    shutil.copytree(tables / "t", "t")
+    path = Path("t/predictions.safetensors")
+    tensors, facts = load_tensors(path)
+    name = "original, direct, mlp, seed 1"
+    save_tensors(path, {**tensors, name: tensors[name].flip(1)}, facts)
+    message = "predictions.safetensors does not go with report.json: the row 'original, direct' of 'mlp' has other"
+    assert message in one_line_error(ltdd("compare", "t"))
+    del tensors[name]
+    save_tensors(path, tensors, facts)
+    assert f"has nothing of the line {name!r}." in one_line_error(ltdd("compare", "t"))
+    path.unlink()
+    assert "t/predictions.safetensors: there is no such file." in one_line_error(ltdd("compare", "t"))
+    assert ltdd("report", "t").exit_code == 0  # which has no need of them

@@ -19,23 +19,30 @@ from ltdd_report.visible import visible
     help="The file to write (default: report-NAME.html here, NAME the folder's).",
 )
 def report(run: Path, out: Path | None) -> None:
-    """Write a page about the finished run in the folder RUN.
+    """Write a page about the finished run in the folder RUN, or about what ltdd train or ltdd evaluate wrote there.
 
     The page is one HTML file. It shows what the run was and what it cost, the table, classes and groups, what two
     stages gain and lose, the surest mistakes, the distilled images, the initial images where they can be drawn again,
-    the configuration and the versions. Tables and figures can be saved from it. Nothing is written into RUN, unless
-    --out names a file in it.
+    the configuration and the versions. Of classifiers alone it shows the table, the classes, the confusion, the
+    configuration and the versions. Tables and figures of a run can be saved from it. Nothing is written into RUN,
+    unless --out names a file in it.
     """
     check_there(run)
     from rich.filesize import decimal
 
-    from ltdd_report.page import write_report
-    from ltdd_report.reading import read_run
+    from ltdd_report.page import write_report, write_trained
+    from ltdd_report.reading import RunRecord
+    from ltdd_report.trained import read_record
 
-    target = out or Path(f"report-{run.resolve().name}.html")
-    write_report(read_run(run), target)
+    target, record = out or Path(f"report-{run.resolve().name}.html"), read_record(run)
+    console, notes = consoles(False)
+    if isinstance(record, RunRecord):
+        write_report(record, target)
+    else:
+        write_trained(record, target)
+        notes.print(f"{visible(str(run))} holds classifiers alone: steps and distilled images are left out.")
     size = decimal(target.stat().st_size)
-    consoles(False)[0].print(f"the report is in {visible(str(target))} ({size})", soft_wrap=True, markup=False)
+    console.print(f"the report is in {visible(str(target))} ({size})", soft_wrap=True, markup=False)
 
 
 @click.command("watch")
@@ -64,6 +71,8 @@ def watch(run: Path) -> None:
 def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     """Compare the classifiers of finished runs on the same test images.
 
+    The folders of ltdd train and ltdd evaluate are compared, too.
+
     Runs that differ only in the seed are one line of the table, which lists the seeds. Intervals come from a bootstrap
     over test images and seeds. A star marks a classifier that is not worse than the most accurate one by more than
     noise. Below the table stands what differs between the configurations. Runs on images of different sizes, or on
@@ -73,10 +82,10 @@ def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
         check_there(run)
     from ltdd_report.comparing import compare_runs
     from ltdd_report.page import write_comparison
-    from ltdd_report.reading import read_run
     from ltdd_report.terminal import print_comparison
+    from ltdd_report.trained import read_record
 
-    comparison = compare_runs([read_run(run) for run in runs])
+    comparison = compare_runs([read_record(run) for run in runs])
     if html is not None:
         write_comparison(comparison, html)
     if as_json:

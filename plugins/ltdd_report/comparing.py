@@ -8,7 +8,7 @@ difference from the most accurate one is not more than noise: the 95 per cent in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ltdd_core import InputError, Interval, configure, draw_test_images, interval_of
-from ltdd_report.reading import RunRecord, check_predictions, predictions, test_set
+from ltdd_report.reading import NO_METHOD, Record, RunRecord, check_predictions, predictions, test_set
+from ltdd_report.trained import TrainedRecord, classifiers
 
 DRAWS = 2000
 LEVEL = 95.0  # per cent, of the intervals of ltdd_core
@@ -35,6 +36,8 @@ class Entry:
     accuracy: Interval
     std: Interval
     worst: Interval
+    deviation: float
+    """The accuracy's deviation (population) over the seeds, in points; 0 of a single one."""
     per_class: list[float | None]
     """None for a class without a test image, which counts nowhere."""
     behind: Interval | None
@@ -78,6 +81,7 @@ class Comparison:
                 "accuracy": of(entry.accuracy),
                 "std": of(entry.std),
                 "worst": of(entry.worst),
+                "deviation": entry.deviation,
                 "per_class": entry.per_class,
                 "behind": of(entry.behind),
                 "among_best": entry.among_best,
@@ -95,17 +99,23 @@ class Comparison:
         }
 
 
-def compare_runs(runs: Sequence[RunRecord]) -> Comparison:
+def compare_runs(runs: Sequence[RunRecord | TrainedRecord]) -> Comparison:
     """Every line of every run, the most accurate first; runs that differ only in the seed are one entry.
+
+    The rows of a folder of ``ltdd train`` or ``ltdd evaluate`` are entries of as many seeds as they have repeats.
 
     Raises:
         InputError: the runs have different test images, classes or counts, one is given twice, or the predictions of
             one are damaged or not those of its table.
     """
     labels = _common_labels(runs)
-    settings = [_settings(run, letter) for run, letter in zip(runs, _images_of(runs), strict=True)]
-    names = _names(runs, settings)
-    tables, about = _tables(runs, names, settings, labels)
+    entrants = [
+        entrant
+        for run, letter in zip(runs, _images_of(runs), strict=True)
+        for entrant in _entrants(run, letter, labels)
+    ]
+    names = _names(entrants)
+    tables, about = _tables(entrants, names, labels)
     resampled = dict(zip(tables, bootstrap(list(tables.values()), labels), strict=True))
     measured = {name: class_accuracy(right, labels) for name, right in tables.items()}
     accuracy = accuracy_of(np.unique(labels, return_counts=True)[1])
@@ -118,7 +128,7 @@ def compare_runs(runs: Sequence[RunRecord]) -> Comparison:
     for entry in entries:
         entry.per_class[:] = _of_all_classes(entry.per_class, labels, len(data["classes"]))
     ranked = sorted(entries, key=lambda entry: -entry.accuracy.value)
-    differences = _differences(dict(zip(names, settings, strict=True)))
+    differences = _differences(_by_name(entrants, names))
     return Comparison(data["name"], list(data["classes"]), list(data["counts"]), len(labels), ranked, differences)
 
 
@@ -205,22 +215,65 @@ def _entry(
         interval(accuracy),
         interval(deviation),
         interval(worst),
+        float(accuracy(measured).std()),
         measured.mean(0).tolist(),
         behind,
         behind is None or behind.low <= ROUNDING,
     )
 
 
+Settings = Mapping[str, str]
+"""The options of a configuration by path, but for the seed and for where it ran; with :data:`IMAGES` if they differ."""
+OTHER_IMAGES = (
+    "A letter after images= marks runs on the same images. All have the same test images; the training images or the "
+    "sizes of images differ."
+)
+IMAGES = "images"
+"""Not an option: the letter of the images of a run, where not all runs are on the same."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """Classifiers of one configuration and one seed."""
+
+    method: str
+    settings: Settings
+    unusual: frozenset[str]
+    """The options that differ from their defaults."""
+    seed: int
+    said: Mapping[str, Tensor]
+    """The log-probabilities of each line, float32 ``[N, classes]``."""
+
+
+def _entrants(record: RunRecord | TrainedRecord, letter: str, labels: np.ndarray) -> Iterator[Entrant]:
+    """What a folder has to compare: a run its lines, a table of classifiers each row with each seed."""
+    settings = {**_settings(record), **({IMAGES: letter} if letter else {})}
+    if isinstance(record, RunRecord):
+        said = predictions(record)
+        for line, log_p in said.items():
+            check_predictions(record, line, log_p, labels)
+        seed = int(record.config["seed"])
+        yield Entrant(record.config["matcher"]["name"], settings, _unusual(record), seed, said)
+        return
+    chosen = list(record.chosen())
+    method = "train" if record.method is None else f"evaluate {record.method}"
+    distilled = {} if record.method is None else {"distilled": record.report["distilled"]["run"]}
+    for number, seed, log_p in classifiers(record, labels):
+        row, head, network = chosen[number]
+        shared = {key: value for key, value in settings.items() if key.partition(".")[0] not in ("head", "network")}
+        own = {**shared, **distilled, **_flat({"head": head, "network": network})}
+        yield Entrant(method, own, frozenset(), seed, {row["name"]: log_p})
+
+
 def _tables(
-    runs: Sequence[RunRecord], names: Sequence[str], settings: Sequence[Settings], labels: np.ndarray
+    entrants: Sequence[Entrant], names: Sequence[str], labels: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, list[int]]]]:
     """For each entry which test images each of its seeds has right; and the letter of its images, and its seeds."""
     by_line: dict[str, dict[str, list[tuple[int, Tensor]]]] = {}
-    for run, method in zip(runs, names, strict=True):
-        for line, log_p in predictions(run).items():
-            check_predictions(run, line, log_p, labels)
-            by_line.setdefault(line, {}).setdefault(method, []).append((int(run.config["seed"]), log_p))
-    letters = {name: setting.get(IMAGES, "") for name, setting in zip(names, settings, strict=True)}
+    for entrant, method in zip(entrants, names, strict=True):
+        for line, log_p in entrant.said.items():
+            by_line.setdefault(line, {}).setdefault(method, []).append((entrant.seed, log_p))
+    letters = {name: entrant.settings.get(IMAGES, "") for name, entrant in zip(names, entrants, strict=True)}
     tables: dict[str, np.ndarray] = {}
     about: dict[str, tuple[str, list[int]]] = {}
     for line, by_method in by_line.items():
@@ -242,7 +295,7 @@ def _all_same(classifiers: Sequence[Sequence[tuple[int, Tensor]]]) -> bool:
     )
 
 
-def _common_labels(runs: Sequence[RunRecord]) -> np.ndarray:
+def _common_labels(runs: Sequence[Record]) -> np.ndarray:
     """The labels of the test images that all runs share, int64 ``[N]``."""
     first = runs[0]
     for run in runs[1:]:
@@ -260,7 +313,7 @@ def _common_labels(runs: Sequence[RunRecord]) -> np.ndarray:
     return labels.numpy()
 
 
-def _same_test_images(run: RunRecord, first: RunRecord) -> bool:
+def _same_test_images(run: Record, first: Record) -> bool:
     """Whether the files of two runs say so; if not, the images themselves have to be looked at.
 
     Another size of the images is no other test set: the digest of the test images is of what the source has.
@@ -270,17 +323,7 @@ def _same_test_images(run: RunRecord, first: RunRecord) -> bool:
     return bool(run.config["data"] == first.config["data"] and run.data.get("digest") == first.data.get("digest"))
 
 
-Settings = Mapping[str, str]
-"""The options of a configuration by path, but for the seed and for where it ran; with :data:`IMAGES` if they differ."""
-OTHER_IMAGES = (
-    "A letter after images= marks runs on the same images. All have the same test images; the training images or the "
-    "sizes of images differ."
-)
-IMAGES = "images"
-"""Not an option: the letter of the images of a run, where not all runs are on the same."""
-
-
-def _images_of(runs: Sequence[RunRecord]) -> list[str]:
+def _images_of(runs: Sequence[Record]) -> list[str]:
     """A letter for the images of each run, A for those of the first; "" where all are the same.
 
     A run of an earlier version has no digest of its images, and is taken to be on those of the first.
@@ -297,28 +340,31 @@ def _letter(index: int) -> str:
     return f"{chr(ord('A') + place)}{round_ or ''}"
 
 
-def _names(runs: Sequence[RunRecord], settings: Sequence[Settings]) -> list[str]:
-    """What tells each run from those that differ from it in more than the seed: the method, and what else differs."""
-    if len({(*flat.items(), run.config["seed"]) for flat, run in zip(settings, runs, strict=True)}) < len(runs):
+def _names(entrants: Sequence[Entrant]) -> list[str]:
+    """What tells each from those that differ from it in more than the seed: the method, and what else differs."""
+    identities = {(entrant.method, *entrant.settings.items(), entrant.seed, *entrant.said) for entrant in entrants}
+    if len(identities) < len(entrants):
         raise InputError("a run is given twice, or two runs have the same configuration and seed.")
-    return [_name(run, flat, settings) for run, flat in zip(runs, settings, strict=True)]
+    return [_name(entrant, entrants) for entrant in entrants]
 
 
-def _name(run: RunRecord, flat: Settings, settings: Sequence[Settings]) -> str:
-    same_method = [setting for setting in settings if setting["matcher.name"] == flat["matcher.name"]]
-    unusual: set[str] | None = None
+def _name(entrant: Entrant, entrants: Sequence[Entrant]) -> str:
+    """The method, and the options in which it differs from the others of the method that have a line of that name."""
+    flat = entrant.settings
+    alike = [other for other in entrants if other.method == entrant.method and other.said.keys() & entrant.said.keys()]
     listed = []
     for key in flat:
         component = _component(key)
-        have_it = [s for s in same_method if key == component or s.get(component) == flat.get(component)]
+        have_it = [
+            other.settings
+            for other in alike
+            if key == component or other.settings.get(component) == flat.get(component)
+        ]
         differs = key == IMAGES or any(setting.get(key) != flat[key] for setting in have_it)
-        if not differs and len(have_it) < len(same_method):
-            unusual = _unusual(run) if unusual is None else unusual
-            differs = key in unusual
-        if differs:
+        if differs or (len(have_it) < len(alike) and key in entrant.unusual):
             listed.append(f"{key}={flat[key]}")
     told = f" ({', '.join(listed)})" if listed else ""
-    return f"{flat['matcher.name']}{told}"
+    return f"{entrant.method}{told}"
 
 
 def _component(option: str) -> str:
@@ -326,12 +372,21 @@ def _component(option: str) -> str:
     return f"{option.partition('.')[0]}.name"
 
 
-def _unusual(run: RunRecord) -> set[str]:
+def _unusual(run: RunRecord) -> frozenset[str]:
     """The options of a run that differ from their defaults; none where a plugin of it is not here."""
     try:
-        return set(_flat(configure(**run.config).changes()))
+        return frozenset(_flat(configure(**run.config).changes()))
     except InputError:
-        return set()
+        return frozenset()
+
+
+def _by_name(entrants: Sequence[Entrant], names: Sequence[str]) -> dict[str, Settings]:
+    """The options by what tells the configurations apart; one that the rows of a table differ in has all its values."""
+    values: dict[str, dict[str, dict[str, None]]] = {}
+    for entrant, name in zip(entrants, names, strict=True):
+        for option, value in entrant.settings.items():
+            values.setdefault(name, {}).setdefault(option, {})[value] = None
+    return {name: {option: " or ".join(found) for option, found in of.items()} for name, of in values.items()}
 
 
 def _differences(settings: Mapping[str, Settings]) -> list[Difference]:
@@ -354,11 +409,13 @@ def _differences(settings: Mapping[str, Settings]) -> list[Difference]:
     return found
 
 
-def _settings(run: RunRecord, images: str) -> Settings:
-    """The options of a run, and the letter of its images where that is not ""."""
-    tree = {key: value for key, value in run.config.items() if key not in ("seed", "compute")}
+def _settings(record: Record) -> Settings:
+    """The options of a run, or those that the rows of a table of classifiers share."""
+    tree = {key: value for key, value in record.config.items() if key not in ("seed", "compute") and value != NO_METHOD}
     tree["data"] = {key: value for key, value in tree["data"].items() if key not in ("root", "title")}
-    return {**_flat(tree), **({IMAGES: images} if images else {})}
+    if not isinstance(record, RunRecord):  # its configuration has the defaults of a distillation, which nobody ran
+        tree = {key: value for key, value in tree.items() if key not in ("ipc", "iterations", "init")}
+    return _flat(tree)
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, str]:

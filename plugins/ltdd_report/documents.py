@@ -16,6 +16,7 @@ Points = Annotated[float, Field(ge=-100 - 1e-6, le=100 + 1e-6)]
 Seconds = Annotated[float, Field(ge=0, le=1e10)]
 Loss = Annotated[float, Field(ge=-1e100, le=1e100)]  # sums and ratios of such numbers are still finite
 ROUNDING = 1e-6  # per cent
+FOLLOW = "must have the accuracies that follow from its confusion matrix"
 
 
 class Document(BaseModel):
@@ -69,24 +70,36 @@ class Data(Document):
 
 
 class Session(Document):
-    """What one process of a run computed on and with."""
+    """What one process computed on and with."""
 
-    from_step: Count
     device: str
     threads: Count
     python: str
     versions: dict[str, str]
 
 
+class RunSession(Session):
+    """What one process of a run computed on and with."""
+
+    from_step: Count
+
+
 class Facts(Document):
-    """``run.json``."""
+    """``run.json`` of a run that distils something."""
+
+    data: Data
+    sessions: list[RunSession]
+
+
+class TrainedFacts(Document):
+    """``run.json`` of ``ltdd train`` or ``ltdd evaluate``."""
 
     data: Data
     sessions: list[Session]
 
 
-class Line(Document):
-    """One classifier in the result table."""
+class Measured(Document):
+    """A line of a result table: one classifier, or the means over several."""
 
     name: str
     images: Count
@@ -101,9 +114,6 @@ class Line(Document):
     calibration_error: PerCent
     per_class: list[PerCent | None]
     confusion: list[list[Annotated[float, Field(ge=0, le=LARGEST)]]]
-    accuracy_interval: Annotated[list[PerCent], Field(min_length=2, max_length=2)] | None = None
-    behind_best: Annotated[list[Points], Field(min_length=3, max_length=3)] | None = None
-    """The last two are not there in a run of an earlier version."""
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
@@ -113,12 +123,26 @@ class Line(Document):
         right = [self.confusion[label][label] for label in range(classes)]
         if [total > 0 for total in totals] != [stated is not None for stated in self.per_class]:
             raise ValueError("must have an accuracy of each class that has test images, and of no other")
-        tested = [
+        pairs = [
             (100 * right[label] / totals[label], self.per_class[label]) for label in range(classes) if totals[label]
         ]
-        overall = [(100 * sum(right) / sum(totals), self.accuracy), (min(share for share, _ in tested), self.worst)]
-        if not all(math.isclose(share, stated or 0, abs_tol=ROUNDING) for share, stated in [*tested, *overall]):
-            raise ValueError("must have the accuracies that follow from its confusion matrix")
+        pairs.append((100 * sum(right) / sum(totals), self.accuracy))
+        if not all(math.isclose(share, stated or 0, abs_tol=ROUNDING) for share, stated in pairs):
+            raise ValueError(FOLLOW)
+        return self
+
+
+class Line(Measured):
+    """One classifier in the result table of a run."""
+
+    accuracy_interval: Annotated[list[PerCent], Field(min_length=2, max_length=2)] | None = None
+    behind_best: Annotated[list[Points], Field(min_length=3, max_length=3)] | None = None
+    """These two are not there in a run of an earlier version."""
+
+    @model_validator(mode="after")
+    def _worst_fits(self) -> Self:
+        if not math.isclose(min(share for share in self.per_class if share is not None), self.worst, abs_tol=ROUNDING):
+            raise ValueError(FOLLOW)
         return self
 
 
@@ -142,6 +166,74 @@ class Report(Document):
         if self.groups is not None and sorted(chain(*self.groups)) != sorted(self.data.classes):
             raise ValueError("must have every class in one group")
         return self
+
+
+class Deviation(Document):
+    """How far the seeds of a row lie apart, in points; values of which some seed has none are null."""
+
+    accuracy: PerCent
+    std: PerCent
+    many: PerCent | None
+    medium: PerCent | None
+    few: PerCent | None
+    worst: PerCent
+    harmonic_mean: PerCent
+    group_accuracy: PerCent | None
+    calibration_error: PerCent
+
+
+class TrainedRow(Measured):
+    """A row of ``ltdd train`` or ``ltdd evaluate``: means over its seeds."""
+
+    network: str
+    repeats: Positive
+    seeds: list[Count]
+    classifiers: list[str]
+    deviation: Deviation
+
+    @model_validator(mode="after")
+    def _seeds_fit(self) -> Self:
+        if not len(set(self.seeds)) == len(self.seeds) == len(self.classifiers) == self.repeats:
+            raise ValueError("must have a seed and a classifier for each repeat")
+        return self
+
+
+class DistilledFacts(Document):
+    """The distilled set that ``ltdd evaluate`` was given."""
+
+    run: str
+    method: str | None
+    images: Positive
+    digest: str
+
+
+class TrainedReport(Document):
+    """``report.json`` of ``ltdd train`` or ``ltdd evaluate``."""
+
+    data: Data
+    seconds: Seconds
+    heads: Annotated[list[Section], Field(min_length=1)]
+    networks: Annotated[list[Section], Field(min_length=1)]
+    distilled: DistilledFacts | None
+    rows: list[TrainedRow]
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        names = [name for row in self.rows for name in row.classifiers]
+        if len(self.rows) != len(self.heads) * len(self.networks) or len(set(names)) < len(names):
+            raise ValueError("must have a row for each head and network, and another name for each classifier")
+        if any(len(row.per_class) != len(self.data.classes) for row in self.rows):
+            raise ValueError("must have rows with as many classes as the data have")
+        return self
+
+
+class TrainedConfiguration(Document):
+    """``config.yaml`` of ``ltdd train`` or ``ltdd evaluate``."""
+
+    data: Section
+    head: Section
+    network: Section
+    seed: int
 
 
 class LossLine(Document):

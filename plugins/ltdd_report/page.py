@@ -38,6 +38,7 @@ from ltdd_report.initial import Initial, initial_images
 from ltdd_report.reading import RunRecord, data_of, shown_images
 from ltdd_report.summary import citations, facts_of
 from ltdd_report.tested import Mistake, Tested, mistakes, tested
+from ltdd_report.trained import TrainedRecord
 from ltdd_report.visible import visible
 
 COLUMNS = {
@@ -108,7 +109,7 @@ def _page(
         "counts": _picture(figures.counts_figure(names, counts), _listed("Training images", names, counts, order)),
         "classes": _picture(figures.class_figure(names, counts, rows), _accuracies(rows, names, order)),
         "gains": list(_gains(run)),
-        "confusions": [_confusion(run, row) for row in rows],
+        "confusions": [_confusion(names, counts, row, run.groups) for row in rows],
         "reliabilities": [] if isinstance(found, str) else list(_reliabilities(run, found)),
         "loss": _loss(run),
         "speed": _speed(run),
@@ -156,6 +157,40 @@ def _vectors(figures_of: Mapping[str, Any]) -> dict[str, bytes]:
             if picture is not None and picture.vector is not None:
                 vectors[f"{name}-{number}.svg" if isinstance(shown, list) else f"{name}.svg"] = picture.vector
     return vectors
+
+
+def write_trained(record: TrainedRecord, out: Path) -> None:
+    """Write the page of a folder of ``ltdd train`` or ``ltdd evaluate``.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    alike = len({row["name"] for row in record.rows}) == 1
+    rows = [{**row, "name": row["network"] if alike else f"{row['name']}, {row['network']}"} for row in record.rows]
+    with _fonts([*record.data["classes"], *(row["name"] for row in rows)]):
+        page = _page_of_trained(record, rows, record.rows[0]["name"] if alike else "")
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page.encode())
+
+
+def _page_of_trained(record: TrainedRecord, rows: Sequence[Mapping[str, Any]], line: str) -> str:
+    names, counts = record.data["classes"], record.data["counts"]
+    order = by_count(counts)
+    return _template("trained.html").render(
+        title=record.title,
+        record=record,
+        line=line,
+        rows=rows,
+        columns=COLUMNS,
+        cell=_cell_over_seeds,
+        best=_best(rows),
+        zeros=_zeros(rows, names, order),
+        counts=_picture(figures.counts_figure(names, counts), _listed("Training images", names, counts, order)),
+        classes=_picture(figures.class_figure(names, counts, rows), _accuracies(rows, names, order)),
+        confusions=[_confusion(names, counts, row, None) for row in rows],
+        config=yaml.safe_dump(dict(record.config), sort_keys=False, allow_unicode=True),
+    )
 
 
 def write_comparison(comparison: Comparison, out: Path) -> None:
@@ -228,6 +263,12 @@ def _cell(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.1f}"
 
 
+def _cell_over_seeds(row: Mapping[str, Any], key: str) -> str:
+    """A mean, with the deviation over seeds where there are several."""
+    deviation = row["deviation"].get(key)
+    return _cell(row[key]) + (f"±{deviation:.1f}" if row["repeats"] > 1 and deviation is not None else "")
+
+
 def _best(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The best value of a column; several seeds are needed to say that its line is better (``ltdd compare``)."""
     low = {"std", "calibration_error"}
@@ -263,9 +304,13 @@ def _gains(run: RunRecord) -> Iterator[Picture]:
         yield _picture(figure, _listed(f"Points of {caption}", names, gains, by_count(counts)), caption)
 
 
-def _confusion(run: RunRecord, row: Mapping[str, Any]) -> Picture:
-    names, counts = run.data["classes"], run.data["counts"]
-    figure = figures.confusion_figure(names, counts, row["confusion"], run.groups)
+def _confusion(
+    names: Sequence[str],
+    counts: Sequence[int],
+    row: Mapping[str, Any],
+    groups: Sequence[Sequence[str]] | None,
+) -> Picture:
+    figure = figures.confusion_figure(names, counts, row["confusion"], groups)
     right = _listed("", names, row["per_class"], by_count(counts))
     text = f"Confusion matrix of {row['name']}; right in per cent: {right}"
     return _picture(figure, text, str(row["name"]))

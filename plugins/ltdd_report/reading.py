@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from ltdd_core import (
     DistilledSet,
     InputError,
     LongTailedSet,
+    load_data,
     load_distilled,
     load_tensors,
     read_run as read_stored,
@@ -44,8 +45,8 @@ NOT_DISTILLED = "is not the folder of a run that distilled something: ltdd disti
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """A finished run, as its files tell it."""
+class Record:
+    """A finished folder with classifiers, as its files tell it."""
 
     path: Path
     config: Mapping[str, Any]
@@ -53,6 +54,17 @@ class RunRecord:
     """``name``, ``classes``, ``counts``, ``images``, ``test_images``, ``imbalance``, ``image_shape``."""
     sessions: tuple[Mapping[str, Any], ...]
     report: Mapping[str, Any]
+
+    @property
+    def rows(self) -> list[Mapping[str, Any]]:
+        """The lines of the table."""
+        return list(self.report["rows"])
+
+
+@dataclass(frozen=True)
+class RunRecord(Record):
+    """A finished run that distilled something."""
+
     steps: Tensor
     """int64 ``[n]``, and the loss after each, float64 ``[n]``."""
     losses: Tensor
@@ -65,11 +77,6 @@ class RunRecord:
         """Method, data and length."""
         config = self.config
         return f"{config['matcher']['name']} on {self.data['name']}, {self.distilled.ipc_in_words()}"
-
-    @property
-    def rows(self) -> list[Mapping[str, Any]]:
-        """The lines of the table."""
-        return list(self.report["rows"])
 
     @property
     def groups(self) -> list[list[str]] | None:
@@ -101,11 +108,11 @@ def read_run(path: Path) -> RunRecord:
         begun = (path / CONFIG).exists()
         reason = f"is not finished: {resume_command(path)}" if begun else "is not the folder of a run"
         raise InputError(f"{path} {reason}.")
-    config, facts, report = read_config(path), _read_json(path / FACTS, Facts), read_report(path)
+    config, facts, report = read_config(path), read_json(path / FACTS, Facts), read_report(path)
     steps, losses = read_log(path / METRICS)
     if (path / METRICS).exists() and steps[-1:] != [config["iterations"] - 1]:
         raise InputError(f"{path / METRICS} is damaged: the run took {config['iterations']} steps and it lacks some.")
-    with _reading(path / DISTILLED):
+    with reading(path / DISTILLED):
         distilled = load_distilled(path)
     record = RunRecord(
         path,
@@ -135,11 +142,11 @@ def read_config(path: Path) -> Mapping[str, Any]:
         InputError: there is none, it is damaged, or the run distils nothing.
     """
     file = path / CONFIG
-    with _reading(file):
+    with reading(file):
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     if isinstance(tree, dict):
         tree.setdefault("matcher", NO_METHOD)
-    with _reading(file):
+    with reading(file):
         Configuration.model_validate(tree)
         json.dumps(tree)  # plain data: no dates, nothing that holds itself
     if tree["matcher"]["name"] == NO_METHOD["name"]:
@@ -155,7 +162,7 @@ def read_data_name(path: Path, config: Mapping[str, Any]) -> str:
         InputError: its file is damaged.
     """
     if (path / FACTS).exists():
-        return str(_read_json(path / FACTS, Facts)["data"]["name"])
+        return str(read_json(path / FACTS, Facts)["data"]["name"])
     return str(config["data"].get("title") or config["data"]["name"])
 
 
@@ -165,7 +172,7 @@ def read_report(path: Path) -> Mapping[str, Any]:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    return _read_json(path / REPORT, Report)
+    return read_json(path / REPORT, Report)
 
 
 def read_log(path: Path) -> tuple[list[int], list[float]]:
@@ -179,12 +186,12 @@ def read_log(path: Path) -> tuple[list[int], list[float]]:
     if not path.exists():
         return [], []
     model, key = LOGS[path.name]
-    with _reading(path):
+    with reading(path):
         *lines, _ = path.read_bytes().split(b"\n")  # after the last line feed: what is being written
     entries = []
     for number, line in enumerate(lines, 1):
-        with _reading(path, f"line {number}: "):
-            entries.append(_checked(json.loads(line.decode()), model))
+        with reading(path, f"line {number}: "):
+            entries.append(checked(json.loads(line.decode()), model))
     steps = [entry["step"] for entry in entries]
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
         raise InputError(f"{path} is damaged: its steps are not in order.")
@@ -204,32 +211,37 @@ def shown_images(run: RunRecord) -> tuple[Tensor, Tensor]:
         distilled = run.distilled.decoded()
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    with _reading(path):
+    with reading(path):
         images = distilled.normalisation.invert(distilled.images)
         if not bool(torch.isfinite(images).all()):
             raise ValueError
     return images, distilled.labels
 
 
-def predictions(run: RunRecord) -> dict[str, Tensor]:
+def predictions(run: Record, names: Sequence[str] | None = None) -> dict[str, Tensor]:
     """The log-probabilities of every test image, float32 ``[N, classes]``, for each line of the table.
+
+    Args:
+        run: whose predictions.
+        names: what they are called in the file; as the lines of the table unless given.
 
     Raises:
         InputError: a line is not there, or what is there cannot be its log-probabilities.
     """
     path = run.path / PREDICTIONS
-    with _reading(path):
+    names = [row["name"] for row in run.rows] if names is None else names
+    with reading(path):
         tensors, _ = load_tensors(path)
     shape = (run.data["test_images"], len(run.data["classes"]))
-    for row in run.rows:
-        log_p = tensors.get(row["name"])
+    for name in names:
+        log_p = tensors.get(name)
         if log_p is None:
-            raise InputError(f"{path} has nothing of the line {row['name']!r}.")
+            raise InputError(f"{path} has nothing of the line {name!r}.")
         if tuple(log_p.shape) != shape or not log_p.is_floating_point():
-            raise InputError(f"{path} is damaged: the line {row['name']!r} is not {shape[0]} x {shape[1]} numbers.")
+            raise InputError(f"{path} is damaged: the line {name!r} is not {shape[0]} x {shape[1]} numbers.")
         if not bool((log_p <= ABOVE_ONE).all()) or bool(log_p.isneginf().all(1).any()):  # NaN is not below anything
-            raise InputError(f"{path} is damaged: the line {row['name']!r} has values that are no log-probabilities.")
-    return {row["name"]: tensors[row["name"]] for row in run.rows}
+            raise InputError(f"{path} is damaged: the line {name!r} has values that are no log-probabilities.")
+    return {name: tensors[name] for name in names}
 
 
 def temperatures(run: RunRecord) -> dict[str, float]:
@@ -239,7 +251,7 @@ def temperatures(run: RunRecord) -> dict[str, float]:
         InputError: one of them cannot be a temperature.
     """
     path, found = run.path / PREDICTIONS, dict[str, float]()
-    with _reading(path):
+    with reading(path):
         tensors, _ = load_tensors(path)
     for row in run.rows:
         value = tensors.get(f"{row['name']}{TEMPERATURE}")
@@ -251,16 +263,23 @@ def temperatures(run: RunRecord) -> dict[str, float]:
     return found
 
 
-def data_of(run: RunRecord) -> LongTailedSet:
+def data_of(run: Record) -> LongTailedSet:
     """The long-tailed set of a run, loaded again.
 
     Raises:
         InputError: the data are not where the run found them, or are others now.
     """
-    return read_stored(run.path).load_data(display=Display())
+    if isinstance(run, RunRecord):
+        return read_stored(run.path).load_data(display=Display())
+    options = dict(run.config["data"])
+    name = options.pop("name")
+    data = load_data(name, display=Display(), **options)
+    if not has_data_of(run, data):
+        raise InputError(f"{run.path} has classifiers of other images than those of the data set {data.name!r} now.")
+    return data
 
 
-def test_set(run: RunRecord) -> tuple[Tensor, Tensor]:
+def test_set(run: Record) -> tuple[Tensor, Tensor]:
     """The test images as the data source has them, uint8 ``[N, C, H, W]``, and their labels, int64 ``[N]``.
 
     Raises:
@@ -270,7 +289,7 @@ def test_set(run: RunRecord) -> tuple[Tensor, Tensor]:
     return data.test_images, data.test_labels
 
 
-def has_data_of(run: RunRecord, data: LongTailedSet) -> bool:
+def has_data_of(run: Record, data: LongTailedSet) -> bool:
     """Whether a data set has the classes, the sizes and the images of a run; an earlier version noted no digest."""
     expected = (run.data["classes"], run.data["counts"], run.data["test_images"], run.data["image_shape"])
     sizes = (list(data.class_names), list(data.counts), len(data.test_labels), list(data.image_shape))
@@ -299,7 +318,7 @@ def check_predictions(run: RunRecord, name: str, log_p: Tensor, labels: np.ndarr
 
 
 @contextmanager
-def _reading(path: Path, place: str = "") -> Iterator[None]:
+def reading(path: Path, place: str = "") -> Iterator[None]:
     """Turn what can be wrong with a file into one line; ``place`` is where in the file.
 
     Raises:
@@ -334,12 +353,17 @@ def _short(error: Exception) -> str:
     return "a value in it cannot be read"
 
 
-def _read_json(path: Path, model: type[Document]) -> Mapping[str, Any]:
-    with _reading(path):
-        return _checked(json.loads(path.read_text(encoding="utf-8")), model)
+def read_json(path: Path, model: type[Document]) -> Mapping[str, Any]:
+    """A JSON file once it is sure that it says what the model says.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    with reading(path):
+        return checked(json.loads(path.read_text(encoding="utf-8")), model)
 
 
-def _checked(document: Any, model: type[Document]) -> Mapping[str, Any]:
+def checked(document: Any, model: type[Document]) -> Mapping[str, Any]:
     """The document itself once it is sure that it is what the model says."""
     model.model_validate(document)
     checked: Mapping[str, Any] = document

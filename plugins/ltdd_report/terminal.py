@@ -41,13 +41,15 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
 def _table(comparison: Comparison, shown: Sequence[str]) -> Table:
     data = visible(comparison.data)
-    title = f"{data}: per cent, with {LEVEL:.0f} % intervals of {DRAWS} draws; * not worse than the best"
+    title = f"{data}: per cent, with {LEVEL:.0f} % intervals of {DRAWS} draws, ± over seeds; * not worse than the best"
     table = Table(title=Text(title), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
     table.add_column("trained on", min_width=15, overflow="fold")
     columns = {
         "seeds": [", ".join(map(str, entry.seeds)) for entry in comparison.entries],
-        "accuracy": [_text(entry.accuracy) for entry in comparison.entries],
+        "accuracy": [
+            _text(entry.accuracy, entry.deviation if len(entry.seeds) > 1 else None) for entry in comparison.entries
+        ],
         "std": [_text(entry.std) for entry in comparison.entries],
         "worst": [_text(entry.worst) for entry in comparison.entries],
         "behind the best": ["" if entry.behind is None else _text(entry.behind) for entry in comparison.entries],
@@ -71,5 +73,6 @@ def _never_right(comparison: Comparison) -> Iterator[str]:
             yield f"0 %: {', '.join(zero[:ZEROS])}{more} ({visible(entry.name)})"
 
 
-def _text(interval: Interval) -> str:
-    return f"{interval.value:.1f} ({interval.low:.1f} to {interval.high:.1f})"
+def _text(interval: Interval, deviation: float | None = None) -> str:
+    spread = "" if deviation is None else f"±{deviation:.1f}"
+    return f"{interval.value:.1f}{spread} ({interval.low:.1f} to {interval.high:.1f})"
