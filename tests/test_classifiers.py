@@ -405,7 +405,7 @@ def test_an_evaluation_keeps_its_classifiers_in_a_folder_of_its_own(finished, lt
     assert load_classifier("more/kept/classifiers/" + kept[3] + ".safetensors").facts["network"]["name"] == "mlp"
     result = ltdd("evaluate", "run")
     assert "the result is in runs/digits-lt-evaluated-twostage-seed0-1\n" in result.stderr
-    assert names_in("runs/digits-lt-evaluated-twostage-seed0-1/classifiers") == [FILES[2]]
+    assert names_in("runs/digits-lt-evaluated-twostage-seed0-1/classifiers") == [FILES[-1]]
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -457,7 +457,7 @@ def test_what_a_killed_process_left_is_removed(finished, ltdd):
 
 def test_a_loaded_classifier_needs_neither_the_run_nor_its_data(finished, tmp_path):
     """In a process of its own, from a file that was taken elsewhere."""
-    shutil.copy(finished / "classifiers" / f"{FILES[2]}.safetensors", tmp_path / "mine.safetensors")
+    shutil.copy(finished / "classifiers" / f"{FILES[-1]}.safetensors", tmp_path / "mine.safetensors")
     program = (
         "import torch, ltdd_core\n"
         "classifier = ltdd_core.load_classifier('mine.safetensors', device=torch.device('cpu'))\n"

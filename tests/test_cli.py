@@ -308,7 +308,6 @@ KILLED = """
 import os, sys
 from ltdd_core.cli import cli
 from ltdd_core.evaluation import lines
-from ltdd_core.evaluation.predictions import load_predictions
 
 def killed(*given):
     save(*given)
