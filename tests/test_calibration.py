@@ -239,13 +239,19 @@ def test_predict_says_whether_probabilities_are_calibrated(ltdd, calibrated, fin
     np.savez("digits.npz", images=data.test_images[:40, 0].numpy())
     classifier = load_classifier(calibrated)
     told = ltdd("predict", calibrated, "digits.npz").stdout.splitlines()[-1]
-    assert told == f"The probabilities are calibrated on validation images (temperature {classifier.temperature:.3g})."
+    assert told == (
+        f"The probabilities are calibrated on validation images (temperature {classifier.temperature:.3g}): where no "
+        "class is rarer than another, about 80 of 100 images with 80 % are right."
+    )
     document = json.loads(ltdd("predict", calibrated, "digits.npz", "--json").stdout)
     assert (document["calibrated"], document["temperature"]) == (True, classifier.temperature)
     best = [image["probability"] for image in document["images"]]
     assert best == pytest.approx(classifier.predict(data.test_images[:40]).max(1).values.tolist(), abs=1e-5)
     told = ltdd("predict", finished, "digits.npz").stdout.splitlines()[-1]
-    assert told == "The probabilities are not calibrated: the classifier was trained without --validation."
+    assert told == (
+        "The probabilities are not calibrated, as the classifier was trained without --validation: of 100 images with "
+        "80 %, far more or far fewer than 80 may be right."
+    )
     document = json.loads(ltdd("predict", finished, "digits.npz", "--json").stdout)
     assert (document["calibrated"], document["temperature"]) == (False, 1)
 

@@ -35,7 +35,7 @@ from ltdd_report.reading import read_run, shown_images
 from ltdd_report.visible import visible
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-SECTIONS = ["summary", "table", "classes", "gains", "groups", "mistakes", "images", "loss", "provenance"]
+SECTIONS = ["summary", "table", "classes", "gains", "groups", "reliability", "mistakes", "images", "loss", "provenance"]
 SECTIONS += ["downloads", "cite"]
 
 
@@ -332,9 +332,9 @@ def test_the_surest_mistakes_of_each_class_are_shown_with_their_pictures(validat
             assert np.asarray(Image.open(io.BytesIO(base64.b64decode(picture)))).tobytes() in own
 
 
-def test_reliability_is_shown_before_and_after_where_a_run_is_calibrated(calibrated, page):
+def test_reliability_is_shown_before_and_after_where_a_run_is_calibrated(calibrated):
     text = (calibrated / "report.html").read_text()
-    assert re.findall(r'<section id="(\w+)"', text) == [*SECTIONS[:5], "reliability", *SECTIONS[5:]]
+    assert re.findall(r'<section id="(\w+)"', text) == SECTIONS
     shown = section(text, "reliability")
     assert f"fitted to\n{load_data('digits-lt', validation=0.1).validation_count} validation images" in shown
     rows = json.loads((calibrated / "report.json").read_text())["rows"]
@@ -343,7 +343,17 @@ def test_reliability_is_shown_before_and_after_where_a_run_is_calibrated(calibra
         numbers = f"calibration error {facts['ece_before']:.1f} before, {facts['ece_after']:.1f} after"
         assert f"{row['name']}: {numbers}</figcaption>" in shown
     assert len(drawings(shown)) == len(rows)
-    assert 'id="reliability"' not in page.read_text()
+    assert "are not calibrated" not in shown
+
+
+def test_reliability_of_a_run_that_is_not_calibrated_is_shown_as_it_is(finished, page):
+    shown = section(page.read_text(), "reliability")
+    rows = json.loads((finished / "report.json").read_text())["rows"]
+    for row in rows:
+        assert f"{row['name']}: calibration error {row['calibration_error']:.1f}</figcaption>" in shown
+    assert len(drawings(shown)) == len(rows)
+    assert "These classifiers are not calibrated, because the run had no validation images" in shown
+    assert "after" not in shown
 
 
 def test_reliability_is_shown_where_the_classifiers_are_not_kept(ltdd, calibrated):

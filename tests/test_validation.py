@@ -23,17 +23,19 @@ from ltdd_core import (
     TrainingSet,
     configure,
     generator,
+    load_classifier,
     load_data,
     load_tensors,
 )
 from ltdd_core.commands import open_setup, task_of
 from ltdd_core.data.load import load_long_tailed
-from ltdd_core.data.longtail import balanced_part
+from ltdd_core.data.longtail import balanced_part, spared_part
 from ltdd_core.storage import digest_of
 from ltdd_core.testing import check_data, tiny_long_tailed
 from ltdd_decoupled.heads import TAUS, NormalisedHead
 from ltdd_twostage.labels import of_groups
 
+SHORT = ("--set", "training.original.epochs=1")
 DATA = tiny_long_tailed((40, 12, 4, 1))
 SET = TrainingSet("original", DATA.train_images, DATA.train_labels, DATA.normalisation, DATA.classes)
 LACKING = DATA.test_labels != 2
@@ -62,6 +64,16 @@ def test_as_many_of_each_class_as_of_any_other_and_at_most_half_of_one(counts, s
     assert torch.equal(chosen, balanced_part(labels, len(counts), share, generator(seed, "validation")))
     more = balanced_part(labels, len(counts), 0.5, generator(seed, "validation"))
     assert not (chosen & ~more).any()
+
+
+@given(st.lists(st.integers(1, 60), min_size=2, max_size=8), st.integers(0, 9))
+@settings(max_examples=100, deadline=None)
+def test_unasked_every_class_gives_a_tenth_of_the_smallest_or_none_does(counts, seed):
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    chosen = spared_part(labels, len(counts), generator(seed, "validation"))
+    each = min(counts) // 10
+    expected = [each] * len(counts) if each * len(counts) >= 20 else [0] * len(counts)
+    assert torch.bincount(labels[chosen], minlength=len(counts)).tolist() == expected
 
 
 def test_the_images_of_the_long_tail_are_parted_and_nothing_else_changes():
@@ -169,6 +181,45 @@ def test_an_archive_of_validation_images_may_lack_a_class(tmp_path):
     assert data.validation_labels.tolist() == [2]
     assert torch.equal(data.validation_images, torch.from_numpy(images)[:, None])
     assert load_data("npz", root=archive(tmp_path / "a.npz", val_images=images)).validation_images is None
+
+
+def own(path, *counts):
+    """An archive of one's own: classes of so many training images, and 10 test images each."""
+    arrays = {}
+    for part, numbers in (("train", counts), ("test", [10] * len(counts))):
+        labels = np.repeat(np.arange(len(numbers)), numbers)
+        levels = 40 * labels + np.arange(len(labels)) % 17
+        arrays[f"{part}_images"] = np.broadcast_to(levels[:, None, None], (len(labels), 8, 8)).astype(np.uint8)
+        arrays[f"{part}_labels"] = labels
+    np.savez(path, **arrays)
+    return path
+
+
+def test_data_of_ones_own_keep_validation_images_unasked_and_say_so(ltdd):
+    own("own.npz", 90, 70, 70)
+    shown = ltdd("data", "show", "--data", "npz", "--root", "own.npz").stdout
+    assert shown.startswith("own: 209 training, 21 validation and 30 test images")
+    told = "21 of 230 training images, 7 of each class, are kept to calibrate probabilities with; --validation 0"
+    assert shown.splitlines()[-1] == f"{told} trains on all."
+    plain = ltdd("data", "show", "--data", "npz", "--root", "own.npz", "--validation", "0").stdout
+    assert plain.startswith("own: 230 training and 30 test images")
+    assert "calibrate" not in plain
+    said = ltdd("train", "--data", "npz", "--root", "own.npz", "--network", "mlp", *SHORT, "--out", "t")
+    assert said.stderr.count("21 of 230 training images, 7 of each class, are kept to calibrate") == 1
+    assert load_classifier("t").facts["calibration"]["images"] == 21
+
+
+@pytest.mark.parametrize("counts", [(90, 70, 9), (90, 60, 60)])
+def test_a_class_that_can_spare_none_leaves_all_images_for_training(tmp_path, counts):
+    data = load_data("npz", root=own(tmp_path / "own.npz", *counts))
+    assert (data.counts, data.validation_images, data.advice) == (counts, None, ())
+
+
+def test_a_folder_keeps_some_too_and_a_benchmark_only_if_it_is_asked_for(tmp_path):
+    root = folder(tmp_path, {"train": {"a": 100, "b": 120}, "test": {"a": 10, "b": 10}})
+    assert load_data("folder", root=root).validation_counts == (10, 10)
+    assert load_data("digits-lt", n_max=100, imbalance=2).validation_images is None
+    assert load_data("digits-lt", n_max=100, imbalance=2, validation=None).validation_counts == (5,) * 10
 
 
 class Levels(DataSource):

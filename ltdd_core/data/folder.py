@@ -65,7 +65,16 @@ class FileTable(ImageTable):
 
 
 class HeldOutOptions(LongTailOptions):
-    """How many images test, where the data have no test part."""
+    """How many images test and calibrate, where data of one's own have no part for it."""
+
+    validation: float | None = option(
+        None,
+        "share of the long-tailed training images that become validation images, as many of each class as of any other "
+        "but at most half of a class; 0: none, unless the data come with some; unless given, a tenth of the smallest "
+        "class, of each class, if that makes 20 images in all",
+        ge=0,
+        le=0.5,
+    )
 
     test_share: float = option(
         0.2,

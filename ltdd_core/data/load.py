@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdd_core.data.longtail import balanced_part, cut
+from ltdd_core.data.longtail import balanced_part, cut, spared_part
 from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
 from ltdd_core.data.sets import LongTailedSet, counts_of
 from ltdd_core.data.source import ArrayTable, DataSource, ImageTable, LongTailOptions, SourceImages
@@ -51,10 +51,12 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
         order=options.order,
         generator=generator(options.seed, "long tail"),
     )
+    before = len(kept)
     kept, validation, validation_labels = _validation_part(name, images, kept, options)
     train = _read("training", images.train, kept, display)
     labels, classes = images.train.labels[kept], len(images.class_names)
-    advice = (*images.advice, *_about_tests(images))
+    spared = before - len(kept) if options.validation is None else 0
+    advice = (*images.advice, *_about_tests(images), *_about_spared(spared, before, classes))
     if display is not None:
         for sentence in advice:
             display.advise(f"{name}: {sentence}")
@@ -98,6 +100,15 @@ def _about_tests(images: SourceImages) -> Iterator[str]:
         )
 
 
+def _about_spared(spared: int, before: int, classes: int) -> Iterator[str]:
+    """That training images were taken unasked, in a sentence."""
+    if spared:
+        yield (
+            f"{spared} of {before} training images, {spared // classes} of each class, are kept to calibrate "
+            f"probabilities with; {how_to_set('data.validation', 0)} trains on all."
+        )
+
+
 def _some(names: Sequence[str]) -> str:
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
@@ -131,11 +142,16 @@ def _validation_part(
             )
         _check_range(name, "validation", own.labels, len(images.class_names))
         return kept, own.read(torch.arange(len(own.labels))), own.labels
-    if not options.validation:
+    labels, classes, draws = images.train.labels[kept], len(images.class_names), generator(options.seed, "validation")
+    if options.validation is None:
+        chosen = spared_part(labels, classes, draws)
+    elif options.validation:
+        chosen = balanced_part(labels, classes, options.validation, draws)
+    else:
         return kept, None, None
-    labels = images.train.labels[kept]
-    chosen = balanced_part(labels, len(images.class_names), options.validation, generator(options.seed, "validation"))
     if not chosen.any():
+        if options.validation is None:
+            return kept, None, None
         raise InputError(
             f"data {name!r}: no class has two training images, so none can give one to "
             f"{how_to_set('data.validation')}: leave it out."

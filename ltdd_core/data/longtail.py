@@ -84,8 +84,7 @@ def balanced_part(labels: Tensor, classes: int, share: float, generator: torch.G
         share: of all images, above 0.
         generator: draws the images; those of a smaller share are among those of a larger one.
     """
-    members = [torch.nonzero(labels == label).flatten() for label in range(classes)]
-    most = torch.tensor([len(indices) // 2 for indices in members])
+    most = torch.bincount(labels, minlength=classes) // 2
 
     def total(each: int) -> int:
         return int(most.clamp(max=each).sum())
@@ -93,9 +92,34 @@ def balanced_part(labels: Tensor, classes: int, share: float, generator: torch.G
     numbers, wanted = range(int(most.max()) + 1), share * len(labels)
     reached = bisect_left(numbers, wanted, key=total)
     near = numbers[max(1, reached - 1) : reached + 1]  # none where no class can give an image
-    each = min(near, key=lambda number: abs(total(number) - wanted), default=0)
+    return _of_each(labels, classes, min(near, key=lambda number: abs(total(number) - wanted), default=0), generator)
+
+
+ONE_IN, ENOUGH_TO_CALIBRATE = 10, 20
+"""Of how many images of the smallest class each class gives one unasked; and the least that these are in all."""
+
+
+def spared_part(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+    """Which images become validation images where nobody has said how many, bool ``[N]``.
+
+    Every class gives as many as a tenth of the smallest, or none does where that makes fewer than 20 images.  A part
+    without the rare classes would be no help: a temperature that is fitted to frequent classes alone makes a classifier
+    of long-tailed data surer than it was.
+
+    Args:
+        labels: int64 ``[N]`` of the long-tailed training images.
+        classes: how many classes there are.
+        generator: draws the images, as of :func:`balanced_part`.
+    """
+    each = int(torch.bincount(labels, minlength=classes).min()) // ONE_IN
+    return _of_each(labels, classes, each if each * classes >= ENOUGH_TO_CALIBRATE else 0, generator)
+
+
+def _of_each(labels: Tensor, classes: int, each: int, generator: torch.Generator) -> Tensor:
+    """As many images of each class, but at most half of one, bool ``[N]``."""
     chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for indices in members:
+    for label in range(classes):
+        indices = torch.nonzero(labels == label).flatten()
         chosen[_draw(indices, min(each, len(indices) // 2), generator)] = True
     return chosen
 

@@ -146,10 +146,11 @@ class LongTailOptions(BaseOptions):
         "native",
         "order of the classes from head to tail: native, reversed or random; unused if imbalance is natural",
     )
-    validation: float = option(
+    validation: float | None = option(
         0.0,
         "share of the long-tailed training images that become validation images, as many of each class as of any other "
-        "but at most half of a class; 0: none, unless the data come with some",
+        "but at most half of a class; 0: none, unless the data come with some; null: a tenth of the smallest class, of "
+        "each class, if that makes 20 images in all",
         ge=0,
         le=0.5,
     )

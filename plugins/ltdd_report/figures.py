@@ -185,12 +185,14 @@ def confusion_figure(
     return figure
 
 
-def reliability_figure(before: Reliability, after: Reliability) -> Figure:
-    """How often a classifier is right by how sure it is, before and after its calibration."""
+def reliability_figure(before: Reliability, after: Reliability | None) -> Figure:
+    """How often a classifier is right by how sure it is, before and, where there is one, after its calibration."""
     figure = Figure(figsize=(WIDTH * 0.5, WIDTH * 0.46), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color="#999999", linewidth=1, linestyle="--")
     for found, colour, marker, name in ((before, COLOURS[1], "s", "before"), (after, COLOURS[0], "o", "after")):
+        if found is None:
+            continue
         some = found.images > 0
         confidence, accuracy = 100 * found.confidence[some].numpy(), 100 * found.accuracy[some].numpy()
         axes.plot(confidence, accuracy, color=colour, marker=marker, markersize=4, linewidth=1.5, label=name)
@@ -198,7 +200,8 @@ def reliability_figure(before: Reliability, after: Reliability) -> Figure:
     axes.set_ylim(-2, 102)
     axes.set_xlabel("confidence, per cent")
     axes.set_ylabel("accuracy, per cent")
-    axes.legend(frameon=False, fontsize=9)
+    if after is not None:
+        axes.legend(frameon=False, fontsize=9)
     _plain(axes)
     return figure
 

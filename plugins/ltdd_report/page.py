@@ -125,6 +125,7 @@ def _page(
         columns=COLUMNS,
         cell=_cell,
         best=_best(rows),
+        calibrated=not isinstance(found, str) and bool(found.temperatures),
         intervals=any(row.get("accuracy_interval") for row in rows),
         chance=may_be_chance(rows, run.data["test_images"]),
         zeros=_zeros(rows, names, order),
@@ -317,10 +318,12 @@ def _confusion(
 
 
 def _reliabilities(run: RunRecord, found: Tested) -> Iterator[Picture]:
-    """How sure and how right each calibrated line is."""
-    for line in [row["name"] for row in run.rows if row["name"] in found.temperatures]:
+    """How sure and how right each line is."""
+    for line in [row["name"] for row in run.rows]:
         before, after = found.reliability(line)
-        numbers = f"calibration error {before.error:.1f} before, {after.error:.1f} after"
+        numbers = f"calibration error {before.error:.1f}"
+        if after is not None:
+            numbers += f" before, {after.error:.1f} after"
         figure, caption = figures.reliability_figure(before, after), f"{line}: {numbers}"
         yield _picture(figure, f"Accuracy by confidence of {caption}.", caption)
 

@@ -29,10 +29,11 @@ class Tested:
         log_p, temperature = self.log_p[line], self.temperatures.get(line)
         return log_p if temperature is None else at_temperature(log_p, temperature)
 
-    def reliability(self, line: str) -> tuple[Reliability, Reliability]:
-        """How reliable a line is before and after its calibration."""
+    def reliability(self, line: str) -> tuple[Reliability, Reliability | None]:
+        """How reliable a line is before and after its calibration; None where it has none."""
         right = self.log_p[line].argmax(1) == self.labels
-        return reliability(self.log_p[line], right), reliability(self.calibrated(line), right)
+        after = reliability(self.calibrated(line), right) if line in self.temperatures else None
+        return reliability(self.log_p[line], right), after
 
 
 @dataclass(frozen=True)
