@@ -75,6 +75,13 @@ class Display:
                 finding out takes a moment.
         """
 
+    def beforehand(self, trainings: Callable[[], Sequence[float]]) -> None:
+        """Networks are about to be trained that the steps, or the labels, need: teachers and experts.
+
+        Args:
+            trainings: gives a guess of the seconds of each; finding out takes a moment.
+        """
+
     @contextmanager
     def work(self, what: str, total: int, unit: str, done: int = 0, of: str = "") -> Iterator[Told]:
         """Something else that takes its time, until the block ends: a training, an evaluation, reading images.

@@ -1,6 +1,7 @@
 """The guess of how long the classifiers of a run will take."""
 
 import json
+import re
 
 import pytest
 from conftest import TINY
@@ -10,6 +11,7 @@ from ltdd_core.evaluation import estimate
 from ltdd_core.evaluation.lines import lines_of
 from ltdd_core.progress import Display
 from ltdd_core.setup import Setup
+from ltdd_core.training import measuring
 from ltdd_dm.matcher import DistributionMatcher
 
 TREE = {
@@ -29,7 +31,7 @@ class Guess(Display):
 
 
 def test_seconds_are_those_of_a_step_times_the_steps_for_each_stage_of_each_line(monkeypatch):
-    monkeypatch.setattr(estimate, "seconds_per_step", lambda setup, options, size: size / options.batch)
+    monkeypatch.setattr(measuring, "seconds_per_step", lambda trainer, data, options, size: size / options.batch)
     config = configure(method="dm", plugins=["twostage"], **TREE)
     with Setup.open(config) as setup:
         lines = lines_of(config, setup.catalog)
@@ -73,6 +75,26 @@ def test_a_compiled_network_is_not_guessed_at():
     config = configure(method="dm", **{**TREE, "compute": {"compile": True}})
     with Setup.open(config) as setup:
         assert estimate.training_ahead(setup, lines_of(config, setup.catalog), 20, {}) == {}
+
+
+def test_the_networks_that_come_first_are_guessed_at_too_and_not_again_once_they_are_there(ltdd):
+    words = ["distill", *TINY, "--threads", "1", "--labeller", "teacher", "--set", "labeller.teachers=2"]
+    said = ltdd(*words, "--method", "dm", "--out", "a").stderr
+    assert re.search(
+        r"about 0:00:\d\d to train 2 networks beforehand, .* at the end; at most .* of memory so far\n", said
+    )
+    assert "beforehand" not in ltdd(*words, "--method", "dm", "--seed", "0", "--ipc", "1", "--out", "b").stderr
+
+
+def test_experts_are_guessed_at_by_the_epochs_that_are_left_of_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(measuring, "seconds_per_step", lambda trainer, data, options, size: 1.0)
+    asked = []
+    monkeypatch.setattr(Guess, "beforehand", lambda self, trainings: asked.append(trainings()), raising=False)
+    for count, epochs in ((1, 2), (2, 3), (2, 3)):
+        matcher = {"syn_steps": 1, "expert_epochs": 1, "experts": {"count": count, "epochs": epochs, "batch": 100}}
+        distill(configure(method="mtt", matcher=matcher, **TREE), tmp_path / f"{len(asked)}", display=Guess())
+    assert asked == [[2 * 4.0], [1 * 4.0, 3 * 4.0]]
 
 
 def test_the_command_says_how_long_it_will_take_unless_it_is_quiet(ltdd):

@@ -121,6 +121,7 @@ def test_bars_of_work_within_work_stand_together_and_go_away(monkeypatch):
 
 def test_the_time_of_the_whole_run_is_said_after_some_steps_and_refined_by_each_training(monkeypatch):
     clock = Clock(monkeypatch)
+    monkeypatch.setattr("ltdd_core.cli.live.peak_memory", lambda: 1_200_000_000)
     shown, out = display(terminal=False)
     shown.ahead(lambda: {"original": [40.0, 40.0], "distilled": [20.0]})
     shown.steps(0, 40)
@@ -129,7 +130,8 @@ def test_the_time_of_the_whole_run_is_said_after_some_steps_and_refined_by_each_
         shown.step(step, {"loss": 0.25})
     shown.steps_done()
     lines = out.getvalue().splitlines()
-    assert lines.count("about 0:01:57 left: 0:00:17 to distil, 0:01:40 to train 3 networks") == 1
+    parts = "0:00:17 to distil, 0:01:40 to train 3 networks; at most 1.2 GB of memory so far"
+    assert lines.count(f"about 0:01:57 left: {parts}") == 1
     assert lines[-1] == "iteration 40/40  loss 0.25  2.0 it/s  0:00:00 left, 0:01:40 in all"
     with shown.work("training classes", 40, "epochs", of="original") as told:
         for epoch in range(40):
@@ -140,3 +142,20 @@ def test_the_time_of_the_whole_run_is_said_after_some_steps_and_refined_by_each_
     with shown.work("applying it", 40, "images") as told:
         told(1)
     assert shown._seconds_ahead() == 100.0
+
+
+def test_the_networks_that_come_before_the_iterations_are_counted_until_those_begin(monkeypatch):
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr("ltdd_core.cli.live.peak_memory", lambda: None)
+    shown, out = display(terminal=False)
+    shown.ahead(lambda: {"original": [40.0], "distilled": [20.0]})
+    shown.beforehand(lambda: [30.0, 30.0])
+    first = "about 0:01:00 to train 2 networks beforehand, 0:01:00 to train 2 networks at the end"
+    assert out.getvalue().splitlines() == [first]
+    with shown.work("training a teacher", 40, "epochs", of="original") as told:
+        for epoch in range(40):
+            clock.now += 1.5  # 60 seconds, twice the guess
+            told(epoch + 1, loss=0.5)
+    assert shown._seconds_ahead() == 60.0 + 60.0  # the other teacher, and the classifiers as they were
+    shown.steps(0, 40)
+    assert shown._seconds_ahead() == 60.0

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from ltdd_core.progress import Display, Pace, Told, clock_time, in_figures
+from ltdd_core.runs.devices import peak_memory
 
 LINES = 20
 """Plain lines over all iterations; more only when one is slow."""
@@ -33,6 +35,7 @@ class LiveDisplay(Display):
         self._bars: Progress | None = None
         self._steps: _Work | None = None
         self._ahead: dict[str, list[float]] = {}
+        self._beforehand: list[float] = []
         self._said = False
 
     def warn(self, text: str) -> None:
@@ -55,6 +58,7 @@ class LiveDisplay(Display):
 
     def steps(self, start: int, total: int) -> None:
         """Start the display of the iterations."""
+        self._beforehand = []
         if start:
             self._console.print(f"resuming after {start} of {total} iterations", soft_wrap=True)
         self._steps = self._begin("distilling", total, "iterations", start, max(1, total // LINES))
@@ -68,16 +72,24 @@ class LiveDisplay(Display):
         if left is not None and self._ahead and not self._said and self._steps.pace.steps() >= ENOUGH:
             self._said = True
             trainings, seconds = sum(map(len, self._ahead.values())), self._seconds_ahead()
-            networks = f"{trainings} network{'s' * (trainings != 1)}"
-            parts = f"{clock_time(left)} to distil, {clock_time(seconds)} to train {networks}"
-            self._console.print(f"about {clock_time(left + seconds)} left: {parts}", soft_wrap=True)
+            parts = f"{clock_time(left)} to distil, {clock_time(seconds)} to train {_networks(trainings)}"
+            self._console.print(f"about {clock_time(left + seconds)} left: {parts}{_memory()}", soft_wrap=True)
 
     def ahead(self, trainings: Callable[[], Mapping[str, Sequence[float]]]) -> None:
         """Kept for the time that is left in all."""
         self._ahead, self._said = {name: list(seconds) for name, seconds in trainings().items()}, False
 
+    def beforehand(self, trainings: Callable[[], Sequence[float]]) -> None:
+        """A line about them, and about the trainings after the iterations."""
+        self._beforehand = list(trainings())
+        first, later = sum(self._beforehand), sum(map(sum, self._ahead.values()))
+        text = f"about {clock_time(first)} to train {_networks(len(self._beforehand))} beforehand"
+        if later:
+            text += f", {clock_time(later)} to train {_networks(sum(map(len, self._ahead.values())))} at the end"
+        self._console.print(f"{text}{_memory()}", soft_wrap=True)
+
     def _seconds_ahead(self) -> float:
-        return sum(map(sum, self._ahead.values()))
+        return sum(self._beforehand) + sum(map(sum, self._ahead.values()))
 
     def steps_done(self) -> None:
         """Take the bar away."""
@@ -88,13 +100,13 @@ class LiveDisplay(Display):
     @contextmanager
     def work(self, what: str, total: int, unit: str, done: int = 0, of: str = "") -> Iterator[Told]:
         """A bar of its own, or a line every half minute."""
-        guesses = self._ahead.get(of, [])
+        guesses = self._beforehand or self._ahead.get(of, []) if of else []
         guess = guesses.pop() if guesses else None
         work, began = self._begin(what, total, unit, done, None), time.monotonic()
         try:
             yield work.told
             if guess and not done:  # the others on this set will be off by as much
-                self._ahead[of] = [seconds * (time.monotonic() - began) / guess for seconds in guesses]
+                guesses[:] = [seconds * (time.monotonic() - began) / guess for seconds in guesses]
         finally:
             self._end(work)
 
@@ -139,6 +151,16 @@ class LiveDisplay(Display):
         else:
             self._bars.stop()
             self._bars = None
+
+
+def _networks(number: int) -> str:
+    return f"{number} network{'s' * (number != 1)}"
+
+
+def _memory() -> str:
+    """What was used at most so far, as the end of a line; what comes later takes about as much."""
+    used = peak_memory()
+    return "" if used is None else f"; at most {decimal(used)} of memory so far"
 
 
 class _Work:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.filesize import decimal
 from torch import Tensor
 
 from ltdd_core.config.advice import against_divergence
@@ -154,9 +155,11 @@ def distill(
         setup.check_network()
         task = task_of(setup)
         if not (out / DISTILLED_FILE).exists() or RunFolder(out).has_other_length(config):
+            display.ahead(lambda: classifiers_ahead(setup, matcher, task, out))
             matcher.prepare(task)
             try_labeller(setup)
-        display.data(f"{setup.data.summary()}; on {setup.device.type}")
+        size = decimal(setup.data.train_images.nbytes)
+        display.data(f"{setup.data.summary()}; {size} of training images on {setup.device.type}")
         if note := lettering(setup.data.class_names).note():
             display.note(note)
         with RunFolder.open(out, config, resume=resume, warn=display.warn) as folder:
@@ -259,7 +262,6 @@ def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -
     start, total = active.run.start, config.run.iterations
     log, times = (folder.log_from(name, start, active.setup.display.warn) for name in (METRICS, TIMES))
     pictured, losses = time.monotonic(), []
-    active.setup.display.ahead(lambda: classifiers_ahead(active))
     active.setup.display.steps(start, total)
     try:
         for step in range(start, total):
@@ -290,17 +292,16 @@ def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -
         active.setup.display.warn(f"{text}: the images may be worse than the initial ones; {advice}.")
 
 
-def classifiers_ahead(active: ActiveRun) -> dict[str, list[float]]:
+def classifiers_ahead(setup: Setup, matcher: Matcher, task: Distillation, out: Path) -> dict[str, list[float]]:
     """A guess of the seconds that each training of a classifier takes, by the set that trains it."""
-    setup, config = active.setup, active.run.config
-    lines = lines_of(config, setup.catalog)
-    known = kept_scores(active.folder.path, lines, setup.data)
+    lines = lines_of(setup.config, setup.catalog)
+    known = kept_scores(out, lines, setup.data)
     left = [line for line in lines if line.name not in known]
     try:
-        recipe = active.matcher.recipe()
-    except Exception:  # one that follows from steps that are not taken yet
+        recipe = matcher.recipe()
+    except Exception:  # one that follows from what is prepared, or from steps that are not taken yet
         recipe = {}
-    return training_ahead(setup, left, sum(active.task.ipc_of_class), recipe)
+    return training_ahead(setup, left, sum(task.ipc_of_class), recipe)
 
 
 def loss_increase(losses: Sequence[float]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from ltdd_core.errors import OptionError
 from ltdd_core.evaluation.head import ClassifierHead
 from ltdd_core.networks.job import Job
 from ltdd_core.networks.trajectory import Numbers, Report, Trajectory, train_all
+from ltdd_core.training.measuring import seconds_of_training
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.trainer import Trainer
 
@@ -73,7 +74,21 @@ class Trajectories:
             RunFailed: a training diverged.
             Interrupted: it was asked to stop; what is done is saved.
         """
-        train_all([self[number] for number in range(count)], report, keep_going)
+        trajectories = [self[number] for number in range(count)]
+        self._announce([each.job.epochs - each.epochs() for each in trajectories])
+        train_all(trajectories, report, keep_going)
+
+    def _announce(self, left: Sequence[int]) -> None:
+        """Tell how long the epochs will take that are left of each; of compiled networks nobody knows."""
+        trainer, options = self._trainer, self._trainer.options[self._data.name]
+        if trainer.compiled or not any(each > 0 for each in left):
+            return
+
+        def seconds() -> list[float]:
+            of_one = seconds_of_training(trainer, self._data, options)
+            return [of_one * each / options.epochs for each in left if each > 0]
+
+        trainer.display.beforehand(seconds)
 
     def _made(self, number: int) -> Trajectory:
         trainer = self._trainer.part(f"{self.name} {number}")

@@ -20,6 +20,7 @@ from ltdd_core.networks.statistics import LayerStatistics, class_statistics
 from ltdd_core.networks.store import SHARED, NetworkStore
 from ltdd_core.options import Named, name_of
 from ltdd_core.setup import Setup
+from ltdd_core.training.measuring import seconds_of_training
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.soft_labels import SoftLabels
@@ -87,7 +88,19 @@ class TeacherTraining:
         if made.stages != 1:
             raise InputError(f"the head {name_of(head)!r} has {made.stages} stages, and a teacher is one classifier.")
         trainers = [trainer.changed(seed=seed) for seed in ([trainer.seed] if seeds is None else seeds)]
+        self._announce(made, trainers, data, options)
         return Teachers([made.fit([data], each) for each in trainers], made, trainers, data)
+
+    def _announce(
+        self, head: ClassifierHead, trainers: Sequence[Trainer], data: TrainingSet, options: TrainingOptions
+    ) -> None:
+        """Tell how long the trainings will take that are not found; of compiled networks nobody knows."""
+        if self.trainer.compiled:
+            return
+        jobs = [job for trainer in trainers for job in trainer.plan(lambda planning: head.fit([data], planning))]
+        new = sum(not self.store.has(job) for job in jobs)
+        if new:
+            self.trainer.display.beforehand(lambda: [seconds_of_training(trainers[0], data, options)] * new)
 
 
 class Teachers:

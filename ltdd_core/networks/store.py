@@ -79,6 +79,13 @@ class NetworkStore:
             self._known[name] = job.ready(network)
         return self._known[name]
 
+    def has(self, job: Job) -> bool:
+        """Whether the network of a job is known or on disk."""
+        if job.key is None:
+            return False
+        name = digest(job.key)
+        return name in self._known or (self.folder is not None and (self.folder / f"{name}.safetensors").exists())
+
     def artefact(
         self, key: Key | None, compute: Callable[[], dict[str, Tensor]], keep_going: Callable[[], None] = lambda: None
     ) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -55,6 +56,21 @@ def chunk_size(compute: Compute, device: torch.device, image_shape: tuple[int, i
         return compute.chunk
     _, height, width = image_shape
     return max(1, (CPU_PIXELS if device.type == "cpu" else GPU_PIXELS) // (height * width))
+
+
+def peak_memory() -> int | None:
+    """Bytes that this process has used at most so far: of the GPU where it has used one, else of the machine.
+
+    None where the system does not tell.
+    """
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else 1024 * used
 
 
 def compilers(on_gpu: bool) -> list[str]:
