@@ -283,7 +283,8 @@ class Config:
 def _science(tree: Tree) -> Tree:
     for key in ("root", "title"):
         tree["data"].pop(key, None)
-    if (weights := tree["network"].get("weights")) is not None:
+    weights = tree["network"].get("weights")
+    if isinstance(weights, str):  # an option of that name of a stranger's network may be anything
         with contextlib.suppress(OSError), Path(weights).open("rb") as file:  # what is in it decides, not where it lies
             tree["network"]["weights"] = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
     tree["compute"] = {key: tree["compute"][key] for key in ("precision", "compile") if key in tree["compute"]}
