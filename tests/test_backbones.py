@@ -16,12 +16,13 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from ltdd_core import Backbone, InputError, configure, load_classifier
+from ltdd_core import Backbone, BaseOptions, InputError, configure, load_classifier, option
 from ltdd_core.identity import digest, identity
 from ltdd_core.networks.network import NetworkFactory
 from ltdd_core.networks.pretrained import read_weights, take_weights
 from ltdd_core.networks.stored import Entry, put_together, taken_apart
 from ltdd_core.networks.zoo import MLP, ConvNet, ResNet18
+from ltdd_core.plugging import catalog
 from ltdd_core.seeding import global_generator
 from ltdd_core.testing import check_network
 from ltdd_timm.network import TimmNetwork
@@ -29,6 +30,11 @@ from ltdd_torchvision.network import TorchvisionNetwork
 
 RUN = (
     *("--network", "timm:test_resnet", "--method", "dm", "--iterations", "2", "--ipc", "1", "--quiet"),
+    *("--set", "training.original.epochs=1", "--set", "training.distilled.epochs=1"),
+)
+
+WITH_WEIGHTS = (
+    *("--network", "mlp", "--set", "network.weights=w.pt", "--method", "coreset", "--ipc", "1", "--quiet"),
     *("--set", "training.original.epochs=1", "--set", "training.distilled.epochs=1"),
 )
 
@@ -291,6 +297,39 @@ def test_a_kept_classifier_needs_the_file_no_more_and_the_store_knows_it_by_its_
     assert len(list(Path("store").iterdir())) == count, "nothing was trained again"
     gone = one_line_error(ltdd("evaluate", "run", "--quiet"))
     assert gone == "Error: w.pt: there is no such file."
+
+
+def test_a_teacher_with_weights_of_a_file_labels_the_views_of_a_run_and_of_its_evaluation(ltdd):
+    saved(Path("w.pt"), made(MLP).state_dict())
+    views = ("--labeller", "teacher", "--set", "labeller.per=view")
+    done = ltdd("distill", *WITH_WEIGHTS, *views, "--out", "run", "--json")
+    assert done.exit_code == 0, done.output
+    again = ltdd("evaluate", "run", "--json")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["rows"][0]["per_class"] == json.loads(done.stdout)["rows"][1]["per_class"]
+    other = one_line_error(ltdd("evaluate", "run", "--network", "convnet-d3", "--quiet", "--out", "other"))
+    assert "a teacher that began with pretrained weights" in other
+    assert not Path("other").exists()
+
+
+def test_a_distilled_set_alone_asks_for_the_file_of_the_weights(ltdd):
+    saved(Path("w.pt"), made(MLP).state_dict())
+    assert ltdd("distill", *WITH_WEIGHTS, "--out", "run").exit_code == 0
+    Path("run/distilled.safetensors").rename("alone.safetensors")
+    line = one_line_error(ltdd("evaluate", "alone.safetensors", "--quiet", "--out", "result"))
+    assert line.endswith("name their file with --set network.weights=FILE.")
+    assert not Path("result").exists()
+    named = ltdd("evaluate", "alone.safetensors", "--set", "network.weights=w.pt", "--quiet", "--out", "result")
+    assert named.exit_code == 0, named.output
+
+
+def test_the_weights_of_a_strangers_network_need_not_be_a_file(monkeypatch):
+    class Stranger(MLP):
+        class Options(BaseOptions):
+            weights: bool = option(True, "whether the library downloads its own")
+
+    monkeypatch.setattr(catalog, "_registered", {("network", "stranger"): Stranger})
+    assert configure(method="dm", network="stranger").science()["network"]["weights"] is True
 
 
 def test_a_classifier_is_made_of_its_options_without_the_file(tmp_path):

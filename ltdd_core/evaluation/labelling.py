@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from ltdd_core.config.layers import Layer
-from ltdd_core.config.model import Selection
+from ltdd_core.config.model import Config, Selection
 from ltdd_core.config.resolve import resolve, select
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.errors import InputError, RunFailed
+from ltdd_core.errors import InputError, RunFailed, how_to_set
 from ltdd_core.evaluation.labeller import Labeller, Labelling
 from ltdd_core.evaluation.teachers import teacher_training
 from ltdd_core.runs.distilled import DistilledSet, check_distilled
@@ -111,14 +111,17 @@ def _as_labelled(setup: Setup, distilled: DistilledSet) -> Setup:
     """The setup that the set got its labels with: the student may be another network, of another seed.
 
     Raises:
-        InputError: the configuration that is stored with the set cannot be used, or the data are others.
+        InputError: the configuration that is stored with the set cannot be used, or the data or the pretrained weights
+            are others.
     """
     check_same_images(setup.data, distilled)
     stored = distilled.origin.get("configuration")
     if not isinstance(stored, Mapping):
         return setup
-    tree = {key: stored[key] for key in OF_A_TEACHER if key in stored}
-    made, now = resolve(setup.catalog, [Layer("the distilled set", tree)], distils=False), setup.config
+    tree, now = {key: stored[key] for key in OF_A_TEACHER if key in stored}, setup.config
+    if isinstance(tree.get("network"), Mapping):
+        tree["network"] = _with_its_weights(tree["network"], now)
+    made = resolve(setup.catalog, [Layer("the distilled set", tree)], distils=False)
     config = replace(
         now,
         network=made.network,
@@ -128,6 +131,18 @@ def _as_labelled(setup: Setup, distilled: DistilledSet) -> Setup:
         compute=now.compute.model_copy(update={"precision": made.compute.precision, "compile": made.compute.compile}),
     )
     return setup if config == now else setup.changed(config=config)
+
+
+def _with_its_weights(network: Mapping[str, Any], now: Config) -> dict[str, Any]:
+    """The network of a teacher, with the file of its pretrained weights in the place of their digest."""
+    if network.get("weights") is None:
+        return dict(network)
+    if network["weights"] != now.science()["network"].get("weights"):
+        raise InputError(
+            "the soft labels are those of a teacher that began with pretrained weights, and the network has others "
+            f"now: leave {how_to_set('network.name')} and {how_to_set('network.weights')} as they were."
+        )
+    return {**network, "weights": now.network.to_tree()["weights"]}
 
 
 def labeller_of(setup: Setup, named: Mapping[str, Any]) -> Selection:

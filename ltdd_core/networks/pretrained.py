@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.storage import read_tensors
 
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth")
@@ -24,6 +25,8 @@ NOT_NEEDED = "num_batches_tracked"
 """A count that batch normalisation keeps and files of earlier versions of torch do not have."""
 SHOWN = 3
 """Names in a message."""
+DIGEST = re.compile("[0-9a-f]{32}")
+"""What stands for a file of weights where it does not matter where the file lies."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -33,8 +36,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         path: of a safetensors file, or of a state dict that ``torch.save`` wrote, perhaps under ``state_dict``.
 
     Raises:
-        InputError: there is no such file, it is damaged, or it holds anything else than tensors by name.
+        InputError: there is no such file, it is damaged, or it holds anything else than tensors by name; or the name is
+            a digest, as a distilled set remembers weights by.
     """
+    if DIGEST.fullmatch(str(path)):
+        raise InputError(
+            "the networks begin with pretrained weights, of which a distilled set knows no more than a digest: name "
+            f"their file with {how_to_set('network.weights', 'FILE')}."
+        )
     if path.suffix not in (*SAFETENSORS, *TORCH):
         raise InputError(f"{path}: weights are a file {', '.join((*SAFETENSORS, *TORCH))}.")
     tensors = read_tensors(path)[0] if path.suffix in SAFETENSORS else _state_dict(path)
