@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,16 @@ def test_differences_are_paired_and_the_classes_keep_their_sizes():
     assert behind.behind_best.low > 0
     (shares,) = draw_test_images([labels[None] == 1], labels, np.random.default_rng(0), 50)
     assert shares.tolist() == [[[0.0, 100.0]]] * 50  # so the accuracy has no noise either
+
+
+def test_memory_does_not_grow_with_the_test_images_of_a_class_times_the_draws():
+    labels = np.zeros(4000, dtype=int)
+    tracemalloc.start()
+    try:
+        row_intervals(np.arange(8000).reshape(2, 4000) % 3 == 0, labels)
+        assert tracemalloc.get_traced_memory()[1] < 30e6  # all draws at once are 64 MB
+    finally:
+        tracemalloc.stop()
 
 
 def of(name, accuracy, behind):

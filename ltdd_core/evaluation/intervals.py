@@ -16,6 +16,7 @@ import numpy as np
 DRAWS = 2000
 LEVEL = 95.0  # per cent
 ROUNDING = 1e-9  # of a difference, in points
+AT_ONCE = 2**20  # numbers of draws that are in memory: of many test images a few draws at a time
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,16 @@ def draw_test_images(
     shares = [np.empty((draws, len(right), len(classes))) for right in tables]
     for place, label in enumerate(classes):
         members = np.flatnonzero(labels == label)
-        often = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
-        for right, out in zip(tables, shares, strict=True):
-            out[:, :, place] = 100 * (often @ right[:, members].T) / len(members)
+        equal, hits = np.full(len(members), 1 / len(members)), [right[:, members].T.astype(float) for right in tables]
+        for some in _in_chunks(draws, max(1, AT_ONCE // len(members))):
+            often = random.multinomial(len(members), equal, size=len(some)).astype(float)
+            for right, out in zip(hits, shares, strict=True):
+                out[some, :, place] = 100 * (often @ right) / len(members)
     return shares
+
+
+def _in_chunks(number: int, size: int) -> list[range]:
+    return [range(start, min(start + size, number)) for start in range(0, number, size)]
 
 
 @dataclass(frozen=True)
