@@ -159,7 +159,7 @@ def shares(total: int, weights: Sequence[float]) -> tuple[int, ...]:
     Returns:
         Numbers that sum to the total.
     """
-    numbers, left, rest = [1] * len(weights), list(range(len(weights))), total
+    left, rest = list(range(len(weights))), total
     while True:
         weight = sum(weights[place] for place in left)
         quotas = {place: rest * weights[place] / weight for place in left}
