@@ -81,12 +81,14 @@ class Reading(Display):
 def test_reading_tells_how_many_images_are_decoded(split, monkeypatch):
     for number in range(5):
         write(split / "train" / "b" / f"more{number}.png", noise())
+    fill(split / "val", a=4)
     whole, display = load(split), Reading()
     monkeypatch.setattr("ltdd_core.data.load.AT_ONCE", 3)
     data = load_long_tailed("folder", ImageFolder(ImageFolder.Options(root=split)), display)
     assert display.told == {
         ("reading the training images", 9, "images"): [3, 6, 9],
         ("reading the test images", 2, "images"): [2],
+        ("reading the validation images", 4, "images"): [3, 4],
     }
     assert torch.equal(data.train_images, whole.train_images)
     assert data.digest == whole.digest

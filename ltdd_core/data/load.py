@@ -52,7 +52,7 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
         generator=generator(options.seed, "long tail"),
     )
     before = len(kept)
-    kept, validation, validation_labels = _validation_part(name, images, kept, options)
+    kept, validation, validation_labels = _validation_part(name, images, kept, options, display)
     train = _read("training", images.train, kept, display)
     labels, classes = images.train.labels[kept], len(images.class_names)
     spared = before - len(kept) if options.validation is None else 0
@@ -131,7 +131,7 @@ def _read(what: str, table: ImageTable, indices: Tensor, display: Display | None
 
 
 def _validation_part(
-    name: str, images: SourceImages, kept: Tensor, options: LongTailOptions
+    name: str, images: SourceImages, kept: Tensor, options: LongTailOptions, display: Display | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Which of the images that are kept stay for training, and the validation images with their labels."""
     own = images.validation
@@ -141,7 +141,7 @@ def _validation_part(
                 f"data {name!r} comes with validation images of its own: leave out {how_to_set('data.validation')}."
             )
         _check_range(name, "validation", own.labels, len(images.class_names))
-        return kept, own.read(torch.arange(len(own.labels))), own.labels
+        return kept, _read("validation", own, torch.arange(len(own.labels)), display), own.labels
     labels, classes, draws = images.train.labels[kept], len(images.class_names), generator(options.seed, "validation")
     if options.validation is None:
         chosen = spared_part(labels, classes, draws)
@@ -156,7 +156,7 @@ def _validation_part(
             f"data {name!r}: no class has two training images, so none can give one to "
             f"{how_to_set('data.validation')}: leave it out."
         )
-    return kept[~chosen], images.train.read(kept[chosen]), labels[chosen]
+    return kept[~chosen], _read("validation", images.train, kept[chosen], display), labels[chosen]
 
 
 def _check_classes(name: str, class_names: Sequence[str], train: Tensor, test: Tensor) -> None:
