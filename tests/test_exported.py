@@ -322,6 +322,12 @@ def row(*per_class, **more):
     }
 
 
+def test_a_card_does_not_say_where_a_file_of_weights_lay():
+    card = card_of(network={**TINY_NETWORK, "weights": "/home/me/w.pt"})
+    assert "| network | convnet-d3 (depth 1, width 4) |" in card
+    assert "w.pt" not in card
+
+
 def test_a_card_says_what_is_weak():
     facts = {"row": row(100.0, 50.0, 0.0, None, few=25.0), "data": {"name": "birds", "test_counts": [5, 5, 4, 0]}}
     card = card_of(**facts)

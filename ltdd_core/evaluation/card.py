@@ -75,7 +75,7 @@ def _facts(trained: TrainedClassifier, config: Mapping[str, Any]) -> dict[str, A
         "most": _images(max(counts), "training "),
         "fewest": str(min(counts)),
         "line": _plain(trained.line),
-        "network": _component(facts.get("network")),
+        "network": _component(config["architecture"] and {"name": config["architecture"], **config["model_args"]}),
         "head": _component(facts.get("head")),
         "parameters": f"{sum(parameter.numel() for parameter in trained.classifier.parameters()):,}",
         "trained_on": _trained_on(trained),
