@@ -28,7 +28,11 @@ from ltdd_core.storage import digest_of
 
 @dataclass(frozen=True)
 class Plan:
-    """Which classifiers are trained, and on what."""
+    """Which classifiers are trained, and on what.
+
+    Raises:
+        InputError: there would be no seed.
+    """
 
     config: Config
     """The configuration, with the first head, the first network and the first seed."""
@@ -44,6 +48,10 @@ class Plan:
     """The folder of the run that the distilled set is of, or its file."""
     quality: bool = False
     """Whether the distilled set is also compared with the whole one and with random real images."""
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise InputError(f"{how_to_set('repeats')} is a number of seeds, at least 1, not {self.repeats}.")
 
     def store(self, out: Path | None) -> Path | None:
         """The folder of the trained networks; None: they are kept in memory.
