@@ -323,6 +323,19 @@ def test_a_distilled_set_alone_asks_for_the_file_of_the_weights(ltdd):
     assert named.exit_code == 0, named.output
 
 
+def test_a_run_does_not_go_on_with_other_weights_under_the_same_name(ltdd):
+    saved(Path("w.pt"), made(MLP).state_dict())
+    assert ltdd("distill", *WITH_WEIGHTS, "--out", "run").exit_code == 0
+    Path("run/report.json").unlink()
+    saved(Path("w.pt"), made(MLP, seed=1).state_dict())
+    before = Path("run/run.json").read_bytes()
+    line = one_line_error(ltdd("distill", "--out", "run", "--resume", "--quiet"))
+    assert line.startswith("Error: run holds a run with other pretrained weights: their file has changed since")
+    assert Path("run/run.json").read_bytes() == before
+    saved(Path("w.pt"), made(MLP).state_dict())
+    assert ltdd("distill", "--out", "run", "--resume", "--quiet").exit_code == 0
+
+
 def test_the_weights_of_a_strangers_network_need_not_be_a_file(monkeypatch):
     class Stranger(MLP):
         class Options(BaseOptions):

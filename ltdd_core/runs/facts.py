@@ -38,7 +38,11 @@ def knows_again(facts: Mapping[str, Any], data: LongTailedSet) -> bool:
 
 
 def session_facts(config: Config, device: torch.device, plugins: Sequence[str]) -> dict[str, Any]:
-    """When a process began and what it computes on and with; ``plugins`` are the active ones."""
+    """When a process began and what it computes on and with; ``plugins`` are the active ones.
+
+    Where its networks begin with pretrained weights, a digest of their file is among them.
+    """
+    weights = config.science()["network"].get("weights")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -47,6 +51,7 @@ def session_facts(config: Config, device: torch.device, plugins: Sequence[str]) 
         "python": platform.python_version(),
         "active_plugins": list(plugins),
         "versions": versions(config),
+        **({} if weights is None else {"weights": weights}),
     }
 
 

@@ -237,7 +237,7 @@ class RunFolder:
             distilled: the distilled set, with its ``digest``, where classifiers are trained on one that exists.
 
         Raises:
-            InputError: the run began with other data, or with another distilled set.
+            InputError: the run began with other data, with another distilled set, or with other pretrained weights.
         """
         sessions = self.check_data(data)
         if sessions:
@@ -245,6 +245,11 @@ class RunFolder:
             if before.get("digest") != (distilled or {}).get("digest"):
                 another = f"name another folder with {how_to_set('out')}"
                 raise InputError(f"{self.path} was begun with another distilled set: {another}.")
+            if sessions[-1].get("weights") not in (None, session.get("weights")):
+                raise InputError(
+                    f"{self.path} holds a run with other pretrained weights: their file has changed since it began. "
+                    "Delete the folder, and the run begins again."
+                )
         if not (self.path / RESULT).exists():
             sessions = [*sessions, session]
         made_of = {} if distilled is None else {"distilled": distilled}
