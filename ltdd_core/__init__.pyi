@@ -74,6 +74,9 @@ from .distillation.partition import (
     cut_value as cut_value,
     max_cut as max_cut,
 )
+from .distillation.tiles import (
+    tiled as tiled,
+)
 from .distillation.trajectories import (
     Trajectories as Trajectories,
 )

@@ -127,7 +127,15 @@ def test_the_plain_snippet_learns(tmp_path, monkeypatch):
             "heads.md",
             "metrics.md",
         ),
-        *("mtt.md", "samplers.md", "two-stage.md", "writing-a-plugin.md", "report.md", "grouping.md"),
+        *(
+            "mtt.md",
+            "teacher-methods.md",
+            "samplers.md",
+            "two-stage.md",
+            "writing-a-plugin.md",
+            "report.md",
+            "grouping.md",
+        ),
     ],
 )
 def test_the_commands_of_a_page_run(name, tmp_path, monkeypatch):
