@@ -11,17 +11,20 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import click
 
+from ltdd_core.cli.completion import choices, names
 from ltdd_core.cli.settings import consoles, json_option
 from ltdd_core.errors import InputError, unknown
 from ltdd_core.plugging.catalog import KINDS, Entry, installed
 
 
 @click.command("describe")
-@click.argument("kind")
-@click.argument("name", required=False)
+@click.argument("kind", shell_complete=choices(*KINDS, "run", "training", "compute"))
+@click.argument("name", required=False, shell_complete=lambda ctx, arg, text: names(ctx.params["kind"])(ctx, arg, text))
 @json_option
 def command(kind: str, name: str | None, as_json: bool) -> None:
-    """Describe the component NAME of a KIND (data, sampler, network, matcher, head, recipe, preset).
+    """Describe the component NAME of a KIND.
+
+    A KIND is data, sampler, network, matcher, labeller, augmentation, head, recipe or preset.
 
     Without NAME, list the components of that kind; `ltdd describe run|training|compute` lists the
     options that belong to no component.

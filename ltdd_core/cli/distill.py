@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from ltdd_core.cli.completion import choices, names
 from ltdd_core.cli.settings import (
     announced,
     classifier_options,
@@ -36,7 +37,12 @@ NOTHING_TO_RESUME = "{} holds no run to resume: leave out --resume to begin one.
 
 
 @click.command("distill")
-@click.option("--method", metavar="NAME", help="Distillation method (a matcher): see ltdd describe matcher.")
+@click.option(
+    "--method",
+    metavar="NAME",
+    shell_complete=names("matcher"),
+    help="Distillation method (a matcher): see ltdd describe matcher.",
+)
 @click.option("--ipc", metavar="N", help="Synthetic images per class; for several numbers see ltdd describe run.")
 @click.option("--iterations", metavar="N", help="Steps of the matcher.")
 @click.option(
@@ -45,10 +51,20 @@ NOTHING_TO_RESUME = "{} holds no run to resume: leave out --resume to begin one.
     help="Initial images: real ones of the run's sampler or of the one named, or noise; keep: as real, but a class "
     "with no more images than its IPC keeps them unchanged.",
 )
-@click.option("--network", metavar="NAME", help="Network to match with and to train.")
-@click.option("--sampler", metavar="NAME", help="Sampler that draws real images.")
-@click.option("--labeller", metavar="NAME", help="Labeller that gives the synthetic images soft labels.")
-@click.option("--precision", metavar="fp32|bf16", help="Precision of the features: fp32 or bf16.")
+@click.option("--network", metavar="NAME", shell_complete=names("network"), help="Network to match with and to train.")
+@click.option("--sampler", metavar="NAME", shell_complete=names("sampler"), help="Sampler that draws real images.")
+@click.option(
+    "--labeller",
+    metavar="NAME",
+    shell_complete=names("labeller"),
+    help="Labeller that gives the synthetic images soft labels.",
+)
+@click.option(
+    "--precision",
+    metavar="fp32|bf16",
+    shell_complete=choices("fp32", "bf16"),
+    help="Precision of the features: fp32 or bf16.",
+)
 @click.option("--compile", is_flag=True, help="Compile networks, in matching and training.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; unless given, a new one under runs/.")
 @keep_option

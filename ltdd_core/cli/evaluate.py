@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ltdd_core.cli.completion import names
 from ltdd_core.cli.settings import (
     classifier_options,
     compute_options,
@@ -22,7 +23,14 @@ from ltdd_core.runs.named import as_file_name, check_there
 
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--network", "networks", multiple=True, metavar="NAME", help="Network to train; repeatable.")
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=names("network"),
+    help="Network to train; repeatable.",
+)
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Number of seeds.")
 @click.option("--quality", is_flag=True, help="Also compare with the whole set and with random real images.")
 @click.option(

@@ -123,6 +123,8 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that the first word names."""
+        if ctx.resilient_parsing:  # a shell completes words: half a command is no mistake
+            return super().resolve_command(ctx, args)
         if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             raise unknown("command", args[0], self.list_commands(ctx))
         name, command, rest = super().resolve_command(ctx, args)

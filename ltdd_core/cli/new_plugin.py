@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from ltdd_core.cli.completion import choices
 from ltdd_core.cli.settings import consoles
+from ltdd_core.plugging.scaffold import KINDS
 
 
 @click.command("new-plugin")
@@ -14,7 +16,8 @@ from ltdd_core.cli.settings import consoles
 @click.option(
     "--kind",
     required=True,
-    metavar="matcher|sampler|head|recipe|data|network",
+    metavar="|".join(KINDS),
+    shell_complete=choices(*KINDS),
     help="Kind of component that the plugin offers.",
 )
 @click.option(

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ltdd_core.cli.completion import names
 from ltdd_core.cli.settings import (
     classifier_options,
     compute_options,
@@ -23,7 +24,13 @@ from ltdd_core.runs.named import check_there
 
 @click.command("relabel")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--labeller", metavar="NAME", required=True, help="Labeller that gives the images soft labels.")
+@click.option(
+    "--labeller",
+    metavar="NAME",
+    shell_complete=names("labeller"),
+    required=True,
+    help="Labeller that gives the images soft labels.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder of the new run; unless given, RUN-NAME beside the old one."
 )

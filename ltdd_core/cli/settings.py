@@ -14,6 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from ltdd_core.cli.completion import FILES, choices, names
 from ltdd_core.cli.streams import printable
 from ltdd_core.config.layers import Layer, from_assignments, from_file
 from ltdd_core.errors import PATHS, InputError
@@ -42,8 +43,13 @@ def data_options(command: Command) -> Command:
     """
     return _with(
         command,
-        click.option("--data", metavar="NAME", help="Data source: digits-lt, cifar10-lt, folder, ..."),
-        click.option("--root", metavar="DIR", help="Folder or file of the data."),
+        click.option(
+            "--data",
+            metavar="NAME",
+            shell_complete=names("data"),
+            help="Data source: digits-lt, cifar10-lt, folder, ...",
+        ),
+        click.option("--root", metavar="DIR", shell_complete=FILES, help="Folder or file of the data."),
         click.option(
             "--name",
             metavar="TEXT",
@@ -63,9 +69,20 @@ def classifier_options(command: Command) -> Command:
     """The options that choose a classifier: ``--head``, ``--recipe``, ``--plugin``."""
     return _with(
         command,
-        click.option("--head", metavar="NAME", help="Classifier head."),
-        click.option("--recipe", metavar="NAME", help="Recipe, which says which data train which stage."),
-        click.option("--plugin", multiple=True, metavar="NAME", help="Plugin to activate; repeatable."),
+        click.option("--head", metavar="NAME", shell_complete=names("head"), help="Classifier head."),
+        click.option(
+            "--recipe",
+            metavar="NAME",
+            shell_complete=names("recipe"),
+            help="Recipe, which says which data train which stage.",
+        ),
+        click.option(
+            "--plugin",
+            multiple=True,
+            metavar="NAME",
+            shell_complete=names("plugin"),
+            help="Plugin to activate; repeatable.",
+        ),
     )
 
 
@@ -73,7 +90,12 @@ def device_options(command: Command) -> Command:
     """The options that say on what to compute: ``--device``, ``--threads``."""
     return _with(
         command,
-        click.option("--device", metavar="auto|cpu|cuda", help="Device to compute on."),
+        click.option(
+            "--device",
+            metavar="auto|cpu|cuda",
+            shell_complete=choices("auto", "cpu", "cuda"),
+            help="Device to compute on.",
+        ),
         click.option("--threads", metavar="N", help="Number of CPU threads."),
     )
 
@@ -94,7 +116,12 @@ def compute_options(command: Command) -> Command:
         command,
         click.option("--seed", metavar="N", help="Seed of everything random except the cut to the long tail."),
         device_options,
-        click.option("--store", metavar="DIR", help="Folder of trained networks, to keep them in and to find them."),
+        click.option(
+            "--store",
+            metavar="DIR",
+            shell_complete=FILES,
+            help="Folder of trained networks, to keep them in and to find them.",
+        ),
         click.option(
             "--set",
             "assignments",
@@ -104,7 +131,10 @@ def compute_options(command: Command) -> Command:
         ),
         click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration file."),
         click.option(
-            "--preset", metavar="NAME", help="Named configuration, over which the file and the options stand."
+            "--preset",
+            metavar="NAME",
+            shell_complete=names("preset"),
+            help="Named configuration; the file and the options override it.",
         ),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ltdd_core.cli.completion import choices, names
 from ltdd_core.cli.settings import (
     announced,
     compute_options,
@@ -23,13 +24,34 @@ from ltdd_core.runs.named import as_file_name
 
 @click.command("train")
 @click.option(
-    "--head", "heads", multiple=True, metavar="NAME", help="Classifier head: see ltdd describe head; repeatable."
+    "--head",
+    "heads",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=names("head"),
+    help="Classifier head: see ltdd describe head; repeatable.",
 )
-@click.option("--sampler", metavar="NAME", help="Sampler that draws the images of an epoch.")
-@click.option("--plugin", multiple=True, metavar="NAME", help="Plugin to activate; repeatable.")
-@click.option("--network", "networks", multiple=True, metavar="NAME", help="Network to train; repeatable.")
+@click.option(
+    "--sampler", metavar="NAME", shell_complete=names("sampler"), help="Sampler that draws the images of an epoch."
+)
+@click.option(
+    "--plugin", multiple=True, metavar="NAME", shell_complete=names("plugin"), help="Plugin to activate; repeatable."
+)
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=names("network"),
+    help="Network to train; repeatable.",
+)
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Number of seeds.")
-@click.option("--precision", metavar="fp32|bf16", help="Precision of the features: fp32 or bf16.")
+@click.option(
+    "--precision",
+    metavar="fp32|bf16",
+    shell_complete=choices("fp32", "bf16"),
+    help="Precision of the features: fp32 or bf16.",
+)
 @click.option("--compile", is_flag=True, help="Compile networks.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder of the result; unless given, a new one under runs/."
