@@ -46,7 +46,7 @@ def configure(preset: str | None = None, **settings: Any) -> Config:
     For example ``configure(method="dm", data={"name": "digits-lt", "imbalance": 20}, ipc=5)``.
 
     Args:
-        preset: the name of a preset, over which the settings stand.
+        preset: the name of a preset, which the settings override.
         settings: sections and options; ``method="dm"`` is short for ``matcher={"name": "dm"}``.
 
     Raises:
@@ -339,7 +339,7 @@ def configure_original(layers: Sequence[Layer], preset: str | None = None, catal
 
     Args:
         layers: what was set, the later ones above the earlier ones.
-        preset: the name of a preset, over which the layers stand.
+        preset: the name of a preset, which the layers override.
         catalog: finds components by name; made anew unless given.
 
     Raises:

@@ -17,7 +17,7 @@ LARGEST = 2**63
 class BaseOptions(BaseModel):
     """Base of every component's ``Options``; unknown names are refused and values are validated.
 
-    An option may itself be a ``BaseOptions``: what is given for some of its options stands over its default, such as
+    An option may itself be a ``BaseOptions``: what is given for some of its options overrides its default, such as
     ``TrainingOptions(epochs=40)``, which stays for the others.
     """
 

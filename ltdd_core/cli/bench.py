@@ -54,8 +54,8 @@ def command(
 ) -> None:
     """Run the grid of a YAML file and write its table.
 
-    Data x imbalance x IPC x method x plugin x seed: a run folder each. What is finished is not done again, and a
-    grid that was stopped is resumed by the same command. The table, with published values beside ours, is
+    Each combination of data, imbalance, IPC, method, plugin and seed has a run folder. What is finished is not done
+    again, and the same command resumes a grid that was stopped. The table, with published values beside ours, is
     written after every run: table.md, table.csv and table.json.
     """
     from_file(grid)  # says what is wrong with the file before torch is imported

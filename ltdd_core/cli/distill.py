@@ -93,7 +93,7 @@ def command(
     verbose: bool,
     **given: Any,
 ) -> None:
-    """Distil a long-tailed set into a few images a class.
+    """Distil a long-tailed set into a few images per class.
 
     The result is a table of classifiers trained on the original set, on the distilled one, and, with a head of
     several stages, on both; everything is kept in the folder of the run.

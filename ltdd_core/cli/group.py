@@ -168,4 +168,4 @@ def _restore(variable: str, value: str | None) -> None:
     help="Do not load this plugin (as LTDD_BLOCK_PLUGINS=NAME); may be given again.",
 )
 def cli() -> None:
-    """Condense a long-tailed image set into a few images a class, and train on them."""
+    """Condense a long-tailed image set into a few images per class, and train on them."""

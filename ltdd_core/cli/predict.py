@@ -31,7 +31,9 @@ Answer = list[tuple[str, float]]
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--line", metavar="NAME", help="Line of the result table whose classifier answers; else the last one.")
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Number of classes an image.")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Number of classes to show for each image."
+)
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the answers to this CSV file.")
 @click.option("--truth", metavar="folder|FILE.csv", help="Where the true classes are: score the answers too.")
 @click.option("--device", metavar="auto|cpu|cuda", default="auto", help="Device to compute on.")

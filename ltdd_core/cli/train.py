@@ -74,8 +74,8 @@ def command(
 ) -> None:
     """Train on the long-tailed set without distilling it: what a distilled set has to be compared with.
 
-    Of several heads and networks, each head is trained with each network. How long and how fast is said with
-    --set training.original.epochs=... and .lr=...
+    Of several heads and networks, each head is trained with each network. --set training.original.epochs=... sets the
+    length of the training, and --set training.original.lr=... the learning rate.
     """
     from ltdd_core.config.resolve import check_data, check_names
     from ltdd_core.plugging.catalog import installed

@@ -68,8 +68,8 @@ def train(
     """Train networks on the long-tailed set and keep their parameters after every epoch.
 
     They are kept in runs/networks, or where --store says, and `ltdd distill --method mtt` finds them there. Experts
-    that are there already cost nothing, and are trained further where --epochs asks for more. How they are trained is
-    said with --set experts.lr=..., as `ltdd describe matcher mtt` lists.
+    that are there already cost nothing, and are trained further where --epochs asks for more. Set how
+    they are trained with --set experts.lr=...: `ltdd describe matcher mtt` lists these options.
     """
     results, notes = consoles(as_json)
     own = {"count": count, "epochs": epochs}
