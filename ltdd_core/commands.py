@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from ltdd_core.config.model import Config
+    from ltdd_core.data.sets import LongTailedSet
     from ltdd_core.distillation.matcher import Distillation
     from ltdd_core.progress import Display
     from ltdd_core.setup import Setup
@@ -85,7 +86,7 @@ def read_config(
 
 
 def open_setup(
-    config: Config, *, display: Display | None = None, folder: Path | None = None
+    config: Config, *, display: Display | None = None, folder: Path | None = None, data: LongTailedSet | None = None
 ) -> AbstractContextManager[Setup]:
     """Everything that a run of a configuration works with, while a block runs.
 
@@ -101,6 +102,7 @@ def open_setup(
         display: shows a user what happens; warnings only, unless given.
         folder: the folder of a run; its trained networks are used, and new ones are stored there, unless the
             configuration names another folder with ``compute.store``.
+        data: the long-tailed set of the configuration, where it is loaded already.
 
     Returns:
         A context manager that gives the :class:`Setup`: device, data, trainer, network store and requests to stop.
@@ -112,7 +114,7 @@ def open_setup(
     from ltdd_core.setup import Setup
 
     store = NetworkStore(config.compute.store or (folder and folder / FOLDER))
-    return Setup.open(config, display=display, store=store)
+    return Setup.open(config, display=display, store=store, data=data)
 
 
 def task_of(setup: Setup) -> Distillation:

@@ -255,6 +255,11 @@ class Setup:
     # ---- training --------------------------------------------------------------------------------
 
     @cached_property
+    def teachers(self) -> dict[str, Any]:
+        """Teachers that were trained or found already, by what was asked for."""
+        return {}
+
+    @cached_property
     def component(self) -> FindComponent:
         """Finds another component by name."""
         return component_maker(self.catalog)

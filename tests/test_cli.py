@@ -693,14 +693,41 @@ def test_an_unknown_command_or_option_is_one_line(command, message, ltdd):
         (("experts", "train", "--count", "1", "--count", "2"), "--count"),
         (("compare", "a", "--html", "x", "--html", "y"), "--html"),
         (("greet", "--name", "a", "--name", "b"), "--name"),
+        (("distill", "--method", "dm", "--set", "seed=1", "--set", "seed=2"), "--set seed"),
+        (("data", "show", "--set", "data.seed=1", "--set", "data.seed=1"), "--set data.seed"),
+        (("train", "--set", "network={name: mlp, width: 3}", "--set", "network={width: 4}"), "--set network"),
     ],
     ids=" ".join,
 )
 def test_an_option_that_takes_one_value_is_not_given_twice(command, option, ltdd, site):
     site.install("greet", GREET)
-    message = f"Error: {option} is given 2 times, and it takes one value."
-    assert one_line_error(ltdd(*command)) == message
+    times = "twice" if option.startswith("--set") else "2 times"
+    assert one_line_error(ltdd(*command)) == f"Error: {option} is given {times}, and it takes one value."
     assert not any(Path().iterdir())
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_network_that_is_named_does_not_undo_what_is_set(command, ltdd, finished):
+    run = () if command == "train" else (finished,)
+    message = one_line_error(
+        ltdd(command, *run, "--network", "torchvision:resnet18", "--set", "network.model=resnet34")
+    )
+    assert message == "Error: --network says 'resnet18', and --set network.model 'resnet34': keep one."
+    assert not any(Path().iterdir())
+    named = one_line_error(ltdd(command, *run, "--network", "mlp", "--set", "network=convnet-d3"))
+    assert named == "Error: --network says 'mlp', and --set network 'convnet-d3': keep one."
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("networks", "lst"), "unknown command of ltdd networks 'lst'. Did you mean 'list'? Available: list, remove."),
+        (("data", "nope"), "unknown command of ltdd data 'nope'. Available: show."),
+        (("experts", "trian"), "unknown command of ltdd experts 'trian'. Did you mean 'train'? Available: train."),
+    ],
+)
+def test_a_wrong_command_of_a_group_is_answered_with_the_nearest(words, message, ltdd):
+    assert one_line_error(ltdd(*words)) == f"Error: {message}"
 
 
 def test_what_may_be_given_twice_still_may(ltdd, site):

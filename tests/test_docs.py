@@ -71,6 +71,9 @@ def run_commands(text):
             assert words[-1] == ".", f"not a command of ours: {line}"
             continue
         short = [] if "--resume" in words else SHORT.get(words[1], [])
+        said = {word.partition("=")[0] for word in short}
+        long = [place for place, word in enumerate(words) if word == "--set" and words[place + 1].split("=")[0] in said]
+        words = [word for place, word in enumerate(words) if not {place, place - 1} & {*long}]
         result = CliRunner().invoke(cli, [*words[1:], *short])
         assert result.exit_code == 0, f"{line}\n{result.output}"
 

@@ -42,7 +42,7 @@ def distilled(labels, *, soft=None, channels=3, side=6, **more):
 def saved(folder, **options):
     folder.mkdir(exist_ok=True)
     own = distilled(**options)
-    save_distilled(folder / "distilled.safetensors", own)
+    save_distilled(str(folder / "distilled.safetensors"), own)
     return own
 
 

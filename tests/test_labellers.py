@@ -8,12 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, one_line_error
+from conftest import TINY, Noting, one_line_error
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from ltdd_core import InputError, Interrupted, SoftLabels, TeacherTraining, class_statistics, generator, load_distilled
+from ltdd_core import (
+    InputError,
+    Interrupted,
+    SoftLabels,
+    TeacherTraining,
+    class_statistics,
+    configure,
+    generator,
+    load_distilled,
+)
+from ltdd_core.commands import open_setup, task_of
 from ltdd_core.evaluation.labeller import Labelling
+from ltdd_core.evaluation.teachers import teacher_training
 from ltdd_core.identity import identity
 from ltdd_core.networks.store import NetworkStore, stored_networks
 from ltdd_core.storage import load_tensors
@@ -255,15 +266,25 @@ def test_adsa_takes_tau_log_pi_from_the_logits_of_the_teacher():
     assert labeller.tau == calibrated(plain.label(given.images).values, given.labels, prior)
 
 
-# ---- whole commands ------------------------------------------------------------------------------
+def test_the_same_teachers_are_given_to_who_asks_again(tmp_path):
+    calls = []
+    config = configure(method="dm", data={"n_max": 20, "imbalance": 4}, network={"name": "mlp", "width": 4},
+                       training={"original": {"epochs": 1}}, compute={"store": tmp_path})  # fmt: skip
+    with open_setup(config, display=Noting(calls)) as setup:
+        first, second = task_of(setup).trained, teacher_training(setup)
+        assert first(seeds=range(2)) is second(seeds=[0, 1])
+        assert first(seeds=[0]) is not second(seeds=[0, 1])
+        assert first(seeds=[0], training={"epochs": 2}) is not first(seeds=[0])
+    assert len(calls) == 3  # networks 0 and 1, and 0 with two epochs
 
-QUICK = [*TINY, "--set", "training.original.epochs=2", "--set", "training.distilled.epochs=2"]
+
+# ---- whole commands ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("per", ["image", "view"])
 def test_a_run_with_soft_labels_is_evaluated_with_them(ltdd, per):
     options = [
-        *QUICK,
+        *TINY,
         "--labeller",
         "adsa",
         "--set",
@@ -289,12 +310,12 @@ def test_a_run_with_soft_labels_is_evaluated_with_them(ltdd, per):
     assert "training a network" not in again.stderr  # neither the teacher nor the student
     resumed = ltdd("distill", "--method", "coreset", *options, "--out", "a", "--resume", "--json")
     assert json.loads(resumed.stdout)["rows"] == report["rows"]
-    plain = ltdd("distill", "--method", "coreset", *QUICK, "--out", "b", "--json")
+    plain = ltdd("distill", "--method", "coreset", *TINY, "--out", "b", "--json")
     assert json.loads(plain.stdout)["rows"][1]["per_class"] != report["rows"][1]["per_class"] or per == "image"
 
 
 def test_relabelling_changes_the_labels_alone(ltdd):
-    assert ltdd("distill", "--method", "coreset", *QUICK, "--out", "a").exit_code == 0
+    assert ltdd("distill", "--method", "coreset", *TINY, "--out", "a").exit_code == 0
     done = ltdd("relabel", "a", "--labeller", "teacher", "--set", "labeller.training.epochs=1")
     assert done.exit_code == 0, done.output
     before, after = load_distilled("a"), load_distilled("a-teacher")
@@ -306,7 +327,7 @@ def test_relabelling_changes_the_labels_alone(ltdd):
         "distill",
         "--method",
         "coreset",
-        *QUICK,
+        *TINY,
         "--labeller",
         "teacher",
         "--set",
@@ -324,7 +345,7 @@ def test_relabelling_changes_the_labels_alone(ltdd):
 
 def test_the_teacher_of_views_is_the_same_for_every_student(ltdd):
     """Another network, seed or training of the student trains no other teacher."""
-    options = [*QUICK, "--labeller", "adsa", "--set", "labeller.per=view", "--seed", "1"]
+    options = [*TINY, "--labeller", "adsa", "--set", "labeller.per=view", "--seed", "1"]
     assert ltdd("distill", "--method", "coreset", *options, "--out", "a").exit_code == 0
     teacher = {path.name for path in Path("runs/networks").iterdir()}
     other = ("--network", "mlp", "--repeats", "2", "--set", "training.original.epochs=1")
@@ -340,7 +361,7 @@ def test_the_teacher_of_views_is_the_same_for_every_student(ltdd):
 
 
 def test_a_relabelled_set_says_what_gave_its_labels(ltdd):
-    assert ltdd("distill", "--method", "coreset", *QUICK, "--labeller", "teacher", "--out", "a").exit_code == 0
+    assert ltdd("distill", "--method", "coreset", *TINY, "--labeller", "teacher", "--out", "a").exit_code == 0
     changed = ("--set", "labeller.tau=0.5", "--set", "training.distilled.epochs=1")
     assert ltdd("relabel", "a", "--labeller", "adsa", *changed, "--out", "b").exit_code == 0
     assert ltdd("relabel", "b", "--labeller", "teacher", "--out", "c").exit_code == 0
@@ -354,7 +375,7 @@ def test_a_relabelled_set_says_what_gave_its_labels(ltdd):
 
 
 def test_the_folder_of_a_relabelled_run_stands_beside_the_old_one(ltdd, monkeypatch):
-    assert ltdd("distill", "--method", "coreset", *QUICK, "--out", "a").exit_code == 0
+    assert ltdd("distill", "--method", "coreset", *TINY, "--out", "a").exit_code == 0
     assert ltdd("relabel", "a/distilled.safetensors", "--labeller", "teacher", "--quiet").exit_code == 0
     assert "unknown labeller 'a/b'" in one_line_error(ltdd("relabel", "a", "--labeller", "a/b"))
     monkeypatch.chdir("a")
@@ -364,7 +385,7 @@ def test_the_folder_of_a_relabelled_run_stands_beside_the_old_one(ltdd, monkeypa
 
 
 def test_labels_come_from_a_teacher_of_the_images_that_were_distilled(ltdd):
-    assert ltdd("distill", "--method", "coreset", *QUICK, "--out", "a").exit_code == 0
+    assert ltdd("distill", "--method", "coreset", *TINY, "--out", "a").exit_code == 0
     refused = one_line_error(ltdd("relabel", "a", "--labeller", "teacher", "--set", "data.imbalance=10", "--out", "b"))
     assert "the set was distilled from other images than data 'digits-lt' has now" in refused
     assert not Path("b").exists()
@@ -376,7 +397,7 @@ def test_labels_come_from_a_teacher_of_the_images_that_were_distilled(ltdd):
 
 
 def test_a_relabelling_that_is_stopped_says_how_it_goes_on(ltdd, monkeypatch):
-    assert ltdd("distill", "--method", "coreset", *QUICK, "--out", "a").exit_code == 0
+    assert ltdd("distill", "--method", "coreset", *TINY, "--out", "a").exit_code == 0
 
     def stopped(*given, **more):
         raise Interrupted("SIGINT")
@@ -405,7 +426,7 @@ def test_a_relabelling_that_is_stopped_says_how_it_goes_on(ltdd, monkeypatch):
 )
 def test_what_is_wrong_with_a_teacher_is_said_before_the_first_step(ltdd, options, code, message):
     settings = [word for one in options for word in ("--set", one)]
-    done = ltdd("distill", "--method", "dm", *QUICK, "--labeller", "teacher", *settings, "--out", "a")
+    done = ltdd("distill", "--method", "dm", *TINY, "--labeller", "teacher", *settings, "--out", "a")
     assert done.exit_code == code, done.output
     assert message in done.stderr
     assert not Path("a").exists()
@@ -435,7 +456,7 @@ EVEN = """
 
 def test_soft_labels_that_nobody_could_read_again_are_not_written(ltdd, site):
     site.install("mine", EVEN.replace("len(task.counts)", "3"))
-    assert ltdd("distill", "--method", "coreset", *QUICK, "--out", "a").exit_code == 0
+    assert ltdd("distill", "--method", "coreset", *TINY, "--out", "a").exit_code == 0
     done = ltdd("relabel", "a", "--labeller", "even")
     assert done.exit_code == 1
     assert "labeller 'even' gave soft labels that cannot be used: soft labels must be finite" in done.stderr
@@ -445,7 +466,7 @@ def test_soft_labels_that_nobody_could_read_again_are_not_written(ltdd, site):
 def test_a_set_whose_labeller_is_gone_says_so(ltdd, site):
     site.install("mine", EVEN)
     done = ltdd(
-        "distill", "--method", "coreset", *QUICK, "--labeller", "even", "--set", "labeller.per=view", "--out", "a"
+        "distill", "--method", "coreset", *TINY, "--labeller", "even", "--set", "labeller.per=view", "--out", "a"
     )
     assert done.exit_code == 0, done.output
     for info in site.folder.glob("*.dist-info"):

@@ -53,7 +53,7 @@ def animals(tmp_path_factory):
         "twostage",
     ]
     longer = ["--set", "training.original.epochs=20", "--set", "training.distilled.epochs=20"]
-    result = CliRunner().invoke(cli, [*command, *TINY, *longer, "--out", str(folder / "run")])
+    result = CliRunner().invoke(cli, [*command, *TINY[:8], *longer, "--out", str(folder / "run")])
     assert result.exit_code == 0, result.output
     return folder
 

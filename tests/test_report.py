@@ -28,10 +28,11 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from ltdd_core import SHOT_COLOURS, SHOT_WORDS, load_classifier, load_data, load_tensors, save_tensors
+from ltdd_core.data.load import load_long_tailed
 from ltdd_report import comparing, figures
 from ltdd_report.comparing import bootstrap, class_accuracy, compare_runs
 from ltdd_report.initial import initial_images
-from ltdd_report.reading import read_run, shown_images
+from ltdd_report.reading import data_of, read_run, shown_images
 from ltdd_report.visible import visible
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -242,7 +243,7 @@ def test_a_finished_run_that_is_looked_at_stays_as_it_is(ltdd, finished, tmp_pat
 
 def test_the_initial_images_of_the_page_are_those_of_the_run(finished):
     run = read_run(finished)
-    found = initial_images(run)
+    found = initial_images(run, data_of(run))
     from ltdd_core import configure
     from ltdd_core.commands import open_setup, task_of
 
@@ -274,8 +275,9 @@ def test_what_a_strangers_coreset_began_as_is_not_asked_for_since_a_network_woul
     run = read_run(finished)
     monkeypatch.setattr("ltdd_core.Trainer.train", lambda *_, **__: pytest.fail("a network is trained"))
     chosen = {**run.config, "sampler": {"name": "nearest"}}
-    assert initial_images(dataclasses.replace(run, config=chosen)) is None
-    assert initial_images(dataclasses.replace(run, config={**chosen, "init": "noise"})) is not None
+    data = data_of(run)
+    assert initial_images(dataclasses.replace(run, config=chosen), data) is None
+    assert initial_images(dataclasses.replace(run, config={**chosen, "init": "noise"}), data) is not None
 
 
 # ---- what the classifiers say of the test images --------------------------------------------------
@@ -365,6 +367,19 @@ def test_reliability_is_shown_where_the_classifiers_are_not_kept(ltdd, calibrate
         for page in (Path("report-run.html"), calibrated / "report.html")
     )
     assert found == expected
+
+
+def test_the_data_are_read_once_for_a_page(ltdd, finished, monkeypatch):
+    loads = []
+
+    def counted(*arguments, **more):
+        loads.append(arguments)
+        return load_long_tailed(*arguments, **more)
+
+    for module in ("ltdd_core.setup", "ltdd_core.api", "ltdd_core.evaluation.record"):
+        monkeypatch.setattr(f"{module}.load_long_tailed", counted, raising=False)
+    assert ltdd("report", finished).exit_code == 0
+    assert len(loads) == 1
 
 
 def test_of_many_classes_those_with_the_lowest_accuracy_are_shown(ltdd, named):
@@ -513,7 +528,8 @@ def test_no_network_is_trained_to_draw_the_initial_images_again(sampler, ltdd, s
     assert ltdd(*command).exit_code == 0
     train = "ltdd_core.training.trainer.Trainer.train"
     monkeypatch.setattr(train, lambda *args, **kwargs: pytest.fail("it trains a network"))
-    assert (initial_images(read_run(Path("run"))) is None) == (sampler == "stranger")
+    run = read_run(Path("run"))
+    assert (initial_images(run, data_of(run)) is None) == (sampler == "stranger")
 
 
 TILES = """
@@ -984,10 +1000,9 @@ def test_the_accuracy_of_an_unbalanced_test_set_is_that_of_the_table_and_changed
     run = read_run(Path("run"))
     for entry in compare_runs([run]).entries:
         assert entry.accuracy.value == pytest.approx(rows[entry.name]["accuracy"])
-    assert initial_images(run) is not None
+    assert initial_images(run, data_of(run)) is not None
     Image.new("RGB", (16, 16), (1, 2, 3)).save(tmp_path / "data" / "train" / "class 0" / "3.png")
     assert "on other images than those of the data set 'data' now" in one_line_error(ltdd("compare", "run"))
-    assert initial_images(run) is None
 
 
 def test_rounding_takes_no_star():

@@ -76,21 +76,26 @@ def _name_the_plugin(error: Exception) -> None:
 def check_given_once(command: click.Command, arguments: Sequence[str], parent: click.Context) -> None:
     """Refuse an option that is given twice where one value is meant; click takes the last one and says nothing.
 
+    A command that a group does not have is refused as well, with the nearest name.
+
     Args:
         command: ours or that of a plugin; of a group, the command that the arguments name.
         arguments: the words after the name of the command.
         parent: the context in which the command is called.
 
     Raises:
-        InputError: naming the option.
+        InputError: naming the option, or the command.
     """
     context = command.context_class(command, parent=parent, **command.context_settings)
     _, rest, given = command.make_parser(context).parse_args(list(arguments))
     for option, times in Counter(given).items():
         if times > 1 and isinstance(option, click.Option) and not (option.multiple or option.is_flag or option.count):
             raise InputError(f"{max(option.opts, key=len)} is given {times} times, and it takes one value.")
-    if isinstance(command, click.Group) and rest and (inner := command.get_command(context, rest[0])) is not None:
-        check_given_once(inner, rest[1:], context)
+    if isinstance(command, click.Group) and rest:
+        if (inner := command.get_command(context, rest[0])) is not None:
+            check_given_once(inner, rest[1:], context)
+        elif type(command).resolve_command is click.Group.resolve_command:  # a plugin may take other words
+            raise unknown(f"command of ltdd {command.name}", rest[0], command.list_commands(context))
 
 
 class Commands(click.Group):

@@ -89,6 +89,35 @@ def from_assignments(assignments: Sequence[str]) -> list[Layer]:
     return layers
 
 
+def check_said_once(layers: Sequence[Layer]) -> None:
+    """Refuse what would silently undo a ``--set``: another one of the same option, or an option that stands above it.
+
+    Options stand below ``--set``, but for those that may be repeated, such as ``--network``.
+
+    Args:
+        layers: with all short forms spelt out, the lowest first; what is from the command line has its flag as origin.
+
+    Raises:
+        InputError: naming the option.
+    """
+    said: dict[tuple[str, ...], tuple[Layer, Any]] = {}
+    for layer in layers:
+        for path in paths(layer.tree) if layer.origin.startswith("--") else ():
+            value: Any = layer.tree
+            for key in path:
+                value = value[key]
+            if path in said:
+                before, other = said[path]
+                if layer.origin == before.origin:
+                    raise InputError(f"{layer.origin} is given twice, and it takes one value.")
+                if value != other:
+                    raise InputError(
+                        f"{layer.origin} says {brief(value)}, and {before.origin} {brief(other)}: keep one."
+                    )
+            if layer.origin.startswith("--set "):
+                said[path] = layer, value
+
+
 def _printable(text: str) -> str:
     """Text as a part of one line, whatever a terminal would make of it."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

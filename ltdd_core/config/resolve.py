@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ltdd_core.config.layers import COMPONENTS, Layer, Tree, located, merged, normalised
+from ltdd_core.config.layers import COMPONENTS, Layer, Tree, check_said_once, located, merged, normalised
 from ltdd_core.config.model import (
     DEFAULT_NAMES,
     NO_LABELLER,
@@ -78,6 +78,7 @@ def _stacked(
 ) -> list[Layer]:
     """All layers but what the data source suggests, the lowest first; no component is imported, and all names exist."""
     given = [_spelt_out(catalog, layer) for layer in layers]
+    check_said_once(given)
     lower = [] if preset is None else [preset_layer(catalog, preset)]
     before = [] if stored is None else [_spelt_out(catalog, stored)]
     wanted = merged([*before, *lower, *given])
@@ -130,6 +131,7 @@ def resolve_data(catalog: Catalog, layers: Sequence[Layer]) -> Selection:
         InputError: an unknown name, an unknown option, a value out of range, another section.
     """
     stack = [_spelt_out(catalog, layer) for layer in layers]
+    check_said_once(stack)
     tree = merged([_defaults(), *stack])
     try:
         for key in merged(stack):

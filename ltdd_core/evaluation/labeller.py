@@ -57,6 +57,9 @@ class Labeller(Component, ABC):
     def prepare(self, task: Labelling) -> None:
         """Train or find what it takes to label; the same task prepares the same labeller.
 
+        A run prepares one with an image of each class before its first step, to see that it works, and another one with
+        the synthetic images.  Teachers from ``task.trained`` are trained for the first, and are there for the second.
+
         Args:
             task: the images, the class counts, and the way to teachers.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +42,8 @@ class TeacherTraining:
     """Makes networks of a kind by its name."""
     store: NetworkStore
     """Keeps the networks, for all runs."""
+    made: dict[str, Teachers] = field(default_factory=dict)
+    """Those that were trained or found already, by what was asked for: who asks again gets the same."""
 
     def __call__(
         self,
@@ -72,6 +74,20 @@ class TeacherTraining:
             InputError: an unknown name or option, or a head of several stages.
             RunFailed: training diverged.
         """
+        seeds = [self.trainer.seed] if seeds is None else list(seeds)
+        asked = repr((network, head, training, seeds, sampler))
+        if asked not in self.made:
+            self.made[asked] = self._trained(network, head, training, seeds, sampler)
+        return self.made[asked]
+
+    def _trained(
+        self,
+        network: Named | None,
+        head: Named,
+        training: TrainingOptions | Mapping[str, Any] | None,
+        seeds: Sequence[int],
+        sampler: Named | None,
+    ) -> Teachers:
         data = self.original(sampler)
         usual = self.trainer.options[data.name]
         options: TrainingOptions = usual
@@ -87,7 +103,7 @@ class TeacherTraining:
         made: ClassifierHead = trainer.component("head", head)
         if made.stages != 1:
             raise InputError(f"the head {name_of(head)!r} has {made.stages} stages, and a teacher is one classifier.")
-        trainers = [trainer.changed(seed=seed) for seed in ([trainer.seed] if seeds is None else seeds)]
+        trainers = [trainer.changed(seed=seed) for seed in seeds]
         self._announce(made, trainers, data, options)
         return Teachers([made.fit([data], each) for each in trainers], made, trainers, data)
 
@@ -236,4 +252,4 @@ def teacher_training(setup: Setup) -> TeacherTraining:
         return setup.original_in_order_of(setup.prepared(setup.component("sampler", sampler)))
 
     store = NetworkStore(setup.config.compute.store or SHARED)
-    return TeacherTraining(setup.trainer(), original, setup.network_of, store)
+    return TeacherTraining(setup.trainer(), original, setup.network_of, store, setup.teachers)

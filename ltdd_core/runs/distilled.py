@@ -190,7 +190,7 @@ class _Facts(BaseModel):
     """Of the tensors; None in a file of an earlier version."""
 
 
-def save_distilled(path: Path, distilled: DistilledSet) -> None:
+def save_distilled(path: Path | str, distilled: DistilledSet) -> None:
     """Write a distilled set for people who may never install ltdd; see docs/file-formats.md.
 
     Args:
@@ -218,7 +218,7 @@ def save_distilled(path: Path, distilled: DistilledSet) -> None:
         "origin": distilled.origin,
         "digest": digest_of(tensors),
     }
-    save_tensors(path, tensors, facts)
+    save_tensors(Path(path), tensors, facts)
 
 
 def load_distilled(path: Path | str) -> DistilledSet:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ltdd_core import Distillation, InputError, Sampler, configure, generator
+from ltdd_core import Distillation, InputError, LongTailedSet, Sampler, configure, generator
 from ltdd_core.commands import open_setup, task_of
-from ltdd_report.reading import RunRecord, has_data_of
+from ltdd_report.reading import RunRecord
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,21 @@ class Initial:
     """Whether every distilled image is one of them, bit for bit."""
 
 
-def initial_images(run: RunRecord) -> Initial | None:
+def initial_images(run: RunRecord, data: LongTailedSet) -> Initial | None:
     """The initial images of a run, drawn on the CPU.
 
-    None where they cannot be had: the data or a plugin are not here or have changed, or a network would have to be
-    trained to choose the images.
+    None where they cannot be had: a plugin is not here or has changed, or a network would have to be trained to choose
+    the images.
+
+    Args:
+        run: a finished run.
+        data: the set of the run.
     """
     settings = {key: value for key, value in run.config.items() if key != "compute"}
     try:
-        with open_setup(configure(**settings, compute={"device": "cpu"})) as setup:
+        with open_setup(configure(**settings, compute={"device": "cpu"}), data=data) as setup:
             task = task_of(setup)
-            if not has_data_of(run, task.data) or _needs_a_network(run, task):
+            if _needs_a_network(run, task):
                 return None
             images, real = task.initial_images, task.initial_real
     except InputError:

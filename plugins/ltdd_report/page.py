@@ -102,7 +102,8 @@ def _page(
     shown: Sequence[tuple[str, list[Picture]]],
     unseen: int,
 ) -> str:
-    names, counts, rows, initial = run.data["classes"], run.data["counts"], run.rows, initial_images(run)
+    names, counts, rows = run.data["classes"], run.data["counts"], run.rows
+    initial = None if isinstance(data, str) else initial_images(run, data)
     order = by_count(counts)
     config = yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True)
     figures_of: dict[str, Any] = {
