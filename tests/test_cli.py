@@ -446,7 +446,7 @@ def test_an_evaluation_that_is_stopped_says_how_it_goes_on(ltdd, finished, monke
     kept = "finished networks are kept in runs/digits-lt-evaluated-linear-seed0-1/networks: run it again with --out "
     assert (done.exit_code, done.stderr) == (
         130,
-        f"Error: SIGINT: stopped; {kept}runs/digits-lt-evaluated-linear-seed0-1.\n",
+        f"Interrupted: SIGINT: stopped; {kept}runs/digits-lt-evaluated-linear-seed0-1.\n",
     )
     (folder,) = Path("runs").iterdir()
     assert [path.name for path in folder.iterdir() if path.name[0] != "."] == ["networks"]

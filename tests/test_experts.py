@@ -546,7 +546,7 @@ def test_a_signal_saves_and_says_how_to_resume(tmp_path):
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(60) == 130
     assert (tmp_path / "log").read_text().splitlines()[-1] == (
-        "Error: SIGTERM: stopped and saved; the same command resumes."
+        "Interrupted: SIGTERM: stopped and saved; the same command resumes."
     )
     assert epochs_of(store, 0) >= 5
 

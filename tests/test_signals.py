@@ -80,7 +80,7 @@ def test_a_signal_where_nothing_is_at_stake_ends_the_command_there(at, number, c
     images(tmp_path / "images")
     shutil.copytree(finished, tmp_path / "run")
     before = sorted(tmp_path.rglob("*.*"))
-    assert stopped(at, number, *command) == (130, f"Error: {number}: {NOTHING}\n")
+    assert stopped(at, number, *command) == (130, f"Interrupted: {number}: {NOTHING}\n")
     assert [path for path in sorted(tmp_path.rglob("*.*")) if "__pycache__" not in path.parts] == before
 
 
@@ -93,7 +93,7 @@ def test_train_keeps_the_networks_that_it_has_finished(stopped, tmp_path):
     train = ("train", "--network", "mlp", "--set", "training.original.epochs=1", "--repeats", "2", "--out", "a run")
     code, said = stopped("os.rename networks/ 1", "SIGTERM", *train, "--quiet")
     kept = "finished networks are kept in a run/networks: run it again with --out 'a run'."
-    assert (code, said) == (130, f"Error: SIGTERM: stopped; {kept}\n")
+    assert (code, said) == (130, f"Interrupted: SIGTERM: stopped; {kept}\n")
     code, said = stopped("import nothing 1", "SIGTERM", *train)
     assert (code, said.count("training a network")) == (0, 1)
     assert (tmp_path / "here" / "a run" / "report.json").exists()
@@ -102,15 +102,55 @@ def test_train_keeps_the_networks_that_it_has_finished(stopped, tmp_path):
 def test_train_with_a_store_is_just_run_again(stopped, tmp_path):
     train = ("train", "--network", "mlp", "--set", "training.original.epochs=1", "--repeats", "2", "--store", "kept")
     code, said = stopped("os.rename kept/ 1", "SIGTERM", *train, "--quiet")
-    assert (code, said) == (130, "Error: SIGTERM: stopped; finished networks are kept in kept: run it again.\n")
+    assert (code, said) == (130, "Interrupted: SIGTERM: stopped; finished networks are kept in kept: run it again.\n")
     assert not (tmp_path / "here" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("at", "command"),
+    [
+        ("open cat/2.png 1", ("predict", "../run", "../images")),
+        ("open 2.png 2", ("data", "show", "--data", "folder", "--root", "../images", "--picture", "x.png")),
+        ("open report.json 1", ("compare", "../run")),
+        ("open config.yaml 1", ("evaluate", "../run", "--out", "x")),
+        ("import torch 1", ("analyze", "grouping")),
+        ("import torch 1", ("export", "../run", "--format", "torch")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_what_only_reads_is_interrupted_where_it_is(at, command, stopped, finished, tmp_path):
+    images(tmp_path / "images")
+    shutil.copytree(finished, tmp_path / "run")
+    code, said = stopped(at, "SIGINT", *command)
+    assert code == 130
+    assert said.startswith("Interrupted: SIGINT: stopped")
+    assert said.count("\n") == 1
+
+
+def test_a_teacher_goes_on_from_its_last_epoch(stopped, tmp_path):
+    distil = (*DISTILL, "--labeller", "teacher", "--store", "kept", "--set", "labeller.training.epochs=40")
+    code, said = stopped("os.rename kept/ 1", "SIGINT", *distil, "--quiet")
+    how = "what was trained is kept, and the same command goes on."
+    assert (code, said) == (130, f"Interrupted: SIGINT: stopped before the first step; {how}\n")
+    assert not (tmp_path / "here" / "x").exists()
+    code, said = stopped("import nothing 1", "SIGINT", *distil)
+    assert code == 0
+    assert "beforehand" not in said
+
+
+def test_experts_keep_the_epochs_that_are_done(stopped, tmp_path):
+    small = ("--set", "network.width=4", "--count", "2", "--epochs", "3", "--store", "kept", "--threads", "1")
+    code, said = stopped("os.rename kept/ 1", "SIGINT", "experts", "train", *small, "--quiet")
+    assert (code, said) == (130, "Interrupted: SIGINT: stopped and saved; the same command resumes.\n")
+    code, said = stopped("import nothing 1", "SIGINT", "experts", "train", *small)
+    assert code == 0
 
 
 def test_networks_that_were_trained_before_the_first_step_are_kept(stopped, tmp_path):
     distil = (*DISTILL[:-2], "--init", "herding")
     code, said = stopped("os.rename networks/ 1", "SIGTERM", *distil, "--quiet")
     how = "run it again with --out runs/digits-lt-dm-seed0-1."
-    expected = f"Error: SIGTERM: stopped before the first step; trained networks are kept: {how}\n"
+    expected = f"Interrupted: SIGTERM: stopped before the first step; trained networks are kept: {how}\n"
     assert (code, said) == (130, expected)
     code, said = stopped("import nothing 1", "SIGTERM", *distil, "--out", "runs/digits-lt-dm-seed0-1")
     assert (code, said.count("training a network: classes on the original set")) == (0, 0)
@@ -121,7 +161,7 @@ def test_a_signal_while_images_are_distilled_saves_them(number, stopped, tmp_pat
     code, said = stopped("open times.jsonl 2", number, *DISTILL[:-1], "a run", "--quiet")
     assert (code, said) == (
         130,
-        f"Error: {number}: stopped and saved. Resume with: ltdd distill --out 'a run' --resume\n",
+        f"Interrupted: {number}: stopped and saved. Resume with: ltdd distill --out 'a run' --resume\n",
     )
     assert (tmp_path / "here" / "a run" / "checkpoint.safetensors").exists()
     assert not (tmp_path / "here" / "a run" / "distilled.safetensors").exists()
@@ -130,7 +170,7 @@ def test_a_signal_while_images_are_distilled_saves_them(number, stopped, tmp_pat
 def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_waits(stopped, tmp_path):
     code, said = stopped("open times.jsonl 2", "SIGINT SIGINT", *DISTILL, "--quiet")
     assert code == 130
-    assert said == "Error: SIGINT: stopped at once; what was not saved before is lost.\n"
+    assert said == "Interrupted: SIGINT: stopped at once; what was not saved before is lost.\n"
     assert not (tmp_path / "here" / "x" / "checkpoint.safetensors").exists()
     code, said = stopped("open times.jsonl 2", "SIGTERM SIGTERM", *DISTILL[:-1], "y", "--quiet")
     assert "stopped and saved" in said
@@ -155,7 +195,10 @@ common: {network: mlp, training: {original: {epochs: 1}, distilled: {epochs: 1}}
 def test_a_signal_between_two_cells_of_a_grid_stops_before_the_next(stopped, tmp_path):
     (tmp_path / "here" / "grid.yaml").write_text(GRID)
     code, said = stopped("os.rename out/table.md 2", "SIGTERM", "bench", "grid.yaml", "--out", "out", "--quiet")
-    assert (code, said) == (130, "Error: SIGTERM: stopped; what is finished is kept, the same command resumes it.\n")
+    assert (code, said) == (
+        130,
+        "Interrupted: SIGTERM: stopped; what is finished is kept, the same command resumes it.\n",
+    )
     assert len(list((tmp_path / "here").glob("out/runs/*"))) == 1
     assert len(list((tmp_path / "here").glob("out/runs/*/report.json"))) == 1
 
@@ -164,7 +207,10 @@ def test_a_signal_while_a_grid_loads_images_does_not_wait_for_them(stopped, tmp_
     images(tmp_path / "images")
     (tmp_path / "here" / "grid.yaml").write_text(GRID.replace("digits-lt, n_max: 60", "folder, root: ../images"))
     code, said = stopped("open cat/1.png 1", "SIGTERM", "bench", "grid.yaml", "--out", "out", "--quiet")
-    assert (code, said) == (130, "Error: SIGTERM: stopped; what is finished is kept, the same command resumes it.\n")
+    assert (code, said) == (
+        130,
+        "Interrupted: SIGTERM: stopped; what is finished is kept, the same command resumes it.\n",
+    )
 
 
 # ---- the blocks ----------------------------------------------------------------------------------

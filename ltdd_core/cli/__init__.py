@@ -7,11 +7,14 @@ Nothing heavy is imported here, so that :func:`main` listens to signals before a
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from ltdd_core.cli.streams import Output, open_streams
-from ltdd_core.runs.stop import StopRequest
+from ltdd_core.runs.stop import INTERRUPTED, StopRequest, first_word
 
 
 def __getattr__(name: str) -> Any:
@@ -29,8 +32,19 @@ def main() -> None:
         with StopRequest().commanding():
             code = _finished(open_streams())
     except KeyboardInterrupt:  # a second one, while the first is answered
-        code = 130
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _leave_at_once()
     sys.exit(code)
+
+
+def _leave_at_once() -> NoReturn:
+    """End the process as far as anybody can see: Python takes a second to take torch apart, and no one waits for it."""
+    atexit._run_exitfuncs()  # what others asked for, such as the end of a log
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # closed, or none
+            stream.flush()
+    os._exit(INTERRUPTED)
 
 
 def _finished(output: Output) -> int:
@@ -52,7 +66,7 @@ def _run(output: Output) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else bool(end.code)
     except KeyboardInterrupt as error:  # before click is there, or after it
-        return _say(str(error), 130)
+        return _say(str(error), INTERRUPTED)
     except OSError:
         if output.lost is None:
             raise
@@ -61,5 +75,5 @@ def _run(output: Output) -> int:
 
 
 def _say(text: str, code: int) -> int:
-    print(f"Error: {text}", file=sys.stderr)  # noqa: T201 # click may not be there yet
+    print(f"{first_word(code)}: {text}", file=sys.stderr)  # noqa: T201 # click may not be there yet
     return code

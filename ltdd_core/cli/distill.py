@@ -150,7 +150,7 @@ def _distil(
     with announced(notes, what, quiet=quiet):  # while torch is imported
         from ltdd_core.cli.live import LiveDisplay
         from ltdd_core.distillation.distill import distill
-        from ltdd_core.networks.store import FOLDER as NETWORKS
+        from ltdd_core.networks.store import FOLDER as NETWORKS, SHARED
         from ltdd_core.progress import Display
         from ltdd_core.runs.folder import RunFolder, claimed
 
@@ -174,6 +174,8 @@ def _distil(
                 how = f"stopped and saved. Resume with: ltdd distill --out {place} --resume"
             elif (folder / NETWORKS).is_dir():
                 how = f"stopped before the first step; trained networks are kept: run it again with --out {place}."
+            elif (config.compute.store or SHARED).is_dir():
+                how = "stopped before the first step; what was trained is kept, and the same command goes on."
             else:
                 how = "stopped before the first step; the same command begins again."
             raise Interrupted(f"{error}: {how}") from error

@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from signal import Signals
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from ltdd_core.cli.plugin_commands import COMMANDS, installed_with_commands
 from ltdd_core.cli.streams import printable
 from ltdd_core.errors import InputError, RunFailed, for_command_line, is_out_of_memory, unknown
-from ltdd_core.runs.stop import LOST
+from ltdd_core.runs.stop import LOST, first_word
 
 PLUGIN_COMMANDS = "ltdd.plugin_commands"
 
@@ -28,6 +28,10 @@ class Ended(click.ClickException):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(printable(message))
         self.exit_code = exit_code  # type: ignore[misc]
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """What begins with a word that says whose doing it was."""
+        click.echo(f"{first_word(self.exit_code)}: {self.message}", file=file, err=file is None)
 
 
 @contextmanager

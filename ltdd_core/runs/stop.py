@@ -17,6 +17,13 @@ from ltdd_core.errors import Interrupted
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: two
 LOST = "what was not saved before is lost"
+INTERRUPTED = 130
+"""The exit code of a command that was asked to stop."""
+
+
+def first_word(code: int) -> str:
+    """What the last line of a command begins with that ends with an exit code other than 0: stopping is no error."""
+    return "Interrupted" if code == INTERRUPTED else "Error"
 
 
 class StopRequest:
