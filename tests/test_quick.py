@@ -96,3 +96,19 @@ with announced(consoles(False)[1], "distilling [red]animals with dm", quiet="-q"
         os.close(writer)
     piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert (piped.stdout, piped.stderr) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "name", ["digits-lt", "cifar10-lt", "cifar10-lt-1k", "cifar100-lt", "svhn-lt", "fashion-mnist-lt"]
+)
+def test_the_data_are_named_before_anything_slow_is_imported(name):
+    code = f"""
+import sys
+from ltdd_core.config.layers import Layer
+from ltdd_core.config.resolve import check_data
+from ltdd_core.plugging.catalog import installed
+named = check_data(installed(), [Layer("test", {{"data": {{"name": {name!r}}}}})])
+print(named, {{*{SLOW!r}}} & {{*sys.modules}})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{name} set()\n"

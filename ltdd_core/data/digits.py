@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
 from ltdd_core.options import option
+
+if TYPE_CHECKING:  # the name of a run's data is said before torch is imported
+    import torch
 
 
 class Digits(DataSource):
@@ -31,6 +32,7 @@ class Digits(DataSource):
 
     def load(self, generator: torch.Generator) -> SourceImages:
         """Grey values 0 to 16 become 0 to 255."""
+        import torch
         from sklearn.datasets import load_digits
 
         digits = load_digits()

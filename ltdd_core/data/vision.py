@@ -11,17 +11,17 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
-import torchvision
 
 from ltdd_core.data.folder import has_split, load_folder
 from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
 from ltdd_core.errors import InputError, how_to_set, reason_of
-from ltdd_core.locking import locked
 from ltdd_core.options import option
+
+if TYPE_CHECKING:  # the name of a run's data is said before torch is imported
+    import torch
 
 SILENCE = 30.0
 """Seconds without an answer after which a download is given up."""
@@ -57,6 +57,8 @@ class VisionSource(DataSource):
         return SourceImages(_table(root, train), _table(root, test), tuple(names))
 
     def _open(self, root: Path, *, train: bool) -> Any:
+        import torchvision
+
         part: Any = train if self.split_argument == "train" else ("train" if train else "test")
         make = partial(getattr(torchvision.datasets, self.dataset), root=str(root), **{self.split_argument: part})
         with contextlib.suppress(*MISSING_OR_DAMAGED):
@@ -147,6 +149,8 @@ def _cache() -> Path:
 @contextlib.contextmanager
 def _download_into(root: Path, raw: Path) -> Iterator[None]:
     """Nothing on stdout, no endless wait, and no empty folders where the download fails."""
+    from ltdd_core.locking import locked
+
     new, lock = [folder for folder in (raw, *raw.parents) if not folder.exists()], root / ".download.lock"
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)  # torchvision sets none: a firewall that drops packets would hang it
@@ -167,6 +171,8 @@ def _download_into(root: Path, raw: Path) -> Iterator[None]:
 
 def _table(root: Path, dataset: Any) -> ArrayTable:
     """Torchvision keeps HWC or HW arrays and SVHN CHW; ours are CHW."""
+    import torch
+
     pixels = torch.as_tensor(np.asarray(dataset.data))
     if pixels.dim() == 3:
         pixels = pixels[:, None]
