@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ltdd_core.config.layers import Layer, normalised
-from ltdd_core.config.model import Config, Selection
+from ltdd_core.config.model import Config, Selection, differences
 from ltdd_core.config.resolve import resolve, resolve_data, select
 from ltdd_core.config.stored import asked_for
 from ltdd_core.data.load import load_long_tailed
@@ -237,14 +237,16 @@ def relabel(
         display: shows how far the work is; one line unless given, and ``Display()`` shows nothing.
 
     Raises:
-        InputError: there is no finished run, the labeller does not suit it, or ``out`` cannot be used.
+        InputError: there is no finished run, the settings would make other images, the labeller does not suit it, or
+            ``out`` cannot be used.
         RunFailed: the training of a teacher or of a classifier diverged.
     """
     catalog, display, run, out = catalog or installed(), display or usual_display(), Path(run), Path(out)
     distilled = load_distilled(run)
     given = [normalised(layer if isinstance(layer, Layer) else Layer("relabel()", dict(layer))) for layer in settings]
-    stored = asked_for(catalog, Layer(str(run), _stored_settings(run, distilled.origin)))
-    config = resolve(catalog, given, preset, stored=stored)
+    before = normalised(Layer(str(run), _stored_settings(run, distilled.origin)))
+    config = resolve(catalog, given, preset, stored=asked_for(catalog, before))
+    _check_leaves_the_images(before, config)
     store = NetworkStore(config.compute.store or out / NETWORKS)
     with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
         check_fits(setup.data, distilled)
@@ -256,6 +258,20 @@ def relabel(
             with RunFolder.open(out, config, resume=resume) as folder:
                 save_distilled(folder.path / DISTILLED_FILE, found)
     return distill(config, out, resume=True, display=display, catalog=catalog, store=store)
+
+
+OF_THE_IMAGES = ("matcher", "ipc", "iterations", "init")
+"""What of a configuration decides nothing but the images."""
+
+
+def _check_leaves_the_images(before: Layer, now: Config) -> None:
+    """Refuse a new run that would say of its images what is true of others."""
+    if "matcher" not in before.tree:  # a set that another program made
+        return
+    changed = differences(before.tree, now.to_tree(), now.changes())
+    made = [f"{key} {how}" for key, how in changed.items() if key.partition(".")[0] in OF_THE_IMAGES]
+    if made:
+        raise InputError(f"{before.origin} keeps its images, and {made[0]}: leave that out, or distil again.")
 
 
 def _relabelled(origin: Mapping[str, Any], config: Config) -> dict[str, Any]:

@@ -343,6 +343,19 @@ def test_relabelling_changes_the_labels_alone(ltdd):
     assert "no distilled.safetensors" in one_line_error(ltdd("relabel", "runs", "--labeller", "adsa"))
 
 
+def test_a_relabelled_run_says_of_its_images_what_is_true(ltdd):
+    assert ltdd("distill", "--method", "coreset", *QUICK, "--out", "a").exit_code == 0
+    for assignment, said in (
+        ("iterations=50", "iterations was 3 and is now 50"),
+        ("ipc.few=1", "ipc was 2 and is now {'all': 2, 'few': 1}"),
+        ("init=keep", "init was 'real' and is now 'keep'"),
+        ("matcher.name=dm", "matcher.name was 'coreset' and is now 'dm'"),
+    ):
+        line = one_line_error(ltdd("relabel", "a", "--labeller", "teacher", "--set", assignment))
+        assert line == f"Error: a keeps its images, and {said}: leave that out, or distil again."
+        assert not Path("a-teacher").exists()
+
+
 def test_the_teacher_of_views_is_the_same_for_every_student(ltdd):
     """Another network, seed or training of the student trains no other teacher."""
     options = [*TINY, "--labeller", "adsa", "--set", "labeller.per=view", "--seed", "1"]
