@@ -1,7 +1,9 @@
 """The methods that begin with a teacher, against literal versions of what their papers say."""
 
+import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,20 @@ from conftest import TINY, one_line_error
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
-from ltdd_core import configure, generator, load_distilled
+from ltdd_core import LayerStatistics, configure, generator, load_distilled
+from ltdd_core.config.resolve import select
 from ltdd_core.networks.store import stored_networks
+from ltdd_core.options import section_of
+from ltdd_core.plugging.catalog import installed
+from ltdd_core.progress import Display
 from ltdd_core.testing import PlainSampler, tiny_long_tailed, tiny_task
 from ltdd_statistics.crops import CropOptions, best, chosen_crops
+from ltdd_statistics.edc import EDCMatcher
 from ltdd_statistics.rded import CropMatcher
+from ltdd_statistics.recovery import averaged, falling, global_target, labelled_recipe, spread
+from ltdd_statistics.sre2l import SRe2LMatcher
 from ltdd_statistics.teachers import CONVNET, TeacherOptions, trained
+from ltdd_statistics.uni_level import UniLevelMatcher
 from ltdd_statistics.windows import draw_windows
 
 DATA = tiny_long_tailed()
@@ -224,3 +234,280 @@ def test_the_preset_has_the_published_values():
     assert options.teacher.network == config.labeller.options.network
     assert config.labeller.options.per == "view"
     assert config.training.distilled.temperature == 20
+
+
+# ---- recovery ------------------------------------------------------------------------------------
+
+TWO_LAYERS = {"name": "convnet-d3", "depth": 2, "width": 3, "norm": "batch"}
+PLAIN = {"smallest": 1.0, "roll": 0, "clip": False}  # the images as they are
+
+
+def prepared(component, given_task=None, **options):
+    kinds = {"observers": [TWO_LAYERS, SMALL]} if component is EDCMatcher else {"teacher": {"network": TWO_LAYERS}}
+    matcher = component(component.Options(**{**kinds, **options}))
+    given_task = given_task or task()
+    given_task.augmentation.name = "none"  # no view is mirrored
+    matcher.prepare(given_task)
+    return matcher
+
+
+def literal_statistics(network, images):
+    """Mean and variance of each channel of the input of each batch normalisation, value by value."""
+    found, current = [], images
+    for layer in network.features:
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            channels = [
+                torch.cat([image[channel].flatten() for image in current]) for channel in range(current.shape[1])
+            ]
+            means = [sum(values) / len(values) for values in channels]
+            variances = [sum((values - mean) ** 2) / len(values) for values, mean in zip(channels, means, strict=True)]
+            found.append((torch.stack(means), torch.stack(variances)))
+        current = layer(current)
+    return found, network.linear(current.flatten(1))
+
+
+def norm(found, wanted):
+    return ((found - wanted) ** 2).sum().sqrt()
+
+
+def literal_loss(matcher, network, images, labels, before=None):
+    """The equation in float64, for one group and one network."""
+    options = matcher.options
+    real = DATA.normalisation.apply(DATA.train_images).double()
+    of_class = [literal_statistics(network, real[DATA.train_labels == label])[0] for label in range(4)]
+    statistics, logits = literal_statistics(network, images)
+    loss = -sum(logits[i].log_softmax(0)[label] for i, label in enumerate(labels)) / len(labels)
+    for place, (mean, var) in enumerate(statistics):
+        if before is not None:
+            ema = [
+                options.average * old + (1 - options.average) * new
+                for old, new in zip(before[place], (mean, var), strict=True)
+            ]
+            mean, var = (moved.detach() + new - new.detach() for moved, new in zip(ema, (mean, var), strict=True))
+        means, variances = zip(*(own[place] for own in of_class), strict=True)
+        whole = sum(means) / 4
+        between = sum((each - whole) ** 2 for each in means) / 4 if options.statistics == "balanced" else 0
+        distance = norm(mean, whole) + norm(var, sum(variances) / 4 + between)
+        own_mean, own_var = (sum(parts[label] for label in labels) / len(labels) for parts in (means, variances))
+        by_class = norm(mean, own_mean) + norm(var, own_var)
+        factor = options.first if place == 0 else 1
+        w = options.class_weight
+        loss = loss + options.r * factor * ((1 - w) * distance + w * by_class)
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("component", "options"),
+    [
+        (SRe2LMatcher, {"r": 0.3}),
+        (SRe2LMatcher, {"r": 0.3, "statistics": "averaged", "class_weight": 0.3}),
+        (EDCMatcher, {"r": 0.2}),
+        (UniLevelMatcher, {"r": 0.2, "start": "initial"}),
+    ],
+)
+def test_the_loss_and_its_gradient_are_those_of_the_equation(component, options):
+    matcher = prepared(component, **options, **PLAIN)
+    labels = matcher.labels.tolist()
+    doubles = [copy.deepcopy(each.network).double() for each in matcher.observers]
+    before = [None] * len(doubles)
+    for step in range(4):
+        turn = step % len(doubles)
+        network, images = doubles[turn], matcher.images.detach().double().requires_grad_()
+        expected = literal_loss(matcher, network, images, labels, before[turn])
+        (gradient,) = torch.autograd.grad(expected, images)
+        seen = literal_statistics(network, images.detach())[0]
+        decay = matcher.options.average
+        if decay:
+            before[turn] = (
+                seen
+                if before[turn] is None
+                else [
+                    tuple(decay * old + (1 - decay) * new for old, new in zip(*layer, strict=True))
+                    for layer in zip(before[turn], seen, strict=True)
+                ]
+            )
+        loss = matcher.step(step)["loss"]
+        torch.testing.assert_close(loss.double(), expected.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(matcher.images.grad.double(), gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_balanced_statistics_are_those_of_a_set_with_equal_classes_and_averaged_ones_lack_what_is_between():
+    classes = torch.randn(4, 50, 3) * torch.rand(4, 1, 3) + torch.randn(4, 1, 3)  # [class, value, channel]
+    of = LayerStatistics(classes.mean(1), classes.var(1, correction=0))
+    layer = torch.nn.Sequential(torch.nn.BatchNorm1d(3))
+    layer[0].running_mean += 5
+    balanced, means, running = (global_target(layer, "0", of, which) for which in ("balanced", "averaged", "running"))
+    together = classes.flatten(0, 1)
+    torch.testing.assert_close(balanced, torch.stack([together.mean(0), together.var(0, correction=0)]))
+    torch.testing.assert_close(means, torch.stack([of.mean.mean(0), of.var.mean(0)]))
+    assert torch.equal(running, torch.tensor([[5.0] * 3, [1.0] * 3]))
+
+
+def test_the_average_begins_with_the_first_batch_and_has_the_gradient_of_the_last():
+    found, average = torch.tensor([[1.0, 2.0]], requires_grad=True), torch.zeros(1, 2)
+    assert torch.equal(averaged(found, average, 0.8, first=True), found)
+    moved = averaged(3 * found, average, 0.8, first=False)
+    torch.testing.assert_close(moved, torch.tensor([[1.4, 2.8]]))
+    torch.testing.assert_close(average, moved.detach())
+    (gradient,) = torch.autograd.grad(moved.sum(), found)
+    assert torch.equal(gradient, torch.full((1, 2), 3.0))
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 6))
+def test_groups_have_each_image_once_and_as_many_classes_as_can_be(number, most, classes):
+    groups = spread(number, most)
+    assert sorted(torch.cat(groups).tolist()) == list(range(number))
+    assert max(map(len, groups)) <= most
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
+    labels = torch.arange(classes).repeat_interleave(len(groups))[:number]  # every class once for each group
+    if len(labels) == number == classes * len(groups):
+        assert all(labels[group].tolist() == list(range(classes)) for group in groups)
+
+
+def test_groups_are_moved_as_if_each_were_alone():
+    whole = prepared(SRe2LMatcher, batch=5, **PLAIN)
+    first = whole.groups[0]
+    loss = whole._loss(whole.images[first].requires_grad_(), whole.labels[first], 0, None, 0)
+    assert [len(group) for group in whole.groups] == [4, 4, 4]
+    images = whole.images[first].clone().requires_grad_()
+    (alone,) = torch.autograd.grad(whole._loss(images, whole.labels[first], 0, None, 0), images)
+    losses = [whole._loss(whole.images[group], whole.labels[group], 0, None, 0) for group in whole.groups]
+    assert loss.isfinite()
+    torch.testing.assert_close(whole.step(0)["loss"], torch.stack(losses).mean())
+    torch.testing.assert_close(whole.images.grad[first], alone)
+
+
+def test_the_learning_rate_falls_to_zero_and_the_user_is_told_of_steps_behind_that():
+    told = []
+    given_task = replace(task(), display=Telling(told))
+    matcher = prepared(SRe2LMatcher, given_task, anneal=2)
+    rates, before = [], matcher.images.clone()
+    for step in range(2):
+        matcher.step(step)
+        rates.append(matcher.optimizer.param_groups[0]["lr"])
+    assert rates == [0.25, 0.125]
+    assert not torch.equal(matcher.images, before)
+    before = matcher.images.clone()
+    matcher.step(2)
+    torch.testing.assert_close(matcher.images, before)
+    assert told == [
+        'the learning rate of the images is 0 from step 2 on: in a new run use matcher={"anneal": N}, N the number of '
+        "steps."
+    ]
+    assert [round(falling(step, 4), 3) for step in range(6)] == [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
+
+
+class Telling(Display):
+    def __init__(self, told):
+        self.warn = told.append
+
+
+def test_views_are_rolled_and_cropped_and_those_of_a_curriculum_begin_as_the_whole_image():
+    matcher = prepared(SRe2LMatcher, smallest=0.1, curriculum=True, anneal=10, roll=0)
+    everything = torch.arange(len(matcher.images))
+    views = [matcher._views(matcher.images, everything, step) for step in (0, 5, 10)]
+    assert torch.equal(views[0], matcher.images)
+    assert not torch.equal(views[1], matcher.images)
+    assert torch.equal(matcher._views(matcher.images, everything, 5), views[1])
+    part = everything[[2, 5]]
+    torch.testing.assert_close(matcher._views(matcher.images[part], part, 5), views[1][part])
+    rolled = prepared(SRe2LMatcher, roll=2)._views(matcher.images, everything, 0)
+    assert any(
+        torch.equal(rolled, matcher.images.roll((down, right), (2, 3)))
+        for down in range(-2, 3)
+        for right in range(-2, 3)
+    )
+
+
+def test_colours_stay_between_black_and_white_and_kept_images_as_they_are():
+    given_task = task(ipc=(4, 1, 3, 2), keep_real=True)
+    matcher = prepared(SRe2LMatcher, given_task, lr_img=50.0)
+    matcher.step(0)
+    assert torch.equal(matcher.images[given_task.kept], given_task.kept_images)
+    moved = matcher.images[~given_task.kept]
+    darkest, lightest = DATA.normalisation.apply(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1))
+    assert (moved >= darkest - 1e-5).all()
+    assert (moved <= lightest + 1e-5).all()
+
+
+def test_the_observers_take_turns_and_label_together():
+    matcher = prepared(EDCMatcher, teacher={"count": 2})
+    assert len(matcher.observers) == 4
+    used = []
+    for place, observer in enumerate(matcher.observers):
+        observer.network.register_forward_hook(lambda *given, place=place: used.append(place))
+    for step in range(5):
+        matcher.step(step)
+    assert used == [0, 1, 2, 3, 0]
+    made = matcher.distilled()
+    expected = sum(observer.network(made.images).log_softmax(1) for observer in matcher.observers) / 4
+    torch.testing.assert_close(made.soft_labels.values, expected)
+
+
+def test_uni_level_starts_from_the_crops_of_its_teacher():
+    given_task = task()
+    matcher = prepared(UniLevelMatcher, given_task, crops={"count": 2})
+    teachers = trained(given_task, matcher.options.teacher, [TWO_LAYERS])
+    assert torch.equal(matcher.images, chosen_crops(given_task, teachers, CropOptions(count=2)))
+    assert matcher.options.teacher.head == "balanced-softmax"
+
+
+@pytest.mark.parametrize(("images", "batch"), [(10, 10), (100, 10), (500, 25), (1000, 50), (10000, 50)])
+def test_the_recipe_of_edc_has_the_published_batches(images, batch):
+    recipe = labelled_recipe(images)
+    assert recipe["batch"] == batch
+    assert (recipe["soft_loss"], recipe["hard_weight"], recipe["average"]) == ("mse", 0.025, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("sre2l", "--set", "matcher.teacher.network=mlp"), "a teacher of kind 'mlp' has none: use one that has"),
+        (("sre2l", "--set", "matcher.teacher.head=ncm"), "head 'ncm': the classifiers of this head are more than one"),
+        (("edc", "--set", "matcher.observers=[nope]"), "nope"),
+        (("edc", "--set", "matcher.observers=[]"), "matcher.observers"),
+        (("uni-level", "--set", "matcher.start=noise"), "matcher.start must be"),
+    ],
+)
+def test_what_cannot_be_matched_is_one_line(ltdd, tmp_path, words, message):
+    result = ltdd("distill", "--method", *words, *TINY, "--threads", "1", "--out", "run", "--quiet")
+    assert message in one_line_error(result)
+    assert not (tmp_path / "here" / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("sre2l", (*FAST[-2:], "--init", "noise", "--set", "matcher.curriculum=true")),
+        ("edc", ("--set", "matcher.observers=[{name: convnet-d3, norm: batch, depth: 1, width: 4}]")),
+        ("uni-level", FAST[-2:]),
+    ],
+)
+def test_a_whole_run_recovers_labels_and_trains(ltdd, method, words):
+    reversed_tail = ("--set", "data.order=reversed", "--set", "data.imbalance=100")
+    common = (*TINY, "--threads", "1", *reversed_tail, "--plugin", "twostage", "--quiet", "--json")
+    done = ltdd("distill", "--method", method, *words, *common, "--out", "run")
+    assert done.exit_code == 0, done.output
+    rows = [row["name"] for row in json.loads(done.stdout)["rows"]]
+    assert rows[-1] == "two-stage, original + distilled"
+    stored = load_distilled("run")
+    assert torch.bincount(stored.labels).tolist() == [2] * 10  # the rarest digit has one image
+    assert stored.soft_labels.kind == "logits"
+    assert stored.recipe["optimizer"] == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("preset", "iterations", "lr_img", "statistics"),
+    [
+        ("sre2l-paper", 1000, 0.25, "running"),
+        ("edc-paper", 2000, 0.05, "running"),
+        ("uni-level-paper", 2000, 0.05, "averaged"),
+    ],
+)
+def test_the_presets_have_the_published_values(preset, iterations, lr_img, statistics):
+    config = configure(preset=preset)
+    options = config.matcher.options
+    assert (config.run.iterations, options.anneal, options.lr_img) == (iterations, iterations, lr_img)
+    assert (options.statistics, options.r, options.first) == (statistics, 0.01, 10)
+    for observer in getattr(options, "observers", ()):
+        select(installed(), "network", section_of(observer))

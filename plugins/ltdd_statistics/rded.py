@@ -15,6 +15,7 @@ from torch import Tensor
 from ltdd_core import BaseOptions, Distillation, InputError, Matcher, Synthetic, option, tiled
 from ltdd_statistics.crops import CropOptions, chosen_crops
 from ltdd_statistics.teachers import TeacherOptions, trained
+from ltdd_statistics.windows import mirrored
 
 
 class CropMatcher(Matcher):
@@ -81,6 +82,6 @@ class CropMatcher(Matcher):
             "temperature": 20.0,
         }
         if self.options.factor > 1:
-            flip = 0.5 if "flip" in self.task.augmentation.name.split("_") else 0.0
-            found["augment"] = {"name": "resized-crop", "smallest": 1 / self.options.factor, "flip": flip}
+            part = {"smallest": 1 / self.options.factor, "flip": mirrored(self.task)}
+            found["augment"] = {"name": "resized-crop", **part}
         return found

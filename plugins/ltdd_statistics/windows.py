@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltdd_core import Distillation
+
 RATIO = 4 / 3  # largest ratio of the sides; torchvision's random resized crop
 
 
@@ -68,6 +70,11 @@ def draw_windows(
     wide = (area / stretch).sqrt().round().clamp(1, width)
     top, left = (down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor()
     return Windows(top.long(), left.long(), tall.long(), wide.long(), mirror < flip)
+
+
+def mirrored(task: Distillation) -> float:
+    """The probability that a view is mirrored: a half where the run's augmentation mirrors images, else 0."""
+    return 0.5 if "flip" in task.augmentation.name.split("_") else 0.0
 
 
 def _scaling(start: Tensor, length: Tensor, size: int) -> Tensor:

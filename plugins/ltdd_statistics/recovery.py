@@ -1,0 +1,349 @@
+"""Images from which batch normalisations see the statistics of the real ones: what SRe2L, EDC and Uni-level share.
+
+Each step lowers, for images S with classes y and a trained network f,
+
+    CE(f(A(S)), y) + r sum_l m_l ((1 - w) d_l(global) + w d_l(classes)),
+    d_l(target) = || mean_l - target's mean_l ||_2 + || var_l - target's var_l ||_2,
+
+where mean_l and var_l are those of the inputs of batch normalisation l, over the images of the batch and all pixels,
+the norms are not squared, m_1 is the factor of the first layer, every other m_l is 1, and A is a random view.  The
+targets are
+
+- global: those of the long-tailed set; see :func:`global_target`;
+- classes: the mean over the images of the batch of the statistics of their classes (EDC).
+
+With several networks, each has its turn.  With an average e, what is compared is the moving average e s + (1 - e) stat
+of the batches' statistics, whose gradient is that of stat (G-VBSM, EDC).  It begins with the first batch; in the public
+codes it begins at zero, since their test for the first batch never holds.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltdd_core import (
+    BaseOptions,
+    CompiledNetwork,
+    Distillation,
+    InputError,
+    LayerStatistics,
+    Matcher,
+    Named,
+    Network,
+    Synthetic,
+    generator,
+    how_to_set,
+    name_of,
+    option,
+)
+from ltdd_statistics.crops import CropOptions, chosen_crops
+from ltdd_statistics.teachers import TeacherTrainingOptions, trained
+from ltdd_statistics.windows import draw_windows, mirrored
+
+Which = Literal["running", "balanced", "averaged"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a batch normalisation should see."""
+
+    layer: str
+    """Its name in the network."""
+    whole: Tensor
+    """Mean and variance over the long-tailed set, float32 ``[2, channels]``."""
+    classes: Tensor
+    """Mean and variance of each class, float32 ``[classes, 2, channels]``."""
+
+
+@dataclass(frozen=True)
+class Observer:
+    """A trained network whose batch normalisations are matched."""
+
+    network: Network
+    targets: tuple[Target, ...]
+
+
+class RecoveryMatcher(Matcher, ABC):
+    """Move images until trained networks see the statistics of the real ones, and classify them well."""
+
+    class Options(BaseOptions):
+        """What the methods of the family have in common."""
+
+        lr_img: float = option(0.05, "initial learning rate of the pixels, by Adam", source="EDC, public code", gt=0)
+        anneal: int = option(
+            1000, "steps in which the learning rate falls to 0 along a cosine: the number of iterations", ge=1
+        )
+        r: float = option(0.01, "weight of the statistics beside the cross-entropy", source="SRe2L, public code", ge=0)
+        first: float = option(10.0, "factor of the first batch normalisation", source="SRe2L, public code", ge=0)
+        statistics: Which = option(
+            "balanced",
+            "statistics that are matched: the networks' running ones (running), those of a set in which classes count "
+            "the same (balanced), or the means over classes, without the variance between classes (averaged)",
+        )
+        class_weight: float = option(0.0, "share w of the statistics of the classes in the batch", ge=0, le=1)
+        average: float = option(0.0, "decay of the moving average of the batches' statistics; 0: none", ge=0, lt=1)
+        start: Literal["initial", "crops"] = option(
+            "initial", "images to start from: those of --init (initial), or the crops that the teachers are surest of"
+        )
+        crops: CropOptions = option(CropOptions(), "the crops to choose from")
+        smallest: float = option(
+            1.0, "smallest share of the area of an image that a view has; 1: views are not cropped", gt=0, le=1
+        )
+        curriculum: bool = option(
+            False, "views that begin as whole images; their smallest share falls to the above along a cosine (CDA)"
+        )
+        roll: int = option(0, "number of pixels by which images are rolled at most", ge=0)
+        clip: bool = option(True, "colours kept between black and white", source="SRe2L, public code")
+        batch: int = option(
+            1000, "number of images whose statistics are taken together; more make several groups", ge=1
+        )
+        teacher: TeacherTrainingOptions = option(TeacherTrainingOptions(), "the teachers")
+
+    @abstractmethod
+    def kinds(self) -> Sequence[Named]:
+        """The kinds of network that observe and label."""
+
+    def prepare(self, task: Distillation) -> None:
+        """Train the teachers, or find them; start from the initial images or from crops.
+
+        Raises:
+            InputError: the teachers cannot be had, or have no batch normalisation.
+            RunFailed: the training of a teacher diverged.
+        """
+        self.task, options = task, self.options
+        self.teachers = trained(task, options.teacher, self.kinds())
+        self.observers = self._observers()
+        if options.start == "crops":
+            self.images = chosen_crops(task, self.teachers, options.crops)
+            self.images[task.kept] = task.kept_images
+        else:
+            self.images = task.initial_images.clone()
+        self.labels = task.initial_labels
+        self.groups = spread(len(self.images), options.batch)
+        self.optimizer = torch.optim.Adam([self.images], lr=options.lr_img, betas=(0.5, 0.9))
+        self.averages = [
+            [[torch.zeros_like(target.whole) for target in each.targets] for _ in self.groups]
+            for each in (self.observers if options.average else ())
+        ]
+        self.keep(images=self.images, optimizer=self.optimizer, averages=self.averages)
+
+    def step(self, step: int) -> Mapping[str, Tensor | float]:
+        """One step of Adam on all images, group by group through one network."""
+        task, options = self.task, self.options
+        if step == options.anneal:
+            task.display.warn(
+                f"the learning rate of the images is 0 from step {step} on: in a new run use "
+                f"{how_to_set('matcher.anneal', 'N')}, N the number of steps."
+            )
+        turn = step % len(self.observers)
+        gradient, losses = torch.zeros_like(self.images), []
+        for number, group in enumerate(self.groups):
+            images = self.images[group].requires_grad_(True)
+            averages = self.averages[turn][number] if self.averages else None
+            loss = self._loss(self._views(images, group, step), self.labels[group], turn, averages, step)
+            (gradient[group],) = torch.autograd.grad(loss, images)
+            losses.append(loss.detach() * len(group) / len(self.images))
+        self.images.grad = task.without_kept(gradient)
+        self.optimizer.param_groups[0]["lr"] = options.lr_img * falling(step, options.anneal)
+        self.optimizer.step()
+        if options.clip:
+            self.images.copy_(clipped(task, self.images))
+        return {"loss": torch.stack(losses).sum()}
+
+    def distilled(self) -> Synthetic:
+        """The pixels, and what the teachers say of them."""
+        return Synthetic(self.images, self.labels, self.teachers.soft_labels(self.images))
+
+    # ---- the loss --------------------------------------------------------------------------------
+
+    def _loss(self, images: Tensor, labels: Tensor, turn: int, averages: list[Tensor] | None, step: int) -> Tensor:
+        """The loss of a group of images in the network whose turn it is."""
+        options, observer = self.options, self.observers[turn]
+        logits, seen = observed(observer, images)
+        distance = images.new_zeros(())
+        for place, target in enumerate(observer.targets):
+            found = torch.stack([seen[place].mean((0, 2, 3)), seen[place].var((0, 2, 3), correction=0)])
+            if averages is not None:
+                found = averaged(found, averages[place], options.average, first=step == turn)
+            parts = (1 - options.class_weight) * distance_of(found, target.whole)
+            if options.class_weight:
+                parts = parts + options.class_weight * distance_of(found, target.classes[labels].mean(0))
+            distance = distance + (options.first if place == 0 else 1.0) * parts
+        return F.cross_entropy(logits, labels) + options.r * distance
+
+    def _views(self, images: Tensor, group: Tensor, step: int) -> Tensor:
+        """Each image as the network sees it: a part of it, perhaps mirrored, all rolled in the same way."""
+        task, options = self.task, self.options
+        draws, count = generator(task.seed, "views", step), len(self.images)
+        smallest, flip = options.smallest, mirrored(task)
+        if options.curriculum:
+            smallest += (1 - smallest) * falling(step, options.anneal)
+        if smallest < 1 or flip:
+            windows = draw_windows(task.data.image_shape, count, draws, smallest=smallest, flip=flip)
+            images = windows[group.cpu()].of(images)
+        down, right = torch.randint(-options.roll, options.roll + 1, (2,), generator=draws).tolist()
+        return images.roll((down, right), (2, 3)) if down or right else images
+
+    # ---- what is matched -------------------------------------------------------------------------
+
+    def _observers(self) -> list[Observer]:
+        """Every network of the teachers, with what its batch normalisations should see.
+
+        Raises:
+            InputError: a network has no batch normalisation, or the head gives more than a network.
+        """
+        try:
+            networks = self.teachers.networks
+        except ValueError as error:
+            head, how = name_of(self.options.teacher.head), how_to_set("teacher.head", "NAME")
+            raise InputError(f"head {head!r}: {error}, and this method needs one: use another, {how}.") from error
+        known = [found for kind in self.teachers.kinds for found in kind.statistics()]
+        return [self._observer(network, of) for network, of in zip(networks, known, strict=True)]
+
+    def _observer(self, network: Network, known: Mapping[str, LayerStatistics]) -> Observer:
+        if not known:
+            kinds = " or ".join(sorted({repr(name_of(kind)) for kind in self.kinds()}))
+            raise InputError(
+                f"the statistics that are matched are those of batch normalisations, and a teacher of kind {kinds} has "
+                "none: use one that has, such as {name: convnet-d3, norm: batch}."
+            )
+        plain = network.eager if isinstance(network, CompiledNetwork) else network  # hooks do not see compiled layers
+        device, which = self.task.device, self.options.statistics
+        targets = [
+            Target(
+                name,
+                global_target(plain, name, of, which).to(device),
+                torch.stack([of.mean, of.var], 1).to(device),
+            )
+            for name, of in known.items()
+        ]
+        return Observer(plain, tuple(targets))
+
+
+def global_target(network: Network, layer: str, of: LayerStatistics, which: Which) -> Tensor:
+    """Mean and variance that a batch normalisation should see, float32 ``[2, channels]``.
+
+    With the mean m_c and the variance v_c of each class, ``balanced`` is mean_c m_c and the total variance of a set in
+    which all classes count the same, mean_c (v_c + m_c^2) - (mean_c m_c)^2.  ``averaged`` is mean_c m_c and mean_c v_c,
+    as in Uni-level.  ``running`` is what the network noted while it was trained, as in SRe2L and EDC.
+
+    Args:
+        network: has the layer.
+        layer: its name.
+        of: the statistics of each class.
+        which: one of the three.
+    """
+    if which == "running":
+        noted = network.get_submodule(layer)
+        return torch.stack([torch.as_tensor(noted.running_mean), torch.as_tensor(noted.running_var)]).detach()
+    mean = of.mean.double()
+    var = of.var.double().mean(0)
+    if which == "balanced":
+        var = var + mean.var(0, correction=0)
+    return torch.stack([mean.mean(0), var]).float()
+
+
+def observed(observer: Observer, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The logits ``[n, classes]``, and what each batch normalisation is given, float32 ``[n, channels, h, w]``.
+
+    Args:
+        observer: with the layers.
+        images: normalised, float32 ``[n, C, H, W]``.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def noting(name: str) -> torch.utils.hooks.RemovableHandle:
+        def note(layer: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            values = inputs[0].float()
+            seen[name] = values if values.dim() == 4 else values[:, :, None, None]
+
+        return observer.network.get_submodule(name).register_forward_pre_hook(note)
+
+    handles = [noting(target.layer) for target in observer.targets]
+    try:
+        logits = observer.network(images).float()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return logits, [seen[target.layer] for target in observer.targets]
+
+
+def distance_of(found: Tensor, target: Tensor) -> Tensor:
+    """|| mean - mean ||_2 + || var - var ||_2, of ``[2, channels]`` each: a scalar."""
+    return torch.linalg.vector_norm(found - target, dim=1).sum()
+
+
+def averaged(found: Tensor, average: Tensor, decay: float, *, first: bool) -> Tensor:
+    """The moving average, moved on in place, with the gradient of the batch.
+
+    Args:
+        found: of the batch.
+        average: of the batches before; filled in place.
+        decay: share of the batches before.
+        first: there was none before.
+    """
+    with torch.no_grad():
+        average.copy_(found) if first else average.lerp_(found, 1 - decay)
+    return average.clone() + found - found.detach()
+
+
+def falling(step: int, steps: int) -> float:
+    """From 1 at step 0 to 0 at ``steps`` along half a cosine; 0 from there on."""
+    return (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
+
+
+def spread(number: int, most: int) -> list[Tensor]:
+    """Places 0 to ``number - 1`` in groups of at most ``most``, int64.
+
+    What is sorted by class is spread over all groups, so that each has images of as many classes as can be.
+
+    Args:
+        number: of images, at least 1.
+        most: images of a group.
+    """
+    groups = -(-number // most)
+    return [torch.arange(first, number, groups) for first in range(groups)]
+
+
+def clipped(task: Distillation, images: Tensor) -> Tensor:
+    """Images in colours that can be displayed; those that the run keeps as they are.
+
+    Args:
+        task: of the method.
+        images: normalised, in the order of the initial images.
+    """
+    normalisation = task.data.normalisation
+    clean = normalisation.apply(normalisation.invert(images) * 255)
+    clean[task.kept] = task.kept_images
+    return clean
+
+
+def labelled_recipe(images: int) -> dict[str, object]:
+    """The recipe of EDC and Uni-level: squared distance of logits beside a little cross-entropy, CutMix, an average.
+
+    Their batch is 10 for 10 images, 10 for 100, and 50 for 1000.  Their learning rate is halved at 80, 90 and 95 per
+    cent of the epochs; here it falls along a cosine.
+
+    Args:
+        images: number of images.
+    """
+    return {
+        "epochs": 1000,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.01,
+        "batch": min(50, max(10, images // 20)),
+        "schedule": "cosine",
+        "cutmix": 1.0,
+        "average": 0.99,
+        "soft_loss": "mse",
+        "hard_weight": 0.025,
+    }
