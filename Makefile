@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow check docs wheel clean
+.PHONY: demo test slow check docs gallery wheel clean
 
 $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,6 +30,9 @@ check: $(VENV)/.dev     ## format, lint, types
 
 docs: $(VENV)/.dev      ## the documentation site, docs/_build/html; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+gallery: $(VENV)/.run   ## docs/gallery.md with its pictures, in some minutes; CIFAR10=DIR adds photographs
+	$(BIN)/python benchmarks/gallery.py $(if $(CIFAR10),--cifar10 '$(CIFAR10)')
 
 wheel: $(VENV)/.dev     ## build the wheel, install it in a clean environment, run the main job outside the checkout
 	rm -rf dist
