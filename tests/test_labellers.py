@@ -344,7 +344,7 @@ def test_relabelling_changes_the_labels_alone(ltdd):
 
 
 def test_a_relabelled_run_says_of_its_images_what_is_true(ltdd):
-    assert ltdd("distill", "--method", "coreset", *QUICK, "--out", "a").exit_code == 0
+    assert ltdd("distill", "--method", "coreset", *TINY, "--out", "a").exit_code == 0
     for assignment, said in (
         ("iterations=50", "iterations was 3 and is now 50"),
         ("ipc.few=1", "ipc was 2 and is now {'all': 2, 'few': 1}"),
