@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from made_folder import COUNTS, make_folder
 from PIL import Image
 from test_new_plugin import installed as install
 
@@ -66,6 +67,13 @@ def image_folder(root, counts, side):
 def run_commands(text):
     for line in text.splitlines():
         words = [word for word in shlex.split(line) if not re.match("[A-Z_]+=", word)]
+        words = [found for word in words for found in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
+        if words[:1] == ["make"]:
+            assert re.search(rf"^{words[1]}:", (TOP / "Makefile").read_text(), re.MULTILINE), f"no target: {line}"
+            continue
+        if words[:2] == ["python", "tests/made_folder.py"]:
+            make_folder(Path(words[2]), {name: 2 + count // 8 for name, count in COUNTS.items()}, sides=(24, 40))
+            continue
         if not words or words[0] != "ltdd":
             assert words[:2] == ["pip", "install"], f"not a command of ours: {line}"
             assert words[-1] == ".", f"not a command of ours: {line}"
@@ -139,6 +147,7 @@ def test_the_plain_snippet_learns(tmp_path, monkeypatch):
             "report.md",
             "grouping.md",
         ),
+        "tutorial-pictures.md",
     ],
 )
 def test_the_commands_of_a_page_run(name, tmp_path, monkeypatch):
@@ -178,6 +187,27 @@ def test_the_tutorial_works_from_top_to_bottom(site, tmp_path, monkeypatch):
             for line in text.splitlines():
                 follow(line, site.folder)
     assert "spread, w = 1" in Path("runs/grid/table.md").read_text()
+
+
+def test_the_tutorial_that_compares_methods_works_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / "tutorial-comparison.md").read_text()
+    for language, text in re.findall(r"^```(sh|yml)\n(.*?)^```", page, re.M | re.S):
+        if language == "yml":
+            with Path("grid.yaml").open("a") as grid:
+                grid.write(text)
+        else:
+            run_commands(text)
+    assert "my own script, seed 0" in Path("runs/compared/table.md").read_text()
+    assert Path("runs/compared.html").exists()
+    assert list(Path().glob("report-digits-lt-if50-dm-ipc5-seed0-*.html"))
+
+
+def test_every_number_of_the_guide_to_methods_is_on_the_pages_that_its_section_names():
+    for section in re.split(r"^## ", (DOCS / "which-method.md").read_text(), flags=re.MULTILINE):
+        measured = "".join((DOCS / name).read_text() for name in set(re.findall(r"\((results/[\w-]+\.md)", section)))
+        for value in re.findall(r"(?<![\w.])\d+\.\d+(?: ± \d+\.\d+)?(?![\w.]*\.0)", section):
+            assert value in measured, f"{value} under {section.splitlines()[0]}"
 
 
 @pytest.mark.filterwarnings("ignore:.*degrees of freedom is <= 0")
