@@ -511,3 +511,17 @@ def test_the_presets_have_the_published_values(preset, iterations, lr_img, stati
     assert (options.statistics, options.r, options.first) == (statistics, 0.01, 10)
     for observer in getattr(options, "observers", ()):
         select(installed(), "network", section_of(observer))
+
+
+@pytest.mark.parametrize("preset", ["rded-paper", "sre2l-paper"])
+def test_the_labeller_of_a_preset_has_the_teacher_of_the_method(preset):
+    config = configure(preset=preset)
+    teacher, labeller = config.matcher.options.teacher, config.labeller.options
+    assert (teacher.network, teacher.head, teacher.sampler) == (labeller.network, labeller.head, labeller.sampler)
+    assert teacher.count == labeller.teachers == 1
+    usual = config.training.original.model_dump()
+    of_both = [
+        {name: value for name, value in dict(options).items() if value is not None and name in usual}
+        for options in (teacher, labeller.training)
+    ]
+    assert {**usual, **of_both[0]} == {**usual, **of_both[1]}

@@ -41,7 +41,7 @@ SRE2L: dict[str, Any] = {
     "method": "sre2l",
     "iterations": 1000,
     "init": "noise",
-    "augment": "flip",
+    "augment": "none",
     "matcher": {
         "lr_img": 0.25,
         "anneal": 1000,
@@ -57,6 +57,7 @@ SRE2L: dict[str, Any] = {
             "epochs": 200,
             "lr": 0.1,
             "weight_decay": 5e-4,
+            "batch": 128,
             "schedule": "cosine",
             "augment": "crop-flip",
         },
@@ -66,7 +67,7 @@ SRE2L: dict[str, Any] = {
         "per": "view",
         "network": "resnet18",
         "head": "linear",
-        "training": {"epochs": 200, "lr": 0.1, "weight_decay": 5e-4},
+        "training": {"epochs": 200, "lr": 0.1, "weight_decay": 5e-4, "batch": 128},
     },
     "training": {
         "original": {"schedule": "cosine", "augment": "crop-flip"},
@@ -83,8 +84,9 @@ SRE2L: dict[str, Any] = {
             "temperature": 30.0,
         },
     },
-    "sources": {"": "SRe2L, public code for CIFAR-100", "training.original": "as the teacher of the labels"},
+    "sources": {"": "SRe2L, public code for CIFAR-100", "training.original": "as the teacher"},
 }
+"""The teacher of the labels takes what its labeller has no option for from training.original."""
 OF_EDC: dict[str, Any] = {
     "epochs": 1000,
     "optimizer": "adamw",

@@ -15,7 +15,7 @@ from ltdd_statistics.recovery import RecoveryMatcher, labelled_recipe
 from ltdd_statistics.teachers import TeacherTrainingOptions
 
 OBSERVERS: tuple[Named, ...] = tuple(
-    {"name": "convnet-d3", "norm": "batch", **size} for size in ({"depth": 1}, {"depth": 2}, {}, {"width": 32})
+    {"name": "convnet-d3", "norm": "batch", **size} for size in ({"depth": 2}, {}, {"width": 32})
 )
 
 
