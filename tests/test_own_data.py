@@ -50,7 +50,7 @@ def here(place, monkeypatch):
 
 
 def found(name):
-    (path,) = (path for path in (name / "runs").iterdir())
+    (path,) = (path for path in (name / "runs").glob("*-dm-*"))
     return path
 
 
@@ -236,7 +236,7 @@ def test_a_run_is_found_again_under_another_name(here):
     command = ("distill", "--method", "dm", "--plugin", "twostage", "--data", "folder", "--root", "animals", *TINY)
     result = run(*command, "--name", "other", "--resume")
     assert result.exit_code == 0, result.output
-    assert [path.name for path in (here / "runs").iterdir()] == ["animals-dm-seed0-1"]
+    assert [path.name for path in (here / "runs").glob("*-dm-*")] == ["animals-dm-seed0-1"]
 
 
 @pytest.mark.parametrize(

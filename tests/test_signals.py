@@ -9,11 +9,14 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TINY
 from PIL import Image
 
-from ltdd_core import Interrupted
+from ltdd_core import Interrupted, configure, distill, load_distilled
 from ltdd_core.runs.stop import StopRequest
+from ltdd_dc.matcher import DatasetCondensation, SiameseCondensation
+from ltdd_mtt.matcher import TrajectoryMatcher
 
 LTDD = str(Path(sys.executable).with_name("ltdd"))
 HOOK = """
@@ -165,6 +168,43 @@ def test_a_signal_while_images_are_distilled_saves_them(number, stopped, tmp_pat
     )
     assert (tmp_path / "here" / "a run" / "checkpoint.safetensors").exists()
     assert not (tmp_path / "here" / "a run" / "distilled.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "looks", "options"),
+    [
+        (DatasetCondensation, 12, {"name": "dc", "momentum": 0.5}),  # the images have moved once by then
+        (SiameseCondensation, 12, {"name": "dsa", "momentum": 0.5}),
+        (TrajectoryMatcher, 3, {"name": "mtt", "experts": {"count": 1, "epochs": 2}, "syn_steps": 2}),
+    ],
+)
+def test_a_slow_step_is_ended_inside_and_is_taken_again(kind, looks, options, tmp_path, monkeypatch):
+    expert = {"expert_epochs": 1} if options["name"] == "mtt" else {}
+    training = {"original": {"epochs": 1}, "distilled": {"epochs": 1}}
+    config = configure(ipc=2, iterations=3, data={"n_max": 20, "imbalance": 4}, training=training,
+                       network={"name": "convnet-d3", "width": 4, "depth": 2}, matcher={**options, **expert},
+                       compute={"store": tmp_path / "networks"})  # fmt: skip
+    distill(config, tmp_path / "whole")
+    step, check, inside, looked = kind.step, StopRequest.check, [], []
+
+    def looked_at(self):
+        looked.extend(inside)
+        if len(looked) == looks:
+            self.signal = "SIGINT"
+        check(self)
+
+    def noted(self, number):
+        inside[:] = [number] if number == 1 and len(looked) < looks else []
+        return step(self, number)
+
+    monkeypatch.setattr(StopRequest, "check", looked_at)
+    monkeypatch.setattr(kind, "step", noted)
+    with pytest.raises(Interrupted):
+        distill(config, tmp_path / "cut")
+    assert len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()) == 1
+    looked.append(1)  # enough for no other signal to come
+    distill(config, tmp_path / "cut", resume=True)
+    assert torch.equal(*(load_distilled(tmp_path / name).images for name in ("whole", "cut")))
 
 
 def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_waits(stopped, tmp_path):

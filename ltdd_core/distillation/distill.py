@@ -25,7 +25,7 @@ from ltdd_core.distillation.checkpoint import restore
 from ltdd_core.distillation.kept import count_kept, put_back
 from ltdd_core.distillation.matcher import Distillation, Matcher, Synthetic
 from ltdd_core.distillation.task import task_of
-from ltdd_core.errors import InputError, RunFailed, how_to_set
+from ltdd_core.errors import InputError, Interrupted, RunFailed, how_to_set
 from ltdd_core.evaluation.estimate import training_ahead
 from ltdd_core.evaluation.intervals import RowIntervals, may_be_chance
 from ltdd_core.evaluation.labelling import labelled, try_labeller
@@ -55,6 +55,8 @@ from ltdd_core.training.soft_labels import SoftLabels
 
 PICTURE = "distilled.png"
 RISEN = 1.3  # of a loss, times what it began as; runs that worked ended at 1.02 or less
+SLOW_STEP, SMALL_STATE = 0.5, 16 * 2**20
+"""Seconds of a step, or bytes of a state, for which a copy of the state costs next to nothing."""
 SECONDS_BETWEEN_PICTURES = 20.0  # while a run is at work; one takes some tenths of a second
 
 
@@ -261,16 +263,14 @@ def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -
         restore(matcher, *checkpoint, total=config.run.iterations, path=folder.path / CHECKPOINT)
     start, total = active.run.start, config.run.iterations
     log, times = (folder.log_from(name, start, active.setup.display.warn) for name in (METRICS, TIMES))
-    pictured, losses = time.monotonic(), []
+    pictured, losses, seconds = time.monotonic(), list[float](), math.inf
     active.setup.display.steps(start, total)
     try:
         for step in range(start, total):
             if active.setup.stop.signal is not None:
                 save(matcher, folder, step, config)
                 active.setup.stop.check()
-            began = time.monotonic()
-            metrics = {name: float(value) for name, value in matcher.step(step).items()}
-            seconds = time.monotonic() - began  # float() has waited for the device
+            metrics, seconds = taken(active, step, slow=seconds > SLOW_STEP)
             check_finite(metrics, step, folder, config)
             losses.append(metrics["loss"])
             log.add(step, metrics)
@@ -322,6 +322,42 @@ def score(active: ActiveRun, distilled: DistilledSet) -> ResultTable:
         active.setup.display.row(row.name, row.accuracy, row.std)
         active.observers.tell("ltdd_evaluated", run=active.run, row=row)
     return table
+
+
+def taken(active: ActiveRun, step: int, *, slow: bool) -> tuple[dict[str, float], float]:
+    """Take a step: its metrics and its seconds.
+
+    A signal ends a step that looks at it, and what the steps before came to is saved.
+
+    Args:
+        active: the run.
+        step: the number of the step.
+        slow: whether steps are slow enough for a copy of a state of any size.
+    """
+    matcher = active.matcher
+    before = copied(matcher, slow=slow)
+    began = time.monotonic()
+    try:
+        metrics = {name: float(value) for name, value in matcher.step(step).items()}
+    except Interrupted:
+        if before is not None:
+            matcher.load_state(before)
+            save(matcher, active.folder, step, active.run.config)
+        raise
+    return metrics, time.monotonic() - began  # float() has waited for the device
+
+
+def copied(matcher: Matcher, *, slow: bool) -> dict[str, Tensor] | None:
+    """The state before a step, to go back to if a signal ends the step; None where a copy would cost much of a step.
+
+    Args:
+        matcher: before the step.
+        slow: whether its steps are slow enough for a copy of any size.
+    """
+    state = matcher.state()
+    if not slow and sum(tensor.nbytes for tensor in state.values()) > SMALL_STATE:
+        return None
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def save(matcher: Matcher, folder: RunFolder, done: int, config: Config) -> None:

@@ -84,7 +84,8 @@ class Distillation:
     display: Display = field(default_factory=Display)
     """Shows a user what happens; a ``prepare`` that takes long says so here."""
     keep_going: Callable[[], None] = lambda: None
-    """To be called between units of work of a ``prepare`` that takes long; raises :class:`Interrupted`."""
+    """To be called between units of work of a ``prepare`` or a ``step`` that takes longer than a second; raises
+    :class:`Interrupted`.  A step that it ends is forgotten: the run goes on from the step before."""
 
     @property
     def ipc(self) -> int:

@@ -23,10 +23,20 @@ class GradientMatching:
         chunk: images at once through the network.
         batched: differentiate several classes at once (``torch.func.vmap``) instead of one after another.
         compiled: compile the gradient of the distance in the pixels.
+        keep_going: called between classes; raises to stop.
     """
 
-    def __init__(self, network: CompiledNetwork, distance: str, *, chunk: int, batched: bool, compiled: bool) -> None:
-        self.network, self.chunk, self.batched = network, chunk, batched
+    def __init__(
+        self,
+        network: CompiledNetwork,
+        distance: str,
+        *,
+        chunk: int,
+        batched: bool,
+        compiled: bool,
+        keep_going: Callable[[], None],
+    ) -> None:
+        self.network, self.chunk, self.batched, self.keep_going = network, chunk, batched, keep_going
         # A compiled network cannot be differentiated twice, but the whole of both gradients can be compiled.
         eager = network.eager
         self._parameters = dict(eager.named_parameters())
@@ -64,6 +74,7 @@ class GradientMatching:
         """Gradients on the real images of some classes ``[len(places), ...]``, by parameter."""
         parameters, class_gradients = [self._parameters[name] for name in self._compared], []
         for place in places:
+            self.keep_going()
             images, labels = real.of_class(place), real.labels_of(place)
             gradient = gradient_in_chunks(self.network, parameters, images, labels, cross_entropy, self.chunk)
             class_gradients.append(gradient)

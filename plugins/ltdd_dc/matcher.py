@@ -137,6 +137,7 @@ class GradientMatcher(BatchMatcher):
             chunk=self.task.chunk,
             batched=self._batched,
             compiled=self.task.networks.compiled,
+            keep_going=self.task.keep_going,
         )
 
     def _train(self, network: Network, draws: torch.Generator) -> None:
@@ -145,6 +146,7 @@ class GradientMatcher(BatchMatcher):
         parameters = list(network.parameters())
         for _ in range(self.inner_loop):
             for indices in torch.randperm(len(images), generator=draws).split(self.options.batch_train):
+                task.keep_going()
                 transform = task.augmentation.draw(task.data.image_shape, draws, len(indices))
                 chosen = indices.to(images.device)
                 batch = transform(images[chosen]), self.labels[chosen]

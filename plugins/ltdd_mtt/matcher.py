@@ -213,6 +213,7 @@ class TrajectoryMatcher(Matcher):
         order = _epochs(len(self.images), size, options.syn_steps, generator(task.seed, "student batches", step))
 
         def batch(k: int) -> InnerBatch:
+            task.keep_going()
             draws = generator(task.seed, f"student augmentation, step {k}", step)
             return InnerBatch(
                 order[k].to(task.device), task.augmentation.draw(task.data.image_shape, draws, len(order[k]))
