@@ -35,6 +35,7 @@ BUILT_IN = [
     "mtt",
     "report",
     "samplers",
+    "statistics",
     "tensorboard",
     "timm",
     "torchvision",
@@ -123,7 +124,10 @@ def test_every_register_hook_belongs_to_a_kind():
     assert hooks == {*KINDS.values(), "ltdd_register_commands"}
 
 
-ENGLISH = {"class-balanced", "compare", "cosine", "losses", "random", "report", "samplers", "teacher", "watch"}
+ENGLISH = {
+    *("class-balanced", "compare", "cosine", "losses", "random", "report", "samplers", "statistics", "teacher"),
+    "watch",
+}
 """Names of plugins, components or commands that are ordinary words of English or of mathematics as well."""
 LIBRARIES = {"torchvision"}
 """Names of plugins that are those of libraries that the core itself uses."""
@@ -132,6 +136,15 @@ DEPENDENCIES = {
         "ltdd_twostage",
         "hierarchical",
     ): "--plugin twostage stands for the head and for the recipe that trains its stages",
+    (
+        "ltdd_statistics",
+        "balanced-softmax",
+    ): "the default head of teachers; on classes of equal size it is the linear one",
+    ("ltdd_statistics", "crop-flip"): "the augmentation of teachers and students in presets",
+    (
+        "ltdd_statistics",
+        "resized-crop",
+    ): "the augmentation of students in presets, and where tiles are to be seen alone",
     ("ltdd_twostage", "balanced-softmax"): "the default head of stage 1, as measured in docs/results/two-stage.md",
     ("ltdd_twostage", "logit-adjustment"): "other defaults of stage 2 go with a stage 1 of this head",
 }

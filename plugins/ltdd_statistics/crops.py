@@ -52,14 +52,14 @@ def _of_class(task: Distillation, teachers: Ensemble, options: CropOptions, labe
     """The crops of a class, ``[number, C, H, W]``."""
     draws = generator(task.seed, "crops", label=label)
     indices = task.sampler.of_class(label, options.candidates, draws)
-    real = task.data.normalisation.apply(task.data.train_images[indices.to(task.device)])
+    real = task.data.normalisation.apply(task.data.train_images[indices].to(task.device))
     count = max(options.count, -(-number // len(real)))
     shape = task.data.image_shape
     windows = [draw_windows(shape, len(real), draws, smallest=options.smallest) for _ in range(count)]
     scores = torch.stack([score(teachers, each.of(real), label) for each in windows])
     crops, images = best(scores.cpu(), number)
     every = Windows(*(torch.stack(parts) for parts in zip(*(vars(each).values() for each in windows), strict=True)))
-    return every[crops, images].of(real[images.to(task.device)])
+    return every[crops, images].of(real[images])
 
 
 def score(teachers: Ensemble, images: Tensor, label: int) -> Tensor:
