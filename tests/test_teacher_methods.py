@@ -467,6 +467,10 @@ def test_the_recipe_of_edc_has_the_published_batches(images, batch):
         (("edc", "--set", "matcher.observers=[nope]"), "nope"),
         (("edc", "--set", "matcher.observers=[]"), "matcher.observers"),
         (("uni-level", "--set", "matcher.start=noise"), "matcher.start must be"),
+        (
+            ("sre2l", "--set", "matcher.curriculum=true"),
+            "curriculum needs views that are cropped: set smallest as well",
+        ),
     ],
 )
 def test_what_cannot_be_matched_is_one_line(ltdd, tmp_path, words, message):
@@ -478,7 +482,7 @@ def test_what_cannot_be_matched_is_one_line(ltdd, tmp_path, words, message):
 @pytest.mark.parametrize(
     ("method", "words"),
     [
-        ("sre2l", (*FAST[-2:], "--init", "noise", "--set", "matcher.curriculum=true")),
+        ("sre2l", (*FAST[-2:], "--init", "noise", "--set", "matcher.curriculum=true", "--set", "matcher.smallest=0.3")),
         ("edc", ("--set", "matcher.observers=[{name: convnet-d3, norm: batch, depth: 1, width: 4}]")),
         ("uni-level", FAST[-2:]),
     ],

@@ -32,6 +32,7 @@ RDED: dict[str, Any] = {
     },
     "sources": {
         "": "RDED, public code for CIFAR-10, IPC 10",
+        "matcher.teacher.network": "RDED, public code: a ConvNet of depth 3; its normalisation is ours",
         "training.distilled.schedule": "RDED, public code; its cosine ends at half of the learning rate",
     },
 }

@@ -23,9 +23,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -106,6 +107,12 @@ class RecoveryMatcher(Matcher, ABC):
             1000, "number of images whose statistics are taken together; more make several groups", ge=1
         )
         teacher: TeacherTrainingOptions = option(TeacherTrainingOptions(), "the teachers")
+
+        @model_validator(mode="after")
+        def _a_curriculum_crops(self) -> Self:
+            if self.curriculum and self.smallest == 1:
+                raise ValueError("curriculum needs views that are cropped: set smallest as well, such as 0.08")
+            return self
 
     @abstractmethod
     def kinds(self) -> Sequence[Named]:
