@@ -671,7 +671,7 @@ def test_names_of_classes_are_no_markup(ltdd, tmp_path):
     [
         (("distil",), "unknown command 'distil'. Did you mean 'distill'?"),
         (("--versio",), "Did you mean '--version'?"),
-        (("data", "sho"), "No such command 'sho'."),
+        (("data", "sho"), "unknown command of ltdd data 'sho'. Did you mean 'show'?"),
         (("data", "show", "--dta", "x"), "'--data'"),
         (("evaluate",), "Missing argument 'RUN'."),
     ],

@@ -12,11 +12,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from ltdd_core.errors import InputError, unknown
 from ltdd_core.plugging.catalog import KINDS as HOOKS, Catalog, noun
-from ltdd_core.storage import writing
 
 COMMANDS: Mapping[str, str] = {
     "matcher": "ltdd distill --method {name}",
@@ -97,6 +94,8 @@ def _facts(name: str, kind: str, catalog: Catalog) -> dict[str, str]:
 
 
 def _rendered(template: str, facts: Mapping[str, str]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # here: ltdd --help needs the kinds alone
+
     files = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(  # noqa: S701 - Python and TOML, not HTML
         loader=files, undefined=StrictUndefined, keep_trailing_newline=True
@@ -106,6 +105,8 @@ def _rendered(template: str, facts: Mapping[str, str]) -> str:
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
     """All files, by their path in the folder, or none."""
+    from ltdd_core.storage import writing  # here: it imports torch
+
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
