@@ -254,7 +254,7 @@ def test_adsa_makes_the_confidences_of_the_classes_most_equal(seed):
 
 
 def test_adsa_takes_tau_log_pi_from_the_logits_of_the_teacher():
-    labeller, plain = (kind(kind.Options()) for kind in (CalibratedLabeller, TeacherLabeller))
+    labeller, plain = (kind(kind.Options(head="linear")) for kind in (CalibratedLabeller, TeacherLabeller))
     fixed = CalibratedLabeller(CalibratedLabeller.Options(tau=0.7))
     given = labelling()
     for each in (labeller, plain, fixed):
@@ -264,6 +264,11 @@ def test_adsa_takes_tau_log_pi_from_the_logits_of_the_teacher():
         expected = plain.label(given.images).values - tau * prior
         torch.testing.assert_close(each.label(given.images).values, expected.float(), rtol=1e-5, atol=1e-6)
     assert labeller.tau == calibrated(plain.label(given.images).values, given.labels, prior)
+
+
+def test_the_teacher_knows_the_counts_and_adsa_corrects_a_plain_one():
+    assert TeacherLabeller.Options().head == "balanced-softmax"
+    assert CalibratedLabeller.Options().head == "linear"
 
 
 def test_the_same_teachers_are_given_to_who_asks_again(tmp_path):

@@ -17,7 +17,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from ltdd_core import Labelling, SoftLabels, option
+from ltdd_core import Labelling, Named, SoftLabels, option
 from ltdd_labellers.teacher import TeacherLabeller
 
 LEAST, MOST, CELLS = -1.0, 4.0, 50
@@ -29,6 +29,12 @@ class CalibratedLabeller(TeacherLabeller):
     class Options(TeacherLabeller.Options):
         """The teachers and the calibration."""
 
+        head: Named = option(
+            "linear",
+            "classifier head that trains the teachers; what it prefers is calibrated away",
+            source="ADSA",
+            component="head",
+        )
         tau: float | None = option(
             None,
             "factor tau of log pi_c, which is subtracted from the logit of a class with frequency pi_c; unless given, "

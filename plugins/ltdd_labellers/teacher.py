@@ -1,4 +1,4 @@
-"""The plain teacher: what classifiers of the long-tailed set say of the synthetic images."""
+"""Teachers: what classifiers of the long-tailed set say of the synthetic images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ class TeacherLabeller(Labeller):
         network: Named | None = option(
             None, "kind of network of the teachers; unless given, that of the run", component="network"
         )
-        head: Named = option("linear", "classifier head that trains the teachers", component="head")
+        head: Named = option(
+            "balanced-softmax",
+            "classifier head that trains the teachers; linear makes plain ones, which forget rare classes",
+            component="head",
+        )
         sampler: Named | None = option(
             None, "sampler that orders the epochs of the teachers; unless given, that of the run", component="sampler"
         )
