@@ -96,8 +96,8 @@ DIGITS = [
     Shot(
         "Soft labels",
         "A teacher that has learnt the original images says how much each distilled image looks like each class. The "
-        "images stay as they are. This teacher is a plain classifier, which forgets rare classes, so its labels forget "
-        "them too. [Other teachers](soft-labels.md) know the class counts.",
+        "images stay as they are. The teacher is the balanced softmax from above. [Other "
+        "labellers](soft-labels.md) are there.",
         "ltdd relabel dm --labeller teacher --store networks --out dm-soft",
     ),
     Shot(

@@ -487,6 +487,29 @@ def test_a_header_that_is_fine_does_not_save_a_truncated_image(split):
     assert refusal(split).endswith("): remove it or put it right.")
 
 
+def test_all_files_that_cannot_be_used_are_counted(split):
+    """Whoever has many of them need not start once for each."""
+    first = split / "test" / "a" / "zz.png"
+    for number in range(5):
+        write(split / "test" / "b" / f"{number}x.jpg", image("CMYK"))
+    first.touch()
+    others = [f"{split}/test/b/{number}x.jpg" for number in range(3)]
+    more = "more cannot be used, for this reason or another"
+    assert refusal(split) == f"{first}: {NO_IMAGE} 5 {more}: {', '.join(others)}, ..."
+    for number in range(2, 5):
+        (split / "test" / "b" / f"{number}x.jpg").unlink()
+    assert refusal(split) == f"{first}: {NO_IMAGE} 2 {more}: {', '.join(others[:2])}"
+
+
+def test_damaged_images_are_counted_too(split):
+    """Their headers are fine, so the damage shows when they are decoded."""
+    paths = [write(split / "train" / "a" / f"cut{number}.jpg", noise(), quality=95) for number in range(2)]
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-100])
+    assert refusal(split).startswith(f"{paths[0]}: this image is damaged (image file is truncated")
+    assert refusal(split).endswith(f" 1 more cannot be used, for this reason or another: {paths[1]}")
+
+
 def test_odd_metadata_do_not_matter(split):
     """Pillow warns of these; the pixels are whole."""
     path = write(split / "train" / "b" / "~odd.jpg", image(colour=RED), quality=95)

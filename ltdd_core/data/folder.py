@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
 
-from ltdd_core.data.imagefile import GREY_MODES, decode, read_header
+from ltdd_core.data.imagefile import GREY_MODES, decode, each_file, read_header
 from ltdd_core.data.source import DataSource, ImageTable, LongTailOptions, Order, SourceImages
 from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.options import option
@@ -46,11 +46,12 @@ class FileTable(ImageTable):
         import torch
 
         mode = "L" if self.grey else "RGB"
-        arrays = []
-        for index in indices.tolist():
-            pixels = np.asarray(decode(self.paths[index], mode, self.size, self.size))
-            arrays.append(torch.from_numpy(pixels.copy()).view(self.size, self.size, -1).permute(2, 0, 1))
-        return torch.stack(arrays).contiguous()
+
+        def pixels(path: Path) -> Tensor:
+            array = np.array(decode(path, mode, self.size, self.size))
+            return torch.from_numpy(array).view(self.size, self.size, -1).permute(2, 0, 1)
+
+        return torch.stack(each_file([self.paths[index] for index in indices.tolist()], pixels)).contiguous()
 
     def digest(self) -> str:
         """Of the files, so it is the same for any size that they are decoded to."""
@@ -165,7 +166,7 @@ def load_folder(
             )
         train_paths, train_labels = _chosen(paths, labels, ~test)
         test_paths, test_labels = _chosen(paths, labels, test)
-    looks = [read_header(path) for path in (*train_paths, *test_paths)]
+    looks = each_file((*train_paths, *test_paths), read_header)
     sizes = Counter(size for size, _ in looks)
     size = image_size or _common_size(sizes)
     grey = {mode for _, mode in looks} <= GREY_MODES

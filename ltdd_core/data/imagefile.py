@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ltdd_core.errors import InputError, reason_of
 
+T = TypeVar("T")
+
 SMALLEST_SIDE = 4
+NAMED = 3
+"""How many more files that cannot be used are named after the first."""
 GREY_MODES = {"1", "L", "LA"}
 COLOUR_MODES = {"RGB", "RGBA", "P", "PA"}
 
@@ -37,6 +42,27 @@ def read_header(path: Path) -> tuple[tuple[int, int], str]:
                 "save it as 8-bit RGB or grey."
             )
         return image.size, image.mode
+
+
+def each_file(paths: Iterable[Path], read: Callable[[Path], T]) -> list[T]:
+    """What ``read`` makes of each file; all of them are tried, so that a user learns at once how many are unusable.
+
+    Raises:
+        InputError: the one of the first file that ``read`` refuses, with the names of some others.
+    """
+    found, refused = list[T](), list[tuple[Path, InputError]]()
+    for path in paths:
+        try:
+            found.append(read(path))
+        except InputError as error:
+            refused.append((path, error))
+    if not refused:
+        return found
+    (_, first), *others = refused
+    if not others:
+        raise first
+    named = ", ".join(str(path) for path, _ in others[:NAMED]) + (", ..." if len(others) > NAMED else "")
+    raise InputError(f"{first} {len(others)} more cannot be used, for this reason or another: {named}") from first
 
 
 def decode(path: Path, mode: str, height: int, width: int) -> Image.Image:
