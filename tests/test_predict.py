@@ -92,6 +92,24 @@ def test_a_table_of_scores_is_that_of_the_run(here):
     assert "groups: " in told.stdout
 
 
+def test_the_answers_stand_beside_the_true_classes(here):
+    """So that the images that are taken for something else can be found."""
+    files = sorted(str(path) for path in Path("images/test").rglob("*.png"))
+    Path(files[0]).rename("images/test/dog/moved.png")  # whose true class is dog
+    found = document(here("predict", "run", "images/test", "--truth", "folder", "--json"))
+    images = found["images"]
+    assert [image["truth"] for image in images] == [Path(image["file"]).parent.name for image in images]
+    right = [image["truth"] == image["class"] for image in images]
+    assert 100 * sum(right) / len(right) == pytest.approx(found["row"]["accuracy"])
+    here("predict", "run", "images/test", "--truth", "folder", "--csv", "out.csv")
+    with Path("out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:3] == ["file", "truth", "class"]
+    for key in ("file", "truth", "class"):
+        assert [row[key] for row in rows] == [image[key] for image in images]
+    assert "truth" not in document(here("predict", "run", "images/test", "--json"))["images"][0]
+
+
 def test_the_true_classes_come_from_a_csv_file_too(here):
     files = sorted(Path("images/test").rglob("*.png"))
     lines = ["\ufefffile,class", *(f"{path},{path.parent.name}" for path in files)]

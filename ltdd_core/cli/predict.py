@@ -50,10 +50,11 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Classify IMAGES with a classifier of RUN, a run folder or the file of a classifier.
+    """Classify IMAGES with a classifier of RUN.
 
-    IMAGES are image files, folders with images at any depth, and .npz archives with an array `images`. With `--truth
-    folder` the name of the folder of an image is its class; a CSV file has the columns `file` and `class`.
+    RUN is a run folder or the file of a classifier. IMAGES are image files, folders with images at any depth, and .npz
+    archives with an array `images`. With `--truth folder` the name of the folder of an image is its class; a CSV file
+    has the columns `file` and `class`.
     """
     for path in (run, *images):
         check_there(path)
@@ -72,16 +73,18 @@ def command(
         labels = _true_classes(truth, given, classifier)
         answers, read, log_p = _answered(classifier, given, top, notes, quiet, keep=labels is not None)
         names = [given[index].name for index in read]
-        row = None if labels is None else _scored(classifier, log_p, [labels[index] for index in read])
+        of_read = None if labels is None else [labels[index] for index in read]
+        row = None if of_read is None else _scored(classifier, log_p, of_read)
+        truths = None if of_read is None else [classifier.class_names[label] for label in of_read]
     groups = _groups(classifier)
     of_class = {name: number for number, members in enumerate(groups, 1) for name in members}
     if as_json:
-        click.echo(json.dumps(_document(run, classifier, names, answers, of_class, row, len(given))))
+        click.echo(json.dumps(_document(run, classifier, names, answers, of_class, truths, row, len(given))))
         return
     if csv_file is None:
         print_predictions(results, names, answers, of_class)
     else:
-        _write_csv(csv_file, names, answers, of_class)
+        _write_csv(csv_file, names, answers, of_class, truths)
     if row is not None:
         print_rows(results, [row], classifier.class_names, classifier.counts)
     print_groups(results, groups or None)
@@ -222,6 +225,7 @@ def _document(
     names: Sequence[str],
     answers: Sequence[Answer],
     groups: dict[str, int],
+    truths: Sequence[str] | None,
     row: Row | None,
     given: int,
 ) -> dict[str, Any]:
@@ -236,13 +240,21 @@ def _document(
         }
         for name, answer in zip(names, answers, strict=True)
     ]
+    for image, truth in zip(images, truths or (), strict=truths is not None):
+        image["truth"] = truth
     document = {"run": str(run), "line": classifier.line, "skipped": given - len(names), "images": images}
     document |= {"calibrated": classifier.calibrated, "temperature": classifier.temperature}
     return document | ({} if row is None else {"row": row.to_json()})
 
 
-def _write_csv(path: Path, names: Sequence[str], answers: Sequence[Answer], groups: dict[str, int]) -> None:
-    """A line for each image: its file, class, probability and group, and the next classes."""
+def _write_csv(
+    path: Path,
+    names: Sequence[str],
+    answers: Sequence[Answer],
+    groups: dict[str, int],
+    truths: Sequence[str] | None,
+) -> None:
+    """A line for each image: its file, true class if it is known, class, probability, group, and the next classes."""
     import os
 
     from ltdd_core.storage import write_atomically
@@ -251,9 +263,10 @@ def _write_csv(path: Path, names: Sequence[str], answers: Sequence[Answer], grou
     writer = csv.writer(text, lineterminator="\n")
     following = range(2, max(map(len, answers)) + 1)
     more = [f"{column}_{place}" for place in following for column in ("class", "probability")]
-    writer.writerow(["file", "class", "probability", "group", *more])
-    for name, ((best, probability), *rest) in zip(names, answers, strict=True):
-        writer.writerow([name, best, f"{probability:.6f}", groups.get(best, ""), *_flat(rest)])
+    writer.writerow(["file", *([] if truths is None else ["truth"]), "class", "probability", "group", *more])
+    for place, (name, ((best, probability), *rest)) in enumerate(zip(names, answers, strict=True)):
+        truth = [] if truths is None else [truths[place]]
+        writer.writerow([name, *truth, best, f"{probability:.6f}", groups.get(best, ""), *_flat(rest)])
     write_atomically(path, os.fsencode(text.getvalue()))
 
 
