@@ -95,6 +95,18 @@ def test_a_picture_of_what_networks_see_head_first(here, tmp_path):
     assert last[0] > 4 * last[-1]
 
 
+def test_a_picture_with_names_that_no_font_has_says_so(tmp_path):
+    for name in ("\U000e0001tag", "dog"):
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        for level in (50, 200):
+            Image.new("RGB", (8, 8), (level, 0, 0)).save(folder / f"{level}.png")
+    told = run("data", "show", "--data", "folder", "--root", tmp_path / "data", "--picture", tmp_path / "a.png")
+    assert "no installed font has these characters of the class names: \U000e0001. Pictures show" in told.stderr
+    told = run("data", "show", "--data", "folder", "--root", tmp_path / "data")
+    assert "font" not in told.stderr
+
+
 def test_a_picture_of_a_hundred_classes_shows_some_of_all_parts_of_the_tail(tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 

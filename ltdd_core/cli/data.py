@@ -30,9 +30,10 @@ def command() -> None:
 )
 @json_option
 def show(assignments: tuple[str, ...], picture: Path | None, as_json: bool, **given: Any) -> None:
-    """Class counts of a long-tailed set, its imbalance factor, many/medium/few.
+    """Count the images of each class of a long-tailed set.
 
-    The table has the images of each class that were found, and how many of them are for training, validation and test.
+    The first line has the imbalance factor. The table has the images of each class that were found, and how many of
+    them are for training, validation and test.
     """
     from ltdd_core.config.resolve import resolve_data
     from ltdd_core.plugging.catalog import installed
@@ -44,6 +45,7 @@ def show(assignments: tuple[str, ...], picture: Path | None, as_json: bool, **gi
     made.check()
     # What comes now imports torch, which takes seconds.
     from ltdd_core.cli.tables import print_data
+    from ltdd_core.data.drawing import lettering
     from ltdd_core.data.load import load_long_tailed
     from ltdd_core.runs.facts import data_facts
     from ltdd_core.runs.pictures import save_data_picture
@@ -57,6 +59,8 @@ def show(assignments: tuple[str, ...], picture: Path | None, as_json: bool, **gi
     else:
         print_data(results, data)
     if picture is not None:
+        if note := lettering(data.class_names).note():
+            notes.print(note, soft_wrap=True)
         notes.print(f"the picture is in {picture}", soft_wrap=True)
 
 

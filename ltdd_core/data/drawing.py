@@ -79,7 +79,7 @@ class Lettering:
         """A sentence that says what is missing; None where nothing is."""
         if not self.missing:
             return None
-        shown = self.missing[:10] + ("..." if len(self.missing) > 10 else "")
+        shown = self.missing[:10] + ("..." if len(self.missing) > 10 else ".")
         return (
             f"no installed font has these characters of the class names: {shown} Pictures show their codes. "
             "Install a font with them, such as Noto."
