@@ -151,7 +151,7 @@ def test_resume_needs_only_the_folder_and_refuses_another_configuration(ltdd, fi
         (("--plugin", "twostag"), "unknown plugin 'twostag'. Did you mean 'twostage'?"),
         (("--ipcc", "3"), "Did you mean '--ipc'?"),
         (("--ipc",), "Option '--ipc' requires an argument."),
-        (("surplus",), "Got unexpected extra argument (surplus)"),
+        (("surplus",), "Got unexpected extra argument (surplus). See ltdd distill --help"),
         (("--data", "digit-lt"), "--data: unknown data source 'digit-lt'. Did you mean 'digits-lt'?"),
         (("--head", "twostages"), "--head: unknown head 'twostages'. Did you mean 'twostage'?"),
         (("--recipe", "hierarchicl"), "--recipe: unknown recipe 'hierarchicl'. Did you mean 'hierarchical'?"),
@@ -673,7 +673,7 @@ def test_names_of_classes_are_no_markup(ltdd, tmp_path):
         (("--versio",), "Did you mean '--version'?"),
         (("data", "sho"), "unknown command of ltdd data 'sho'. Did you mean 'show'?"),
         (("data", "show", "--dta", "x"), "'--data'"),
-        (("evaluate",), "Missing argument 'RUN'."),
+        (("evaluate",), "Missing argument 'RUN'. See ltdd evaluate --help"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -763,6 +763,17 @@ def test_version_and_help(ltdd):
         assert nothing.exit_code == 2
         assert "Usage: ltdd" in nothing.output
         assert "Commands:" in nothing.output
+
+
+def test_the_lists_of_commands_are_not_cut_off(ltdd):
+    """In a usual terminal of 80 columns."""
+    context = click.Context(cli)
+    names = cli.list_commands(context)
+    groups = [(name,) for name in names if isinstance(cli.get_command(context, name), click.Group)]
+    assert ("data",) in groups
+    for group in [(), *groups]:
+        listed = ltdd(*group, "--help").stdout.partition("Commands:")[2].splitlines()
+        assert [line for line in listed if line.endswith("...")] == []
 
 
 # ---- doctor --------------------------------------------------------------------------------------

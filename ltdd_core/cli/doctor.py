@@ -33,9 +33,10 @@ Finding = tuple[str, str, str]
 @click.command("doctor")
 @json_option
 def command(as_json: bool) -> None:
-    """Check Python, torch, devices, precision, compiler, plugins and disk.
+    """Check whether this installation works.
 
-    Nothing is changed. A remark says what will not work, and what to do about it.
+    Python, torch, devices, precision, compiler, plugins and disk are looked at. Nothing is changed. A remark says what
+    will not work, and what to do about it.
     """
     findings = [*_software(), *_devices(), *_compiler(), *_plugins(), *_disk()]
     if as_json:

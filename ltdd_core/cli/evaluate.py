@@ -54,10 +54,10 @@ def command(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Score the distilled set of RUN, a run folder or a distilled.safetensors.
+    """Train classifiers on the distilled set of RUN, and score them.
 
-    Head, recipe and training are those of the run unless told otherwise. Table, predictions and classifiers are kept
-    in a folder of their own.
+    RUN is a run folder or a distilled.safetensors. Head, recipe and training are those of the run unless told
+    otherwise. Table, predictions and classifiers are kept in a folder of their own.
     """
     from ltdd_core.config.resolve import check_names
     from ltdd_core.plugging.catalog import installed

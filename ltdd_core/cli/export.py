@@ -26,7 +26,7 @@ from ltdd_core.runs.named import check_there
 )
 @click.option("--line", metavar="NAME", help="Line of the result table whose classifier is written; else the last one.")
 def command(run: Path, kind: str, out: Path | None, line: str | None) -> None:
-    """Write the distilled set or a classifier of RUN in another format.
+    """Write the distilled set or a classifier for other tools.
 
     RUN is a run folder, a folder of ltdd train, a distilled.safetensors, or the file of a classifier.
 

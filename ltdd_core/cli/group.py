@@ -49,7 +49,7 @@ def exit_codes() -> Iterator[None]:
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
-        raise Ended(" ".join(error.format_message().split()), 2) from error
+        raise Ended(_about_usage(error), 2) from error
     except (click.ClickException, click.exceptions.Exit):
         raise
     except Exception as error:
@@ -59,6 +59,14 @@ def exit_codes() -> Iterator[None]:
             raise Ended("too many open files: allow more of them (ulimit -n 1024).", 1) from error
         _name_the_plugin(error)
         raise
+
+
+def _about_usage(error: click.UsageError) -> str:
+    """What click says in one line; where a word is missing or too many, also which help says what is taken."""
+    text = " ".join(error.format_message().split())
+    if error.ctx is None or not (type(error) is click.UsageError or isinstance(error, click.MissingParameter)):
+        return text
+    return f"{text.removesuffix('.')}. See {error.ctx.command_path} --help"
 
 
 def _how_it_stopped(error: BaseException) -> str:

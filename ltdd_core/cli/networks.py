@@ -72,7 +72,10 @@ def list_networks(folder: Path, as_json: bool) -> None:
 @click.option("--all", "every", is_flag=True, help="Remove all of them.")
 @folder_option
 def remove(names: tuple[str, ...], every: bool, folder: Path) -> None:
-    """Remove the networks NAMES, as `ltdd networks list` shows them; they are trained again when they are needed."""
+    """Remove the networks NAMES.
+
+    `ltdd networks list` shows the names. Networks are trained again when they are needed.
+    """
     if bool(names) == every:
         raise InputError("say which networks: NAMES as `ltdd networks list` shows them, or --all.")
     stored = _networks_in(folder)

@@ -27,9 +27,10 @@ from ltdd_core.plugging.scaffold import KINDS
     help="Folder in which the package is made; unless given, the current one.",
 )
 def command(name: str, kind: str, out: Path) -> None:
-    """Write a package ltdd-NAME that works: a class of some 10 lines, its entry point, a test of its contract.
+    """Write a package ltdd-NAME that works.
 
-    Change the class; nothing else has to be written.
+    It has a class of some 10 lines, its entry point, and a test of its contract. Change the class; nothing else has to
+    be written.
     """
     from ltdd_core.plugging.catalog import installed
     from ltdd_core.plugging.scaffold import new_plugin

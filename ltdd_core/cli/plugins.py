@@ -20,7 +20,10 @@ from ltdd_core.plugging.loading import SLOW_IMPORT, Plugin, one_line
 @click.argument("name", required=False)
 @json_option
 def command(name: str | None, as_json: bool) -> None:
-    """List plugins; with NAME, show one, import all that it offers, and print the traceback of what fails."""
+    """List plugins, or show the plugin NAME.
+
+    With NAME, all that the plugin offers is imported, and the traceback of what fails is printed.
+    """
     catalog, commands = installed_with_commands()
     plugins = catalog.plugins
     if name is not None and name not in {plugin.name for plugin in plugins.listed}:

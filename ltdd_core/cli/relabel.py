@@ -53,9 +53,10 @@ def command(
     verbose: bool,
     **given: Any,
 ) -> None:
-    """Give the images of the run folder RUN soft labels, and score them as a run of its own.
+    """Give the distilled images of RUN soft labels.
 
-    The images stay as they are.  Everything else is that of RUN unless told otherwise.
+    RUN is a run folder. The result is a run of its own, with its scores. The images stay as they are. Everything else
+    is that of RUN unless told otherwise.
     """
     import shlex
 

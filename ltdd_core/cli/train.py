@@ -72,10 +72,11 @@ def command(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Train on the long-tailed set without distilling it: what a distilled set has to be compared with.
+    """Train on the long-tailed set without distilling it.
 
-    Of several heads and networks, each head is trained with each network. --set training.original.epochs=... sets the
-    length of the training, and --set training.original.lr=... the learning rate.
+    This is what a distilled set has to be compared with. Of several heads and networks, each head is trained with each
+    network. --set training.original.epochs=... sets the length of the training, and --set training.original.lr=... the
+    learning rate.
     """
     from ltdd_core.config.resolve import check_data, check_names
     from ltdd_core.plugging.catalog import installed

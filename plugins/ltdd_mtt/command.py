@@ -65,11 +65,12 @@ def train(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Train networks on the long-tailed set and keep their parameters after every epoch.
+    """Train experts on the long-tailed set.
 
-    They are kept in runs/networks, or where --store says, and `ltdd distill --method mtt` finds them there. Experts
-    that are there already cost nothing, and are trained further where --epochs asks for more. Set how
-    they are trained with --set experts.lr=...: `ltdd describe matcher mtt` lists these options.
+    The parameters of these networks after every epoch are kept in runs/networks, or where --store says, and `ltdd
+    distill --method mtt` finds them there. Experts that are there already cost nothing, and are trained further where
+    --epochs asks for more. Set how they are trained with --set experts.lr=...: `ltdd describe matcher mtt` lists these
+    options.
     """
     results, notes = consoles(as_json)
     own = {"count": count, "epochs": epochs}

@@ -19,13 +19,13 @@ from ltdd_report.visible import visible
     help="The file to write (default: report-NAME.html here, NAME the folder's).",
 )
 def report(run: Path, out: Path | None) -> None:
-    """Write a page about the finished run in the folder RUN, or about what ltdd train or ltdd evaluate wrote there.
+    """Write a page about a finished run.
 
-    The page is one HTML file. It shows what the run was and what it cost, the table, classes and groups, what two
-    stages gain and lose, the surest mistakes, the distilled images, the initial images where they can be drawn again,
-    the configuration and the versions. Of classifiers alone it shows the table, the classes, the confusion, the
-    configuration and the versions. Tables and figures of a run can be saved from it. Nothing is written into RUN,
-    unless --out names a file in it.
+    RUN is the folder of the run, or what ltdd train or ltdd evaluate wrote. The page is one HTML file. It shows what
+    the run was and what it cost, the table, classes and groups, what two stages gain and lose, the surest mistakes, the
+    distilled images, the initial images where they can be drawn again, the configuration and the versions. Of
+    classifiers alone it shows the table, the classes, the confusion, the configuration and the versions. Tables and
+    figures of a run can be saved from it. Nothing is written into RUN, unless --out names a file in it.
     """
     check_there(run)
     from rich.filesize import decimal
@@ -69,9 +69,9 @@ def watch(run: Path) -> None:
 @click.option("--html", type=click.Path(path_type=Path), help="Also write an HTML page to this file.")
 @json_option
 def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
-    """Compare the classifiers of finished runs on the same test images.
+    """Compare the classifiers of finished runs.
 
-    The folders of ltdd train and ltdd evaluate are compared, too.
+    Their test images must be the same. The folders of ltdd train and ltdd evaluate are compared, too.
 
     Runs that differ only in the seed are one line of the table, which lists the seeds. Intervals come from a bootstrap
     over test images and seeds. A star marks a classifier that is not worse than the most accurate one by more than

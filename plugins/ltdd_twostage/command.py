@@ -53,10 +53,11 @@ def grouping(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Put the classes into groups that lie far apart in feature space, for many networks, and compare the groups.
+    """Compare the groups of classes that several networks give.
 
-    Each network learns the long-tailed set as a plain classifier; its features of the images of a data source give the
-    groups. Agreement is the adjusted Rand index: 1 for the same groups, 0 for groups by chance.
+    Classes are put into groups that lie far apart in feature space. Each network learns the long-tailed set as a plain
+    classifier; its features of the images of a data source give the groups. Agreement is the adjusted Rand index: 1 for
+    the same groups, 0 for groups by chance.
     """
     results, notes = consoles(as_json)
     with only_json(as_json):
