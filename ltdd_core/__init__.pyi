@@ -125,6 +125,12 @@ from .evaluation.record import (
     StoredRun as StoredRun,
     read_run as read_run,
 )
+from .evaluation.saving import (
+    Saving as Saving,
+)
+from .evaluation.shown import (
+    amount as amount,
+)
 from .evaluation.stored import (
     TrainedClassifier as TrainedClassifier,
     load_classifier as load_classifier,

@@ -35,6 +35,7 @@ from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.runs.stop import StopRequest
 from ltdd_core.seeding import generator
 from ltdd_core.training.augment import Augmentation
+from ltdd_core.training.cost import Ledger
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.trainer import FindComponent, Trainer
@@ -260,6 +261,11 @@ class Setup:
         return {}
 
     @cached_property
+    def beforehand(self) -> Ledger:
+        """What the networks cost that are trained before the distilled set is made, such as teachers."""
+        return Ledger()
+
+    @cached_property
     def component(self) -> FindComponent:
         """Finds another component by name."""
         return component_maker(self.catalog)
@@ -300,7 +306,7 @@ class Setup:
 
         def features(label: int) -> Tensor:
             if not cache:
-                trainer = self.trainer()
+                trainer = self.trainer().changed(ledger=self.beforehand)
                 plain = trainer.train(self.original, outputs=self.data.classes)
                 cache["all"] = trainer.features(plain, self.original)
             return cache["all"][self.data.train_labels == label]

@@ -99,6 +99,16 @@ def finished(tmp_path_factory) -> Path:
     return folder
 
 
+def unclocked(document):
+    """A JSON document without the seconds in it, which differ from one time to the next."""
+    if isinstance(document, list):
+        return [unclocked(part) for part in document]
+    if isinstance(document, dict):
+        timed = ("seconds", "training_seconds")
+        return {key: unclocked(value) for key, value in document.items() if key not in timed}
+    return document
+
+
 def matcher_of(config, data=None):
     """The matcher of a configuration, ready for step 0; on a long-tailed set that is loaded already, if it is given."""
     from ltdd_core.distillation.task import task_of

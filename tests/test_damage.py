@@ -21,6 +21,7 @@ from ltdd_core.data.npz import Npz
 from ltdd_core.evaluation.predictions import load_predictions
 from ltdd_core.evaluation.stored import load_classifier
 from ltdd_core.plugging.catalog import installed
+from ltdd_core.runs.costs import stored_costs
 from ltdd_core.runs.folder import METRICS, RunFolder
 
 CATALOG = installed()
@@ -163,6 +164,7 @@ DOORS = {
     "config.yaml": (damaged_document, lambda path: resolve(CATALOG, [from_file(path)])),
     "run.json": (damaged_document, lambda path: RunFolder(path.parent).begin_session({"digest": "0"}, {})),
     "report.json": (damaged_document, lambda path: RunFolder(path.parent).seconds_taken()),
+    "costs.json": (damaged_document, lambda path: stored_costs(path.parent)),
     "metrics.jsonl": (damaged_document, read_log),
     "grid.yaml": (damaged_document, lambda path: read_grid(path, CATALOG)),
     "set.npz": (cut_and_pasted, lambda path: load_long_tailed("npz", Npz(Npz.Options(root=path)))),

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from conftest import one_line_error
+from conftest import one_line_error, unclocked
 from filelock import FileLock
 from torch.nn import functional as F
 
@@ -36,7 +36,7 @@ from ltdd_core.networks import trajectory
 from ltdd_core.networks.store import SHARED, stored_networks
 from ltdd_core.networks.trajectory import flat_parameters
 from ltdd_core.seeding import global_generator
-from ltdd_core.storage import load_tensors, save_tensors
+from ltdd_core.storage import digest_of, load_tensors, save_tensors
 from ltdd_mtt.experts import (
     ExpertOptions,
     experts_of,
@@ -80,8 +80,9 @@ def trained(path, own=None, **options):
 
 
 def contents(folder):
-    """The bytes of all files; a lock goes with the process that holds it, unless that is killed."""
-    return {file.name: file.read_bytes() for file in folder.iterdir() if not file.name.startswith(".")}
+    """All files but for the seconds of training; a lock goes with the process that holds it, unless that is killed."""
+    found = {file.name: load_tensors(file) for file in folder.iterdir() if not file.name.startswith(".")}
+    return {name: (digest_of(tensors), unclocked(facts)) for name, (tensors, facts) in found.items()}
 
 
 def files(folder):

@@ -27,7 +27,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from ltdd_core import SHOT_COLOURS, SHOT_WORDS, load_classifier, load_data, load_tensors, save_tensors
+from ltdd_core import SHOT_COLOURS, SHOT_WORDS, Saving, load_classifier, load_data, load_tensors, save_tensors
 from ltdd_core.data.load import load_long_tailed
 from ltdd_report import comparing, figures
 from ltdd_report.comparing import bootstrap, class_accuracy, compare_runs
@@ -118,30 +118,37 @@ def test_the_page_says_what_the_run_was_and_what_it_cost(page, finished):
     assert said["distillation"] == f"{seconds:,.0f} seconds in 3 steps"
     assert said["training"].startswith(f"{report['seconds'] - seconds:,.0f} seconds")
     epochs = config["training"]["original"]["epochs"]
-    both = epochs * sum(counts) + epochs * 20
-    seen = dict(line.rsplit(": ", 1) for line in said["images seen in training"].split("; "))
-    assert seen["original, direct"] == seen["original, balanced softmax"] == f"{epochs * sum(counts):,}"
-    assert seen["distilled, direct"] == str(epochs * 20)
-    assert said["images seen in training"].endswith(f": {both:,}")
+    seen = {row["name"]: row["images_seen"] for row in report["rows"]}
+    assert seen["original, direct"] == seen["original, balanced softmax"] == epochs * sum(counts)
+    assert seen["distilled, direct"] == epochs * 20
+    assert said["saving"] == html.escape(str(Saving.from_json(report["saving"])))
+    assert "multiply-adds than on the whole set" in said["saving"]
     assert said["date"] == f"{datetime.fromisoformat(facts['sessions'][0]['began']):%Y-%m-%d %H:%M} UTC"
     assert said["versions"] == f"ltdd {version('ltdd')}, torch {torch.__version__}"
 
 
 def test_a_run_that_noted_less_says_less(ltdd, finished):
-    """No date, and nothing of the time of training where several processes shared the work; no classifiers."""
+    """No date, and nothing of the time of training where several processes shared the work; no costs."""
     shutil.copytree(finished, "run")
     facts = json.loads(Path("run/run.json").read_text())
     (session,) = facts["sessions"]
     session.pop("began")
     Path("run/run.json").write_text(json.dumps({**facts, "sessions": [session, session]}))
-    shutil.rmtree("run/classifiers")
+    report = json.loads(Path("run/report.json").read_text())
+    report.pop("saving")
+    for row in report["rows"]:
+        for key in ("images_seen", "training_seconds", "multiply_adds"):
+            row.pop(key)
+    Path("run/report.json").write_text(json.dumps(report))
     found = ltdd("report", "run")
     assert found.exit_code == 0, found.output
+    assert "multiply-adds" not in Path("report-run.html").read_text()
+    assert "multiply" not in ltdd("compare", "run").stdout
     said = dict(
         re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', section(Path("report-run.html").read_text(), "summary"))
     )
     assert "date" not in said
-    assert "images seen in training" not in said
+    assert "saving" not in said
     assert said["training"].startswith("not told apart: the last of 2 processes took")
 
 

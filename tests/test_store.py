@@ -33,7 +33,7 @@ from ltdd_core.networks.job import Start
 from ltdd_core.networks.network import Network
 from ltdd_core.networks.store import NetworkStore, stored_networks
 from ltdd_core.progress import Display
-from ltdd_core.storage import load_tensors, save_tensors
+from ltdd_core.storage import digest_of, load_tensors, save_tensors
 from ltdd_core.testing import PlainSampler, tiny_long_tailed, tiny_task, tiny_trainer
 
 DATA = tiny_long_tailed()
@@ -473,6 +473,15 @@ def long_trainer(folder, **changes):
 STEPS = -(-len(SET) // 10)  # of an epoch
 
 
+def assert_same_but_for_the_seconds(path, other):
+    """Two files of a store with the same bits, which both say how long the training took."""
+    (tensors, facts), (others, other_facts) = load_tensors(path), load_tensors(other)
+    assert digest_of(tensors) == digest_of(others)
+    assert facts.pop("seconds") > 0
+    assert other_facts.pop("seconds") > 0
+    assert facts == other_facts
+
+
 @pytest.fixture
 def always_copied(monkeypatch):
     monkeypatch.setattr("ltdd_core.networks.unfinished.SECONDS_BETWEEN_COPIES", 0.0)
@@ -497,7 +506,7 @@ def test_an_interrupted_training_goes_on_after_its_last_epoch_to_the_same_bytes(
     assert begun == [(done, 5, "epochs")]
     (file,), (expected,) = ([*(tmp_path / name).iterdir()] for name in ("cut", "whole"))
     assert file.name == expected.name
-    assert file.read_bytes() == expected.read_bytes()
+    assert_same_but_for_the_seconds(file, expected)
 
 
 def test_a_training_that_is_killed_has_what_was_written_before(tmp_path, always_copied, monkeypatch):
@@ -617,7 +626,7 @@ def test_a_training_that_died_resumes_after_its_last_write(tmp_path, schedule, n
     assert cut[0].epochs() == 5
     cut.train(1, report=lambda number, epochs: begun.append(epochs))
     assert begun == [5, 6, 7]
-    assert cut[0].path.read_bytes() == whole[0].path.read_bytes()
+    assert_same_but_for_the_seconds(cut[0].path, whole[0].path)
 
 
 def test_only_a_training_that_begins_as_a_shorter_one_extends_it(tmp_path):

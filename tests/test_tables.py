@@ -1,6 +1,7 @@
 """Tables in terminals of any width: no digit is cut, classes go from head to tail, lost classes are named."""
 
 import dataclasses
+import functools
 import io
 import re
 
@@ -82,6 +83,26 @@ def test_columns_are_left_out_by_importance_and_are_named():
     assert {"accuracy", "std", "few", "worst"} <= shown
 
 
+def test_what_training_costs_is_left_out_first():
+    counts = [500, 50, 5, 4]
+    cost = {"images_seen": 12406.0, "training_seconds": 61.25, "multiply_adds": 1.5e12}
+    rows = [dataclasses.replace(known, **cost) for known in rows_of(counts)]
+    show = functools.partial(print_rows, rows=rows, class_names=["a", "b", "c", "d"], counts=counts)
+    wide = printed(150, show)
+    assert re.search(r" seen +seconds +mult\.-adds", wide)
+    assert len(re.findall(r" 12\.4k +61\.2 +1\.5T", wide)) == len(rows)
+    assert "not shown" not in wide
+    said = [
+        printed(width, show).partition("not shown, for want of room: ")[2].split("\n")[0]
+        for width in range(120, 60, -1)
+    ]
+    left_out = list(dict.fromkeys(text.strip() for text in said))
+    assert left_out[:4] == ["", "mult.-adds", "seconds, mult.-adds", "seen, seconds, mult.-adds"]
+    assert left_out[4] == "harm., seen, seconds, mult.-adds"
+    without = printed(150, lambda console: print_rows(console, rows_of(counts), ["a", "b", "c", "d"], counts))
+    assert "seconds" not in without
+
+
 def test_classes_that_are_never_right_are_named_below_the_table_and_marked():
     counts, names = [3, 500, 40, 4], ["deer", "cat", "horse", "dog"]
     rows = rows_of(counts, zero=(0, 3))
@@ -131,7 +152,7 @@ def test_the_data_are_shown_from_head_to_tail(width):
 
 def test_repeats_keep_their_digits():
     mean, deviation = average(rows_of([500, 50, 5], lines=["x", "x"]))
-    lines = [Repeated("convnet-d3 with a long name of options", mean, deviation, 2)]
+    lines = [Repeated("convnet-d3 with a long name of options", mean, deviation, 2, (0, 1), ("a", "b"))]
     for width in (50, 80, 120):
         text = printed(width, lambda console: print_repeated(console, lines))
         assert f"{mean.accuracy:.1f}±{deviation.accuracy:.1f}" in text
@@ -142,8 +163,8 @@ def test_repeats_keep_their_digits():
 def test_a_comparison_keeps_its_digits_and_names_lost_classes(width):
     value = Interval(88.8, 77.7, 99.9)
     entries = [
-        Entry("dm: two-stage, original + distilled", "", (0, 1), value, value, value, [0.0, 5.0, 0.0], None, True),
-        Entry("original, direct", "", (0,), value, value, value, [1.0, 5.0, 1.0], value, False),
+        Entry("dm: two-stage, original + distilled", "", (0, 1), value, value, value, 0.5, [0.0, 5.0, 0.0], None, True),
+        Entry("original, direct", "", (0,), value, value, value, 0.0, [1.0, 5.0, 1.0], value, False),
     ]
     comparison = Comparison("data", ["a", "b", "c"], [3, 20, 10], 300, entries, [])
     text = printed(width, lambda console: print_comparison(console, comparison))

@@ -23,7 +23,9 @@ from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
 from ltdd_core.evaluation.metrics import Row, group_accuracy, row
 from ltdd_core.evaluation.predictions import TRAIN_AGAIN, Scores
+from ltdd_core.runs.costs import as_json
 from ltdd_core.storage import load_tensors, save_tensors, writing
+from ltdd_core.training.cost import TrainingCost
 
 LINES = "lines"
 
@@ -45,6 +47,8 @@ class StoredPrediction:
     """Images that trained the classifier, over all its stages."""
     data: str | None
     """The digest of the long-tailed set; None in the file of an earlier version."""
+    cost: TrainingCost | None
+    """Of training the classifier; None in the file of an earlier version."""
 
     def check(self) -> None:
         """See that everything fits together.
@@ -114,6 +118,8 @@ class StoredPredictions:
         if scores.groups is not None:
             tensors["groups"] = scores.groups
         facts = {**facts, "class_names": list(data.class_names), "images": images, "data": data.digest}
+        if scores.cost is not None:
+            facts["cost"] = as_json(scores.cost)
         save_tensors(self.folder / line.file, tensors, facts)
 
     def scores(self, line: CellLine) -> Scores:
@@ -123,7 +129,7 @@ class StoredPredictions:
             InputError: the file is damaged.
         """
         kept = self._load(line)
-        return Scores(kept.log_probabilities, kept.groups)
+        return Scores(kept.log_probabilities, kept.groups, cost=kept.cost)
 
     def get(self, line: CellLine) -> ScoredPrediction | None:
         """None if it was not trained yet, or if its file is damaged, which is noted."""
@@ -165,6 +171,7 @@ class StoredPredictions:
                 tuple(facts.class_names),
                 facts.images,
                 facts.data,
+                facts.cost,
             )
             kept.check()
         except (InputError, KeyError, TypeError) as error:
@@ -174,7 +181,7 @@ class StoredPredictions:
 
 
 def _scored(stored: StoredPrediction) -> ScoredPrediction:
-    scores = row("", stored.images, stored.log_probabilities, stored.labels, stored.counts)
+    scores = row("", stored.images, stored.log_probabilities, stored.labels, stored.counts, cost=stored.cost)
     return ScoredPrediction(scores, stored.groups, stored.class_names, stored.data)
 
 
@@ -201,4 +208,5 @@ class _Facts(BaseModel):
     class_names: list[str]
     images: int = Field(ge=1)
     configuration: dict[str, Any] | None = None
+    cost: TrainingCost | None = None
     data: str | None = None

@@ -1,7 +1,7 @@
 """The table of a grid as a document (JSON), for people (Markdown) and for spreadsheets (CSV).
 
-All three are made of the document of :func:`table_of`, which holds nothing that depends on when, how fast or in
-which folder the grid was run.
+All three are made of the document of :func:`table_of`, which holds nothing that depends on when or in which folder the
+grid was run, and only the seconds of training depend on how fast it was.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from ltdd_core.bench.grid import Cell, CellLine, Grid, GridRow
 from ltdd_core.bench.predictions import ScoredPrediction, StoredPredictions
 from ltdd_core.evaluation.metrics import Row, average, parts_of
+from ltdd_core.evaluation.shown import COSTS, amount, number
 from ltdd_core.storage import json_text, write_atomically
 
 PLACE = ("data", "imbalance", "ipc", "method", "plugins")
@@ -25,6 +26,7 @@ METRICS = (
 )
 PUBLISHED = ("accuracy", "std", "group_accuracy")
 HEADINGS = {"imbalance": "IF", "ipc": "IPC", "line": "trained on", "group_accuracy": "group"}
+HEADINGS |= {"images_seen": "images seen", "training_seconds": "seconds", "multiply_adds": "multiply-adds"}
 DIGITS = 4  # of a CSV
 Document = dict[str, Any]
 
@@ -93,9 +95,9 @@ def _scores(
 
 def _numbers(row: Row | None) -> Document:
     if row is None:
-        return {**dict.fromkeys(METRICS), "per_class": []}
+        return {**dict.fromkeys((*METRICS, *COSTS)), "per_class": []}
     values = row.to_json()
-    return {key: values[key] for key in (*METRICS, "per_class")}
+    return {key: values[key] for key in (*METRICS, *COSTS, "per_class")}
 
 
 def _reason(cell: Cell, line: CellLine, failures: Mapping[str, str]) -> str:
@@ -141,12 +143,13 @@ def _caption(rows: Sequence[Document]) -> str:
 def _main_table(rows: Sequence[Document], sources: Sequence[str]) -> str:
     places = differing(rows)
     columns = shown(rows)
-    heading = ["line", *places, "images", "seeds", *columns]
+    costs = COSTS if any(row.get("images_seen") is not None for row in rows) else ()
+    heading = ["line", *places, "images", "seeds", *columns, *costs]
     published = [f"published {HEADINGS.get(key, key)}" for key in PUBLISHED] if sources else []
     lines = [[*(HEADINGS.get(key, key) for key in heading), *published]]
     for row in rows:
         cells = [_text(row[key]) for key in ("line", *places, "images")]
-        cells += [str(len(row["seeds"])), *(spread(row, key) for key in columns)]
+        cells += [str(len(row["seeds"])), *(spread(row, key) for key in columns), *(_cost(row, key) for key in costs)]
         lines.append(cells + ([_published(row, key, sources) for key in PUBLISHED] if sources else []))
     return _table(lines)
 
@@ -204,6 +207,10 @@ def _spread(mean: float | None, deviation: float | None, *, several: bool) -> st
     return f"{mean:.1f} ± {deviation:.1f}" if several else f"{mean:.1f}"
 
 
+def _cost(row: Document, key: str) -> str:
+    return number(row[key]) if key == "training_seconds" else amount(row[key])
+
+
 def _text(value: Any) -> str:
     """A text that cannot break a table or a list."""
     text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
@@ -236,7 +243,7 @@ def _flat(row: Document) -> Document:
     published = row["published"] or {}
     flat = {key: row[key] for key in (*PLACE, "line", "images")}
     flat["seeds"] = " ".join(map(str, row["seeds"]))
-    for key in METRICS:
+    for key in (*METRICS, *COSTS):
         flat |= {key: _rounded(row[key]), f"{key} deviation": _rounded(row["deviation"][key])}
     flat |= {f"published {key}": published.get(key) for key in (*PUBLISHED, "source")}
     flat["missing"] = "; ".join(f"seed {entry['seed']}: {entry['reason']}" for entry in row["missing"])

@@ -27,7 +27,10 @@ BAR = 12
 NAME, SHORTEST = 40, 10  # characters of a line of a class name
 ZEROS = 10  # classes at 0 % that a line names
 ZERO, MARK = "bold red", "!"
-LEFT_OUT = ("harmonic_mean", "group_accuracy", "medium", "middle", "many", "head", "images", "few", "tail", "worst")
+LEFT_OUT = (
+    *("multiply_adds", "training_seconds", "images_seen"),
+    *("harmonic_mean", "group_accuracy", "medium", "middle", "many", "head", "images", "few", "tail", "worst"),
+)
 """Columns that a narrow terminal does without, the first of them first; accuracy and deviation are always there."""
 
 

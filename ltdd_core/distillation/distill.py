@@ -24,6 +24,7 @@ from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.checkpoint import restore
 from ltdd_core.distillation.kept import count_kept, put_back
 from ltdd_core.distillation.matcher import Distillation, Matcher, Synthetic
+from ltdd_core.distillation.spent import OwnSeconds
 from ltdd_core.distillation.task import task_of
 from ltdd_core.errors import InputError, Interrupted, RunFailed, how_to_set
 from ltdd_core.evaluation.estimate import training_ahead
@@ -32,6 +33,7 @@ from ltdd_core.evaluation.labelling import labelled, try_labeller
 from ltdd_core.evaluation.lines import ResultTable, check_recipe, kept_scores, lines_of, result_table
 from ltdd_core.evaluation.metrics import Row, WithRows
 from ltdd_core.evaluation.predictions import PREDICTIONS
+from ltdd_core.evaluation.saving import Saving
 from ltdd_core.evaluation.shown import Table
 from ltdd_core.hookspecs import Run
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
@@ -39,6 +41,7 @@ from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.plugging.loading import Observers
 from ltdd_core.progress import Display, usual_display
 from ltdd_core.runs.checkpoint import CHECKPOINT
+from ltdd_core.runs.costs import COSTS, note_costs
 from ltdd_core.runs.distilled import (
     DISTILLED_FILE,
     DistilledSet,
@@ -50,6 +53,7 @@ from ltdd_core.runs.distilled import (
 from ltdd_core.runs.facts import data_facts, session_facts, versions
 from ltdd_core.runs.folder import CLASSIFIERS, METRICS, RESULT, TIMES, RunFolder
 from ltdd_core.runs.pictures import save_picture
+from ltdd_core.runs.steplog import seconds_logged
 from ltdd_core.setup import Setup
 from ltdd_core.training.soft_labels import SoftLabels
 
@@ -78,6 +82,8 @@ class Result(WithRows):
     """The 95 per cent intervals of each row, over the test images."""
     groups: Tensor | None
     """The partition of a multi-stage classifier, int64 ``[classes]``; None where there is none."""
+    saving: Saving | None
+    """What training on the distilled set saves; None where that is not known."""
     seconds: float
     """Seconds that the process took which finished the run."""
 
@@ -108,6 +114,7 @@ class Result(WithRows):
             "kept": self.distilled.kept,
             "labels": self.distilled.label_budget(),
             "groups": self.group_names(),
+            "saving": None if self.saving is None else self.saving.to_json(),
             "rows": [
                 {**row.to_json(), **known.to_json()} for row, known in zip(self.rows, self.intervals, strict=True)
             ],
@@ -154,11 +161,13 @@ def distill(
     store = store or NetworkStore(config.compute.store or out / NETWORKS)
     with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
         matcher: Matcher = config.matcher.make()
+        own = OwnSeconds(setup.beforehand)
         setup.check_network()
         task = task_of(setup)
         if not (out / DISTILLED_FILE).exists() or RunFolder(out).has_other_length(config):
             display.ahead(lambda: classifiers_ahead(setup, matcher, task, out))
-            matcher.prepare(task)
+            with own.counted():
+                matcher.prepare(task)
             try_labeller(setup)
         size = decimal(setup.data.train_images.nbytes)
         display.data(f"{setup.data.summary()}; {size} of training images on {setup.device.type}")
@@ -176,7 +185,7 @@ def distill(
             run = Run(config, folder.path, setup.data, start)
             observers.tell("ltdd_run_started", run=run)
             try:
-                active = ActiveRun(run, folder, matcher, task, setup, observers)
+                active = ActiveRun(run, folder, matcher, task, setup, observers, own)
                 distilled = finished_set(active, checkpoint)
                 table = score(active, distilled)
                 seconds = folder.seconds_taken() or time.monotonic() - began
@@ -188,6 +197,7 @@ def distill(
                     Table(table.rows),
                     table.intervals,
                     table.groups,
+                    table.saving,
                     seconds,
                 )
                 write_report(folder, result, observers)
@@ -205,7 +215,7 @@ def begin_other_length(folder: RunFolder, config: Config) -> None:
 
     The configuration is written last: a process that is killed before leaves an unfinished run of the old number.
     """
-    for name in (RESULT, PREDICTIONS, DISTILLED_FILE, PICTURE):
+    for name in (RESULT, PREDICTIONS, COSTS, DISTILLED_FILE, PICTURE):
         (folder.path / name).unlink(missing_ok=True)
     shutil.rmtree(folder.path / CLASSIFIERS, ignore_errors=True)
     folder.begin(config)
@@ -226,6 +236,7 @@ class ActiveRun:
     task: Distillation
     setup: Setup
     observers: Observers
+    own: OwnSeconds
 
 
 def finished_set(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -> DistilledSet:
@@ -236,9 +247,11 @@ def finished_set(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | 
     else:
         if type(active.matcher).iterative:
             match(active, checkpoint)
-        distilled = distilled_set_of(active.matcher, active.task, active.run.config, active.run.data)
-        check_usable(distilled, active.run.config)
-        distilled = labelled(active.setup, distilled)
+        with active.own.counted():
+            distilled = distilled_set_of(active.matcher, active.task, active.run.config, active.run.data)
+            check_usable(distilled, active.run.config)
+            distilled = labelled(active.setup, distilled)
+        note_costs(path, distilling=active.own.cost(seconds_logged(path / TIMES)))
         save_distilled(path / DISTILLED_FILE, distilled)
     save_picture(path / PICTURE, distilled.decoded(active.setup.catalog), active.run.data.counts)
     return distilled

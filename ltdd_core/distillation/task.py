@@ -51,7 +51,7 @@ def task_of(setup: Setup) -> Distillation:
         chunk=setup.chunk,
         features=setup.features,
         component=setup.component,
-        trainer=setup.trainer(),
+        trainer=setup.trainer().changed(ledger=setup.beforehand),
         original=original,
         trained=teacher_training(setup),
         pool=lambda named: setup.pool_of(setup.network_of(named)),

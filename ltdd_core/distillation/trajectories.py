@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from ltdd_core.errors import OptionError
 from ltdd_core.evaluation.head import ClassifierHead
 from ltdd_core.networks.job import Job
 from ltdd_core.networks.trajectory import Numbers, Report, Trajectory, train_all
+from ltdd_core.training.cost import FORWARD_AND_BACKWARD, TrainingCost, multiply_adds
 from ltdd_core.training.measuring import seconds_of_training
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.trainer import Trainer
@@ -76,7 +77,16 @@ class Trajectories:
         """
         trajectories = [self[number] for number in range(count)]
         self._announce([each.job.epochs - each.epochs() for each in trajectories])
-        train_all(trajectories, report, keep_going)
+        ledger = self._trainer.ledger
+        with ledger.spending():
+            train_all(trajectories, report, keep_going)
+        for trajectory in trajectories:
+            ledger.note(trajectory.key, partial(self._cost, trajectory))
+
+    def _cost(self, trajectory: Trajectory) -> TrainingCost:
+        of_an_image = FORWARD_AND_BACKWARD * multiply_adds(trajectory.job.make().eval(), self._data.image_shape)
+        seen = trajectory.job.epochs * len(self._data)
+        return TrainingCost(seen, trajectory.seconds(), seen * of_an_image)
 
     def _announce(self, left: Sequence[int]) -> None:
         """Tell how long the epochs will take that are left of each; of compiled networks nobody knows."""

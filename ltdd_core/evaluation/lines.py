@@ -19,17 +19,19 @@ from ltdd_core.evaluation.calibration import at_temperature, best_temperature
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe
 from ltdd_core.evaluation.intervals import RowIntervals, row_intervals
 from ltdd_core.evaluation.labelling import training_set_of
-from ltdd_core.evaluation.metrics import Row, average, calibration_error, parts_of, row
+from ltdd_core.evaluation.metrics import Row, average, calibration_error, costs_of, parts_of, row
 from ltdd_core.evaluation.predictions import PREDICTIONS, Scores, load_predictions, save_predictions
-from ltdd_core.evaluation.shown import HEADINGS, NumberTable, number
+from ltdd_core.evaluation.saving import Saving, saving_of
+from ltdd_core.evaluation.shown import HEADINGS, NumberTable, cost_cells, number
 from ltdd_core.evaluation.stored import TrainedClassifier, class_finder, file_name, save_classifier
 from ltdd_core.networks.store import NetworkStore
 from ltdd_core.networks.stored import Unstorable
 from ltdd_core.plugging.catalog import Catalog
+from ltdd_core.runs.costs import note_costs, stored_costs
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.runs.facts import versions
 from ltdd_core.runs.folder import CLASSIFIERS
-from ltdd_core.setup import ORIGINAL, Setup
+from ltdd_core.setup import DISTILLED, ORIGINAL, Setup
 from ltdd_core.storage import writing
 
 
@@ -106,6 +108,8 @@ class ResultTable:
     """Of each row, over the test images."""
     groups: Tensor | None
     """The partition, int64 ``[classes]``, if a classifier has one."""
+    saving: Saving | None
+    """What the distilled set saves in training; None where that is not known."""
 
 
 def result_table(setup: Setup, distilled: DistilledSet, folder: Path) -> ResultTable:
@@ -129,7 +133,9 @@ def result_table(setup: Setup, distilled: DistilledSet, folder: Path) -> ResultT
     labels = setup.data.test_labels
     right = torch.stack([kept[line.name].log_probabilities.argmax(1) == labels for line in lines])
     rows = [_row(line, kept[line.name], setup.data, distilled, groups) for line in lines]
-    return ResultTable(rows, row_intervals(right.numpy(), labels.numpy()), groups)
+    costs = {sets: kept[line.name].cost for line in reversed(lines) for sets in [line.sets]}
+    saving = saving_of(costs.get((ORIGINAL,)), costs.get((DISTILLED,)), stored_costs(folder).distilling)
+    return ResultTable(rows, row_intervals(right.numpy(), labels.numpy()), groups, saving)
 
 
 def scores_of(line: Line, setup: Setup, distilled: DistilledSet | None) -> Scores:
@@ -154,7 +160,7 @@ def trained(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[C
         unseen = trainer.outputs(classifier.log_probabilities, setup.validation)
         temperature = best_temperature(unseen, setup.validation.labels)
     log_p = trainer.outputs(classifier.log_probabilities, setup.test)
-    return classifier, Scores(log_p, classifier.groups, temperature)
+    return classifier, Scores(log_p, classifier.groups, temperature, trainer.ledger.total)
 
 
 def keep_classifier(
@@ -254,7 +260,9 @@ class Repeated:
         shown = ["accuracy", "std", *parts_of(means), "worst"]
         if any(mean.group_accuracy is not None for mean in means):
             shown.append("group_accuracy")
-        numbers = [[line._cell(column) for column in shown] for line in lines]
+        costs = costs_of(means)
+        numbers = [[*map(line._cell, shown), *cost_cells(line.mean, costs)] for line in lines]
+        shown.extend(costs)
         headings = [HEADINGS.get(column, column) for column in shown]
         title = f"per cent, mean of {over}"
         if alike:
@@ -394,7 +402,7 @@ def check_fits(data: LongTailedSet, distilled: DistilledSet) -> None:
 
 def _row(line: Line, scores: Scores, data: LongTailedSet, distilled: DistilledSet | None, groups: Tensor | None) -> Row:
     images = line.images(data, distilled)
-    return row(line.name, images, scores.log_probabilities, data.test_labels, data.counts, groups)
+    return row(line.name, images, scores.log_probabilities, data.test_labels, data.counts, groups, scores.cost)
 
 
 def _calibration(scores: Scores, data: LongTailedSet) -> dict[str, Any]:
@@ -412,10 +420,11 @@ def _calibration(scores: Scores, data: LongTailedSet) -> dict[str, Any]:
 def kept_scores(folder: Path, lines: Sequence[Line], data: LongTailedSet | None = None) -> dict[str, Scores]:
     """What the run in ``folder`` knows already of these lines, by name; it must fit ``data`` where they are given."""
     size = (None, None) if data is None else (len(data.test_labels), data.classes)
-    known = load_predictions(folder / PREDICTIONS, *size)
-    return {line.name: known[line.name] for line in lines if line.name in known}
+    known, costs = load_predictions(folder / PREDICTIONS, *size), stored_costs(folder).lines
+    return {line.name: replace(known[line.name], cost=costs.get(line.name)) for line in lines if line.name in known}
 
 
 def keep_scores(folder: Path, kept: dict[str, Scores]) -> None:
     """Write what is known of the lines of a run."""
     save_predictions(folder / PREDICTIONS, kept)
+    note_costs(folder, lines={name: scores.cost for name, scores in kept.items() if scores.cost is not None})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
@@ -13,7 +13,8 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from ltdd_core.data.longtail import by_count, shot_groups
-from ltdd_core.evaluation.shown import HEADINGS, NumberTable, number
+from ltdd_core.evaluation.shown import COSTS, HEADINGS, NumberTable, cost_cells, number
+from ltdd_core.training.cost import TrainingCost
 
 RECALL_FLOOR = 0.1
 """Per cent.  Harmonic and geometric mean count a class that is never right as if it were right this often; without
@@ -24,7 +25,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a result table.  Everything but ``images`` and ``confusion`` is in per cent."""
+    """One line of a result table.  Accuracies, and what is made of them, are in per cent."""
 
     name: str
     """The classifier, as the table calls it."""
@@ -60,6 +61,12 @@ class Row:
     """The accuracy of each class; None for a class without a test image, which counts in no mean."""
     confusion: list[list[float]]
     """Test images of each true class (row) by predicted class (column)."""
+    images_seen: float | None = None
+    """Epochs times images of the training, over all of its networks but teachers; None where that is not known."""
+    training_seconds: float | None = field(default=None, compare=False)
+    """Seconds of the training, measured where each network was trained; None where that is not known."""
+    multiply_adds: float | None = None
+    """Of the convolutions and matrix products of the training; None where that is not known."""
 
     def to_json(self) -> dict[str, Any]:
         """The row as the command line prints it with ``--json``."""
@@ -69,10 +76,14 @@ class Row:
     def table(rows: Sequence[Row]) -> NumberTable:
         """Several lines, one below another."""
         columns = ("accuracy", "std", *parts_of(rows), "worst", "harmonic_mean", "group_accuracy")
-        head = ["trained on", "images", *(HEADINGS.get(column, column) for column in columns)]
-        body = [[row.name, str(row.images), *(number(getattr(row, column)) for column in columns)] for row in rows]
+        costs = costs_of(rows)
+        head = ["trained on", "images", *(HEADINGS.get(column, column) for column in (*columns, *costs))]
+        body = [
+            [row.name, str(row.images), *(number(getattr(row, column)) for column in columns), *cost_cells(row, costs)]
+            for row in rows
+        ]
         title = "per cent; std, worst and harmonic mean are over classes"
-        return NumberTable(title, ["name", "images", *columns], head, body)
+        return NumberTable(title, ["name", "images", *columns, *costs], head, body)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{part} {number(getattr(self, part))}" for part in parts_of([self]))
@@ -106,6 +117,7 @@ def row(
     labels: Tensor,
     counts: Sequence[int],
     groups: Tensor | None = None,
+    cost: TrainingCost | None = None,
 ) -> Row:
     """Score what a classifier says; the likeliest class is its prediction.
 
@@ -116,6 +128,7 @@ def row(
         labels: int64 ``[N]``.
         counts: training images of each class of the long-tailed set.
         groups: int64 ``[classes]``.
+        cost: of training the classifier, where it is known.
     """
     predicted = log_probabilities.argmax(1)
     confusion = torch.from_numpy(confusion_matrix(labels.numpy(), predicted.numpy(), labels=range(len(counts))))
@@ -137,6 +150,9 @@ def row(
         calibration_error=calibration_error(log_probabilities, right),
         per_class=per_class,
         confusion=confusion.tolist(),
+        images_seen=None if cost is None else cost.images_seen,
+        training_seconds=None if cost is None else cost.seconds,
+        multiply_adds=None if cost is None else cost.multiply_adds,
     )
 
 
@@ -219,6 +235,11 @@ def parts_of(rows: Sequence[Any]) -> tuple[str, ...]:
     return BY_RANK if any(row[part] is None for row in known for part in BY_COUNT) else BY_COUNT
 
 
+def costs_of(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The columns of what training costs; none where nothing is known of it."""
+    return COSTS if any(row.images_seen is not None for row in rows) else ()
+
+
 def average(rows: Sequence[Row]) -> tuple[Row, Row]:
     """Mean and population standard deviation over repeats of one line, field by field."""
     return _combine(rows, lambda values: values.mean(0)), _combine(rows, lambda values: values.std(0, correction=0))
@@ -232,12 +253,13 @@ def _means(recall: Tensor, groups: dict[str, list[int]]) -> dict[str, Any]:
 
 def _combine(rows: Sequence[Row], how: Any) -> Row:
     fields: dict[str, Any] = {"name": rows[0].name, "images": rows[0].images}
-    for field in asdict(rows[0]):
-        values = [getattr(row, field) for row in rows]
-        if field not in fields:
-            if field == "per_class":
+    for column in asdict(rows[0]):
+        values = [getattr(row, column) for row in rows]
+        if column not in fields:
+            if column == "per_class":
                 values = [[math.nan if value is None else value for value in row.per_class] for row in rows]
-            fields[field] = None if values[0] is None else how(torch.tensor(values, dtype=torch.float64)).tolist()
+            known = all(value is not None for value in values)
+            fields[column] = how(torch.tensor(values, dtype=torch.float64)).tolist() if known else None
     fields["per_class"] = _or_none(fields["per_class"])
     return Row(**fields)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ltdd_core.errors import InputError
 from ltdd_core.storage import load_tensors, save_tensors
+from ltdd_core.training.cost import TrainingCost
 
 PREDICTIONS = "predictions.safetensors"
 GROUPS, TEMPERATURE = ": groups", ": temperature"
@@ -28,6 +29,8 @@ class Scores:
     """The partition of the classes, int64 ``[classes]``, if the classifier has one."""
     temperature: float | None = None
     """What calibrates the probabilities, which are kept as they are; None where there are no validation images."""
+    cost: TrainingCost | None = field(default=None, compare=False)
+    """Of training the classifier, where it is known; it is not kept with the predictions."""
 
     def __repr__(self) -> str:
         images, classes = self.log_probabilities.shape

@@ -8,11 +8,30 @@ from html import escape
 from typing import Any, TypeVar
 
 HEADINGS = {"harmonic_mean": "harm.", "group_accuracy": "group", "accuracy": "acc.", "medium": "med.", "middle": "mid."}
+HEADINGS |= {"images_seen": "seen", "training_seconds": "seconds", "multiply_adds": "mult.-adds"}
+COSTS = ("images_seen", "training_seconds", "multiply_adds")
+"""Columns of what the training of a classifier costs."""
+THOUSANDS = ("", "k", "M", "G", "T", "P", "E")
 
 
 def number(value: float | None) -> str:
     """One decimal, or n/a."""
     return "n/a" if value is None else f"{value:.1f}"
+
+
+def amount(value: float | None) -> str:
+    """A large number in three digits, with k, M, G, T, P or E for thousands of thousands; or n/a."""
+    if value is None:
+        return "n/a"
+    places = 0
+    while value >= 999.5 and places + 1 < len(THOUSANDS):
+        value, places = value / 1000, places + 1
+    return f"{value:.3g}{THOUSANDS[places]}"
+
+
+def cost_cells(row: Any, columns: Sequence[str]) -> list[str]:
+    """The cells of some of the columns :data:`COSTS`, of a row of a table."""
+    return [(number if name == "training_seconds" else amount)(getattr(row, name)) for name in columns]
 
 
 @dataclass(frozen=True)

@@ -252,4 +252,5 @@ def teacher_training(setup: Setup) -> TeacherTraining:
         return setup.original_in_order_of(setup.prepared(setup.component("sampler", sampler)))
 
     store = NetworkStore(setup.config.compute.store or SHARED)
-    return TeacherTraining(setup.trainer(), original, setup.network_of, store, setup.teachers)
+    trainer = setup.trainer().changed(ledger=setup.beforehand)
+    return TeacherTraining(trainer, original, setup.network_of, store, setup.teachers)

@@ -71,3 +71,9 @@ def check_facts(path: Path, facts: Mapping[str, Any], kind: str, key: Key) -> No
         raise InputError(f"{path}: not the network that its name says; {ADVICE}.")
     if facts.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{path}: written by another version of ltdd; {ADVICE}.")
+
+
+def seconds_in(facts: Mapping[str, Any]) -> float | None:
+    """The seconds of training that a file notes; None in one of an earlier version, which notes none."""
+    seconds: Any = facts.get("seconds")
+    return float(seconds) if type(seconds) in (int, float) and seconds >= 0 else None

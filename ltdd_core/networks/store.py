@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +33,7 @@ from ltdd_core.networks.job import (
     Key,
     Start,
     check_facts,
+    seconds_in,
 )
 from ltdd_core.networks.network import Network
 from ltdd_core.networks.unfinished import Unfinished
@@ -48,6 +50,14 @@ PATIENCE = 0.2
 """Seconds between looks at a network that another process trains."""
 
 
+class Trained(NamedTuple):
+    """A trained network."""
+
+    network: Network
+    seconds: float | None
+    """Of its training, over all processes that had a part in it; None where its file does not say."""
+
+
 class NetworkStore:
     """Trained networks by what decides them.
 
@@ -57,7 +67,7 @@ class NetworkStore:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self._known: dict[str, Network] = {}
+        self._known: dict[str, Trained] = {}
 
     def get(self, job: Job, keep_going: Callable[[], None] = lambda: None) -> Network:
         """The network of a job: the one that is known, or read from disk, or else trained now and kept.
@@ -71,12 +81,16 @@ class NetworkStore:
         Raises:
             InputError: the folder cannot be written, or a file in it is damaged.
         """
+        return self.trained(job, keep_going).network
+
+    def trained(self, job: Job, keep_going: Callable[[], None] = lambda: None) -> Trained:
+        """As :meth:`get`, with the seconds of the training."""
         if job.key is None:
-            return job.ready(_trained(job))
+            return _ready(job, _trained(job))
         name = digest(job.key)
         if name not in self._known:
-            network = _trained(job) if self.folder is None else self._shared(name, job, keep_going)
-            self._known[name] = job.ready(network)
+            trained = _trained(job) if self.folder is None else self._shared(name, job, keep_going)
+            self._known[name] = _ready(job, trained)
         return self._known[name]
 
     def has(self, job: Job) -> bool:
@@ -111,7 +125,7 @@ class NetworkStore:
         check_facts(path, facts, ARTEFACT, key)
         return tensors
 
-    def _shared(self, name: str, job: Job, keep_going: Callable[[], None]) -> Network:
+    def _shared(self, name: str, job: Job, keep_going: Callable[[], None]) -> Trained:
         """The network from its file, written by whoever is first."""
         folder, key = self.folder, job.key
         assert folder is not None and key is not None  # noqa: S101, PT018 - for the type checker; the caller has looked
@@ -121,11 +135,11 @@ class NetworkStore:
         with made(folder), _locked(path, keep_going):
             if path.exists():
                 return _filled(job.make(), path, key)
-            network = _finished(job, Unfinished(path.with_suffix(UNFINISHED_SUFFIX), key))
-            facts = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": key}
-            save_tensors(path, network.state_dict(), facts)
+            trained = _finished(job, Unfinished(path.with_suffix(UNFINISHED_SUFFIX), key))
+            facts = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": key, "seconds": trained.seconds}
+            save_tensors(path, trained.network.state_dict(), facts)
             path.with_suffix(UNFINISHED_SUFFIX).unlink(missing_ok=True)
-            return network
+            return trained
 
 
 class Plan(NetworkStore):
@@ -135,20 +149,26 @@ class Plan(NetworkStore):
         super().__init__()
         self.jobs: list[Job] = []
 
-    def get(self, job: Job, keep_going: Callable[[], None] = lambda: None) -> Network:
+    def trained(self, job: Job, keep_going: Callable[[], None] = lambda: None) -> Trained:
         """An untrained network."""
         self.jobs.append(job)
-        return job.make().eval().requires_grad_(False)
+        return Trained(job.make().eval().requires_grad_(False), None)
 
 
-def _trained(job: Job) -> Network:
-    return job.train(job.make(), Start(), lambda epoch: None)
+def _trained(job: Job) -> Trained:
+    network, began = job.make(), time.monotonic()
+    return Trained(job.train(network, Start(), lambda epoch: None), time.monotonic() - began)
 
 
-def _finished(job: Job, unfinished: Unfinished) -> Network:
+def _ready(job: Job, trained: Trained) -> Trained:
+    return trained._replace(network=job.ready(trained.network))
+
+
+def _finished(job: Job, unfinished: Unfinished) -> Trained:
     """The network of a job, trained from where an earlier training of it stopped."""
+    network, start = job.make(), unfinished.start()
     try:
-        return job.train(job.make(), unfinished.start(), unfinished.after_epoch)
+        return Trained(job.train(network, start, unfinished.after_epoch), unfinished.seconds)
     except KeyboardInterrupt:  # Interrupted is one
         unfinished.write()
         raise
@@ -199,7 +219,7 @@ def _locked(path: Path, keep_going: Callable[[], None]) -> Iterator[None]:
         time.sleep(PATIENCE)
 
 
-def _filled(network: Network, path: Path, key: Key) -> Network:
+def _filled(network: Network, path: Path, key: Key) -> Trained:
     """A network with the weights of a file.
 
     Raises:
@@ -214,7 +234,7 @@ def _filled(network: Network, path: Path, key: Key) -> Network:
         raise InputError(f"{path}: its tensors do not fit the network; {ADVICE}.") from error
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise InputError(f"{path}: a weight is not finite; {ADVICE}.")
-    return network.eval().requires_grad_(False)
+    return Trained(network.eval().requires_grad_(False), seconds_in(facts))
 
 
 # ---- what is on disk -----------------------------------------------------------------------------

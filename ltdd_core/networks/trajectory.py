@@ -23,7 +23,7 @@ from torch.nn.utils import parameters_to_vector
 
 from ltdd_core.errors import InputError, Interrupted, reason_of
 from ltdd_core.identity import digest
-from ltdd_core.networks.job import ADVICE, FORMAT_VERSION, TRAJECTORY, Epoch, Job, Key, Start, check_facts
+from ltdd_core.networks.job import ADVICE, FORMAT_VERSION, TRAJECTORY, Epoch, Job, Key, Start, check_facts, seconds_in
 from ltdd_core.networks.network import Network
 from ltdd_core.networks.store import PATIENCE, ROWS, alone, made
 from ltdd_core.storage import load_tensors, parse_json, save_tensors
@@ -68,13 +68,28 @@ class Trajectory:
         """
         if not self.path.exists():
             return 0
+        return self._described()[0]
+
+    def seconds(self) -> float | None:
+        """Seconds of the training of as many epochs as are wanted; None where its file does not say.
+
+        Raises:
+            InputError: the file is not there, or is damaged.
+        """
+        epochs, facts = self._described()
+        seconds = seconds_in(facts)
+        return None if seconds is None else seconds * min(1.0, self.job.epochs / max(1, epochs))
+
+    def _described(self) -> tuple[int, dict[str, Any]]:
+        """The epochs on disk, and what the file says of them."""
         try:
             with safe_open(self.path, framework="pt") as file:
-                self._check({name: parse_json(text) for name, text in (file.metadata() or {}).items()})
+                facts = {name: parse_json(text) for name, text in (file.metadata() or {}).items()}
+                self._check(facts)
                 rows, _ = file.get_slice(ROWS).get_shape()
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"{self.path}: damaged, or no trajectory: {reason_of(error)}; {ADVICE}.") from error
-        return int(rows) - 1
+        return int(rows) - 1, facts
 
     def rows(self, *epochs: int) -> tuple[Tensor, ...]:
         """The parameters after each of some epochs, float32 ``[P]`` on the CPU; ``0`` for the initial ones.
@@ -145,10 +160,12 @@ class Trajectory:
         """
         return load_tensors(self.path)[0] if self.epochs() else {}
 
-    def save(self, tensors: dict[str, Tensor], network: Network) -> None:
-        """Write all of its tensors."""
+    def save(self, tensors: dict[str, Tensor], network: Network, seconds: float | None = None) -> None:
+        """Write all of its tensors, and the seconds of training so far where they are known."""
         layout = [[name, list(value.shape)] for name, value in network.named_parameters()]
         facts = {"format": TRAJECTORY, "format_version": FORMAT_VERSION, "key": self.key, "parameters": layout}
+        if seconds is not None:
+            facts["seconds"] = seconds
         save_tensors(self.path, tensors, facts)
         self._file = None
 
@@ -162,11 +179,14 @@ class Record:
     The network itself may be some steps into the next epoch when a training stops.
     """
 
-    def __init__(self, trajectory: Trajectory, network: Network, rows: Tensor, done: int) -> None:
+    def __init__(
+        self, trajectory: Trajectory, network: Network, rows: Tensor, done: int, before: float | None = 0.0
+    ) -> None:
         self.trajectory, self.network, self.rows, self.done, self.saved = trajectory, network, rows, done, done
         self.last: Tensor | None = None
         """The parameters after the last epoch, float32 ``[P]`` on the CPU; None before the first that is trained."""
         self.buffers: dict[str, Tensor] = {}
+        self._before, self._began = before, time.monotonic()  # seconds of the epochs that are done
 
     @classmethod
     def begin(cls, trajectory: Trajectory, network: Network) -> Record:
@@ -186,7 +206,7 @@ class Record:
             raise InputError(f"{trajectory.path}: its tensors do not fit the network; {ADVICE}.") from error
         if not flat_parameters(network).isfinite().all():
             raise InputError(f"{trajectory.path}: a weight is not finite; {ADVICE}.")
-        return cls(trajectory, network, rows, done)
+        return cls(trajectory, network, rows, done, seconds_in(trajectory._described()[1]) if done else 0.0)
 
     def add(self, done: int) -> None:
         """An epoch is over: keep where the network is."""
@@ -201,7 +221,8 @@ class Record:
         tensors = {ROWS: self.rows[: self.done + 1], **self.buffers}
         if self.rows.dtype != torch.float32:
             tensors["last"] = self.last
-        self.trajectory.save(tensors, self.network)
+        seconds = None if self._before is None else self._before + time.monotonic() - self._began
+        self.trajectory.save(tensors, self.network, seconds)
         self.saved = self.done
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ltdd_core.errors import InputError
-from ltdd_core.networks.job import ADVICE, FORMAT_VERSION, UNFINISHED, Epoch, Key, Start, check_facts
+from ltdd_core.networks.job import ADVICE, FORMAT_VERSION, UNFINISHED, Epoch, Key, Start, check_facts, seconds_in
 from ltdd_core.storage import load_tensors, save_tensors
 
 SECONDS_BETWEEN_COPIES = 0.5
@@ -32,6 +32,9 @@ class Unfinished:
     """Its file."""
     key: Key
     """All that decides the network."""
+    before: float | None = 0.0
+    """Seconds of training behind its file; None where an earlier version wrote it."""
+    _began: float = field(default_factory=time.monotonic)
     _epochs: int = 0
     _state: dict[str, Tensor] = field(default_factory=dict)
     _copied: float = field(default_factory=time.monotonic)
@@ -43,6 +46,7 @@ class Unfinished:
         Raises:
             InputError: the file is damaged, or of another training.
         """
+        self._began = time.monotonic()
         if not self.path.exists():
             return Start()
         state, facts = load_tensors(self.path)
@@ -50,7 +54,13 @@ class Unfinished:
         epochs: Any = facts.get("epochs")
         if type(epochs) is not int or epochs < 1 or not all(torch.isfinite(tensor).all() for tensor in state.values()):
             raise InputError(f"{self.path}: damaged; {ADVICE}.")
+        self.before = seconds_in(facts)
         return Start(epochs, state)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training so far, over all processes; None where that is not known."""
+        return None if self.before is None else self.before + time.monotonic() - self._began
 
     def after_epoch(self, epoch: Epoch) -> None:
         """Keep the state, if it was not kept a moment ago."""
@@ -70,5 +80,6 @@ class Unfinished:
         """
         if self._state:
             facts = {"format": UNFINISHED, "format_version": FORMAT_VERSION, "key": self.key, "epochs": self._epochs}
+            facts["seconds"] = self.seconds
             save_tensors(self.path, self._state, facts)
             self._state, self._written = {}, time.monotonic()

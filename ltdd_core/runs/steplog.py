@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
@@ -45,3 +46,14 @@ def lines_before(step: int, content: bytes) -> Iterator[str]:
         if type(number) is int and last < number < step:
             last = number
             yield line.decode() + "\n"
+
+
+def seconds_logged(path: Path) -> float:
+    """The seconds in a log, added up; lines that are lost or damaged count nothing.
+
+    Args:
+        path: of the log; there may be none.
+    """
+    entries = map(json.loads, lines_before(sys.maxsize, path.read_bytes() if path.is_file() else b""))
+    found = (entry.get("seconds") for entry in entries)
+    return sum(seconds for seconds in found if type(seconds) in (int, float) and 0 <= seconds < math.inf)

@@ -19,6 +19,7 @@ from ltdd_core.progress import Display
 from ltdd_core.seeding import global_generator
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.augmentation import TrainingAugmentation
+from ltdd_core.training.cost import BACKWARD, FORWARD_AND_BACKWARD, Ledger, TrainingCost, multiply_adds
 from ltdd_core.training.loop import train
 from ltdd_core.training.losses import Loss, LossSchedule, cross_entropy
 from ltdd_core.training.options import TrainingOptions
@@ -85,6 +86,7 @@ class Trainer:
         display: told what is about to be trained, and how far it is.
         component: finds another component by name.
         validation: the validation images, where a head is given some.
+        ledger: notes what the networks cost that are asked for; one of its own unless given.
     """
 
     component: FindComponent
@@ -111,6 +113,7 @@ class Trainer:
         display: Display | None = None,
         component: FindComponent = _no_components,
         validation: TrainingSet | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.make, self.options, self.augmentation = make, options, augmentation
         self.seed, self.device, self.chunk = seed, device, chunk
@@ -118,6 +121,7 @@ class Trainer:
         self.store = store or NetworkStore()
         self.keep_going, self.display, self.component = keep_going, display or Display(), component
         self.validation = validation
+        self.ledger = ledger or Ledger()
         self._part: str | None = None
 
     def changed(
@@ -129,11 +133,12 @@ class Trainer:
         seed: int | None = None,
         store: NetworkStore | None = None,
         validation: TrainingSet | None = None,
+        ledger: Ledger | None = None,
     ) -> Trainer:
         """A trainer that differs in what is given; the arguments are those of the constructor."""
         other = copy.copy(self)
         given: dict[str, Any] = {"make": make, "options": options, "augmentation": augmentation}
-        given |= {"seed": seed, "store": store, "validation": validation}
+        given |= {"seed": seed, "store": store, "validation": validation, "ledger": ledger}
         vars(other).update({name: value for name, value in given.items() if value is not None})
         return other
 
@@ -145,7 +150,7 @@ class Trainer:
                 their initial weights.
         """
         planning, plan = copy.copy(self), Plan()
-        planning.store, planning.display = plan, Display()
+        planning.store, planning.display, planning.ledger = plan, Display(), Ledger()
         work(planning)
         return plan.jobs
 
@@ -201,7 +206,11 @@ class Trainer:
             data, options, purpose, network=self.make, outputs=outputs, layer=layer, loss=loss, loss_at=loss_at
         )
         advice = f"training.{data.name}.lr"
-        return self._kept(key, make, data, options, purpose, loss, loss_at, advice, fast=True)
+
+        def of_an_image() -> int:
+            return FORWARD_AND_BACKWARD * multiply_adds(make().eval(), data.image_shape)
+
+        return self._kept(key, make, data, options, purpose, loss, loss_at, advice, of_an_image, fast=True)
 
     def retrain(
         self,
@@ -236,7 +245,12 @@ class Trainer:
             return retrained.to(self.device)
 
         key = self._key(data, options, purpose, network=network, outputs=None, layer=layer, loss=loss, loss_at=None)
-        return self._kept(key, make, data, options, purpose, loss, None, lr_option, fast=False)
+
+        def of_an_image() -> int:
+            last = network.linear.in_features * network.linear.out_features
+            return multiply_adds(network, data.image_shape) + BACKWARD * last
+
+        return self._kept(key, make, data, options, purpose, loss, None, lr_option, of_an_image, fast=False)
 
     def features(self, network: Network, data: TrainingSet) -> Tensor:
         """Features of all images of a set, float32 ``[N, D]`` on the CPU, without augmentation.
@@ -307,10 +321,14 @@ class Trainer:
         loss: Loss,
         loss_at: LossSchedule | None,
         option: str,
+        of_an_image: Callable[[], int],
         *,
         fast: bool,
     ) -> Network:
-        """The network of a key, trained now if need be; ``fast``: compiled and in the precision of the trainer."""
+        """The network of a key, trained now if need be; ``fast``: compiled and in the precision of the trainer.
+
+        ``of_an_image`` counts the multiply-adds of a training step on one image.
+        """
         # The body of a network under a new last layer was made fast when it was trained.
         precision, compiled = (self.precision, self.compiled) if fast else ("fp32", False)
 
@@ -348,11 +366,19 @@ class Trainer:
         def extendable() -> bool:
             return options.schedule == "constant" and not options.remembers and loss_at is None and data.steady
 
+        def cost(seconds: float | None) -> TrainingCost:
+            seen = options.epochs * len(data)
+            return TrainingCost(seen, seconds, seen * of_an_image())
+
         try:
-            return self.store.get(Job(key, make, trained, ready, options.epochs, extendable), self.keep_going)
+            with self.ledger.spending():
+                found = self.store.trained(Job(key, make, trained, ready, options.epochs, extendable), self.keep_going)
         except RunFailed as error:
             evaluates = either("ltdd evaluate RUN", "evaluate(..., settings=[...])")
             advice = (
                 f"That is {how_to_set(option, '...')}, which {evaluates} takes too where a set is distilled already."
             )
             raise RunFailed(f"{error} {advice}") from error
+        if not isinstance(self.store, Plan):
+            self.ledger.note(key, lambda: cost(found.seconds))
+        return found.network

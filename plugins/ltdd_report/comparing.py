@@ -9,7 +9,8 @@ difference from the most accurate one is not more than noise: the 95 per cent in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from ltdd_core import InputError, Interval, configure, draw_test_images, interva
 from ltdd_report.reading import NO_METHOD, Record, RunRecord, check_predictions, predictions, test_set
 from ltdd_report.trained import TrainedRecord, classifiers
 
+Cost = Mapping[str, float | None]
+"""What training a classifier costs, by the key of a row."""
+COSTS = ("images_seen", "training_seconds", "multiply_adds")
 DRAWS = 2000
 LEVEL = 95.0  # per cent, of the intervals of ltdd_core
 ROUNDING = 1e-9  # of a difference, in points
@@ -43,6 +47,8 @@ class Entry:
     behind: Interval | None
     """Points of accuracy behind the most accurate entry; None for that one."""
     among_best: bool
+    cost: Cost = field(default_factory=dict)
+    """Of training it, the mean over its seeds; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class Comparison:
                 "per_class": entry.per_class,
                 "behind": of(entry.behind),
                 "among_best": entry.among_best,
+                **{key: entry.cost.get(key) for key in COSTS},
             }
             for entry in self.entries
         ]
@@ -122,9 +129,9 @@ def compare_runs(runs: Sequence[RunRecord | TrainedRecord]) -> Comparison:
     best = max(measured, key=lambda name: float(accuracy(measured[name]).mean()))
     data = runs[0].data
     entries = []
-    for name, (letter, seeds) in about.items():
+    for name, (letter, seeds, cost) in about.items():
         found = (measured[name], resampled[name], measured[best], resampled[best])
-        entries.append(_entry(name, seeds, accuracy, *found, letter))
+        entries.append(replace(_entry(name, seeds, accuracy, *found, letter), cost=cost))
     for entry in entries:
         entry.per_class[:] = _of_all_classes(entry.per_class, labels, len(data["classes"]))
     ranked = sorted(entries, key=lambda entry: -entry.accuracy.value)
@@ -243,6 +250,8 @@ class Entrant:
     seed: int
     said: Mapping[str, Tensor]
     """The log-probabilities of each line, float32 ``[N, classes]``."""
+    costs: Mapping[str, Cost]
+    """What training each line cost."""
 
 
 def _entrants(record: RunRecord | TrainedRecord, letter: str, labels: np.ndarray) -> Iterator[Entrant]:
@@ -253,7 +262,8 @@ def _entrants(record: RunRecord | TrainedRecord, letter: str, labels: np.ndarray
         for line, log_p in said.items():
             check_predictions(record, line, log_p, labels)
         seed = int(record.config["seed"])
-        yield Entrant(record.config["matcher"]["name"], settings, _unusual(record), seed, said)
+        costs = {row["name"]: _cost(row) for row in record.rows}
+        yield Entrant(record.config["matcher"]["name"], settings, _unusual(record), seed, said, costs)
         return
     chosen = list(record.chosen())
     method = "train" if record.method is None else f"evaluate {record.method}"
@@ -262,26 +272,39 @@ def _entrants(record: RunRecord | TrainedRecord, letter: str, labels: np.ndarray
         row, head, network = chosen[number]
         shared = {key: value for key, value in settings.items() if key.partition(".")[0] not in ("head", "network")}
         own = {**shared, **distilled, **_flat({"head": head, "network": network})}
-        yield Entrant(method, own, frozenset(), seed, {row["name"]: log_p})
+        yield Entrant(method, own, frozenset(), seed, {row["name"]: log_p}, {row["name"]: _cost(row)})
+
+
+def _cost(row: Mapping[str, Any]) -> Cost:
+    return {key: row.get(key) for key in COSTS}
+
+
+def _mean_cost(costs: Sequence[Cost]) -> Cost:
+    """The mean over seeds; None where it is not known of each."""
+    columns = {key: [cost.get(key) for cost in costs] for key in COSTS}
+    known = {key: [value for value in values if value is not None] for key, values in columns.items()}
+    return {key: fmean(values) if len(values) == len(costs) else None for key, values in known.items()}
 
 
 def _tables(
     entrants: Sequence[Entrant], names: Sequence[str], labels: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, list[int]]]]:
-    """For each entry which test images each of its seeds has right; and the letter of its images, and its seeds."""
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, list[int], Cost]]]:
+    """For each entry which test images each of its seeds has right; and the letter of its images, seeds and cost."""
     by_line: dict[str, dict[str, list[tuple[int, Tensor]]]] = {}
+    costs: dict[tuple[str, str], list[Cost]] = {}
     for entrant, method in zip(entrants, names, strict=True):
         for line, log_p in entrant.said.items():
             by_line.setdefault(line, {}).setdefault(method, []).append((entrant.seed, log_p))
+            costs.setdefault((line, method), []).append(entrant.costs[line])
     letters = {name: entrant.settings.get(IMAGES, "") for name, entrant in zip(names, entrants, strict=True)}
     tables: dict[str, np.ndarray] = {}
-    about: dict[str, tuple[str, list[int]]] = {}
+    about: dict[str, tuple[str, list[int], Cost]] = {}
     for line, by_method in by_line.items():
         shared = len(by_method) > 1 and _all_same(list(by_method.values()))
         for method, by_seed in list(by_method.items())[: 1 if shared else None]:
             name = line if shared or len(letters) == 1 else f"{method}: {line}"
             tables[name] = np.stack([log_p.argmax(1).numpy() == labels for _, log_p in by_seed])
-            about[name] = letters[method], [seed for seed, _ in by_seed]
+            about[name] = letters[method], [seed for seed, _ in by_seed], _mean_cost(costs[line, method])
     return tables, about
 
 

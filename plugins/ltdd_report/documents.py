@@ -8,12 +8,15 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ltdd_core import Saving
+
 LARGEST = 2**53  # above it a float does not hold every integer
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 PerCent = Annotated[float, Field(ge=0, le=100 + 1e-6)]  # a sum of shares can be a rounding error above 100
 Points = Annotated[float, Field(ge=-100 - 1e-6, le=100 + 1e-6)]
 Seconds = Annotated[float, Field(ge=0, le=1e10)]
+Amount = Annotated[float, Field(ge=0, le=1e30)]
 Loss = Annotated[float, Field(ge=-1e100, le=1e100)]  # sums and ratios of such numbers are still finite
 ROUNDING = 1e-6  # per cent
 FOLLOW = "must have the accuracies that follow from its confusion matrix"
@@ -114,6 +117,10 @@ class Measured(Document):
     calibration_error: PerCent
     per_class: list[PerCent | None]
     confusion: list[list[Annotated[float, Field(ge=0, le=LARGEST)]]]
+    images_seen: Amount | None = None
+    training_seconds: Seconds | None = None
+    multiply_adds: Amount | None = None
+    """These three are not there in a folder of an earlier version."""
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
@@ -146,6 +153,12 @@ class Line(Measured):
         return self
 
 
+def _saving(document: Any) -> Any:
+    if document is not None:
+        Saving.from_json(document)
+    return document
+
+
 class Report(Document):
     """``report.json``."""
 
@@ -154,6 +167,7 @@ class Report(Document):
     seconds: Seconds
     groups: list[list[str]] | None
     rows: Annotated[list[Line], Field(min_length=1)]
+    saving: Annotated[Any, AfterValidator(_saving)] = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -7,7 +7,7 @@ from datetime import datetime
 from importlib.metadata import metadata
 from typing import Any
 
-from ltdd_core import InputError, configure, load_classifier
+from ltdd_core import InputError, Saving, configure
 from ltdd_report.reading import RunRecord
 
 AGAIN = "ltdd distill --config config.yaml --out FOLDER"
@@ -53,7 +53,7 @@ def _date(run: RunRecord) -> str:
 
 
 def _cost(run: RunRecord) -> Iterator[tuple[str, str]]:
-    """Seconds, and images that each classifier saw."""
+    """Seconds, and what the distilled set saves; the table has what each classifier cost."""
     steps, total = run.seconds, float(run.report["seconds"])
     if len(steps):
         yield "distillation", f"{float(steps.sum()):,.0f} seconds in {len(steps):,} steps"
@@ -62,26 +62,8 @@ def _cost(run: RunRecord) -> Iterator[tuple[str, str]]:
         yield "training", f"{rest:,.0f} seconds for the classifiers, with reading and testing"
     else:
         yield "training", f"not told apart: the last of {len(run.sessions)} processes took {total:,.0f} seconds in all"
-    seen = [(row["name"], images_seen(run, row["name"])) for row in run.rows]
-    if any(images is not None for _, images in seen):
-        known = (f"{name}: {'not known' if images is None else format(images, ',')}" for name, images in seen)
-        yield "images seen in training", "; ".join(known)
-
-
-def images_seen(run: RunRecord, line: str) -> int | None:
-    """How many images the training of a classifier comes to: epochs times images, over its stages.
-
-    None where that cannot be told: the classifier is not kept, or a plugin of it is not here.  A head that trains more
-    than one network on a set, or for a time of its own, sees more.
-    """
-    try:
-        sets = load_classifier(run.path, line).facts["sets"]
-        training = configure(**run.config).training
-        epochs = {"original": training.original.epochs, "distilled": training.on_distilled(run.distilled.recipe).epochs}
-    except (InputError, LookupError, AttributeError):
-        return None
-    sizes = {"original": run.data["images"], "distilled": len(run.distilled.labels)}
-    return int(sum(epochs[name] * sizes[name] for name in sets))
+    if run.report.get("saving") is not None:
+        yield "saving", str(Saving.from_json(run.report["saving"]))
 
 
 def citations(run: RunRecord) -> list[str]:

@@ -10,24 +10,28 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from ltdd_core import Interval, by_count
+from ltdd_core import Interval, amount, by_count
 from ltdd_report.comparing import DRAWS, LEVEL, OTHER_IMAGES, Comparison
 from ltdd_report.visible import visible
 
 ZEROS = 10  # classes at 0 % that a line names
-COLUMNS = ("seeds", "std", "behind the best", "worst", "accuracy")
+COSTS = {"multiply-adds": "multiply_adds", "seconds": "training_seconds", "images seen": "images_seen"}
+"""Columns of what training costs, and their keys."""
+COLUMNS = (*COSTS, "seeds", "std", "behind the best", "worst", "accuracy")
 """Of the terminal table; a narrow terminal does without the first of them first, and is never without the last."""
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
     """The table, the columns without room in it, the classes that a classifier never has right, and what differs."""
-    for hidden in range(len(COLUMNS)):
-        table = _table(comparison, COLUMNS[hidden:])
+    known = any(value is not None for entry in comparison.entries for value in entry.cost.values())
+    columns = COLUMNS if known else COLUMNS[len(COSTS) :]
+    for hidden in range(len(columns)):
+        table = _table(comparison, columns[hidden:])
         if Measurement.get(console, console.options.update(width=1000), table).minimum <= console.width:
             break
     console.print(table)
     if hidden:
-        console.print(f"not shown, for want of room: {', '.join(COLUMNS[:hidden])}", style="dim")
+        console.print(f"not shown, for want of room: {', '.join(columns[:hidden])}", style="dim")
     for line in _never_right(comparison):
         console.print(line, style="bold red")
     if any(entry.images for entry in comparison.entries):
@@ -53,6 +57,10 @@ def _table(comparison: Comparison, shown: Sequence[str]) -> Table:
         "std": [_text(entry.std) for entry in comparison.entries],
         "worst": [_text(entry.worst) for entry in comparison.entries],
         "behind the best": ["" if entry.behind is None else _text(entry.behind) for entry in comparison.entries],
+        **{
+            name: [cost(entry.cost.get(key), key) for entry in comparison.entries]
+            for name, key in reversed(COSTS.items())
+        },
     }
     columns = {name: cells for name, cells in columns.items() if name in shown}
     for name, cells in columns.items():
@@ -71,6 +79,11 @@ def _never_right(comparison: Comparison) -> Iterator[str]:
         if zero:
             more = f" and {len(zero) - ZEROS} more" if len(zero) > ZEROS else ""
             yield f"0 %: {', '.join(zero[:ZEROS])}{more} ({visible(entry.name)})"
+
+
+def cost(value: float | None, key: str) -> str:
+    """What training costs, as a table shows it."""
+    return f"{value:.1f}" if key == "training_seconds" and value is not None else amount(value)
 
 
 def _text(interval: Interval, deviation: float | None = None) -> str:
