@@ -85,7 +85,7 @@ def test_the_page_holds_all_that_it_needs_and_every_picture_says_what_it_shows(p
     assert "<script" not in text
     pictures = re.findall(r'<img src="data:image/([\w+]+);base64,(.*?)" alt="(.*?)"', text)
     wrong = [alt for _, _, alt in pictures if alt.startswith("A test image of ")]
-    # Originals beside distilled images, counts and classes, gains, confusions, reliability, images of ten classes, curves.
+    # Originals and distilled images, counts and classes, gains, confusions, reliability, images of ten classes, curves.
     assert len(pictures) - len(wrong) == 10 + 2 + 3 + 4 + 4 + 10 + 2
     for kind, data, about in pictures:
         start = base64.b64decode(data)[:60]
