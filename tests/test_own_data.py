@@ -179,7 +179,7 @@ def test_predictions_and_a_model_card_of_it(here, tmp_path):
 
 def test_repeats_and_a_grid_of_it(here, tmp_path):
     result = run("evaluate", found(here), "--head", "linear", "--repeats", "2", "--json", "--set",
-                 "training.distilled.epochs=1")  # fmt: skip
+                 "training.distilled.epochs=1", "--out", "evaluated")  # fmt: skip
     assert result.exit_code == 0, result.output
     (line,) = json.loads(result.stdout)["rows"]
     for values in (line["per_class"], line["deviation"]["per_class"]):
