@@ -121,6 +121,15 @@ def test_classes_that_are_never_right_are_named_below_the_table_and_marked():
     assert "never right" not in healthy
 
 
+def test_lines_that_lose_the_same_classes_share_one_line():
+    counts, names = [3, 500, 40, 4], ["deer", "cat", "horse", "dog"]
+    rows = rows_of(counts, zero=(0, 3))
+    both = [rows[0], rows[1], dataclasses.replace(rows[0], name="distilled, direct")]
+    text = printed(120, lambda console: print_rows(console, both, names, counts))
+    assert "0 %: dog, deer (original, direct; distilled, direct)\n" in text
+    assert text.count("0 %:") == 1
+
+
 def test_of_many_lost_classes_some_are_named():
     counts = list(range(1, 41))
     rows = rows_of(counts, zero=range(30))
@@ -165,10 +174,12 @@ def test_a_comparison_keeps_its_digits_and_names_lost_classes(width):
     entries = [
         Entry("dm: two-stage, original + distilled", "", (0, 1), value, value, value, 0.5, [0.0, 5.0, 0.0], None, True),
         Entry("original, direct", "", (0,), value, value, value, 0.0, [1.0, 5.0, 1.0], value, False),
+        Entry("dm: distilled, direct", "", (0,), value, value, value, 0.0, [0.0, 5.0, 0.0], value, False),
     ]
     comparison = Comparison("data", ["a", "b", "c"], [3, 20, 10], 300, entries, [])
     text = printed(width, lambda console: print_comparison(console, comparison))
     assert all(len(line) <= width for line in text.splitlines())
-    assert text.count("88.8 (77.7 to 99.9)") in range(2, 8)
-    assert "0 %: c, a (dm: two-stage," in text
+    assert text.count("88.8 (77.7 to 99.9)") in range(2, 12)
+    assert text.count("0 %: c, a (dm: two-stage,") == text.count("0 %:") == 1
+    assert "; dm: distilled, direct)" in " ".join(text.split())
     assert ("not shown" in text) == (width < 120)

@@ -61,11 +61,15 @@ def print_rows(
         note: a sentence under the table.
     """
     _print_numbers(console, Row.table(rows))
+    of_rows: dict[tuple[str, ...], list[str]] = {}  # the classes at 0 %, and the rows where it is these
     for row in rows:
-        if zero := [class_names[label] for label in by_count(counts) if row.per_class[label] == 0]:
+        zero = tuple(class_names[label] for label in by_count(counts) if row.per_class[label] == 0)
+        of_rows.setdefault(zero, []).append(row.name)
+    for zero, names in of_rows.items():
+        if zero:
             more = f" and {len(zero) - ZEROS} more" if len(zero) > ZEROS else ""
-            line = f" ({row.name})" if len(rows) > 1 else ""
-            console.print(f"0 %: {', '.join(zero[:ZEROS])}{more}{line}", style=ZERO, markup=False)
+            lines = f" ({'; '.join(names)})" if len(rows) > 1 else ""
+            console.print(f"0 %: {', '.join(zero[:ZEROS])}{more}{lines}", style=ZERO, markup=False)
     if note is not None:
         console.print(note, markup=False)
     _print_classes(console, rows, class_names, counts)

@@ -447,9 +447,12 @@ def _beside(run: RunRecord, initial: Initial | None) -> str:
 
 
 def _zeros(rows: Sequence[Mapping[str, Any]], names: Sequence[str], order: Sequence[int]) -> list[tuple[str, str]]:
-    """Lines with classes that are never right, and these classes from head to tail."""
-    found = [(str(row["name"]), [names[label] for label in order if row["per_class"][label] == 0]) for row in rows]
-    return [(line, ", ".join(zero)) for line, zero in found if zero]
+    """Lines with the same classes that are never right, and these classes from head to tail."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        zero = tuple(names[label] for label in order if row["per_class"][label] == 0)
+        lines.setdefault(zero, []).append(str(row["name"]))
+    return [("; ".join(of), ", ".join(zero)) for zero, of in lines.items() if zero]
 
 
 def _listed(heading: str, names: Sequence[str], values: Sequence[float | None], order: Sequence[int]) -> str:

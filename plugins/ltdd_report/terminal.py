@@ -72,13 +72,16 @@ def _table(comparison: Comparison, shown: Sequence[str]) -> Table:
 
 
 def _never_right(comparison: Comparison) -> Iterator[str]:
-    """A line for each classifier with classes at 0 %, from head to tail."""
+    """A line for the classifiers with the same classes at 0 %, from head to tail."""
     order = by_count(comparison.counts)
+    of_entries: dict[tuple[str, ...], list[str]] = {}
     for entry in comparison.entries:
-        zero = [visible(comparison.class_names[label]) for label in order if entry.per_class[label] == 0]
+        zero = tuple(visible(comparison.class_names[label]) for label in order if entry.per_class[label] == 0)
+        of_entries.setdefault(zero, []).append(visible(entry.name))
+    for zero, names in of_entries.items():
         if zero:
             more = f" and {len(zero) - ZEROS} more" if len(zero) > ZEROS else ""
-            yield f"0 %: {', '.join(zero[:ZEROS])}{more} ({visible(entry.name)})"
+            yield f"0 %: {', '.join(zero[:ZEROS])}{more} ({'; '.join(names)})"
 
 
 def cost(value: float | None, key: str) -> str:
