@@ -89,6 +89,7 @@ def run_commands(text):
 def test_the_readme_works_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     image_folder(tmp_path / "my_images", [12, 5, 1], side=20)
+    shutil.copytree(tmp_path / "my_images" / "test" / CIFAR10[0], tmp_path / "new_pictures")
     image_folder(tmp_path / "cifar10", CIFAR10_COUNTS, side=8)
     plain, own_method, from_python = blocks(TOP / "README.md", "python")
     for commands in blocks(TOP / "README.md", "sh"):
