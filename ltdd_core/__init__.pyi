@@ -219,6 +219,7 @@ from .training.options import (
 )
 from .training.sets import (
     TrainingSet as TrainingSet,
+    ViewLabels as ViewLabels,
 )
 from .training.soft_labels import (
     SoftLabels as SoftLabels,

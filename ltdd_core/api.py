@@ -23,9 +23,10 @@ from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.distill import Result, distill
 from ltdd_core.errors import InputError, either, how_to_set, unknown
+from ltdd_core.evaluation.controls import TEACHER, check_control
 from ltdd_core.evaluation.export import FORMATS as OF_CLASSIFIERS, export_classifier
 from ltdd_core.evaluation.labelling import check_same_images, labelled
-from ltdd_core.evaluation.lines import Repeated, check_fits, fitted
+from ltdd_core.evaluation.lines import Repeated, check_fits, control_of, fitted, line_of
 from ltdd_core.evaluation.quality import Quality, quality_of
 from ltdd_core.evaluation.results import Plan, results_of
 from ltdd_core.evaluation.shown import Table
@@ -94,6 +95,7 @@ def evaluate(
     repeats: int = 1,
     settings: Sequence[Layer | Mapping[str, Any]] = (),
     preset: str | None = None,
+    controls: Sequence[str] = (),
     out: Path | str | None = None,
     catalog: Catalog | None = None,
     display: Display | None = None,
@@ -110,6 +112,8 @@ def evaluate(
         settings: what to change in the stored configuration, shaped like configuration files: ``head``,
             ``recipe``, ``plugins``, ``training``.  Another head drops the stored recipe.
         preset: a named configuration, above the stored one and below ``settings``.
+        controls: other images that are trained on with the same labels and in the same way: the representatives of a
+            sampler, such as ``random`` or ``herding``, or the ``whole`` long-tailed set; and the ``teacher`` itself.
         out: folder that keeps the configuration, the table, the predictions and the classifiers; nothing is kept
             unless given.
         catalog: finds components by name; made anew unless given.
@@ -118,14 +122,14 @@ def evaluate(
 
     Returns:
         One :class:`Repeated` for each network: the mean and the population standard deviation over the seeds, in
-        per cent.
+        per cent; then one for each control and network.
 
     Raises:
         InputError: the file, the settings, the data or the folder cannot be used.
         RunFailed: training diverged, memory ran out, or a file cannot be written.
     """
     catalog = catalog or installed()
-    plan = plan_evaluation(distilled, networks, repeats, settings, preset, catalog)
+    plan = plan_evaluation(distilled, networks, repeats, settings, preset, catalog, controls=controls)
     display = display or usual_display()
     results = results_of(plan, None if out is None else Path(out), catalog=catalog, display=display, told=told)
     return Table(results.lines)
@@ -288,6 +292,7 @@ def plan_evaluation(
     preset: str | None,
     catalog: Catalog,
     *,
+    controls: Sequence[str] = (),
     quality: bool = False,
 ) -> Plan:
     """What :func:`evaluate`, whose arguments these are, will do.
@@ -298,6 +303,8 @@ def plan_evaluation(
     Raises:
         InputError: the file or the settings cannot be used.
     """
+    for control in controls:
+        check_control(control, catalog)
     loaded = load_distilled(distilled)
     loaded.find_decoder(catalog)
     given = [normalised(layer if isinstance(layer, Layer) else Layer("evaluate()", dict(layer))) for layer in settings]
@@ -310,7 +317,11 @@ def plan_evaluation(
     named = [[Layer(either("--network", "networks"), {"network": {"name": name}})] for name in networks] or [[]]
     configs = [resolve(catalog, [*given, *name], preset, stored=stored, distils=False) for name in named]
     chosen = [config.network for config in configs]
-    return Plan(configs[0], chosen, [configs[0].head], repeats, loaded, Path(distilled), quality)
+    for control in controls:
+        control_of(line_of(configs[0]), control)
+    if TEACHER in controls and not loaded.has_soft_labels:
+        raise InputError(f"{distilled} has hard labels, so there is no teacher: leave out that control.")
+    return Plan(configs[0], chosen, [configs[0].head], repeats, loaded, Path(distilled), controls, quality)
 
 
 def train_original(

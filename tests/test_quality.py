@@ -109,7 +109,8 @@ def test_evaluate_shows_the_quality_beside_the_accuracy(run, ltdd):
     assert table.exit_code == 0, table.output
     for text in ("random real images, not augmented", "label-robust score", "hard-label recovery (0 is best)"):
         assert text in table.stdout
-    assert max(map(len, table.stdout.splitlines())) <= 80
+    _, _, below = table.stdout.partition("quality beside accuracy")
+    assert max(map(len, below.splitlines())) <= 80
     document = json.loads(ltdd(*command, "--json").stdout)
     assert [one["network"] for one in document["quality"]] == ["mlp", "convnet-d3"]
     for one in document["quality"]:

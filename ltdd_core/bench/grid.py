@@ -26,12 +26,13 @@ from ltdd_core.config.model import DEFAULT_NAMES, Config
 from ltdd_core.config.resolve import resolve, select
 from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, brief, unknown
-from ltdd_core.evaluation.lines import Line, line_of, lines_of
+from ltdd_core.evaluation.controls import check_control
+from ltdd_core.evaluation.lines import Line, control_of, line_of, lines_of
 from ltdd_core.options import BaseOptions, option
 from ltdd_core.plugging.catalog import Catalog
 
 KEYS = ("title", "common", *AXES, "lines", "published")
-LINE_KEYS = ("plugins", "plugin", "head", "recipe", "training", "network", "sampler", "augment")
+LINE_KEYS = ("plugins", "plugin", "head", "recipe", "training", "network", "sampler", "augment", "control")
 """What a line may change: how a classifier is trained, and nothing that distils."""
 LONGEST = 40  # characters of a label in the name of a file
 
@@ -200,13 +201,17 @@ class _GridReader:
     def _line(self, tree: Tree, point: dict[str, Value], run: Config, method: str, data: str) -> CellLine:
         """A listed line."""
         where = f"line {tree['name']!r}"
-        layer = Layer(f"{self.path}: {where}", {key: value for key, value in tree.items() if key != "name"})
+        own = ("name", "control")
+        layer = Layer(f"{self.path}: {where}", {key: value for key, value in tree.items() if key not in own})
         with self._naming_the_file(f"{where}: "):
             config = resolve(self.catalog, [*self._layers(point), layer], point["methods"].preset)
             if "distilled" not in line_of(config).sets:
                 config = self._without_method(point, run, layer)
-            name = tree["name"].replace("{method}", method)
-            return cell_line(name, line_of(config), config, run, data)
+            name, line = tree["name"].replace("{method}", method), line_of(config)
+            if "control" in tree:
+                check_control(tree["control"], self.catalog)
+                line = control_of(line, tree["control"])
+            return cell_line(name, line, config, run, data)
 
     def _without_method(self, point: dict[str, Value], run: Config, *line: Layer) -> Config:
         """What a method says is not for a classifier that sees none of its images."""
@@ -255,6 +260,7 @@ def decided_by(line: Line, config: Config, run: Config) -> Tree:
         **deciding(line, config.deciding_changes(), line.head.changes()),
         "sets": list(line.sets),
         "run": run.deciding_changes() if "distilled" in line.sets else None,
+        **({} if line.control is None else {"control": line.control}),
     }
 
 

@@ -34,6 +34,14 @@ from ltdd_core.runs.named import as_file_name, check_there
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Number of seeds.")
 @click.option("--quality", is_flag=True, help="Also compare with the whole set and with random real images.")
 @click.option(
+    "--control",
+    "controls",
+    multiple=True,
+    metavar="NAME",
+    help="Also train on other images with the same labels: whole (the long-tailed set), or the real ones that a "
+    "sampler chooses, such as random or herding; or test the teacher itself (teacher); repeatable.",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path), help="Folder of the result; unless given, a new one under runs/."
 )
 @keep_option
@@ -45,6 +53,7 @@ def command(
     run: Path,
     networks: tuple[str, ...],
     repeats: int,
+    controls: tuple[str, ...],
     quality: bool,
     out: Path | None,
     config_file: Path | None,
@@ -73,7 +82,7 @@ def command(
         from ltdd_core.api import plan_evaluation
         from ltdd_core.cli.scoring import score, show
 
-        plan = plan_evaluation(run, networks, repeats, settings, preset, catalog, quality=quality)
+        plan = plan_evaluation(run, networks, repeats, settings, preset, catalog, controls=controls, quality=quality)
         config = plan.config
         stem = f"{as_file_name(config.data.title)}-evaluated-{config.head.name}-seed{config.run.seed}"
         found, document, path = score(plan, out, stem, catalog, notes, quiet=quiet)

@@ -22,6 +22,7 @@ from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.tiles import tiled
 from ltdd_core.distillation.trajectories import Trajectories
 from ltdd_core.errors import InputError, how_to_set
+from ltdd_core.evaluation.labeller import Labelling
 from ltdd_core.evaluation.teachers import TeacherTraining
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.state import load_state_of, state_of
@@ -31,7 +32,7 @@ from ltdd_core.options import Component, Named
 from ltdd_core.progress import Display
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.options import TrainingOptions
-from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.sets import TrainingSet, ViewLabels
 from ltdd_core.training.soft_labels import SoftLabels
 from ltdd_core.training.trainer import FindComponent, Trainer
 
@@ -321,6 +322,24 @@ class Matcher(Component, ABC):
             float32 ``[n, f, C, H, W]``: f images for each, all of its class.
         """
         return images[:, None]
+
+    def teacher(self, task: Labelling) -> ViewLabels | None:
+        """What gives the synthetic images their soft labels, so that controls can have the same; None: nothing does.
+
+        ::
+
+            def teacher(self, task):
+                return task.trained(network=self.options.teacher, head="balanced-softmax").soft_labels
+
+        It is asked of a method that was not prepared.
+
+        Args:
+            task: the synthetic images, and the way to teachers, which are those of ``task.trained`` in ``prepare``.
+
+        Returns:
+            ``images -> soft labels`` of normalised images ``[n, C, H, W]``.
+        """
+        return None
 
     def recipe(self) -> Mapping[str, Any]:
         """How networks should be trained on the images: options of :class:`ltdd_core.TrainingOptions`.

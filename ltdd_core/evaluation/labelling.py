@@ -84,7 +84,7 @@ def training_set_of(setup: Setup, distilled: DistilledSet) -> TrainingSet:
     if distilled.labeller is None:
         return data
     chosen = labeller_of(setup, distilled.labeller)
-    labeller = prepared(_as_labelled(setup, distilled), chosen, distilled.decoded(setup.catalog))
+    labeller = prepared(as_labelled(setup, distilled), chosen, distilled.decoded(setup.catalog))
     return replace(data, view_labels=labeller.label)
 
 
@@ -107,7 +107,7 @@ OF_A_TEACHER = ("network", "sampler", "training", "augment", "seed", "compute")
 """What of a configuration decides a teacher, beside the data and the labeller."""
 
 
-def _as_labelled(setup: Setup, distilled: DistilledSet) -> Setup:
+def as_labelled(setup: Setup, distilled: DistilledSet) -> Setup:
     """The setup that the set got its labels with: the student may be another network, of another seed.
 
     Raises:
@@ -130,7 +130,11 @@ def _as_labelled(setup: Setup, distilled: DistilledSet) -> Setup:
         run=now.run.model_copy(update={"seed": made.run.seed, "augment": made.run.augment}),
         compute=now.compute.model_copy(update={"precision": made.compute.precision, "compile": made.compute.compile}),
     )
-    return setup if config == now else setup.changed(config=config)
+    if config == now:
+        return setup
+    changed = setup.changed(config=config)
+    vars(changed)["beforehand"] = setup.beforehand  # whoever asks for the teachers, their cost is of this setup
+    return changed
 
 
 def _with_its_weights(network: Mapping[str, Any], now: Config) -> dict[str, Any]:
@@ -171,18 +175,20 @@ def prepared(setup: Setup, chosen: Selection, seen: DistilledSet) -> Labeller:
         InputError: the labeller does not suit the set.
         RunFailed: the training of a teacher diverged.
     """
-    data: LongTailedSet = setup.data
     labeller: Labeller = chosen.make()
-    labeller.prepare(
-        Labelling(
-            images=seen.images.to(setup.device),
-            labels=seen.labels.to(setup.device),
-            counts=data.counts,
-            trained=teacher_training(setup),
-            component=setup.component,
-            seed=setup.config.run.seed,
-            device=setup.device,
-            keep_going=setup.stop.check,
-        )
-    )
+    labeller.prepare(labelling_of(setup, seen))
     return labeller
+
+
+def labelling_of(setup: Setup, seen: DistilledSet) -> Labelling:
+    """What labels the images of a distilled set as a network sees it."""
+    return Labelling(
+        images=seen.images.to(setup.device),
+        labels=seen.labels.to(setup.device),
+        counts=setup.data.counts,
+        trained=teacher_training(setup),
+        component=setup.component,
+        seed=setup.config.run.seed,
+        device=setup.device,
+        keep_going=setup.stop.check,
+    )

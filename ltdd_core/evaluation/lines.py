@@ -16,6 +16,7 @@ from ltdd_core.config.resolve import select
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError
 from ltdd_core.evaluation.calibration import at_temperature, best_temperature
+from ltdd_core.evaluation.controls import TEACHER, control_set, images_of_control, teacher_of, teacher_scores
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Recipe
 from ltdd_core.evaluation.intervals import RowIntervals, row_intervals
 from ltdd_core.evaluation.labelling import training_set_of
@@ -33,6 +34,7 @@ from ltdd_core.runs.facts import versions
 from ltdd_core.runs.folder import CLASSIFIERS
 from ltdd_core.setup import DISTILLED, ORIGINAL, Setup
 from ltdd_core.storage import writing
+from ltdd_core.training.sets import TrainingSet
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,16 @@ class Line:
     """The classifier head."""
     sets: tuple[str, ...]
     """``original`` or ``distilled`` for each stage of the head."""
+    control: str | None = None
+    """What stands in the place of the distilled set, with its labels; see :mod:`ltdd_core.evaluation.controls`."""
 
     def images(self, data: LongTailedSet, distilled: DistilledSet | None) -> int:
         """How many images train the head, over all its stages."""
         size = {"original": len(data.train_labels), "distilled": 0 if distilled is None else len(distilled.labels)}
+        if self.control is not None:
+            size["distilled"] = images_of_control(self.control, data, distilled)
+            if self.control == TEACHER:
+                return size["original"]
         return sum(size[name] for name in self.sets)
 
 
@@ -93,6 +101,20 @@ def line_of(config: Config) -> Line:
     return _one_stage(config.head, sets)
 
 
+def control_of(line: Line, control: str) -> Line:
+    """The line of a control: what the classifier of a line would be with other images in the place of the distilled.
+
+    Raises:
+        InputError: no distilled image trains the classifier.
+    """
+    if DISTILLED not in line.sets:
+        raise InputError(f"no distilled image trains {line.name!r}, so it has no control.")
+    if control == TEACHER:
+        return replace(line, name=TEACHER, control=control)
+    where, _, how = line.name.rpartition(DISTILLED)
+    return replace(line, name=f"{where}{control}{how}", control=control)
+
+
 def _one_stage(head: Selection, sets: tuple[str, ...]) -> Line:
     how = "direct" if head.name == DEFAULT_NAMES["head"] else head.component.title
     return Line(f"{sets[0]}, {how}", head, sets)
@@ -125,7 +147,7 @@ def result_table(setup: Setup, distilled: DistilledSet, folder: Path) -> ResultT
     for line in lines:
         if line.name not in kept:
             classifier, kept[line.name] = trained(line, setup, distilled)
-            if setup.config.compute.keep:
+            if setup.config.compute.keep and classifier is not None:
                 keep_classifier(folder / CLASSIFIERS, line.name, line, classifier, kept[line.name], setup, distilled)
             keep_scores(folder, kept)
         if kept[line.name].groups is not None:
@@ -143,15 +165,21 @@ def scores_of(line: Line, setup: Setup, distilled: DistilledSet | None) -> Score
     return trained(line, setup, distilled)[1]
 
 
-def trained(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[Classifier, Scores]:
+def trained(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[Classifier | None, Scores]:
     """Train the classifier of a line and run it over the test images; some lines need no distilled set.
 
-    Where there are validation images, they give the temperature of the classifier.
+    That of a teacher is a function of images, which no file could keep: None.  Where there are validation images, they
+    give the temperature of the classifier.
     """
-    sets = [
-        setup.original if name == ORIGINAL or distilled is None else training_set_of(setup, distilled)
-        for name in line.sets
-    ]
+    if line.control == TEACHER and distilled is not None:
+        return None, Scores(teacher_scores(setup, distilled), None, cost=setup.beforehand.total)
+
+    def small(distilled: DistilledSet) -> TrainingSet:
+        return (
+            training_set_of(setup, distilled) if line.control is None else control_set(line.control, setup, distilled)
+        )
+
+    sets = [setup.original if name == ORIGINAL or distilled is None else small(distilled) for name in line.sets]
     trainer = setup.trainer({} if distilled is None else distilled.recipe).changed(validation=setup.validation)
     head: ClassifierHead = line.head.make()
     classifier = head.fit(sets, trainer)
@@ -192,6 +220,7 @@ def keep_classifier(
         "row": {key: value for key, value in row.items() if key != "confusion"},
         "data": {"name": data.name, "test_counts": list(data.test_counts)},
         "distilled": None if set(line.sets) == {ORIGINAL} or distilled is None else about(distilled),
+        **({} if line.control is None else {"control": line.control}),
         "network": config.network.to_tree(),
         "head": line.head.to_tree(),
         "sets": list(line.sets),
@@ -244,11 +273,15 @@ class Repeated:
     """The seeds."""
     classifiers: tuple[str, ...]
     """What the classifier of each seed is called, in the name of its file and in ``predictions.safetensors``."""
+    control: str | None = None
+    """What stands in the place of the distilled set, in the row of a control."""
 
     def to_json(self) -> dict[str, Any]:
         """The mean row, with the deviation over seeds beside it."""
         spread = {key: value for key, value in self.deviation.to_json().items() if key not in ("name", "images")}
-        more = {"network": self.network, "repeats": self.repeats, "seeds": [*self.seeds]}
+        more: dict[str, Any] = {"network": self.network, "repeats": self.repeats, "seeds": [*self.seeds]}
+        if self.control is not None:
+            more["control"] = self.control
         return {**self.mean.to_json(), **more, "classifiers": [*self.classifiers], "deviation": spread}
 
     @staticmethod
@@ -313,6 +346,7 @@ def repeated_rows(
     repeats: int,
     *,
     heads: Sequence[Selection] = (),
+    controls: Sequence[str] = (),
     keep: Path | None = None,
     scores: dict[str, Scores] | None = None,
 ) -> Iterator[Repeated]:
@@ -324,6 +358,7 @@ def repeated_rows(
         networks: those to train.
         repeats: how many seeds.
         heads: of the classifiers; the configured one unless given.
+        controls: those that each head has besides; see :mod:`ltdd_core.evaluation.controls`.
         keep: folder in which the classifiers are kept.  Where there are several, network and seed are in their names.
         scores: gets what each classifier says of the test images, by the name of the classifier.
 
@@ -332,7 +367,9 @@ def repeated_rows(
             classifiers would have the same name.
     """
     configs = [replace(setup.config, head=head) for head in heads or [setup.config.head]]
-    lines = [line_of(config) for config in configs]
+    plain = [line_of(config) for config in configs]
+    lines = [each for line in plain for each in (line, *(control_of(line, control) for control in controls))]
+    configs = [config for config in configs for _ in range(1 + len(controls))]
     trained_on = {name for line in lines for name in line.sets}
     if distilled is not None:
         setup = fitted(setup, distilled)
@@ -349,12 +386,14 @@ def repeated_rows(
     _check_different([name_of(line, network.shown, seed) for line in lines for network in networks for seed in seeds])
     for network in networks:
         setup.changed(network=network).check_network()  # before the first of them is trained
+    if controls and distilled is not None:
+        teacher_of(setup, distilled)  # there before the first classifier is trained, or refused
     for line, of_head in zip(lines, [setup.changed(config=config) for config in configs], strict=True):
 
         def measure(variant: Setup, line: Line = line) -> Row:
             classifier, said = trained(line, variant, distilled)
             name = name_of(line, variant.config.network.shown, variant.config.run.seed)
-            if keep is not None:
+            if keep is not None and classifier is not None:
                 keep_classifier(keep, name, line, classifier, said, variant, distilled)
             if scores is not None:
                 scores[name] = said
@@ -363,7 +402,7 @@ def repeated_rows(
         for shown, rows in repeated(of_head, networks, repeats, measure):
             mean, deviation = average(rows)
             names = tuple(name_of(line, shown, seed) for seed in seeds)
-            yield Repeated(shown, mean, deviation, repeats, seeds, names)
+            yield Repeated(shown, mean, deviation, repeats, seeds, names, line.control)
 
 
 def _check_different(names: Sequence[str]) -> None:

@@ -15,16 +15,13 @@ from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Any
 
-import torch
-
 from ltdd_core.config.model import Selection
-from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.evaluation.controls import random_images
 from ltdd_core.evaluation.labelling import training_set_of
 from ltdd_core.evaluation.lines import fitted, repeated
 from ltdd_core.evaluation.shown import NumberTable
 from ltdd_core.runs.distilled import DistilledSet
-from ltdd_core.seeding import generator
-from ltdd_core.setup import DISTILLED, Setup
+from ltdd_core.setup import Setup
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.trainer import Trainer
@@ -178,14 +175,3 @@ def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
         distilled_plain=accuracy(as_distilled, "classes", plain),
         random_plain=accuracy(random_real, "classes of random images", plain),
     )
-
-
-def random_images(data: LongTailedSet, ipc_of_class: Sequence[int], seed: int) -> TrainingSet:
-    """``min(IPC, n_c)`` random training images of each class, trained on as a distilled set is."""
-    labels, chosen = data.train_labels.cpu(), []
-    for label, ipc in enumerate(ipc_of_class):
-        members = torch.nonzero(labels == label).flatten()
-        chosen.append(members[torch.randperm(len(members), generator=generator(seed, "random images", label))[:ipc]])
-    indices = torch.cat(chosen)
-    images = data.normalisation.apply(data.train_images[indices])
-    return TrainingSet(DISTILLED, images, labels[indices], data.normalisation, data.classes)

@@ -46,6 +46,8 @@ class Plan:
     """The distilled set; None where only the original images train."""
     source: Path | None = None
     """The folder of the run that the distilled set is of, or its file."""
+    controls: Sequence[str] = ()
+    """What else is trained in the place of the distilled set, with its labels."""
     quality: bool = False
     """Whether the distilled set is also compared with the whole one and with random real images."""
 
@@ -137,7 +139,14 @@ def _results(
     keep = None if out is None or not plan.config.compute.keep else out / CLASSIFIERS
     results = Results([], [])
     for line in repeated_rows(
-        setup, plan.distilled, plan.networks, plan.repeats, heads=plan.heads, keep=keep, scores=scores
+        setup,
+        plan.distilled,
+        plan.networks,
+        plan.repeats,
+        heads=plan.heads,
+        controls=plan.controls,
+        keep=keep,
+        scores=scores,
     ):
         results.lines.append(line)
         told(line)
@@ -154,6 +163,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "heads": [head.to_tree() for head in plan.heads],
         "networks": [network.to_tree() for network in plan.networks],
         "distilled": _trained_on(plan),
+        **({"controls": [*plan.controls]} if plan.controls else {}),
     }
 
 

@@ -65,6 +65,11 @@ class DistilledSet:
         """What ``ipc`` says of each class."""
         return (self.ipc,) * len(self.class_names) if isinstance(self.ipc, int) else self.ipc
 
+    @property
+    def has_soft_labels(self) -> bool:
+        """Whether a teacher says more of its images than their classes: of each, or of each view of one."""
+        return self.soft_labels is not None or self.labeller is not None
+
     def ipc_in_words(self) -> str:
         """``10 images a class``, or ``1 to 20 images a class (100 in all)``."""
         if isinstance(self.ipc, int):
@@ -77,7 +82,7 @@ class DistilledSet:
         matcher = configuration.get("matcher") if isinstance(configuration, Mapping) else None
         method = f"by {matcher['name']}: " if isinstance(matcher, Mapping) and "name" in matcher else ""
         shape = "x".join(map(str, self.images.shape[1:]))
-        soft = ", soft labels" if self.soft_labels is not None or self.labeller is not None else ""
+        soft = ", soft labels" if self.has_soft_labels else ""
         kept = f", {self.kept} of them real ones" if self.kept else ""
         return f"{method}{self.ipc_in_words()} of {len(self.class_names)} classes, {shape}{kept}{soft}"
 

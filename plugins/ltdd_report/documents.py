@@ -203,6 +203,7 @@ class TrainedRow(Measured):
     repeats: Positive
     seeds: list[Count]
     classifiers: list[str]
+    control: str | None = None
     deviation: Deviation
 
     @model_validator(mode="after")
@@ -229,13 +230,15 @@ class TrainedReport(Document):
     heads: Annotated[list[Section], Field(min_length=1)]
     networks: Annotated[list[Section], Field(min_length=1)]
     distilled: DistilledFacts | None
+    controls: list[str] = []
     rows: list[TrainedRow]
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         names = [name for row in self.rows for name in row.classifiers]
-        if len(self.rows) != len(self.heads) * len(self.networks) or len(set(names)) < len(names):
-            raise ValueError("must have a row for each head and network, and another name for each classifier")
+        of_a_head = [control for control in (None, *self.controls) for _ in self.networks]
+        if [row.control for row in self.rows] != of_a_head * len(self.heads) or len(set(names)) < len(names):
+            raise ValueError("must have a row for each head, control and network, and another name for each classifier")
         if any(len(row.per_class) != len(self.data.classes) for row in self.rows):
             raise ValueError("must have rows with as many classes as the data have")
         return self

@@ -48,7 +48,8 @@ class TrainedRecord(Record):
 
     def chosen(self) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]]:
         """Each row with its head and its network, as sections of a configuration."""
-        pairs = [(head, network) for head in self.report["heads"] for network in self.report["networks"]]
+        each = range(1 + len(self.report.get("controls", [])))
+        pairs = [(head, network) for head in self.report["heads"] for _ in each for network in self.report["networks"]]
         for row, (head, network) in zip(self.rows, pairs, strict=True):
             yield row, head, network
 

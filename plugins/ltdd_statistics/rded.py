@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ltdd_core import BaseOptions, Distillation, InputError, Matcher, Synthetic, option, tiled
+from ltdd_core import BaseOptions, Distillation, InputError, Labelling, Matcher, Synthetic, ViewLabels, option, tiled
 from ltdd_statistics.crops import CropOptions, chosen_crops
 from ltdd_statistics.teachers import TeacherOptions, trained
 from ltdd_statistics.windows import mirrored
@@ -63,6 +63,10 @@ class CropMatcher(Matcher):
     def distilled(self) -> Synthetic:
         """The crops, and what the teachers say of them."""
         return Synthetic(self.images, self.task.initial_labels, self.soft_labels)
+
+    def teacher(self, task: Labelling) -> ViewLabels:
+        """The teachers."""
+        return trained(task, self.options.teacher, [self.options.teacher.network]).soft_labels
 
     def recipe(self) -> Mapping[str, Any]:
         """The paper's; tiles are seen one by one too, and mirrored where the run's augmentation mirrors images.

@@ -35,11 +35,13 @@ from ltdd_core import (
     CompiledNetwork,
     Distillation,
     InputError,
+    Labelling,
     LayerStatistics,
     Matcher,
     Named,
     Network,
     Synthetic,
+    ViewLabels,
     generator,
     how_to_set,
     name_of,
@@ -164,6 +166,10 @@ class RecoveryMatcher(Matcher, ABC):
         if options.clip:
             self.images.copy_(clipped(task, self.images))
         return {"loss": torch.stack(losses).sum()}
+
+    def teacher(self, task: Labelling) -> ViewLabels:
+        """The teachers, which label the images too."""
+        return trained(task, self.options.teacher, self.kinds()).soft_labels
 
     def distilled(self) -> Synthetic:
         """The pixels, and what the teachers say of them."""

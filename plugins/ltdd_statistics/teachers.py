@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ltdd_core import BaseOptions, Distillation, Named, Network, SoftLabels, Teachers, option
+from ltdd_core import BaseOptions, Distillation, Labelling, Named, Network, SoftLabels, Teachers, option
 
 OF_THE_RUN = "; unless given, as in training.original"
 CONVNET: Named = {"name": "convnet-d3", "norm": "batch"}
@@ -83,11 +83,11 @@ class Ensemble:
         return SoftLabels(self.logits(images), "logits")
 
 
-def trained(task: Distillation, options: TeacherTrainingOptions, networks: Sequence[Named]) -> Ensemble:
+def trained(task: Distillation | Labelling, options: TeacherTrainingOptions, networks: Sequence[Named]) -> Ensemble:
     """Teachers on the long-tailed set of a task, trained now or found in the network store.
 
     Args:
-        task: of the method.
+        task: of the method, or of labelling other images as the method does.
         options: how they are trained.
         networks: the kinds of network.
 
