@@ -395,6 +395,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, method):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     (tmp_path / "tree.json").write_text(json.dumps({"method": "dsa", **TREE, "iterations": 30}))
     main = [sys.executable, "-c", "from ltdd_core.cli import main; main()", "distill", "--quiet"]

@@ -146,7 +146,7 @@ def test_the_plain_snippet_learns(tmp_path, monkeypatch):
             "two-stage.md",
             "writing-a-plugin.md",
             "report.md",
-            "grouping.md",
+            pytest.param("grouping.md", marks=pytest.mark.slow),
         ),
         "tutorial-pictures.md",
     ],

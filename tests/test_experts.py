@@ -618,6 +618,7 @@ def test_experts_from_the_command_are_those_of_distilling(ltdd, tmp_path):
     assert f"for all, in {store}" in others.stderr
 
 
+@pytest.mark.slow
 def test_a_run_killed_with_9_ends_in_the_same_bytes(tmp_path):
     how = ("--set", "experts.count=2", "--set", "experts.epochs=4", "--set", "compute.checkpoint_every=1")
     command = (*DISTIL, *how, "--iterations", "40", "--plugin", "twostage", "--out")

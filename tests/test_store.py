@@ -273,23 +273,25 @@ PLAIN_CODE = {"scale": 2, "power": 3, "operator": "+"}
 
 @pytest.mark.parametrize("changed", [{}, {"scale": 4}, {"power": 5}, {"operator": "*"}], ids=str)
 def test_the_code_that_a_function_or_a_class_uses_counts(tmp_path, monkeypatch, changed):
-    def told(values, expression):
+    expected = {
+        "user.Sampler().epoch": {"scale", "power", "operator"},
+        "user.loss": {"scale", "operator"},
+        "user.Layer(3)": set(),
+    }
+
+    def told(values):
         (tmp_path / "written_by_a_user.py").write_text(CODE.format(**values))
         command = (
             "import json, sys; sys.dont_write_bytecode = True; import written_by_a_user as user;"
-            f"from ltdd_core.identity import identity; print(json.dumps(identity({expression})))"
+            f"from ltdd_core.identity import identity; print(json.dumps(list(map(identity, [{', '.join(expected)}]))))"
         )
         result = subprocess.run(
             [sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=tmp_path
         )
         return json.loads(result.stdout)
 
-    for expression, counts in (
-        ("user.Sampler().epoch", {"scale", "power", "operator"}),
-        ("user.loss", {"scale", "operator"}),
-        ("user.Layer(3)", set()),
-    ):
-        before, after = told(PLAIN_CODE, expression), told({**PLAIN_CODE, **changed}, expression)
+    found = zip(told(PLAIN_CODE), told({**PLAIN_CODE, **changed}), strict=True)
+    for (expression, counts), (before, after) in zip(expected.items(), found, strict=True):
         assert (before != after) == bool(counts & set(changed)), expression
 
 
