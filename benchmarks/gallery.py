@@ -96,7 +96,8 @@ DIGITS = [
     Shot(
         "Soft labels",
         "A teacher that has learnt the original images says how much each distilled image looks like each class. The "
-        "images stay as they are. The teacher is the balanced softmax from above. [Other "
+        "images stay as they are. The teacher is the balanced softmax from above. A "
+        "network learns more slowly from such labels, and the steps of `short.yaml` are too few. [Other "
         "labellers](soft-labels.md) are there.",
         "ltdd relabel dm --labeller teacher --store networks --out dm-soft",
     ),
@@ -217,8 +218,7 @@ def about_this_machine() -> str:
     today = datetime.datetime.now(datetime.UTC).date()
     return (
         f"{processor} with {os.cpu_count()} cores, threads: {threads}; {versions}, Python {platform.python_version()}; "
-        f"{today.day} {today:%B %Y}. When they began, {os.getloadavg()[0]:.0f} other processes shared the cores. "
-        "Alone, the commands would be faster."
+        f"{today.day} {today:%B %Y}. The load of the machine was about {os.getloadavg()[0]:.0f} when they began."
     )
 
 

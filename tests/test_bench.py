@@ -234,7 +234,7 @@ def test_tables_score_each_classifier_once_and_keep_no_predictions_in_memory(who
     folder, _ = whole
     shape = load_tensors(next(folder.glob("lines/*")))[0]["log_probabilities"].shape
     scored, score, before = [], predictions.row, predictions_in_memory(shape)
-    monkeypatch.setattr(predictions, "row", lambda *given: scored.append(1) or score(*given))
+    monkeypatch.setattr(predictions, "row", lambda *given, **how: scored.append(1) or score(*given, **how))
     grid, kept = read_grid(folder.parent / "grid.yaml", installed()), predictions.StoredPredictions(folder)
     first, second = (table_of(grid, kept, {}) for _ in range(2))
     assert first == second == json.loads((folder / "table.json").read_text())

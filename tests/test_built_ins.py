@@ -145,6 +145,7 @@ DEPENDENCIES = {
         "ltdd_statistics",
         "resized-crop",
     ): "the augmentation of students in presets, and where tiles are to be seen alone",
+    ("ltdd_labellers", "balanced-softmax"): "the default head of teachers, whose labels would forget rare classes else",
     ("ltdd_twostage", "balanced-softmax"): "the default head of stage 1, as measured in docs/results/two-stage.md",
     ("ltdd_twostage", "logit-adjustment"): "other defaults of stage 2 go with a stage 1 of this head",
 }

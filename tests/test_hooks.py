@@ -161,7 +161,7 @@ def test_active_plugins_watch_a_run_from_start_to_end_and_others_do_not(site, tm
     assert log_of(active) == WATCHED
     assert log_of(idle) == []
     assert watched.distilled.images.equal(plain.distilled.images)
-    assert [row.to_json() for row in watched.rows] == [row.to_json() for row in plain.rows]
+    assert watched.rows == plain.rows  # but for the seconds
 
 
 @pytest.mark.parametrize("event", ["started", "finished"])

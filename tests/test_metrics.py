@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from ltdd_core.evaluation.metrics import RECALL_FLOOR, average, calibration_error, parts_of, reliability, row, thirds
+from ltdd_core.evaluation.shown import COSTS
 
 
 @st.composite
@@ -91,6 +92,7 @@ def test_a_row_is_what_loops_say(case):
     found, expected = scored(*case).to_json(), literal(*case)
     assert found.pop("name") == "line"
     assert found.pop("images") == 7
+    assert [found.pop(cost) for cost in COSTS] == [None] * 3
     assert set(found) == set(expected)
     assert found.pop("confusion") == expected.pop("confusion")
     for key, value in expected.items():

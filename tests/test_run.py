@@ -62,6 +62,7 @@ def test_the_folder_of_a_run_holds_everything(tmp_path):
         "checkpoint.safetensors",
         "classifiers",
         "config.yaml",
+        "costs.json",
         "distilled.png",
         "distilled.safetensors",
         "metrics.jsonl",

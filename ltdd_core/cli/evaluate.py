@@ -38,8 +38,8 @@ from ltdd_core.runs.named import as_file_name, check_there
     "controls",
     multiple=True,
     metavar="NAME",
-    help="Also train on other images with the same labels: whole (the long-tailed set), or the real ones that a "
-    "sampler chooses, such as random or herding; or test the teacher itself (teacher); repeatable.",
+    help="Also train on other images with the same labels: whole (the long-tailed set), or the real ones that the "
+    "sampler NAME chooses; or test the teacher itself (teacher); repeatable.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder of the result; unless given, a new one under runs/."

@@ -250,8 +250,8 @@ class Entrant:
     seed: int
     said: Mapping[str, Tensor]
     """The log-probabilities of each line, float32 ``[N, classes]``."""
-    costs: Mapping[str, Cost]
-    """What training each line cost."""
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    """What training each line cost, where it is known."""
 
 
 def _entrants(record: RunRecord | TrainedRecord, letter: str, labels: np.ndarray) -> Iterator[Entrant]:
@@ -295,7 +295,7 @@ def _tables(
     for entrant, method in zip(entrants, names, strict=True):
         for line, log_p in entrant.said.items():
             by_line.setdefault(line, {}).setdefault(method, []).append((entrant.seed, log_p))
-            costs.setdefault((line, method), []).append(entrant.costs[line])
+            costs.setdefault((line, method), []).append(entrant.costs.get(line, {}))
     letters = {name: entrant.settings.get(IMAGES, "") for name, entrant in zip(names, entrants, strict=True)}
     tables: dict[str, np.ndarray] = {}
     about: dict[str, tuple[str, list[int], Cost]] = {}
