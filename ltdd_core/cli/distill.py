@@ -115,7 +115,7 @@ def command(
         print_images(results, result.distilled)
         print_labels(results, result.distilled)
         if result.saving is not None:
-            results.print(str(result.saving), markup=False)
+            results.print(str(result.saving), markup=False, soft_wrap=not results.is_terminal)
     if not quiet:
         notes.print(
             f"method {result.config.matcher.name}, {duration(result.seconds)}; the run is in {result.run}, "

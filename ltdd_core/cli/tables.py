@@ -208,7 +208,7 @@ def print_data(console: Console, data: LongTailedSet) -> None:
         "with fewer (few): {few}".format(**{shot: len(own) or "none" for shot, own in groups.items()})
     )
     for sentence in data.advice:
-        console.print(sentence, style="yellow", soft_wrap=True)
+        console.print(sentence, style="yellow", soft_wrap=not console.is_terminal)
 
 
 def _print_classes(console: Console, rows: Sequence[Row], class_names: Sequence[str], counts: Sequence[int]) -> None:
