@@ -78,6 +78,18 @@ def test_the_page_has_every_section_and_the_numbers_of_the_run(page, finished):
         assert f"<li>{', '.join(group)}</li>" in text
 
 
+def test_a_run_of_an_earlier_version_has_a_page_without_what_it_did_not_note(ltdd, finished, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(finished, old)
+    report = json.loads((old / "report.json").read_text())
+    later = ("accuracy_interval", "behind_best", "images_seen", "training_seconds", "multiply_adds")
+    report["rows"] = [{key: value for key, value in row.items() if key not in later} for row in report["rows"]]
+    (old / "report.json").write_text(json.dumps({key: value for key, value in report.items() if key != "saving"}))
+    result = ltdd("report", old, "--out", "old.html")
+    assert result.exit_code == 0, result.output
+    assert "two-stage, original + distilled" in Path("old.html").read_text()
+
+
 def test_the_page_holds_all_that_it_needs_and_every_picture_says_what_it_shows(page):
     text = page.read_text()
     sources = re.findall(r'(?:src|href)="(.*?)"', text)
