@@ -19,6 +19,28 @@ OBSERVERS: tuple[Named, ...] = tuple(
 )
 
 
+class EDCOptions(RecoveryMatcher.Options):
+    """The defaults of EDC's public code for CIFAR, which Uni-level follows."""
+
+    class_weight: float = option(
+        0.5, "share w of the statistics of the classes in the batch", source="EDC, public code", ge=0, le=1
+    )
+    average: float = option(
+        0.8,
+        "decay of the moving average of the batches' statistics; 0: none",
+        source="EDC, public code",
+        ge=0,
+        lt=1,
+    )
+    smallest: float = option(
+        0.08,
+        "smallest share of the area of an image that a view has; 1: views are not cropped",
+        source="EDC, public code",
+        gt=0,
+        le=1,
+    )
+
+
 class EDCMatcher(RecoveryMatcher):
     """Move images by the statistics of trained networks of several kinds in turn, which then label them together."""
 
@@ -29,28 +51,11 @@ class EDCMatcher(RecoveryMatcher):
   year = {2024}
 }"""
 
-    class Options(RecoveryMatcher.Options):
-        """The observers, and the defaults of the public code for CIFAR."""
+    class Options(EDCOptions):
+        """The observers, beside what Uni-level has as well."""
 
         observers: tuple[Named, ...] = option(
             OBSERVERS, "kinds of network, with batch normalisation, that observe and label", min_length=1
-        )
-        class_weight: float = option(
-            0.5, "share w of the statistics of the classes in the batch", source="EDC, public code", ge=0, le=1
-        )
-        average: float = option(
-            0.8,
-            "decay of the moving average of the batches' statistics; 0: none",
-            source="EDC, public code",
-            ge=0,
-            lt=1,
-        )
-        smallest: float = option(
-            0.08,
-            "smallest share of the area of an image that a view has; 1: views are not cropped",
-            source="EDC, public code",
-            gt=0,
-            le=1,
         )
         teacher: TeacherTrainingOptions = option(TeacherTrainingOptions(), "the training of the observers")
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ltdd_core import Named, option
+from ltdd_statistics.edc import EDCOptions
 from ltdd_statistics.recovery import RecoveryMatcher, labelled_recipe
 from ltdd_statistics.teachers import TeacherOptions
 
@@ -35,30 +36,13 @@ class UniLevelMatcher(RecoveryMatcher):
   archivePrefix = {arXiv}
 }"""
 
-    class Options(RecoveryMatcher.Options):
+    class Options(EDCOptions):
         """The teacher, and EDC's defaults where the paper gives none."""
 
-        class_weight: float = option(
-            0.5, "share w of the statistics of the classes in the batch", source="EDC, public code", ge=0, le=1
-        )
-        average: float = option(
-            0.8,
-            "decay of the moving average of the batches' statistics; 0: none",
-            source="EDC, public code",
-            ge=0,
-            lt=1,
-        )
         start: Literal["initial", "crops"] = option(
             "crops",
             "images to start from: those of --init (initial), or the crops that the teachers are surest of",
             source="Uni-level",
-        )
-        smallest: float = option(
-            0.08,
-            "smallest share of the area of an image that a view has; 1: views are not cropped",
-            source="EDC, public code",
-            gt=0,
-            le=1,
         )
         teacher: TeacherOptions = option(TeacherOptions(), "the teachers")
 
