@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from ltdd_core.cli.completion import names
 from ltdd_core.cli.settings import (
     classifier_options,
     compute_options,
@@ -17,21 +16,14 @@ from ltdd_core.cli.settings import (
     layers,
     only_json,
     output_options,
+    repeated_options,
 )
 from ltdd_core.runs.named import as_file_name, check_there
 
 
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--network",
-    "networks",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=names("network"),
-    help="Network to train; repeatable.",
-)
-@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Number of seeds.")
+@repeated_options
 @click.option("--quality", is_flag=True, help="Also compare with the whole set and with random real images.")
 @click.option(
     "--control",

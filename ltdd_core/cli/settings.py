@@ -170,6 +170,22 @@ def verbose_option(command: Command) -> Command:
     return click.option("--verbose", is_flag=True, help="Print the accuracy of each line of the table, too.")(command)
 
 
+def repeated_options(command: Command) -> Command:
+    """The options ``--network`` and ``--repeats`` of a table with a row for each network, over several seeds."""
+    return _with(
+        command,
+        click.option(
+            "--network",
+            "networks",
+            multiple=True,
+            metavar="NAME",
+            shell_complete=names("network"),
+            help="Network to train; repeatable.",
+        ),
+        click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Number of seeds."),
+    )
+
+
 def keep_option(command: Command) -> Command:
     """The option ``--no-keep`` of what trains classifiers for use."""
     return click.option("--no-keep", "keep", flag_value="false", help="Do not keep the trained classifiers.")(command)

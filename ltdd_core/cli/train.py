@@ -18,6 +18,7 @@ from ltdd_core.cli.settings import (
     layers,
     only_json,
     output_options,
+    repeated_options,
 )
 from ltdd_core.runs.named import as_file_name
 
@@ -37,15 +38,7 @@ from ltdd_core.runs.named import as_file_name
 @click.option(
     "--plugin", multiple=True, metavar="NAME", shell_complete=names("plugin"), help="Plugin to activate; repeatable."
 )
-@click.option(
-    "--network",
-    "networks",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=names("network"),
-    help="Network to train; repeatable.",
-)
-@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Number of seeds.")
+@repeated_options
 @click.option(
     "--precision",
     metavar="fp32|bf16",
