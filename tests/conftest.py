@@ -1,6 +1,7 @@
 """What several test files share: packages of strangers, the command line in an empty folder, a finished run."""
 
 import importlib
+import shutil
 import sys
 import textwrap
 from contextlib import contextmanager
@@ -90,13 +91,19 @@ def ltdd(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Path:
+def finished_once(tmp_path_factory) -> Path:
     """The folder of a finished tiny run, to be read and not to be written."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     command = ["distill", "--method", "dm", "--plugin", "twostage", *TINY, "--out", str(folder)]
     result = CliRunner().invoke(cli, command)
     assert result.exit_code == 0, result.output
     return folder
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path_factory) -> Path:
+    """A copy of a finished tiny run: what a test trains on it, no other test finds there."""
+    return shutil.copytree(finished_once, tmp_path_factory.mktemp("finished") / "run")
 
 
 def unclocked(document):

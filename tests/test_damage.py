@@ -174,10 +174,10 @@ OF_NO_RUN = "set.npz", "grid.yaml", "classifier.safetensors"
 
 
 @pytest.fixture(scope="module")
-def whole(finished, tmp_path_factory):
+def whole(finished_once, tmp_path_factory):
     """A folder with one of every file that is read."""
     folder = tmp_path_factory.mktemp("whole") / "files"
-    shutil.copytree(finished, folder)
+    shutil.copytree(finished_once, folder)
     shutil.copy(next((folder / "classifiers").glob("two-stage*")), folder / "classifier.safetensors")
     (folder / "grid.yaml").write_text(yaml.safe_dump(GRID, sort_keys=False))
     labels = np.arange(6).repeat(2) % 3

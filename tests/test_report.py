@@ -41,14 +41,14 @@ SECTIONS += ["downloads", "cite"]
 
 
 @pytest.fixture(scope="module")
-def page(finished, tmp_path_factory):
+def page(finished_once, tmp_path_factory):
     """The report of a tiny two-stage run, made by the command."""
     from click.testing import CliRunner
 
     from ltdd_core.cli import cli
 
     out = tmp_path_factory.mktemp("report") / "new" / "page.html"
-    result = CliRunner().invoke(cli, ["report", str(finished), "--out", str(out)])
+    result = CliRunner().invoke(cli, ["report", str(finished_once), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert str(out) in result.stdout
     return out
@@ -1037,7 +1037,7 @@ def test_rounding_takes_no_star():
 
 
 @pytest.fixture(scope="module")
-def tables(finished, tmp_path_factory):
+def tables(finished_once, tmp_path_factory):
     """What ``ltdd train`` and ``ltdd evaluate`` wrote, two heads on two networks and one on one, with two seeds."""
     from click.testing import CliRunner
 
@@ -1047,7 +1047,7 @@ def tables(finished, tmp_path_factory):
     short = [*TINY[4:], "--network", "mlp", "--repeats", "2", "--no-keep", "--out"]
     for command in (
         ["train", "--head", "linear", "--head", "cosine", "--network", "convnet-d3", *short, str(folder / "t")],
-        ["evaluate", str(finished), "--head", "linear", *short, str(folder / "e")],
+        ["evaluate", str(finished_once), "--head", "linear", *short, str(folder / "e")],
     ):
         result = CliRunner().invoke(cli, command)
         assert result.exit_code == 0, result.output
