@@ -4,11 +4,15 @@ import json
 import re
 
 import pytest
+import torch
 from conftest import TINY
 
 from ltdd_core import Matcher, configure, distill
 from ltdd_core.evaluation import estimate
 from ltdd_core.evaluation.lines import lines_of
+from ltdd_core.networks.network import NetworkFactory
+from ltdd_core.networks.store import NetworkStore, stored_networks
+from ltdd_core.plugging.catalog import installed
 from ltdd_core.progress import Display
 from ltdd_core.setup import Setup
 from ltdd_core.training import measuring
@@ -30,19 +34,82 @@ class Guess(Display):
         self.trainings = trainings()
 
 
-def test_seconds_are_those_of_a_step_times_the_steps_for_each_stage_of_each_line(monkeypatch):
-    monkeypatch.setattr(measuring, "seconds_per_step", lambda trainer, data, options, size: size / options.batch)
-    config = configure(method="dm", plugins=["twostage"], **TREE)
+def ahead_of(config, **given):
+    """The guess for the lines of a configuration, with two images of each class, and the networks that it counts."""
+    with Setup.open(config, **given) as setup:
+        lines, two = lines_of(config, setup.catalog), [2] * setup.data.classes
+        trainer = setup.trainer({})
+        jobs = estimate.jobs_ahead(setup, lines, estimate.stand_in(setup, two), trainer)
+        return estimate.training_ahead(setup, lines, two, {"batch": 10, "epochs": 9}), jobs
+
+
+def a_second_for_each_image(monkeypatch):
+    monkeypatch.setattr(estimate, "seconds_per_step", lambda trainer, data, options, images: images)
+
+
+def test_seconds_are_those_of_a_step_times_the_steps_and_a_network_that_lines_share_counts_once(monkeypatch):
+    a_second_for_each_image(monkeypatch)
+    guess, jobs = ahead_of(configure(method="dm", plugins=["twostage"], **TREE))
+    assert [job.key["what"] for job in jobs] == [
+        "classes on the original set",
+        "balanced softmax on the original set",
+        "classes on the distilled set",
+    ]
+    assert guess == {"original": [3 * 4 * 86] * 2, "distilled": [5 * 2 * 10]}  # 342 images in steps of 85 or 86
+
+
+def test_a_network_that_is_in_the_store_does_not_count(monkeypatch, tmp_path):
+    a_second_for_each_image(monkeypatch)
+    config, store = configure(method="dm", plugins=["twostage"], **TREE), NetworkStore(tmp_path / "networks")
+    distill(config, tmp_path / "run", store=store)
+    guess, jobs = ahead_of(config, store=NetworkStore(tmp_path / "networks"))
+    assert [job.key["what"] for job in jobs] == ["classes on the distilled set"]
+    assert set(guess) == {"distilled"}
+
+
+@pytest.mark.parametrize("head", installed().names("head"))
+def test_the_networks_that_are_planned_are_those_that_are_trained(head, tmp_path):
+    stages = installed().get("head", head).load().stages
+    recipe = "hierarchical" if stages > 1 else "direct"
+    config = configure(method="dm", head=head, recipe=recipe, **TREE)
+    _, jobs = ahead_of(config)
+    store = NetworkStore(tmp_path / "networks")
+    distill(config, tmp_path / "run", store=store)
+    assert sorted(job.key["what"] for job in jobs) == sorted(
+        network.key["what"] for network in stored_networks(tmp_path / "networks")
+    )
+
+
+def test_a_guess_that_fails_stops_no_run(tmp_path, monkeypatch):
+    def no_memory(*args):
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(estimate, "seconds_per_step", no_memory)
+    display = Guess()
+    assert distill(configure(method="dm", **TREE), tmp_path / "run", display=display).rows
+    assert display.trainings == {}
+
+
+@pytest.mark.parametrize("augment", [{}, {"augment": "trivial-augment"}])
+def test_a_step_is_measured_as_it_will_be_taken(augment):
+    training = {"original": {"epochs": 2, "batch": 100, "cutmix": 1.0, **augment}}
+    config = configure(method="dm", **{**TREE, "training": training, "network": {"norm": "batch", "width": 4}})
+    seen = []
     with Setup.open(config) as setup:
-        lines = lines_of(config, setup.catalog)
-        guess = estimate.training_ahead(setup, lines, 20, {"batch": 10, "epochs": 9})
-        sets = [name for line in lines for name in line.sets]
-        images = len(setup.data.train_labels)
-    assert images == 342
-    assert guess == {
-        "original": [3 * 4 * 3.42] * sets.count("original"),
-        "distilled": [5 * 2 * 2.0] * sets.count("distilled"),
-    }
+        trainer = setup.trainer({})
+
+        class Noting(NetworkFactory):
+            def __call__(self, image_shape, outputs):
+                network = super().__call__(image_shape, outputs)
+                network.linear.register_forward_hook(
+                    lambda linear, args, out: seen.append((len(args[0]), linear.training))
+                )
+                return network
+
+        made = Noting(config.network.component, config.network.options)
+        options = trainer.options["original"]
+        assert measuring.seconds_per_step(trainer.changed(make=made), setup.original, options, 86) > 0
+    assert seen == [(8, True), *[(86, True)] * 3]  # with batch normalisation a step is not divided
 
 
 def test_a_step_is_measured_and_the_result_does_not_depend_on_it(tmp_path):
@@ -72,9 +139,7 @@ def test_a_recipe_that_is_not_there_yet_is_no_failure(tmp_path, monkeypatch, rec
 
 
 def test_a_compiled_network_is_not_guessed_at():
-    config = configure(method="dm", **{**TREE, "compute": {"compile": True}})
-    with Setup.open(config) as setup:
-        assert estimate.training_ahead(setup, lines_of(config, setup.catalog), 20, {}) == {}
+    assert ahead_of(configure(method="dm", **{**TREE, "compute": {"compile": True}}))[0] == {}
 
 
 def test_the_networks_that_come_first_are_guessed_at_too_and_not_again_once_they_are_there(ltdd):
@@ -88,7 +153,7 @@ def test_the_networks_that_come_first_are_guessed_at_too_and_not_again_once_they
 
 def test_experts_are_guessed_at_by_the_epochs_that_are_left_of_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(measuring, "seconds_per_step", lambda trainer, data, options, size: 1.0)
+    monkeypatch.setattr(measuring, "seconds_per_step", lambda trainer, data, options, images: 1.0)
     asked = []
     monkeypatch.setattr(Guess, "beforehand", lambda self, trainings: asked.append(trainings()), raising=False)
     for count, epochs in ((1, 2), (2, 3), (2, 3)):

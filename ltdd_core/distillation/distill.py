@@ -9,6 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -306,15 +307,19 @@ def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -
 
 
 def classifiers_ahead(setup: Setup, matcher: Matcher, task: Distillation, out: Path) -> dict[str, list[float]]:
-    """A guess of the seconds that each training of a classifier takes, by the set that trains it."""
+    """A guess of the seconds that each training of a classifier takes, by the set that trains it.
+
+    It is there to be shown, so nothing that goes wrong in it stops the run; what is wrong is said where it is used.
+    """
     lines = lines_of(setup.config, setup.catalog)
     known = kept_scores(out, lines, setup.data)
     left = [line for line in lines if line.name not in known]
-    try:
+    recipe: Mapping[str, Any] = {}
+    with suppress(Exception):  # a recipe that follows from what is prepared, or from steps that are not taken yet
         recipe = matcher.recipe()
-    except Exception:  # one that follows from what is prepared, or from steps that are not taken yet
-        recipe = {}
-    return training_ahead(setup, left, sum(task.ipc_of_class), recipe)
+    with suppress(Exception):
+        return training_ahead(setup, left, task.ipc_of_class, recipe)
+    return {}
 
 
 def loss_increase(losses: Sequence[float]) -> str | None:

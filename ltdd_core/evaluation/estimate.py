@@ -3,36 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
+import torch
+
+from ltdd_core.evaluation.head import ClassifierHead
 from ltdd_core.evaluation.lines import Line
+from ltdd_core.identity import digest
+from ltdd_core.networks.job import Job, Length
 from ltdd_core.setup import DISTILLED, ORIGINAL, Setup
-from ltdd_core.training.measuring import seconds_of_training
+from ltdd_core.training.measuring import seconds_per_step
+from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.trainer import Trainer
 
 
 def training_ahead(
-    setup: Setup, lines: Sequence[Line], distilled: int, recipe: Mapping[str, Any]
+    setup: Setup, lines: Sequence[Line], ipc_of_class: Sequence[int], recipe: Mapping[str, Any]
 ) -> dict[str, list[float]]:
     """Seconds of each training of a network that lines of a table need, by the set that trains it.
 
-    A stage of a head is taken to train one network, so this is a guess for heads that train more, or that find one
-    trained already.  Nothing is said of compiled networks, of which compiling takes most of the time.
+    A network that two lines share counts once, and one that is in the store does not count.  A last layer that is
+    trained alone is taken to cost what the whole network costs.  Nothing is said of compiled networks, of which
+    compiling takes most of the time.
 
     Args:
         setup: of the run.
         lines: those whose classifiers are not trained yet.
-        distilled: how many images the distilled set will have.
+        ipc_of_class: how many images the distilled set will have of each class.
         recipe: how the method wants networks to be trained on them.
     """
-    if setup.config.compute.compile:
-        return {}
-    training = setup.config.training
-    sizes = {ORIGINAL: len(setup.data.train_labels), DISTILLED: distilled}
-    options = {ORIGINAL: training.original, DISTILLED: training.on_distilled(recipe)}
     ahead: dict[str, list[float]] = {}
-    for name in (ORIGINAL, DISTILLED):
-        trainings = sum(line.sets.count(name) for line in lines)
-        if trainings:
-            seconds = seconds_of_training(setup.trainer(), setup.original, options[name], sizes[name])
-            ahead[name] = [seconds] * trainings
+    if setup.config.compute.compile:
+        return ahead
+    trainer = setup.trainer(recipe).changed(validation=setup.validation)
+
+    @cache
+    def seconds(length: Length) -> float:
+        options = trainer.options[length.data]
+        return length.steps * seconds_per_step(trainer, setup.original, options, length.images)
+
+    for job in jobs_ahead(setup, lines, stand_in(setup, ipc_of_class), trainer):
+        ahead.setdefault(job.length.data, []).append(seconds(job.length))
     return ahead
+
+
+def stand_in(setup: Setup, ipc_of_class: Sequence[int]) -> TrainingSet:
+    """Black images in the place of a distilled set that is not there yet."""
+    labels = torch.arange(len(ipc_of_class)).repeat_interleave(torch.tensor(ipc_of_class))
+    images = torch.zeros(1, 1, 1, 1).expand(len(labels), *setup.data.image_shape)
+    return TrainingSet(DISTILLED, images, labels, setup.data.normalisation, setup.data.classes)
+
+
+def jobs_ahead(setup: Setup, lines: Sequence[Line], distilled: TrainingSet, trainer: Trainer) -> list[Job]:
+    """The trainings that lines of a table need, each once, without those that are done."""
+    jobs: dict[str, Job] = {}
+    for line in lines:
+        head: ClassifierHead = line.head.make()
+        sets = [setup.original if name == ORIGINAL else distilled for name in line.sets]
+        for job in trainer.plan(partial(head.fit, sets)):
+            if not setup.store.has(job):
+                jobs[f"without a key: {len(jobs)}" if job.key is None else digest(job.key)] = job
+    return list(jobs.values())

@@ -43,6 +43,18 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Length:
+    """How long a training is."""
+
+    data: str = ""
+    """The name of the set that it is trained on."""
+    steps: int = 0
+    """Of all its epochs."""
+    images: int = 0
+    """In a step, or one more than in some of them."""
+
+
+@dataclass(frozen=True)
 class Job:
     """A network that is to be trained."""
 
@@ -59,6 +71,8 @@ class Job:
     epochs: int = 1
     extendable: Callable[[], bool] = lambda: False
     """Whether a training of more epochs begins as this one does, so that this one can be extended later."""
+    length: Length = Length()
+    """How long its training is, for those who want to know how long it will take."""
 
 
 def check_facts(path: Path, facts: Mapping[str, Any], kind: str, key: Key) -> None:

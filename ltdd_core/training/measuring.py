@@ -3,53 +3,71 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 
 import torch
 
-from ltdd_core.seeding import generator, global_generator
-from ltdd_core.training.loop import gradient_in_chunks
+from ltdd_core.seeding import global_generator
+from ltdd_core.training.loop import train
 from ltdd_core.training.losses import cross_entropy
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.trainer import Trainer
 
 WARM_UP = 8  # images; the first pass of a network takes longer
-LONG = 1.0  # seconds of a step that is not measured twice
+STEPS, LONG = 3, 1.0  # so many are measured, unless those before took so many seconds
+TINY_LR = 1e-6  # with which no training diverges
 
 
-def seconds_of_training(
-    trainer: Trainer, data: TrainingSet, options: TrainingOptions, size: int | None = None
-) -> float:
+def seconds_of_training(trainer: Trainer, data: TrainingSet, options: TrainingOptions) -> float:
     """A guess of what a training takes.
 
     Args:
         trainer: makes its network and its augmentation.
-        data: images to measure on; no random number of the run is used.
+        data: the images; no random number of the run is used.
         options: of the training.
-        size: images of the set that is trained on; those of ``data`` unless given.
     """
-    size = len(data) if size is None else size
-    return options.epochs * math.ceil(size / options.batch) * seconds_per_step(trainer, data, options, size)
+    steps = math.ceil(len(data) / options.batch)
+    return options.epochs * steps * seconds_per_step(trainer, data, options, math.ceil(len(data) / steps))
 
 
-def seconds_per_step(trainer: Trainer, data: TrainingSet, options: TrainingOptions, size: int) -> float:
-    """What a step of a training takes now; the arguments are those of :func:`seconds_of_training`."""
-    images_at_once = math.ceil(size / math.ceil(size / options.batch))
-    places = torch.arange(images_at_once) % len(data)
-    images, labels = data.batch(places, trainer.device)
+def seconds_per_step(trainer: Trainer, data: TrainingSet, options: TrainingOptions, images: int) -> float:
+    """What a step of a training takes now: the median of a few, or the first if it is long.
+
+    Args:
+        trainer: makes its network and its augmentation.
+        data: images to measure on, which are taken again and again if they are few.
+        options: of the training.
+        images: in the step.
+    """
     with global_generator(0, "a network to measure with"):
-        network = trainer.make(data.image_shape, data.classes).to(trainer.device).train()
-    parameters = list(network.parameters())
-    gradient_in_chunks(network, parameters, images[:WARM_UP], labels[:WARM_UP], cross_entropy, WARM_UP)
-    best = math.inf
-    for _ in range(2):
-        trainer.keep_going()
+        network = trainer.make(data.image_shape, data.classes).to(trainer.device)
+    options = options.model_copy(
+        update={"epochs": 1, "lr": TINY_LR, "warmup": 0, "batch": images, "soft_loss": "cross-entropy"}
+    )
+
+    def seconds(images: int) -> float:
+        places = torch.arange(images) % len(data)
+        part = TrainingSet(data.name, data.images[places], data.labels[places], data.normalisation, data.classes)
         began = time.monotonic()
-        seen = trainer.augmentation.apply(images, generator(0, "augmentation to measure with"), data.normalisation)
-        gradient = gradient_in_chunks(network, parameters, seen, labels, cross_entropy, trainer.chunk)
-        float(gradient[0].sum())  # waits for the device
-        best = min(best, time.monotonic() - began)
-        if best > LONG:
-            break
-    return best
+        train(
+            network.requires_grad_(True),
+            part,
+            options,
+            loss=cross_entropy,
+            augmentation=trainer.augmentation_of(options),
+            seed=0,
+            purpose="measuring",
+            device=trainer.device,
+            keep_going=trainer.keep_going,
+            chunk=trainer.chunk,
+            precision=trainer.precision,
+        )
+        return time.monotonic() - began
+
+    seconds(min(WARM_UP, images))
+    taken = [seconds(images)]
+    while len(taken) < STEPS and sum(taken) < LONG:
+        taken.append(seconds(images))
+    return statistics.median(taken)

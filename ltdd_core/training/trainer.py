@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ltdd_core.errors import RunFailed, either, how_to_set
 from ltdd_core.identity import Unidentified, identity
 from ltdd_core.networks.compiled import CompiledNetwork
-from ltdd_core.networks.job import Epoch, Job, Key, Start
+from ltdd_core.networks.job import Epoch, Job, Key, Length, Start
 from ltdd_core.networks.network import MakeNetwork, Network
 from ltdd_core.networks.store import NetworkStore, Plan
 from ltdd_core.progress import Display
@@ -34,6 +35,7 @@ Raises:
     InputError: an unknown name or option.
 """
 
+FEW = 2  # images that stand for all of a set while trainings are only planned
 CLASSES = "classes"
 """What is trained, unless a head says otherwise."""
 
@@ -147,7 +149,7 @@ class Trainer:
 
         Args:
             work: takes a trainer, such as ``lambda trainer: head.fit(sets, trainer)``.  The networks it is given have
-                their initial weights.
+                their initial weights, and their outputs are those of a few images, again and again.
         """
         planning, plan = copy.copy(self), Plan()
         planning.store, planning.display, planning.ledger = plan, Display(), Ledger()
@@ -269,6 +271,11 @@ class Trainer:
                 ``log_probabilities``.
             data: the images.
         """
+        if isinstance(self.store, Plan):  # its networks are not trained, so what a few images give is as good
+            few = torch.arange(len(data))[:FEW]
+            with torch.no_grad():
+                found = function(data.batch(few, self.device)[0]).float().cpu()
+            return found[torch.arange(len(data)) % len(few)]
         parts, done = [], 0
         with self.display.work(f"applying it to the {data.name} images", len(data), "images") as told, torch.no_grad():
             for indices in torch.arange(len(data)).split(self.chunk):
@@ -278,7 +285,7 @@ class Trainer:
                 told(done)
         return torch.cat(parts)
 
-    def _augmentation(self, options: TrainingOptions) -> Augmentation | TrainingAugmentation:
+    def augmentation_of(self, options: TrainingOptions) -> Augmentation | TrainingAugmentation:
         """Of the training images: the one that the options name, or else that of the run."""
         if options.augment is None:
             return self.augmentation
@@ -286,7 +293,7 @@ class Trainer:
         return named
 
     def _told_augmentation(self, options: TrainingOptions) -> Any:
-        chosen = self._augmentation(options)
+        chosen = self.augmentation_of(options)
         return chosen.name if isinstance(chosen, Augmentation) else identity(chosen)
 
     def _full(self, purpose: str) -> str:
@@ -347,7 +354,7 @@ class Trainer:
                     options,
                     loss=loss,
                     loss_at=loss_at,
-                    augmentation=self._augmentation(options),
+                    augmentation=self.augmentation_of(options),
                     seed=self.seed,
                     purpose=f"{purpose} on {data.name}",
                     device=self.device,
@@ -372,7 +379,10 @@ class Trainer:
 
         try:
             with self.ledger.spending():
-                found = self.store.trained(Job(key, make, trained, ready, options.epochs, extendable), self.keep_going)
+                steps = math.ceil(len(data) / options.batch)  # of an epoch
+                length = Length(data.name, options.epochs * steps, math.ceil(len(data) / max(1, steps)))
+                job = Job(key, make, trained, ready, options.epochs, extendable, length)
+                found = self.store.trained(job, self.keep_going)
         except RunFailed as error:
             evaluates = either("ltdd evaluate RUN", "evaluate(..., settings=[...])")
             advice = (
