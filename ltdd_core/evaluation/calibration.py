@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 COLDEST, HOTTEST = 0.01, 100.0
@@ -46,6 +45,8 @@ def best_temperature(log_p: Tensor, labels: Tensor) -> float:
         log_p: log-probabilities of images that the classifier was not trained on, float ``[N, classes]``.
         labels: the class of each image, int64 ``[N]``.
     """
+    from scipy.optimize import minimize_scalar  # takes half a second
+
     possible = log_p.gather(1, labels[:, None])[:, 0].isfinite()
     if not possible.any():
         return 1.0

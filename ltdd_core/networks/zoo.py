@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torchvision
 from torch import Tensor, nn
 
 from ltdd_core.errors import InputError, how_to_set
@@ -89,6 +88,8 @@ class ResNet18(Network):
         )
 
     def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
+        import torchvision  # takes a second
+
         super().__init__()
         if options.norm == "instance" and max(image_shape[1:]) <= 8:  # the last maps have one pixel
             raise InputError(
