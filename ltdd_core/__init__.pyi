@@ -135,6 +135,10 @@ from .evaluation.stored import (
     TrainedClassifier as TrainedClassifier,
     load_classifier as load_classifier,
 )
+from .evaluation.teacher_options import (
+    TeacherOptions as TeacherOptions,
+    TeacherTrainingOptions as TeacherTrainingOptions,
+)
 from .evaluation.teachers import (
     Teachers as Teachers,
     TeacherTraining as TeacherTraining,

@@ -130,7 +130,16 @@ def test_all_options_that_name_components_take_it():
 
 
 def test_teachers_are_of_the_network_that_a_name_with_an_argument_says(ltdd):
-    words = ("--method", "dm", "--labeller", "teacher", "--set", "labeller.network=sized:6", "--network", "sized:5")
+    words = (
+        "--method",
+        "dm",
+        "--labeller",
+        "teacher",
+        "--set",
+        "labeller.teacher.network=sized:6",
+        "--network",
+        "sized:5",
+    )
     assert ltdd("distill", *words, *FAST, "--out", "run", "--store", "store").exit_code == 0
     keys = json.dumps([n["key"] for n in json.loads(ltdd("networks", "list", "--store", "store", "--json").stdout)])
     assert [f'["units", {units}]' in keys for units in (4, 5, 6)] == [False, True, True]

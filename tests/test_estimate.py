@@ -143,7 +143,7 @@ def test_a_compiled_network_is_not_guessed_at():
 
 
 def test_the_networks_that_come_first_are_guessed_at_too_and_not_again_once_they_are_there(ltdd):
-    words = ["distill", *TINY, "--threads", "1", "--labeller", "teacher", "--set", "labeller.teachers=2"]
+    words = ["distill", *TINY, "--threads", "1", "--labeller", "teacher", "--set", "labeller.teacher.count=2"]
     said = ltdd(*words, "--method", "dm", "--out", "a").stderr
     assert re.search(
         r"about 0:00:\d\d to train 2 networks beforehand, .* at the end; at most .* of memory so far\n", said

@@ -173,7 +173,7 @@ def test_the_statistics_of_teachers_are_computed_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("component", [TeacherLabeller, CalibratedLabeller])
 def test_the_labellers_keep_the_contract(component):
-    check_labeller(component, teachers=2)
+    check_labeller(component, teacher={"count": 2})
 
 
 class OfTheBatch(TeacherLabeller):
@@ -220,7 +220,7 @@ def test_a_labeller_that_breaks_its_contract_is_told_how(wrong, message):
 
 
 def test_what_decides_a_labeller_can_be_told():
-    made = [TeacherLabeller(TeacherLabeller.Options(teachers=count)) for count in (1, 1, 2)]
+    made = [TeacherLabeller(TeacherLabeller.Options(teacher={"count": count})) for count in (1, 1, 2)]
     for labeller in made:
         labeller.prepare(labelling())
     first, same, other = (identity(labeller.label) for labeller in made)
@@ -254,7 +254,7 @@ def test_adsa_makes_the_confidences_of_the_classes_most_equal(seed):
 
 
 def test_adsa_takes_tau_log_pi_from_the_logits_of_the_teacher():
-    labeller, plain = (kind(kind.Options(head="linear")) for kind in (CalibratedLabeller, TeacherLabeller))
+    labeller, plain = (kind(kind.Options(teacher={"head": "linear"})) for kind in (CalibratedLabeller, TeacherLabeller))
     fixed = CalibratedLabeller(CalibratedLabeller.Options(tau=0.7))
     given = labelling()
     for each in (labeller, plain, fixed):
@@ -267,8 +267,8 @@ def test_adsa_takes_tau_log_pi_from_the_logits_of_the_teacher():
 
 
 def test_the_teacher_knows_the_counts_and_adsa_corrects_a_plain_one():
-    assert TeacherLabeller.Options().head == "balanced-softmax"
-    assert CalibratedLabeller.Options().head == "linear"
+    assert TeacherLabeller.Options().teacher.head == "balanced-softmax"
+    assert CalibratedLabeller.Options().teacher.head == "linear"
 
 
 def test_the_same_teachers_are_given_to_who_asks_again(tmp_path):
@@ -321,7 +321,7 @@ def test_a_run_with_soft_labels_is_evaluated_with_them(ltdd, per):
 
 def test_relabelling_changes_the_labels_alone(ltdd):
     assert ltdd("distill", "--method", "coreset", *TINY, "--out", "a").exit_code == 0
-    done = ltdd("relabel", "a", "--labeller", "teacher", "--set", "labeller.training.epochs=1")
+    done = ltdd("relabel", "a", "--labeller", "teacher", "--set", "labeller.teacher.epochs=1")
     assert done.exit_code == 0, done.output
     before, after = load_distilled("a"), load_distilled("a-teacher")
     assert torch.equal(before.images, after.images)
@@ -336,7 +336,7 @@ def test_relabelling_changes_the_labels_alone(ltdd):
         "--labeller",
         "teacher",
         "--set",
-        "labeller.training.epochs=1",
+        "labeller.teacher.epochs=1",
         "--out",
         "c",
     )
@@ -433,10 +433,10 @@ def test_a_relabelling_that_is_stopped_says_how_it_goes_on(ltdd, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("labeller.head=twostage",), 2, "the head 'twostage' has 2 stages, and a teacher is one classifier"),
-        (("labeller.training.lr=1e30",), 1, "diverged"),
+        (("labeller.teacher.head=twostage",), 2, "the head 'twostage' has 2 stages, and a teacher is one classifier"),
+        (("labeller.teacher.lr=1e30",), 1, "diverged"),
         (
-            ("training.original.warmup=1", "labeller.training.epochs=1"),
+            ("training.original.warmup=1", "labeller.teacher.epochs=1"),
             2,
             "the training of a teacher: training: warmup",
         ),

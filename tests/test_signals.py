@@ -131,7 +131,7 @@ def test_what_only_reads_is_interrupted_where_it_is(at, command, stopped, finish
 
 
 def test_a_teacher_goes_on_from_its_last_epoch(stopped, tmp_path):
-    distil = (*DISTILL, "--labeller", "teacher", "--store", "kept", "--set", "labeller.training.epochs=40")
+    distil = (*DISTILL, "--labeller", "teacher", "--store", "kept", "--set", "labeller.teacher.epochs=40")
     code, said = stopped("os.rename kept/ 1", "SIGINT", *distil, "--quiet")
     how = "what was trained is kept, and the same command goes on."
     assert (code, said) == (130, f"Interrupted: SIGINT: stopped before the first step; {how}\n")

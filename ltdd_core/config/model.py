@@ -16,7 +16,7 @@ from ltdd_core.config.layers import COMPONENTS, Tree, flat
 from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError, brief
 from ltdd_core.options import BaseOptions, Named, changes, option
-from ltdd_core.training.options import TrainingOptions
+from ltdd_core.training.options import TrainingOptions, unset_option
 
 DEFAULT_NAMES = {
     "data": "digits-lt",
@@ -66,18 +66,10 @@ class OriginalTraining(TrainingOptions):
     lr: float = option(0.05, "initial learning rate", gt=0)
 
 
-def _of_the_method(name: str, default: Any = None, source: str = "") -> Any:
+def _of_the_method(name: str, default: Any = None, source: str | None = None) -> Any:
     """An option of a training that a method may have a say in: None until somebody has said something."""
-    field = TrainingOptions.model_fields[name]
-    limits = {
-        key: getattr(limit, key) for limit in field.metadata for key in ("gt", "ge", "lt", "le") if hasattr(limit, key)
-    }
-    usual = field.default if default is None else default
-    extra: Any = field.json_schema_extra
-    told = f"the method's, or {'that of the run' if usual is None else usual}"
-    described = str(field.description).partition("; unless given")[0]
-    source = source or extra["source"]
-    return option(None, described, source=source, component=extra["component"], unless_given=told, **limits)
+    usual = TrainingOptions.model_fields[name].default if default is None else default
+    return unset_option(name, f"the method's, or {'that of the run' if usual is None else usual}", source)
 
 
 DISTILLED_EPOCHS = 1000

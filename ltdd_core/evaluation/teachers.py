@@ -13,6 +13,7 @@ from torch import Tensor
 from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError
 from ltdd_core.evaluation.head import Classifier, ClassifierHead, Softmax
+from ltdd_core.evaluation.teacher_options import TeacherTrainingOptions
 from ltdd_core.identity import Unidentified, identity
 from ltdd_core.networks.job import Job
 from ltdd_core.networks.network import MakeNetwork, Network
@@ -79,6 +80,26 @@ class TeacherTraining:
         if asked not in self.made:
             self.made[asked] = self._trained(network, head, training, seeds, sampler)
         return self.made[asked]
+
+    def of(self, options: TeacherTrainingOptions, network: Named | None = None) -> Teachers:
+        """Teachers as the options of a method or of a labeller say, the first with the seed of the run.
+
+        Args:
+            options: which teachers, and how they are trained.
+            network: their kind of network; that of the run unless given.
+
+        Raises:
+            InputError: an unknown name or option, or a head of several stages.
+            RunFailed: training diverged.
+        """
+        seed = self.trainer.seed
+        return self(
+            network=network,
+            head=options.head,
+            sampler=options.sampler,
+            training=options.training(),
+            seeds=range(seed, seed + options.count),
+        )
 
     def _trained(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -84,3 +84,27 @@ class TrainingOptions(BaseOptions):
     def remembers(self) -> bool:
         """Whether more than the weights goes from one step to the next, so that a training cannot resume from them."""
         return bool(self.momentum or self.average or self.optimizer == "adamw")
+
+
+def unset_option(name: str, unless_given: str, source: str | None = None) -> Any:
+    """An option of a training that somebody else has a say in: None until something is said.
+
+    Args:
+        name: of an option of :class:`TrainingOptions`, whose description, limits and kind it has.
+        unless_given: what holds where nothing is said.
+        source: of its default; that of the option unless given.
+    """
+    field = TrainingOptions.model_fields[name]
+    limits = {
+        key: getattr(limit, key) for limit in field.metadata for key in ("gt", "ge", "lt", "le") if hasattr(limit, key)
+    }
+    extra: Any = field.json_schema_extra
+    described = str(field.description).partition("; unless given")[0]
+    return option(
+        None,
+        described,
+        source=extra["source"] if source is None else source,
+        component=extra["component"],
+        unless_given=unless_given,
+        **limits,
+    )

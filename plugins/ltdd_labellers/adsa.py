@@ -17,7 +17,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from ltdd_core import Labelling, Named, SoftLabels, option
+from ltdd_core import Labelling, SoftLabels, TeacherOptions, option
 from ltdd_labellers.teacher import TeacherLabeller
 
 LEAST, MOST, CELLS = -1.0, 4.0, 50
@@ -29,11 +29,8 @@ class CalibratedLabeller(TeacherLabeller):
     class Options(TeacherLabeller.Options):
         """The teachers and the calibration."""
 
-        head: Named = option(
-            "linear",
-            "classifier head that trains the teachers; what it prefers is calibrated away",
-            source="ADSA",
-            component="head",
+        teacher: TeacherOptions = option(
+            TeacherOptions(), "the teachers, plain ones: what they prefer is calibrated away"
         )
         tau: float | None = option(
             None,

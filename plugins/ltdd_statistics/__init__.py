@@ -15,7 +15,7 @@ RDED: dict[str, Any] = {
         "crops": {"candidates": 300, "count": 5},
         "teacher": TEACHER,
     },
-    "labeller": {"name": "teacher", "per": "view", **TEACHER},
+    "labeller": {"name": "teacher", "per": "view", "teacher": TEACHER},
     "augment": "flip",
     "training": {
         "distilled": {
@@ -38,6 +38,16 @@ RDED: dict[str, Any] = {
 }
 """For CIFAR-10 with 10 images a class."""
 
+RESNET = {
+    "network": "resnet18",
+    "head": "linear",
+    "epochs": 200,
+    "lr": 0.1,
+    "weight_decay": 5e-4,
+    "batch": 128,
+    "schedule": "cosine",
+    "augment": "crop-flip",
+}
 SRE2L: dict[str, Any] = {
     "method": "sre2l",
     "iterations": 1000,
@@ -52,26 +62,10 @@ SRE2L: dict[str, Any] = {
         "class_weight": 0.0,
         "average": 0.0,
         "roll": 4,
-        "teacher": {
-            "network": "resnet18",
-            "head": "linear",
-            "epochs": 200,
-            "lr": 0.1,
-            "weight_decay": 5e-4,
-            "batch": 128,
-            "schedule": "cosine",
-            "augment": "crop-flip",
-        },
+        "teacher": RESNET,
     },
-    "labeller": {
-        "name": "teacher",
-        "per": "view",
-        "network": "resnet18",
-        "head": "linear",
-        "training": {"epochs": 200, "lr": 0.1, "weight_decay": 5e-4, "batch": 128},
-    },
+    "labeller": {"name": "teacher", "per": "view", "teacher": RESNET},
     "training": {
-        "original": {"schedule": "cosine", "augment": "crop-flip"},
         "distilled": {
             "epochs": 400,
             "optimizer": "adamw",
@@ -85,9 +79,8 @@ SRE2L: dict[str, Any] = {
             "temperature": 30.0,
         },
     },
-    "sources": {"": "SRe2L, public code for CIFAR-100", "training.original": "as the teacher"},
+    "sources": {"": "SRe2L, public code for CIFAR-100"},
 }
-"""The teacher of the labels takes what its labeller has no option for from training.original."""
 OF_EDC: dict[str, Any] = {
     "epochs": 1000,
     "optimizer": "adamw",

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ltdd_core import Named, option
+from ltdd_core import Named, TeacherTrainingOptions, option
 from ltdd_statistics.recovery import RecoveryMatcher, labelled_recipe
-from ltdd_statistics.teachers import TeacherTrainingOptions
+from ltdd_statistics.teachers import DEBIASED
 
 OBSERVERS: tuple[Named, ...] = tuple(
     {"name": "convnet-d3", "norm": "batch", **size} for size in ({"depth": 2}, {}, {"width": 32})
@@ -57,9 +57,9 @@ class EDCMatcher(RecoveryMatcher):
         observers: tuple[Named, ...] = option(
             OBSERVERS, "kinds of network, with batch normalisation, that observe and label", min_length=1
         )
-        teacher: TeacherTrainingOptions = option(TeacherTrainingOptions(), "the training of the observers")
+        teacher: TeacherTrainingOptions = option(TeacherTrainingOptions(head=DEBIASED), "the training of the observers")
 
-    def kinds(self) -> Sequence[Named]:
+    def kinds(self) -> Sequence[Named | None]:
         """All kinds of observers."""
         found: tuple[Named, ...] = self.options.observers
         return found

@@ -12,9 +12,20 @@ from typing import Any
 
 from torch import Tensor
 
-from ltdd_core import BaseOptions, Distillation, InputError, Labelling, Matcher, Synthetic, ViewLabels, option, tiled
+from ltdd_core import (
+    BaseOptions,
+    Distillation,
+    InputError,
+    Labelling,
+    Matcher,
+    Synthetic,
+    TeacherOptions,
+    ViewLabels,
+    option,
+    tiled,
+)
 from ltdd_statistics.crops import CropOptions, chosen_crops
-from ltdd_statistics.teachers import TeacherOptions, trained
+from ltdd_statistics.teachers import TEACHER, trained
 from ltdd_statistics.windows import mirrored
 
 
@@ -36,7 +47,7 @@ class CropMatcher(Matcher):
             1, "crops beside and below each other in an image", source="RDED: 1 for CIFAR, 2 for ImageNet", ge=1
         )
         crops: CropOptions = option(CropOptions(), "the crops to choose from")
-        teacher: TeacherOptions = option(TeacherOptions(), "the teachers")
+        teacher: TeacherOptions = option(TEACHER, "the teachers")
 
     def prepare(self, task: Distillation) -> None:
         """Train the teachers, or find them; then choose, and label.

@@ -41,6 +41,7 @@ from ltdd_core import (
     Named,
     Network,
     Synthetic,
+    TeacherTrainingOptions,
     ViewLabels,
     generator,
     how_to_set,
@@ -48,7 +49,7 @@ from ltdd_core import (
     option,
 )
 from ltdd_statistics.crops import CropOptions, chosen_crops
-from ltdd_statistics.teachers import TeacherTrainingOptions, trained
+from ltdd_statistics.teachers import DEBIASED, trained
 from ltdd_statistics.windows import draw_windows, mirrored
 
 Which = Literal["running", "balanced", "averaged"]
@@ -108,7 +109,7 @@ class RecoveryMatcher(Matcher, ABC):
         batch: int = option(
             1000, "number of images whose statistics are taken together; more make several groups", ge=1
         )
-        teacher: TeacherTrainingOptions = option(TeacherTrainingOptions(), "the teachers")
+        teacher: TeacherTrainingOptions = option(TeacherTrainingOptions(head=DEBIASED), "the teachers")
 
         @model_validator(mode="after")
         def _a_curriculum_crops(self) -> Self:
@@ -117,7 +118,7 @@ class RecoveryMatcher(Matcher, ABC):
             return self
 
     @abstractmethod
-    def kinds(self) -> Sequence[Named]:
+    def kinds(self) -> Sequence[Named | None]:
         """The kinds of network that observe and label."""
 
     def prepare(self, task: Distillation) -> None:
@@ -223,10 +224,10 @@ class RecoveryMatcher(Matcher, ABC):
 
     def _observer(self, network: Network, known: Mapping[str, LayerStatistics]) -> Observer:
         if not known:
-            kinds = " or ".join(sorted({repr(name_of(kind)) for kind in self.kinds()}))
+            named = {"of the run's kind" if kind is None else f"of kind {name_of(kind)!r}" for kind in self.kinds()}
             raise InputError(
-                f"the statistics that are matched are those of batch normalisations, and a teacher of kind {kinds} has "
-                "none: use one that has, such as {name: convnet-d3, norm: batch}."
+                "the statistics that are matched are those of batch normalisations, and a teacher "
+                f"{' or '.join(sorted(named))} has none: use one that has, such as {{name: convnet-d3, norm: batch}}."
             )
         plain = network.eager if isinstance(network, CompiledNetwork) else network  # hooks do not see compiled layers
         device, which = self.task.device, self.options.statistics

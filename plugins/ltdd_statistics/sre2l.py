@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ltdd_core import Named, option
+from ltdd_core import Named, TeacherOptions, option
 from ltdd_statistics.recovery import RecoveryMatcher
-from ltdd_statistics.teachers import TeacherOptions
+from ltdd_statistics.teachers import TEACHER
 
 
 class SRe2LMatcher(RecoveryMatcher):
@@ -30,9 +30,9 @@ class SRe2LMatcher(RecoveryMatcher):
 
         lr_img: float = option(0.25, "initial learning rate of the pixels, by Adam", source="SRe2L, public code", gt=0)
         roll: int = option(4, "number of pixels by which images are rolled at most", source="SRe2L, public code", ge=0)
-        teacher: TeacherOptions = option(TeacherOptions(), "the teachers")
+        teacher: TeacherOptions = option(TEACHER, "the teachers")
 
-    def kinds(self) -> Sequence[Named]:
+    def kinds(self) -> Sequence[Named | None]:
         """One kind of network."""
         return [self.options.teacher.network]
 

@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ltdd_core import Named, option
+from ltdd_core import Named, TeacherOptions, option
 from ltdd_statistics.edc import EDCOptions
 from ltdd_statistics.recovery import RecoveryMatcher, labelled_recipe
-from ltdd_statistics.teachers import TeacherOptions
+from ltdd_statistics.teachers import TEACHER
 
 
 class UniLevelMatcher(RecoveryMatcher):
@@ -44,9 +44,9 @@ class UniLevelMatcher(RecoveryMatcher):
             "images to start from: those of --init (initial), or the crops that the teachers are surest of",
             source="Uni-level",
         )
-        teacher: TeacherOptions = option(TeacherOptions(), "the teachers")
+        teacher: TeacherOptions = option(TEACHER, "the teachers")
 
-    def kinds(self) -> Sequence[Named]:
+    def kinds(self) -> Sequence[Named | None]:
         """One kind of network."""
         return [self.options.teacher.network]
 
