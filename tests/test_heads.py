@@ -20,7 +20,7 @@ from ltdd_core import (
 )
 from ltdd_core.config.resolve import component_maker, select
 from ltdd_core.data.load import load_long_tailed
-from ltdd_core.distillation.distill import distilled_set_of
+from ltdd_core.distillation.steps import distilled_set_of
 from ltdd_core.evaluation.lines import Line, check_recipe, line_of, scores_of
 from ltdd_core.networks.zoo import MLP
 from ltdd_core.plugging.catalog import installed

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from ltdd_core import InputError, Interrupted, RunFailed, configure, distill, load_distilled
-from ltdd_core.distillation.distill import loss_increase
+from ltdd_core.distillation.steps import loss_increase
 from ltdd_core.progress import Display
 from ltdd_core.runs.checkpoint import CHECKPOINT
 from ltdd_core.runs.folder import RunFolder

@@ -105,7 +105,7 @@ def command(
         settings = layers(config_file, assignments, given)
         result = _distil(out, resume, finish, settings, preset, notes, quiet, verbose)
     from ltdd_core.cli.tables import duration, print_groups, print_images, print_labels, print_rows
-    from ltdd_core.distillation.distill import PICTURE
+    from ltdd_core.distillation.steps import PICTURE
 
     if as_json:
         click.echo(json.dumps(result.to_json()))
