@@ -110,9 +110,6 @@ from .evaluation.labeller import (
     Labeller as Labeller,
     Labelling as Labelling,
 )
-from .evaluation.lines import (
-    Repeated as Repeated,
-)
 from .evaluation.metrics import (
     Reliability as Reliability,
     Row as Row,
@@ -124,6 +121,9 @@ from .evaluation.quality import (
 from .evaluation.record import (
     StoredRun as StoredRun,
     read_run as read_run,
+)
+from .evaluation.repeats import (
+    Repeated as Repeated,
 )
 from .evaluation.saving import (
     Saving as Saving,

@@ -26,10 +26,12 @@ from ltdd_core.errors import InputError, either, how_to_set, unknown
 from ltdd_core.evaluation.controls import TEACHER, check_control
 from ltdd_core.evaluation.export import FORMATS as OF_CLASSIFIERS, export_classifier
 from ltdd_core.evaluation.labelling import check_same_images, labelled
-from ltdd_core.evaluation.lines import Repeated, check_fits, control_of, fitted, line_of
+from ltdd_core.evaluation.lines import control_of, line_of
 from ltdd_core.evaluation.quality import Quality, quality_of
+from ltdd_core.evaluation.repeats import Repeated
 from ltdd_core.evaluation.results import Plan, results_of
 from ltdd_core.evaluation.shown import Table
+from ltdd_core.evaluation.table import check_fits, fitted
 from ltdd_core.networks.network import Network, NetworkFactory, Shape
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog, installed

@@ -14,7 +14,7 @@ from conftest import TINY, one_line_error
 from ltdd_core import configure, evaluate, load_distilled
 from ltdd_core.cli import cli
 from ltdd_core.evaluation.controls import control_set, images_of_control, teacher_of
-from ltdd_core.evaluation.lines import fitted
+from ltdd_core.evaluation.table import fitted
 from ltdd_core.runs.distilled import save_distilled
 from ltdd_core.setup import Setup
 

@@ -21,7 +21,8 @@ from ltdd_core import (
 from ltdd_core.config.resolve import component_maker, select
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.distillation.steps import distilled_set_of
-from ltdd_core.evaluation.lines import Line, check_recipe, line_of, scores_of
+from ltdd_core.evaluation.lines import Line, check_recipe, line_of
+from ltdd_core.evaluation.table import scores_of
 from ltdd_core.networks.zoo import MLP
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.setup import Setup

@@ -11,8 +11,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from ltdd_core.cli.tables import LEFT_OUT, print_data, print_repeated, print_rows
-from ltdd_core.evaluation.lines import Repeated
 from ltdd_core.evaluation.metrics import average, row
+from ltdd_core.evaluation.repeats import Repeated
 from ltdd_core.testing import tiny_long_tailed
 from ltdd_report.comparing import Comparison, Entry, Interval
 from ltdd_report.terminal import print_comparison

@@ -22,8 +22,9 @@ from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.distill import distill
 from ltdd_core.errors import InputError, RunFailed
-from ltdd_core.evaluation.lines import keep_scores, kept_scores, lines_of, scores_of
+from ltdd_core.evaluation.lines import lines_of
 from ltdd_core.evaluation.predictions import PREDICTIONS
+from ltdd_core.evaluation.table import keep_scores, kept_scores, scores_of
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import one_line

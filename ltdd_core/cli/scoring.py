@@ -14,7 +14,7 @@ from ltdd_core.errors import Interrupted
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ltdd_core.evaluation.lines import Repeated
+    from ltdd_core.evaluation.repeats import Repeated
     from ltdd_core.evaluation.results import Plan, Results
     from ltdd_core.plugging.catalog import Catalog
 

@@ -17,9 +17,9 @@ from ltdd_core.cli.streams import printable
 from ltdd_core.data.drawing import SHOT_COLOURS, SHOT_WORDS, folded, shot_colours, shots_of
 from ltdd_core.data.longtail import by_count, shot_groups
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.evaluation.lines import Repeated
 from ltdd_core.evaluation.metrics import Row
 from ltdd_core.evaluation.quality import Quality
+from ltdd_core.evaluation.repeats import Repeated
 from ltdd_core.evaluation.shown import NumberTable, number
 from ltdd_core.runs.distilled import DistilledSet
 

@@ -27,11 +27,12 @@ from ltdd_core.errors import InputError, RunFailed
 from ltdd_core.evaluation.estimate import training_ahead
 from ltdd_core.evaluation.intervals import RowIntervals, may_be_chance
 from ltdd_core.evaluation.labelling import labelled, try_labeller
-from ltdd_core.evaluation.lines import ResultTable, check_recipe, kept_scores, lines_of, result_table
+from ltdd_core.evaluation.lines import check_recipe, lines_of
 from ltdd_core.evaluation.metrics import Row, WithRows
 from ltdd_core.evaluation.predictions import PREDICTIONS
 from ltdd_core.evaluation.saving import Saving
 from ltdd_core.evaluation.shown import Table
+from ltdd_core.evaluation.table import ResultTable, kept_scores, result_table
 from ltdd_core.hookspecs import Run
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog, installed

@@ -18,8 +18,9 @@ from typing import Any
 from ltdd_core.config.model import Selection
 from ltdd_core.evaluation.controls import random_images
 from ltdd_core.evaluation.labelling import training_set_of
-from ltdd_core.evaluation.lines import fitted, repeated
+from ltdd_core.evaluation.repeats import repeated
 from ltdd_core.evaluation.shown import NumberTable
+from ltdd_core.evaluation.table import fitted
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.setup import Setup
 from ltdd_core.training.augment import Augmentation

@@ -13,9 +13,10 @@ from typing import Any
 
 from ltdd_core.config.model import Config, Selection
 from ltdd_core.errors import InputError, how_to_set
-from ltdd_core.evaluation.lines import Repeated, about, repeated_rows
 from ltdd_core.evaluation.predictions import PREDICTIONS, Scores, save_predictions
 from ltdd_core.evaluation.quality import Quality, quality_of
+from ltdd_core.evaluation.repeats import Repeated, repeated_rows
+from ltdd_core.evaluation.table import about
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.progress import Display

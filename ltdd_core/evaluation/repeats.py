@@ -1,0 +1,180 @@
+"""Lines over several networks and seeds: what their classifiers come to on average, and how much they differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ltdd_core.config.model import Selection
+from ltdd_core.errors import InputError
+from ltdd_core.evaluation.controls import teacher_of
+from ltdd_core.evaluation.lines import Line, control_of, line_of
+from ltdd_core.evaluation.metrics import Row, average, costs_of, parts_of
+from ltdd_core.evaluation.predictions import Scores
+from ltdd_core.evaluation.shown import HEADINGS, NumberTable, cost_cells, number
+from ltdd_core.evaluation.table import fitted, keep_classifier, row_of, trained
+from ltdd_core.networks.store import NetworkStore
+from ltdd_core.runs.distilled import DistilledSet
+from ltdd_core.setup import ORIGINAL, Setup
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """One line of a result table over several seeds."""
+
+    network: str
+    """The name of the network."""
+    mean: Row
+    """Means over the seeds, in per cent."""
+    deviation: Row
+    """Population standard deviations over the seeds, in percentage points."""
+    repeats: int
+    """Number of seeds."""
+    seeds: tuple[int, ...]
+    """The seeds."""
+    classifiers: tuple[str, ...]
+    """What the classifier of each seed is called, in the name of its file and in ``predictions.safetensors``."""
+    control: str | None = None
+    """What stands in the place of the distilled set, in the row of a control."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The mean row, with the deviation over seeds beside it."""
+        spread = {key: value for key, value in self.deviation.to_json().items() if key not in ("name", "images")}
+        more: dict[str, Any] = {"network": self.network, "repeats": self.repeats, "seeds": [*self.seeds]}
+        if self.control is not None:
+            more["control"] = self.control
+        return {**self.mean.to_json(), **more, "classifiers": [*self.classifiers], "deviation": spread}
+
+    @staticmethod
+    def table(lines: Sequence[Repeated]) -> NumberTable:
+        """Mean and deviation over seeds, a line for each network, or for each head and network."""
+        repeats, means = lines[0].repeats, [line.mean for line in lines]
+        over = "one seed" if repeats == 1 else f"{repeats} seeds, ± deviation over them"
+        alike = len({(mean.name, mean.images) for mean in means}) == 1
+        shown = ["accuracy", "std", *parts_of(means), "worst"]
+        if any(mean.group_accuracy is not None for mean in means):
+            shown.append("group_accuracy")
+        costs = costs_of(means)
+        numbers = [[*map(line._cell, shown), *cost_cells(line.mean, costs)] for line in lines]
+        shown.extend(costs)
+        headings = [HEADINGS.get(column, column) for column in shown]
+        title = f"per cent, mean of {over}"
+        if alike:
+            body = [[line.network, *cells] for line, cells in zip(lines, numbers, strict=True)]
+            title = f"{means[0].name}, {means[0].images} images; {title}"
+            return NumberTable(title, ["name", *shown], ["network", *headings], body)
+        body = [
+            [f"{line.mean.name}, {line.network}", str(line.mean.images), *cells]
+            for line, cells in zip(lines, numbers, strict=True)
+        ]
+        return NumberTable(title, ["name", "images", *shown], ["trained on, network", "images", *headings], body)
+
+    def _cell(self, column: str) -> str:
+        value, deviation = getattr(self.mean, column), getattr(self.deviation, column)
+        return f"{number(value)}{f'±{deviation:.1f}' if self.repeats > 1 and value is not None else ''}"
+
+    def __repr__(self) -> str:
+        seeds = "1 seed" if self.repeats == 1 else f"{self.repeats} seeds"
+        return f"Repeated({self.mean.name!r} on {self.network}, {seeds}: accuracy {self._cell('accuracy')} %)"
+
+    def _repr_html_(self) -> str:
+        return Repeated.table([self]).html()
+
+
+Measured = TypeVar("Measured")
+
+
+def repeated(
+    setup: Setup, networks: Sequence[Selection], repeats: int, measure: Callable[[Setup], Measured]
+) -> Iterator[tuple[str, list[Measured]]]:
+    """What is measured with each network, ``repeats`` seeds from that of the configuration on.
+
+    The networks of a seed are let go of after it; a store with a folder keeps them there.
+    """
+    first = setup.config.run.seed
+    for network in networks:
+        setups = (
+            setup.changed(network=network, seed=seed, store=NetworkStore(setup.store.folder))
+            for seed in range(first, first + repeats)
+        )
+        yield network.shown, [measure(variant) for variant in setups]
+
+
+def repeated_rows(
+    setup: Setup,
+    distilled: DistilledSet | None,
+    networks: Sequence[Selection],
+    repeats: int,
+    *,
+    heads: Sequence[Selection] = (),
+    controls: Sequence[str] = (),
+    keep: Path | None = None,
+    scores: dict[str, Scores] | None = None,
+) -> Iterator[Repeated]:
+    """Score each head, with the configured recipe, on each network and seed.
+
+    Args:
+        setup: the configuration, its first seed among it.
+        distilled: the distilled set; None where the recipe needs none.
+        networks: those to train.
+        repeats: how many seeds.
+        heads: of the classifiers; the configured one unless given.
+        controls: those that each head has besides; see :mod:`ltdd_core.evaluation.controls`.
+        keep: folder in which the classifiers are kept.  Where there are several, network and seed are in their names.
+        scores: gets what each classifier says of the test images, by the name of the classifier.
+
+    Raises:
+        InputError: the distilled set is not of this data set, or there is none and the recipe asks for it; or two
+            classifiers would have the same name.
+    """
+    configs = [replace(setup.config, head=head) for head in heads or [setup.config.head]]
+    plain = [line_of(config) for config in configs]
+    lines = [each for line in plain for each in (line, *(control_of(line, control) for control in controls))]
+    configs = [config for config in configs for _ in range(1 + len(controls))]
+    trained_on = {name for line in lines for name in line.sets}
+    if distilled is not None:
+        setup = fitted(setup, distilled)
+        if trained_on != {ORIGINAL} and (holds := setup.config.training.distilled.left_of(distilled.recipe)):
+            setup.display.recipe(holds)
+    elif trained_on != {ORIGINAL}:
+        raise InputError(f"recipe {setup.config.recipe.name!r} trains on a distilled set, and there is none.")
+    seeds = tuple(range(setup.config.run.seed, setup.config.run.seed + repeats))
+    alone = len(lines) * len(networks) * repeats == 1
+
+    def name_of(line: Line, network: str, seed: int) -> str:
+        return line.name if alone else f"{line.name}, {network}, seed {seed}"
+
+    _check_different([name_of(line, network.shown, seed) for line in lines for network in networks for seed in seeds])
+    for network in networks:
+        setup.changed(network=network).check_network()  # before the first of them is trained
+    if controls and distilled is not None:
+        teacher_of(setup, distilled)  # there before the first classifier is trained, or refused
+    for line, of_head in zip(lines, [setup.changed(config=config) for config in configs], strict=True):
+
+        def measure(variant: Setup, line: Line = line) -> Row:
+            classifier, said = trained(line, variant, distilled)
+            name = name_of(line, variant.config.network.shown, variant.config.run.seed)
+            if keep is not None and classifier is not None:
+                keep_classifier(keep, name, line, classifier, said, variant, distilled)
+            if scores is not None:
+                scores[name] = said
+            return row_of(line, said, variant.data, distilled, said.groups)
+
+        for shown, rows in repeated(of_head, networks, repeats, measure):
+            mean, deviation = average(rows)
+            names = tuple(name_of(line, shown, seed) for seed in seeds)
+            yield Repeated(shown, mean, deviation, repeats, seeds, names, line.control)
+
+
+def _check_different(names: Sequence[str]) -> None:
+    """Refuse two classifiers of the same name, of which one would take the place of the other.
+
+    Raises:
+        InputError: naming the first.
+    """
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
+    if twice is not None:
+        raise InputError(f"two classifiers would be called {twice!r}: name each head and each network once.")
