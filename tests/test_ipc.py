@@ -474,7 +474,7 @@ def test_a_run_that_keeps_has_the_real_images_of_small_classes_and_says_how_many
         document = json.loads(done.stdout)
         assert (document["ipc"], document["kept"]) == ([1, 2, 2, 2, 2, 6, 6, 5, 3, 2], 10)
     else:
-        assert "distilled: 1 to 6 images a class (31 in all); 10 are real ones, kept unchanged\n" in done.stdout
+        assert "distilled: 1 to 6 images a class (31 in all); 10 of them real, kept unchanged\n" in done.stdout
         assert ltdd("report", "run").exit_code == 0
     found = load_distilled("run")
     assert found.ipc == (1, 2, 2, 2, 2, 6, 6, 5, 3, 2)

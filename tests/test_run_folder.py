@@ -185,6 +185,10 @@ def test_a_run_that_is_killed_while_it_goes_on_is_resumed(moment, ltdd, monkeypa
     assert all_of("run") == all_of("whole")
 
 
+def test_with_quiet_a_stopped_run_is_finished_without_a_word(ltdd, broken_off):
+    assert resumed(ltdd, "--finish", "--quiet").stderr == ""
+
+
 def test_a_stopped_run_is_finished_as_it_is(ltdd, broken_off):
     done = resumed(ltdd, "--finish")
     assert "the run ends after 3 of 9 steps" in done.stderr

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ltdd_core.config.model import Config
     from ltdd_core.distillation.distill import Result
     from ltdd_core.plugging.catalog import Catalog
+    from ltdd_core.progress import Display
 
 NOTHING_TO_RESUME = "{} holds no run to resume: leave out --resume to begin one."
 
@@ -164,9 +165,9 @@ def _distil(
         out = find_run(config)
         if out is None:
             notes.print(f"no run with this configuration under {RUNS}/: a new one begins.", style="yellow")
-    if finish and out is not None:
-        config = _as_it_is(config, out, notes)
     display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
+    if finish and out is not None:
+        config = _as_it_is(config, out, display)
     with claimed(out, _stem(config)) as folder:
         try:
             return distill(config, folder, resume=resume, display=display, catalog=catalog)
@@ -210,7 +211,7 @@ def _to_resume(out: Path) -> Layer:
     return stored
 
 
-def _as_it_is(config: Config, out: Path, notes: Console) -> Config:
+def _as_it_is(config: Config, out: Path, display: Display) -> Config:
     """The configuration with as many steps as the run in a folder has taken.
 
     Raises:
@@ -229,7 +230,7 @@ def _as_it_is(config: Config, out: Path, notes: Console) -> Config:
     if done == 0:
         raise InputError(f"{out} has no checkpoint yet, so there is nothing to finish: leave out --finish.")
     if done < total:
-        notes.print(f"the run ends after {done} of {total} steps", soft_wrap=True)
+        display.note(f"the run ends after {done} of {total} steps")
     return replace(config, run=config.run.model_copy(update={ITERATIONS: done}))
 
 

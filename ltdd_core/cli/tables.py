@@ -142,7 +142,7 @@ def print_images(console: Console, distilled: DistilledSet) -> None:
     """How many synthetic images the classes have where they differ, and how many are real ones that were kept."""
     said = [] if isinstance(distilled.ipc, int) else [distilled.ipc_in_words()]
     if distilled.kept:
-        said.append(f"{distilled.kept} are real ones, kept unchanged")
+        said.append(f"{distilled.kept} of them real, kept unchanged")
     if said:
         console.print(f"distilled: {'; '.join(said)}", markup=False, soft_wrap=True)
 

@@ -83,7 +83,7 @@ class DistilledSet:
         method = f"by {matcher['name']}: " if isinstance(matcher, Mapping) and "name" in matcher else ""
         shape = "x".join(map(str, self.images.shape[1:]))
         soft = ", soft labels" if self.has_soft_labels else ""
-        kept = f", {self.kept} of them real ones" if self.kept else ""
+        kept = f", {self.kept} of them real" if self.kept else ""
         return f"{method}{self.ipc_in_words()} of {len(self.class_names)} classes, {shape}{kept}{soft}"
 
     def __repr__(self) -> str:
