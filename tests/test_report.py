@@ -10,6 +10,8 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+import textwrap
 import unicodedata
 import warnings
 import zipfile
@@ -471,13 +473,43 @@ def test_a_run_without_steps_has_no_loss(ltdd, tmp_path):
 
 
 def test_what_is_no_finished_run_gets_one_line(ltdd, finished, tmp_path):
-    assert "is not the folder of a run" in one_line_error(ltdd("report", tmp_path))
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.yaml").write_text("{}")
     assert "is not finished: ltdd distill --out" in one_line_error(ltdd("report", tmp_path / "begun"))
     shutil.copytree(finished, tmp_path / "damaged")
     (tmp_path / "damaged" / "run.json").write_text("{}")
     assert "run.json is damaged: data is missing" in one_line_error(ltdd("report", tmp_path / "damaged"))
+
+
+NO_TORCH = """
+    import sys
+    sys.modules["torch"] = None  # any import of it fails
+    sys.argv = ["ltdd", *sys.argv[1:]]
+    from ltdd_core.cli import main
+    main()
+"""
+
+
+@pytest.mark.parametrize("command", ["report", "watch", "compare"])
+def test_a_folder_that_is_none_of_a_run_is_refused_before_torch_is_imported(command, tmp_path):
+    for name in ("cat", "dog", "runs/a", "runs/b"):
+        (tmp_path / name).mkdir(parents=True)
+        if name.startswith("runs"):
+            (tmp_path / name / "config.yaml").touch()
+
+    def said(folder):
+        call = [sys.executable, "-c", textwrap.dedent(NO_TORCH), command, folder]
+        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout) == (2, "")
+        return done.stderr
+
+    assert said(".") == (
+        "Error: . is not the folder of a run: it has no config.yaml. "
+        "Name one that ltdd distill, ltdd train or ltdd evaluate wrote.\n"
+    )
+    assert said("runs") == (
+        "Error: runs is not the folder of a run: it has no config.yaml. It has runs in it: runs/a, runs/b.\n"
+    )
 
 
 def test_a_line_without_predictions_and_a_folder_of_training_alone_get_one_line(ltdd, finished, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ltdd_core.commands import check_there, consoles, json_option
+from ltdd_report.place import check_run
 from ltdd_report.visible import visible
 
 
@@ -28,6 +29,7 @@ def report(run: Path, out: Path | None) -> None:
     figures of a run can be saved from it. Nothing is written into RUN, unless --out names a file in it.
     """
     check_there(run)
+    check_run(run)
     from rich.filesize import decimal
 
     from ltdd_report.page import write_report, write_trained
@@ -55,6 +57,7 @@ def watch(run: Path) -> None:
     Written into a file or a pipe, it says once how far the run is.
     """
     check_there(run)
+    check_run(run)
     try:
         from ltdd_report.watching import follow
 
@@ -80,6 +83,7 @@ def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     """
     for run in runs:
         check_there(run)
+        check_run(run)
     from ltdd_report.comparing import compare_runs
     from ltdd_report.page import write_comparison
     from ltdd_report.terminal import print_comparison

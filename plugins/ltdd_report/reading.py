@@ -32,9 +32,9 @@ from ltdd_core import (
     read_run as read_stored,
 )
 from ltdd_report.documents import Configuration, Document, Facts, LossLine, Report, SecondsLine, fault
+from ltdd_report.place import CONFIG, FACTS, REPORT, check_run
 from ltdd_report.visible import visible
 
-CONFIG, FACTS, REPORT = "config.yaml", "run.json", "report.json"
 TEMPERATURE = ": temperature"
 METRICS, TIMES = "metrics.jsonl", "times.jsonl"
 DISTILLED, PREDICTIONS = "distilled.safetensors", "predictions.safetensors"
@@ -105,9 +105,8 @@ def read_run(path: Path) -> RunRecord:
     if (path / REPORT).exists() and not (path / FACTS).exists():
         raise InputError(f"{path} {NOT_DISTILLED}")
     if not (path / REPORT).exists():
-        begun = (path / CONFIG).exists()
-        reason = f"is not finished: {resume_command(path)}" if begun else "is not the folder of a run"
-        raise InputError(f"{path} {reason}.")
+        check_run(path)
+        raise InputError(f"{path} is not finished: {resume_command(path)}.")
     config, facts, report = read_config(path), read_json(path / FACTS, Facts), read_report(path)
     steps, losses = read_log(path / METRICS)
     if (path / METRICS).exists() and steps[-1:] != [config["iterations"] - 1]:

@@ -15,12 +15,10 @@ from torch import Tensor
 
 from ltdd_core import InputError
 from ltdd_report.documents import ROUNDING, TrainedConfiguration, TrainedFacts, TrainedReport
+from ltdd_report.place import CONFIG, FACTS, REPORT
 from ltdd_report.reading import (
-    CONFIG,
-    FACTS,
     NO_METHOD,
     PREDICTIONS,
-    REPORT,
     Record,
     RunRecord,
     predictions,

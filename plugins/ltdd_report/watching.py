@@ -26,9 +26,9 @@ from rich.text import Text
 
 from ltdd_core import InputError, may_be_chance
 from ltdd_report.documents import Sheet
+from ltdd_report.place import CONFIG, REPORT, check_run
 from ltdd_report.reading import (
     METRICS,
-    REPORT,
     TIMES,
     read_config,
     read_data_name,
@@ -90,7 +90,8 @@ def read_state(path: Path) -> State:
     Raises:
         InputError: there is no run of ``ltdd distill``, or a file of it is damaged.
     """
-    if not (path / "config.yaml").is_file():
+    check_run(path)
+    if not (path / CONFIG).is_file():
         raise InputError(f"{path} is not the folder of a run that distils something.")
     running = is_running(path)  # before the report: a run that ends between the two is finished
     config = read_config(path)
