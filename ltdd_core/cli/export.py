@@ -7,7 +7,25 @@ from pathlib import Path
 import click
 
 from ltdd_core.cli.settings import consoles
+from ltdd_core.errors import unknown
 from ltdd_core.runs.named import check_there
+
+FORMATS = ("ddranking", "folder", "npz", "torch", "onnx", "state-dict")
+"""Those of :func:`ltdd_core.export`, here without torch: of distilled sets, and then of classifiers."""
+
+
+class Format(click.Choice[str]):
+    """A format; where none is given, all are named, and a wrong one is answered with the nearest."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name as it is.
+
+        Raises:
+            InputError: there is no such format.
+        """
+        if value not in FORMATS:
+            raise unknown("format", value, FORMATS)
+        return value
 
 
 @click.command("export")
@@ -15,9 +33,10 @@ from ltdd_core.runs.named import check_there
 @click.option(
     "--format",
     "kind",
-    metavar="ddranking|folder|npz|torch|onnx|state-dict",
+    type=Format(FORMATS),
+    metavar="|".join(FORMATS),
     required=True,
-    help="Format to write: ddranking, folder, npz, torch, onnx or state-dict.",
+    help="Format to write: of the distilled set the first three, of a classifier the others.",
 )
 @click.option(
     "--out",
