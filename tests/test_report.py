@@ -344,7 +344,7 @@ def test_the_surest_mistakes_of_each_class_are_shown_with_their_pictures(validat
     parts = re.findall(r"<h3>(.*?)</h3>(.*?)</div></div>", shown, re.DOTALL)
     assert [name for name, _ in parts] == [str(label) for label in range(10) if expected[label]]
     for name, part in parts:
-        found = re.findall(r"<figcaption>taken for (\d) \((.*?) %\)</figcaption>", part)
+        found = re.findall(r"<figcaption>taken for (\d) \((.*?)\xa0%\)</figcaption>", part)
         wanted = expected[int(name)]
         assert [float(sure) for _, sure in found] == pytest.approx([100 * sure for _, sure in wanted], abs=0.06)
         assert len({sure for _, sure in found}) < len(found) or [int(a) for a, _ in found] == [a for a, _ in wanted]
@@ -771,6 +771,12 @@ def test_classes_go_from_head_to_tail_in_the_colours_of_many_medium_and_few():
         assert axes.yaxis_inverted()
         (legend,) = figure.legends
         assert [text.get_text() for text in legend.get_texts()] == list(SHOT_WORDS.values())
+    counted = figures.counts_figure(names, counts)
+    FigureCanvasAgg(counted).draw()
+    axis = counted.axes[0].xaxis
+    shown = [tick.label1.get_text() for tick in axis.get_major_ticks() if 1 <= tick.get_loc() <= 1000]
+    assert shown == ["1", "10", "100", "1000"]
+    assert not any(tick.label1.get_text() for tick in axis.get_minor_ticks())
     zero = [text.get_color() for text in figures.class_figure(names, counts, [row]).axes[0].texts]
     assert [colour == figures.ZERO for colour in zero] == [False, False, True, False]
     table = [[10 * true + guess for guess in range(4)] for true in range(4)]

@@ -51,6 +51,8 @@ def counts_figure(names: Sequence[str], counts: Sequence[int]) -> Figure:
     shown = [counts[label] for label in by_count(counts)]
     axes.barh(range(len(shown)), shown, color=_colours(counts), height=0.75)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_xlim(0.7, max(counts) * 2.2)
     axes.set_xlabel("training images")
     if len(counts) <= NAMED:
@@ -126,7 +128,7 @@ def gain_figure(names: Sequence[str], counts: Sequence[int], row: Row, reference
     axes.set_xlim(-reach, reach)
     if len(gains) <= NAMED:
         for place, gain in enumerate(gains):
-            known, text = (0.0, "n/a") if np.isnan(gain) else (gain, f"{gain:+.1f}")
+            known, text = (0.0, "n/a") if np.isnan(gain) else (gain, f"{gain:+.1f}" if gain else "0.0")
             where, beside = ("left", 1) if known >= 0 else ("right", -1)
             axes.text(known + beside * reach / 80, place, text, ha=where, va="center", fontsize=7)
     axes.set_xlabel("points")

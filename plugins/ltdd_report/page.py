@@ -365,7 +365,7 @@ def _mistakes(run: RunRecord, found: Tested) -> tuple[list[tuple[str, list[Pictu
 
 
 def _mistake(mistake: Mistake, names: Sequence[str]) -> Picture:
-    taken = f"taken for {names[mistake.predicted]} ({100 * mistake.probability:.1f} %)"
+    taken = f"taken for {names[mistake.predicted]} ({100 * mistake.probability:.1f}\N{NO-BREAK SPACE}%)"
     return Picture(_png(mistake.image), f"A test image of {names[mistake.label]}, {taken}.", taken)
 
 
