@@ -29,11 +29,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from ltdd_core import SHOT_COLOURS, SHOT_WORDS, Saving, load_classifier, load_data, load_tensors, save_tensors
+from ltdd_core import SHOT_COLOURS, SHOT_WORDS, Saving, amount, load_classifier, load_data, load_tensors, save_tensors
 from ltdd_core.data.load import load_long_tailed
 from ltdd_report import comparing, figures
 from ltdd_report.comparing import bootstrap, class_accuracy, compare_runs
 from ltdd_report.initial import initial_images
+from ltdd_report.page import _best
 from ltdd_report.reading import data_of, read_run, shown_images
 from ltdd_report.visible import visible
 
@@ -75,6 +76,11 @@ def test_the_page_has_every_section_and_the_numbers_of_the_run(page, finished):
         accuracy = f"{row['accuracy']:.1f} ({low:.1f} to {high:.1f})"
         behind = "" if row["behind_best"] is None else "{:.1f} ({:.1f} to {:.1f})".format(*row["behind_best"])
         assert shown[1:5] == [str(row["images"]), accuracy, behind, f"{row['std']:.1f}"]
+    costs = table_of(text[text.index("What training each classifier costs") :])
+    assert costs == [
+        [row["name"], amount(row["images_seen"]), f"{row['training_seconds']:.1f}", amount(row["multiply_adds"])]
+        for row in rows
+    ]
     assert html.escape((finished / "config.yaml").read_text().splitlines()[1].strip()) in text
     for group in json.loads((finished / "report.json").read_text())["groups"]:
         assert f"<li>{', '.join(group)}</li>" in text
@@ -89,7 +95,9 @@ def test_a_run_of_an_earlier_version_has_a_page_without_what_it_did_not_note(ltd
     (old / "report.json").write_text(json.dumps({key: value for key, value in report.items() if key != "saving"}))
     result = ltdd("report", old, "--out", "old.html")
     assert result.exit_code == 0, result.output
-    assert "two-stage, original + distilled" in Path("old.html").read_text()
+    text = Path("old.html").read_text()
+    assert "two-stage, original + distilled" in text
+    assert "What training each classifier costs" not in text
 
 
 def test_the_page_holds_all_that_it_needs_and_every_picture_says_what_it_shows(page):
@@ -681,6 +689,7 @@ document.getElementById("page").onload = () => {{
   const page = document.getElementById("page").contentDocument, top = page.documentElement;
   const pictures = [...page.images].map(image => image.complete && image.naturalWidth > 0);
   document.title = JSON.stringify({{wide: top.scrollWidth, visible: top.clientWidth, pictures,
+    cut: [...page.querySelectorAll(".scroll:has(table)")].filter(one => one.scrollWidth > one.clientWidth).length,
     sections: [...page.querySelectorAll("section")].filter(one => one.offsetHeight > 40).map(one => one.id)}});
 }};
 </script>"""
@@ -699,6 +708,7 @@ def looked_at(page, width, tmp_path):
     assert found["pictures"]
     assert all(found["pictures"])
     assert ":CONSOLE" not in done.stderr
+    assert not (found["cut"] and width >= 1280)  # no table scrolls on a desk
     return found
 
 
@@ -706,6 +716,11 @@ def looked_at(page, width, tmp_path):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_shows_every_section_and_nothing_sticks_out(width, page, tmp_path):
     assert looked_at(page, width, tmp_path)["sections"] == SECTIONS
+
+
+def test_a_value_that_all_lines_share_is_not_the_best():
+    rows = [{"accuracy": 50.0, "worst": 0.0, "std": 1.0}, {"accuracy": 60.0, "worst": 0.0, "std": 2.0}]
+    assert _best(rows) == {"accuracy": 60.0, "std": 1.0}
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")

@@ -24,7 +24,6 @@ from torch import Tensor
 from ltdd_core import (
     InputError,
     LongTailedSet,
-    amount,
     by_count,
     lettering,
     may_be_chance,
@@ -38,7 +37,7 @@ from ltdd_report.downloads import downloads, tables_of
 from ltdd_report.initial import Initial, initial_images
 from ltdd_report.reading import RunRecord, data_of, shown_images
 from ltdd_report.summary import citations, facts_of
-from ltdd_report.terminal import COSTS as COSTS_OF_TRAINING, cost
+from ltdd_report.terminal import COSTS, cost
 from ltdd_report.tested import Mistake, Tested, mistakes, tested
 from ltdd_report.trained import TrainedRecord
 from ltdd_report.visible import visible
@@ -54,14 +53,8 @@ COLUMNS = {
     "harmonic_mean": "harmonic",
     "group_accuracy": "group",
     "calibration_error": "calibration",
-    "images_seen": "images seen",
-    "training_seconds": "seconds",
-    "multiply_adds": "multiply-adds",
 }
 """Of the table: the key of a row, and its heading."""
-LARGE = ("images_seen", "multiply_adds")
-COSTS = (*LARGE, "training_seconds")
-"""Columns of what training costs, of which none is better than another."""
 MOST_CLASSES = 20  # whose images are shown
 OVERVIEW = 10  # classes whose images are beside each other at the top
 EACH = 2  # images of such a class
@@ -131,9 +124,10 @@ def _page(
         facts=facts_of(run),
         overview=[] if isinstance(data, str) else list(_overview(run, data)),
         unmoved=run.partition_has_no_say,
-        columns=_columns(rows),
+        columns=_known(COLUMNS, rows),
+        costs=_known(COSTS, rows),
         cell=_cell,
-        cell_of=_cell_of,
+        cell_of=_cost,
         best=_best(rows),
         calibrated=not isinstance(found, str) and bool(found.temperatures),
         intervals=any(row.get("accuracy_interval") for row in rows),
@@ -193,8 +187,10 @@ def _page_of_trained(record: TrainedRecord, rows: Sequence[Mapping[str, Any]], l
         record=record,
         line=line,
         rows=rows,
-        columns=_columns(rows),
+        columns=_known(COLUMNS, rows),
+        costs=_known(COSTS, rows),
         cell=_cell_over_seeds,
+        cell_of=_cost,
         best=_best(rows),
         zeros=_zeros(rows, names, order),
         counts=_picture(figures.counts_figure(names, counts), _listed("Training images", names, counts, order)),
@@ -217,7 +213,7 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
         page = _template("compare.html").render(
             title=f"{len(comparison.entries)} classifiers on {comparison.data}",
             comparison=comparison,
-            costs=dict(reversed(COSTS_OF_TRAINING.items())),
+            costs=COSTS,
             cost=cost,
             zeros=_zeros(shown, names, order),
             marked=OTHER_IMAGES if any(entry.images for entry in comparison.entries) else "",
@@ -276,30 +272,31 @@ def _cell(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.1f}"
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The columns of a table; none of what training costs where no row knows it, as in an earlier version."""
-    return {key: name for key, name in COLUMNS.items() if key not in COSTS or any(row.get(key) for row in rows)}
+def _known(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The columns that some row knows: a run may have no groups, and one of an earlier version has no costs."""
+    return {key: heading for key, heading in columns.items() if any(row.get(key) is not None for row in rows)}
 
 
-def _cell_of(row: Mapping[str, Any], key: str) -> str:
-    return amount(row.get(key)) if key in LARGE else _cell(row.get(key))
+def _cost(row: Mapping[str, Any], key: str) -> str:
+    return cost(row.get(key), key)
 
 
 def _cell_over_seeds(row: Mapping[str, Any], key: str) -> str:
     """A mean, with the deviation over seeds where there are several."""
-    if key in COSTS:
-        return _cell_of(row, key)
     deviation = row["deviation"].get(key)
     return _cell(row[key]) + (f"±{deviation:.1f}" if row["repeats"] > 1 and deviation is not None else "")
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The best value of a column; several seeds are needed to say that its line is better (``ltdd compare``)."""
+    """The best value of a column, but for one that all lines share.
+
+    Several seeds are needed to say that a line is better (``ltdd compare``).
+    """
     low = {"std", "calibration_error"}
     best = {}
     for key in COLUMNS:
         values = [float(row[key]) for row in rows if row.get(key) is not None]
-        if key not in ("images", *COSTS) and len(values) > 1:
+        if key != "images" and len(set(values)) > 1:
             best[key] = (min if key in low else max)(values)
     return best
 

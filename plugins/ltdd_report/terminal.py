@@ -15,9 +15,9 @@ from ltdd_report.comparing import DRAWS, LEVEL, OTHER_IMAGES, Comparison
 from ltdd_report.visible import visible
 
 ZEROS = 10  # classes at 0 % that a line names
-COSTS = {"multiply-adds": "multiply_adds", "seconds": "training_seconds", "images seen": "images_seen"}
-"""Columns of what training costs, and their keys."""
-COLUMNS = (*COSTS, "seeds", "std", "behind the best", "worst", "accuracy")
+COSTS = {"images_seen": "images seen", "training_seconds": "seconds", "multiply_adds": "multiply-adds"}
+"""Of what training costs: the key of a row, and its heading."""
+COLUMNS = (*reversed(COSTS.values()), "seeds", "std", "behind the best", "worst", "accuracy")
 """Of the terminal table; a narrow terminal does without the first of them first, and is never without the last."""
 
 
@@ -57,10 +57,7 @@ def _table(comparison: Comparison, shown: Sequence[str]) -> Table:
         "std": [_text(entry.std) for entry in comparison.entries],
         "worst": [_text(entry.worst) for entry in comparison.entries],
         "behind the best": ["" if entry.behind is None else _text(entry.behind) for entry in comparison.entries],
-        **{
-            name: [cost(entry.cost.get(key), key) for entry in comparison.entries]
-            for name, key in reversed(COSTS.items())
-        },
+        **{name: [cost(entry.cost.get(key), key) for entry in comparison.entries] for key, name in COSTS.items()},
     }
     columns = {name: cells for name, cells in columns.items() if name in shown}
     for name, cells in columns.items():
