@@ -945,8 +945,9 @@ def test_compare_at_the_command_line(ltdd, runs, tmp_path):
     assert {row[0]: [int(seed) for seed in row[1].split(", ")] for row in table_of(text)} == seeds
     assert re.search(r"dm: distilled, direct +0, 1 ", result.stdout)
     assert document["differences"] == [{"option": "matcher.name", "values": {"dm": "dm", "coreset": "coreset"}}]
-    assert "matcher.name  dm: dm; coreset: coreset" in result.stdout
-    assert [row[0] for row in table_of(text[text.index('id="differences"') :])] == ["matcher.name"]
+    assert "The configurations differ in --method:\n" in result.stdout
+    assert {"  dm: --method dm", "  coreset: --method coreset"} <= set(result.stdout.splitlines())
+    assert [row[0] for row in table_of(text[text.index('id="differences"') :])] == ["--method"]
     assert document["rows"][0]["behind"] is None
     assert "twice" in one_line_error(ltdd("compare", runs / "a0", runs / "a0"))
 
@@ -990,7 +991,7 @@ def test_runs_at_different_image_sizes_are_compared_and_marked(ltdd, tmp_path):
         given = ["--data", "folder", "--root", tmp_path / "data", "--set", f"data.image_size={size}"]
         assert ltdd("distill", "--method", "dm", *given, *TINY, "--out", f"run-{size}").exit_code == 0
     document = json.loads(ltdd("compare", "run-8", "run-16", "--json").stdout)
-    small, large = "dm (data.image_size=8, images=A)", "dm (data.image_size=16, images=B)"
+    small, large = "dm (--image-size 8 images=A)", "dm (--image-size 16 images=B)"
     assert document["differences"] == [{"option": "data.image_size", "values": {small: "8", large: "16"}}]
     assert {row["name"].partition(": ")[0]: row["images"] for row in document["rows"]} == {small: "A", large: "B"}
     for file in ("run.json", "report.json"):  # as a run of an earlier version has them
@@ -1024,25 +1025,56 @@ def test_a_labeller_that_other_runs_lack_is_named_by_what_is_unusual_about_it(lt
 
     plain, soft, view = (
         "coreset",
-        "coreset (labeller.name=teacher)",
-        "coreset (labeller.name=teacher, labeller.per=view)",
+        "coreset (--labeller teacher)",
+        "coreset (--labeller teacher --set labeller.per=view)",
     )
-    image = "coreset (labeller.name=teacher, labeller.per=image)"
-    of_both, of_all = {soft: "teacher"}, {image: "teacher", view: "teacher"}
+    of_both, of_all = {soft: "teacher"}, {soft: "teacher", view: "teacher"}
     assert told("plain", "soft") == ([plain, soft], [{"option": "labeller.name", "values": of_both}])
     assert told("plain", "view")[0] == [plain, view]
     names, differences = told("plain", "soft", "view")
-    assert names == [plain, image, view]
+    assert names == sorted([plain, soft, view])
     assert {found["option"]: found["values"] for found in differences} == {
         "labeller.name": of_all,
-        "labeller.per": {image: "image", view: "view"},
+        "labeller.per": {soft: "image", view: "view"},
     }
     settings = {"matcher.name": "mine", "head.name": "mine", "head.depth": "3"}
-    run = dataclasses.replace(read_run(Path("plain")), config={"matcher": {"name": "mine"}, "seed": 0})
+    plain = read_run(Path("plain"))
+    run = dataclasses.replace(plain, config={**plain.config, "matcher": {"name": "mine"}})
     others = {"matcher.name": "mine", "head.name": "linear"}  # a plugin that is not here: nobody knows its defaults
     unusual, said = comparing._unusual(run), {"whole": torch.zeros(1, 2)}
     entrants = [comparing.Entrant("mine", options, unusual, 0, said) for options in (settings, others)]
-    assert comparing._names(entrants) == ["mine (head.name=mine)", "mine (head.name=linear)"]
+    assert unusual is None
+    assert comparing._names(entrants) == ['mine (head="mine")', 'mine (head="linear")']
+
+
+def test_a_name_is_what_a_command_has_to_say(ltdd):
+    """Not what the plugin stands for, no default, and no list of Python."""
+    settings = ["--set", "training.original.lr=0.02", "--set", "network.norm=none"]
+    for run, words in {
+        "plain": ["--plugin", "twostage", *settings[:2]],
+        "deep": ["--plugin", "twostage", "--plugin", "losses", "--set", "head.groups=3"],
+        "alone": settings[2:],
+    }.items():
+        assert ltdd("distill", "--method", "coreset", *TINY, *words, "--out", run).exit_code == 0, run
+    document = json.loads(ltdd("compare", "plain", "deep", "alone", "--json").stdout)
+    names = {row["name"].partition(": ")[0] for row in document["rows"]} - {"original, direct"}
+    assert names == {
+        "coreset (--plugin twostage --set training.original.lr=0.02)",
+        "coreset (--set head.groups=3 --plugin twostage --plugin losses)",
+        "coreset (--set network.norm=none)",
+    }
+    plugins = next(found["values"] for found in document["differences"] if found["option"] == "plugins")
+    assert sorted(plugins.values()) == ["", "twostage", "twostage, losses"]
+
+
+def test_names_that_would_be_the_same_say_all_that_differs():
+    """As where the default of an option has changed between two versions."""
+    said = {"whole": torch.zeros(1, 2)}
+    entrants = [
+        comparing.Entrant("dm", {"matcher.name": "dm", "matcher.lr": lr, "ipc": "1"}, frozenset(), 0, said)
+        for lr in ("1", "2")
+    ]
+    assert comparing._names(entrants) == ['dm (matcher={"lr": "1"})', 'dm (matcher={"lr": "2"})']
 
 
 def test_runs_without_a_digest_are_taken_to_be_on_the_images_of_the_first():
@@ -1120,15 +1152,15 @@ def test_classifiers_alone_are_compared_with_runs(ltdd, tables, finished):
         "dm: original, balanced softmax",
         "dm: distilled, direct",
         "dm: two-stage, original + distilled",
-        "train (network.name=mlp): original, direct",
-        "train (network.name=mlp): original, cosine",
-        "train (network.name=convnet-d3): original, direct",
-        "train (network.name=convnet-d3): original, cosine",
+        "train (--network mlp): original, direct",
+        "train (--network mlp): original, cosine",
+        "train (--network convnet-d3): original, direct",
+        "train (--network convnet-d3): original, cosine",
         "evaluate dm: distilled, direct",
     }
     stored = [json.loads((tables / name / "report.json").read_text())["rows"] for name in ("t", "e")]
     for row in [*stored[0], *stored[1]]:
-        how = f"train (network.name={row['network']})" if row["name"][0] == "o" else "evaluate dm"
+        how = f"train (--network {row['network']})" if row["name"][0] == "o" else "evaluate dm"
         entry = entries[f"{how}: {row['name']}"]
         assert entry["seeds"] == [0, 1]
         assert entry["accuracy"][0] == pytest.approx(row["accuracy"])

@@ -8,6 +8,8 @@ difference from the most accurate one is not more than noise: the 95 per cent in
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltdd_core import InputError, Interval, configure, draw_test_images, interval_of
+from ltdd_core import InputError, Interval, configure, draw_test_images, how_to_set, interval_of
 from ltdd_report.reading import NO_METHOD, Record, RunRecord, check_predictions, predictions, test_set
 from ltdd_report.trained import TrainedRecord, classifiers
 
@@ -58,7 +60,7 @@ class Difference:
     option: str
     """Its path: ``matcher.lr_img``."""
     values: Mapping[str, str]
-    """Its value in each configuration that has it, by what tells the configurations apart."""
+    """Its value in each configuration that has it, by what tells the configurations apart; "" of none."""
 
 
 @dataclass(frozen=True)
@@ -235,8 +237,10 @@ OTHER_IMAGES = (
     "A letter after images= marks runs on the same images. All have the same test images; the training images or the "
     "sizes of images differ."
 )
-IMAGES = "images"
-"""Not an option: the letter of the images of a run, where not all runs are on the same."""
+IMAGES, DISTILLED = "images", "distilled"
+"""No options: the letter of the images of a run, where not all runs are on the same; the run that was evaluated."""
+PLUGINS, BETWEEN = "plugins", ", "
+"""The option that takes several values, and what stands between them."""
 
 
 @dataclass(frozen=True)
@@ -245,8 +249,8 @@ class Entrant:
 
     method: str
     settings: Settings
-    unusual: frozenset[str]
-    """The options that differ from their defaults."""
+    unusual: frozenset[str] | None
+    """The options that a command has to name beside the method and the plugins; None where that is not known."""
     seed: int
     said: Mapping[str, Tensor]
     """The log-probabilities of each line, float32 ``[N, classes]``."""
@@ -267,12 +271,12 @@ def _entrants(record: RunRecord | TrainedRecord, letter: str, labels: np.ndarray
         return
     chosen = list(record.chosen())
     method = "train" if record.method is None else f"evaluate {record.method}"
-    distilled = {} if record.method is None else {"distilled": record.report["distilled"]["run"]}
+    distilled = {} if record.method is None else {DISTILLED: record.report["distilled"]["run"]}
     for number, seed, log_p in classifiers(record, labels):
         row, head, network = chosen[number]
         shared = {key: value for key, value in settings.items() if key.partition(".")[0] not in ("head", "network")}
         own = {**shared, **distilled, **_flat({"head": head, "network": network})}
-        yield Entrant(method, own, frozenset(), seed, {row["name"]: log_p}, {row["name"]: _cost(row)})
+        yield Entrant(method, own, None, seed, {row["name"]: log_p}, {row["name"]: _cost(row)})
 
 
 def _cost(row: Mapping[str, Any]) -> Cost:
@@ -368,13 +372,25 @@ def _names(entrants: Sequence[Entrant]) -> list[str]:
     identities = {(entrant.method, *entrant.settings.items(), entrant.seed, *entrant.said) for entrant in entrants}
     if len(identities) < len(entrants):
         raise InputError("a run is given twice, or two runs have the same configuration and seed.")
-    return [_name(entrant, entrants) for entrant in entrants]
+    names = [_name(entrant, entrants) for entrant in entrants]
+    pairs = itertools.combinations(zip(names, entrants, strict=True), 2)
+    if any(name == other and one.settings != two.settings and _alike(one, two) for (name, one), (other, two) in pairs):
+        return [_name(replace(entrant, unusual=None), entrants) for entrant in entrants]
+    return names
+
+
+def _alike(one: Entrant, other: Entrant) -> bool:
+    """Whether their names have to tell them apart: the method is the same, and so is a line."""
+    return one.method == other.method and bool(one.said.keys() & other.said.keys())
 
 
 def _name(entrant: Entrant, entrants: Sequence[Entrant]) -> str:
-    """The method, and the options in which it differs from the others of the method that have a line of that name."""
+    """The method, and the options in which it differs from the others of the method that have a line of that name.
+
+    They stand as the command line has them, and what it need not say is left out where that is known.
+    """
     flat = entrant.settings
-    alike = [other for other in entrants if other.method == entrant.method and other.said.keys() & entrant.said.keys()]
+    alike = [other for other in entrants if _alike(entrant, other)]
     listed = []
     for key in flat:
         component = _component(key)
@@ -383,11 +399,26 @@ def _name(entrant: Entrant, entrants: Sequence[Entrant]) -> str:
             for other in alike
             if key == component or other.settings.get(component) == flat.get(component)
         ]
-        differs = key == IMAGES or any(setting.get(key) != flat[key] for setting in have_it)
-        if differs or (len(have_it) < len(alike) and key in entrant.unusual):
-            listed.append(f"{key}={flat[key]}")
-    told = f" ({', '.join(listed)})" if listed else ""
-    return f"{entrant.method}{told}"
+        differs = any(setting.get(key) != flat[key] for setting in have_it)
+        if entrant.unusual is not None and key != IMAGES:
+            differs = key in entrant.unusual and (differs or len(have_it) < len(alike))
+        if differs:
+            listed.append(written(key, flat[key]))
+    told = " ".join(filter(None, listed))
+    return f"{entrant.method} ({told})" if told else entrant.method
+
+
+def written(option: str, value: str) -> str:
+    """An option with its value as the command line takes it; "" of one without a value.
+
+    Args:
+        option: its path, as in :attr:`Difference.option`.
+        value: as in :attr:`Difference.values`.
+    """
+    if option in (IMAGES, DISTILLED):
+        return f"{option}={value}"
+    values = value.split(BETWEEN) if option == PLUGINS else [value]
+    return " ".join(how_to_set(option, one) for one in values if one)
 
 
 def _component(option: str) -> str:
@@ -395,12 +426,15 @@ def _component(option: str) -> str:
     return f"{option.partition('.')[0]}.name"
 
 
-def _unusual(run: RunRecord) -> frozenset[str]:
-    """The options of a run that differ from their defaults; none where a plugin of it is not here."""
+def _unusual(run: RunRecord) -> frozenset[str] | None:
+    """The options that a command has to name to get the configuration of a run; None where a plugin is not here."""
+    data = {key: run.config["data"][key] for key in ("name", "root") if key in run.config["data"]}
+    least = {"data": data, "matcher": run.config["matcher"]["name"], PLUGINS: run.config.get(PLUGINS, [])}
     try:
-        return frozenset(_flat(configure(**run.config).changes()))
+        changes, usual = _flat(configure(**run.config).changes()), _flat(configure(**least).to_tree())
     except InputError:
-        return frozenset()
+        return None
+    return frozenset([PLUGINS, *(option for option, value in changes.items() if usual.get(option) != value)])
 
 
 def _by_name(entrants: Sequence[Entrant], names: Sequence[str]) -> dict[str, Settings]:
@@ -442,8 +476,10 @@ def _settings(record: Record) -> Settings:
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, str]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": "1"}``."""
+    """``{"a": {"b": 1}}`` as ``{"a.b": "1"}``, values as ``--set`` takes them; "" for None and for no plugin."""
+    if path == PLUGINS:
+        return {path: BETWEEN.join(tree)}
     if not isinstance(tree, dict):
-        return {path: str(tree)}
+        return {path: "" if tree is None else tree if isinstance(tree, str) else json.dumps(tree)}
     branches = (_flat(branch, f"{path}.{key}" if path else str(key)) for key, branch in tree.items())
     return {key: value for branch in branches for key, value in branch.items()}

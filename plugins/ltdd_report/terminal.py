@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ltdd_core import Interval, amount, by_count
-from ltdd_report.comparing import DRAWS, LEVEL, OTHER_IMAGES, Comparison
+from ltdd_core import Interval, amount, by_count, how_to_set
+from ltdd_report.comparing import DRAWS, LEVEL, OTHER_IMAGES, Comparison, Difference, written
 from ltdd_report.visible import visible
 
 ZEROS = 10  # classes at 0 % that a line names
@@ -36,11 +37,22 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         console.print(line, style="bold red")
     if any(entry.images for entry in comparison.entries):
         console.print(OTHER_IMAGES, soft_wrap=True)
-    if comparison.differences:
-        console.print("The configurations differ in:")
-    for found in comparison.differences:
-        values = "; ".join(f"{name}: {value}" for name, value in found.values.items())
-        console.print(visible(f"  {found.option}  {values}"), soft_wrap=True, markup=False, highlight=False)
+    _print_differences(console, comparison.differences)
+
+
+def _print_differences(console: Console, differences: Sequence[Difference]) -> None:
+    """A line for each configuration, with its own values of the options in which some differ."""
+    if not differences:
+        return
+    options = ", ".join(how_to_set(found.option) for found in differences)
+    console.print(f"The configurations differ in {options}:", markup=False, highlight=False)
+    for name in dict.fromkeys(name for found in differences for name in found.values):
+        own = [written(found.option, found.values[name]) for found in differences if name in found.values]
+        line = visible(f"{name}: {' '.join(filter(None, own))}")
+        if console.is_terminal:
+            console.print(Padding(Text(line), (0, 0, 0, 2)))
+        else:
+            console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _table(comparison: Comparison, shown: Sequence[str]) -> Table:
