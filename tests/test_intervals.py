@@ -82,7 +82,9 @@ def of(name, accuracy, behind):
 
 def test_the_sentence_is_there_only_where_the_best_two_rows_cannot_be_told_apart():
     rows = [of("C", 50.0, [30.0, 27.0, 33.0]), of("A", 80.8, None), of("B", 80.0, [0.8, -1.04, 2.6])]
-    sentence = "With 500 test images the difference of 0.8 between A and B may be chance (95 % interval -1.0 to 2.6)."
+    sentence = (
+        "With 500 test images the difference of 0.8 between 'A' and 'B' may be chance (95 % interval -1.0 to 2.6)."
+    )
     assert may_be_chance(rows, 500) == sentence
     assert may_be_chance(rows[:2], 500) is None
     assert may_be_chance(rows[1:2], 500) is None

@@ -13,6 +13,7 @@ from rich.console import Console
 from ltdd_core.cli.tables import LEFT_OUT, print_data, print_repeated, print_rows
 from ltdd_core.evaluation.metrics import average, row
 from ltdd_core.evaluation.repeats import Repeated
+from ltdd_core.evaluation.shown import MEANINGS
 from ltdd_core.testing import tiny_long_tailed
 from ltdd_report.comparing import Comparison, Entry, Interval
 from ltdd_report.terminal import print_comparison
@@ -79,6 +80,8 @@ def test_columns_are_left_out_by_importance_and_are_named():
         order = [HEADS.get(key, key) for key in ("images", *columns[:-1]) if key in hidden]
         said = f"not shown, for want of room: {', '.join(order)} " if hidden else ""
         assert said in " ".join(text.split())
+        for key in ("harmonic_mean", "group_accuracy"):
+            assert (MEANINGS[key] in " ".join(text.split())) == (key in shown)
         assert ("not shown" in text) == bool(hidden)
     assert {"accuracy", "std", "few", "worst"} <= shown
 
@@ -99,8 +102,16 @@ def test_what_training_costs_is_left_out_first():
     left_out = list(dict.fromkeys(text.strip() for text in said))
     assert left_out[:4] == ["", "mult.-adds", "seconds, mult.-adds", "seen, seconds, mult.-adds"]
     assert left_out[4] == "harm., seen, seconds, mult.-adds"
+    assert wide.count("seen: epochs times images; mult.-adds: multiply-adds\n") == 1
     without = printed(150, lambda console: print_rows(console, rows_of(counts), ["a", "b", "c", "d"], counts))
     assert "seconds" not in without
+
+
+def test_a_column_that_no_row_knows_is_not_there():
+    rows = [dataclasses.replace(known, group_accuracy=None) for known in rows_of([9, 8, 7])]
+    text = printed(120, lambda console: print_rows(console, rows, ["a", "b", "c"], [9, 8, 7]))
+    assert "group" not in text
+    assert "head, mid., tail: thirds of the classes by count; harm.: harmonic mean\n" in text
 
 
 def test_classes_that_are_never_right_are_named_below_the_table_and_marked():

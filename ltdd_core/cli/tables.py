@@ -20,7 +20,7 @@ from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.evaluation.metrics import Row
 from ltdd_core.evaluation.quality import Quality
 from ltdd_core.evaluation.repeats import Repeated
-from ltdd_core.evaluation.shown import NumberTable, number
+from ltdd_core.evaluation.shown import MEANINGS, NumberTable, number
 from ltdd_core.runs.distilled import DistilledSet
 
 BAR = 12
@@ -89,6 +89,8 @@ def _print_numbers(console: Console, numbers: NumberTable) -> None:
     console.print(_of_numbers(title, [head[i] for i in shown], [[row[i] for i in shown] for row in body]))
     if hidden := [head[place] for place in range(len(keys)) if place not in shown]:
         console.print(f"not shown, for want of room: {', '.join(hidden)}", style="dim", markup=False)
+    if said := [MEANINGS[keys[place]] for place in shown if keys[place] in MEANINGS]:
+        console.print("; ".join(said), style="dim", markup=False)
 
 
 def _of_numbers(title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> Table:

@@ -123,6 +123,6 @@ def may_be_chance(rows: Sequence[Mapping[str, Any]], test_images: int) -> str | 
         return None
     difference, low, high = (round(value, 1) + 0.0 for value in behind)
     return (
-        f"With {test_images} test images the difference of {difference:.1f} between {ranked[0]['name']} and "
-        f"{ranked[1]['name']} may be chance (95 % interval {low:.1f} to {high:.1f})."
+        f"With {test_images} test images the difference of {difference:.1f} between '{ranked[0]['name']}' and "
+        f"'{ranked[1]['name']}' may be chance (95 % interval {low:.1f} to {high:.1f})."
     )

@@ -74,7 +74,8 @@ class Row:
     @staticmethod
     def table(rows: Sequence[Row]) -> NumberTable:
         """Several lines, one below another."""
-        columns = ("accuracy", "std", *parts_of(rows), "worst", "harmonic_mean", "group_accuracy")
+        grouped = any(row.group_accuracy is not None for row in rows)
+        columns = ("accuracy", "std", *parts_of(rows), "worst", "harmonic_mean", *["group_accuracy"] * grouped)
         costs = costs_of(rows)
         head = ["trained on", "images", *(HEADINGS.get(column, column) for column in (*columns, *costs))]
         body = [

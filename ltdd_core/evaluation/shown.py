@@ -9,6 +9,14 @@ from typing import Any, TypeVar
 
 HEADINGS = {"harmonic_mean": "harm.", "group_accuracy": "group", "accuracy": "acc.", "medium": "med.", "middle": "mid."}
 HEADINGS |= {"images_seen": "seen", "training_seconds": "seconds", "multiply_adds": "mult.-adds"}
+MEANINGS = {
+    "tail": "head, mid., tail: thirds of the classes by count",
+    "harmonic_mean": "harm.: harmonic mean",
+    "group_accuracy": "group: class in the right group",
+    "images_seen": "seen: epochs times images",
+    "multiply_adds": "mult.-adds: multiply-adds",
+}
+"""What a line below a table says of columns whose headings nobody can guess."""
 COSTS = ("images_seen", "training_seconds", "multiply_adds")
 """Columns of what the training of a classifier costs."""
 THOUSANDS = ("", "k", "M", "G", "T", "P", "E")
