@@ -56,6 +56,8 @@ class Setup:
     device: torch.device
     store: NetworkStore
     """Keeps the networks that are trained."""
+    variant: str = ""
+    """Which of several this is, for the display: ``convnet-d3, seed 0``."""
 
     @classmethod
     @contextmanager
@@ -108,7 +110,10 @@ class Setup:
             config = replace(config, network=network)
         if seed is not None:
             config = replace(config, run=config.run.model_copy(update={"seed": seed}))
-        changed = replace(self, config=config, store=self.store if store is None else store)
+        variant = self.variant
+        if network is not None or seed is not None:
+            variant = f"{config.network.shown}, seed {config.run.seed}"
+        changed = replace(self, config=config, store=self.store if store is None else store, variant=variant)
         data = self.data if normalisation is None else replace(self.data, normalisation=normalisation)
         vars(changed)["data"] = data  # loaded already
         return changed
@@ -297,6 +302,7 @@ class Setup:
             keep_going=self.stop.check,
             display=self.display,
             component=self.component,
+            variant=self.variant,
         )
 
     @cached_property

@@ -390,6 +390,8 @@ def test_evaluate_scores_networks_over_several_seeds(ltdd, finished):
     assert table.exit_code == 0, table.output
     assert "distilled, direct, 20 images; per cent, mean of 2 seeds" in " ".join(table.stdout.split())
     assert re.search(r"mlp +[0-9.]+±[0-9.]+ ", table.stdout)
+    trained = re.findall(r"training a network: classes on the distilled set \((.+)\)", table.stderr)
+    assert trained == ["convnet-d3, seed 1", "mlp, seed 0", "mlp, seed 1"]  # the run has trained the first one
     result = ltdd(*command, "--json", "--quiet")
     document = json.loads(result.stdout)
     assert result.stderr == ""

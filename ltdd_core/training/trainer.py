@@ -89,6 +89,7 @@ class Trainer:
         component: finds another component by name.
         validation: the validation images, where a head is given some.
         ledger: notes what the networks cost that are asked for; one of its own unless given.
+        variant: which of several trainers this is, as the display calls it: ``convnet-d3, seed 0``.
     """
 
     component: FindComponent
@@ -116,6 +117,7 @@ class Trainer:
         component: FindComponent = _no_components,
         validation: TrainingSet | None = None,
         ledger: Ledger | None = None,
+        variant: str = "",
     ) -> None:
         self.make, self.options, self.augmentation = make, options, augmentation
         self.seed, self.device, self.chunk = seed, device, chunk
@@ -124,6 +126,7 @@ class Trainer:
         self.keep_going, self.display, self.component = keep_going, display or Display(), component
         self.validation = validation
         self.ledger = ledger or Ledger()
+        self._variant = variant
         self._part: str | None = None
 
     def changed(
@@ -341,7 +344,7 @@ class Trainer:
 
         def trained(network: Network, start: Start, after_epoch: Callable[[Epoch], None]) -> Network:
             what = f"{purpose} on the {data.name} set"
-            self.display.training(what)
+            self.display.training(f"{what} ({self._variant})" if self._variant else what)
             with self.display.work(f"training {what}", options.epochs, "epochs", start.done, of=data.name) as told:
 
                 def told_after(epoch: Epoch) -> None:
