@@ -197,6 +197,7 @@ from .seeding import (
     seeded_by as seeded_by,
 )
 from .storage import (
+    csv_text as csv_text,
     load_tensors as load_tensors,
     save_tensors as save_tensors,
     write_atomically as write_atomically,

@@ -1,15 +1,18 @@
-"""Tensors and documents on disk: safetensors and JSON, written atomically, never pickle."""
+"""Tensors and documents on disk: safetensors, JSON and CSV, written atomically, never pickle."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import os
+import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -127,6 +130,34 @@ def json_text(value: Any, indent: int | None = None) -> str:
         ValueError: a number is not finite.
     """
     return json.dumps(value, indent=indent, sort_keys=indent is None, allow_nan=False)
+
+
+_FORMULA = re.compile(r"(?!-?\d+(\.\d*)?(e[+-]?\d+)?\Z)'*[=+\-@\t\r]", re.IGNORECASE)
+"""What a spreadsheet would compute, and what would look like such a text with an apostrophe; no negative number."""
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """A table as CSV, with a line feed after each row.
+
+    A text that a spreadsheet would take for a formula, as it may stand in the name of a class or of a file, gets an
+    apostrophe before it, as OWASP advises; :func:`text_of_csv` takes that away.  A number stays as it is.
+
+    Args:
+        rows: the cells of each row, the headings first; None is an empty cell.
+    """
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\r\n")  # so that it quotes a cell with one of the two
+    for row in rows:
+        writer.writerow([f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell for cell in row])
+        buffer.seek(buffer.tell() - 2)
+        buffer.truncate()
+        buffer.write("\n")
+    return buffer.getvalue()
+
+
+def text_of_csv(cell: str) -> str:
+    """The text of a cell, without the apostrophe of :func:`csv_text`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def parse_json(text: str | bytes) -> Any:

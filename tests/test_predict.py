@@ -124,6 +124,17 @@ def test_the_true_classes_come_from_a_csv_file_too(here):
         assert by_file == by_folder
 
 
+def test_a_name_that_a_spreadsheet_would_compute_has_an_apostrophe_and_is_found_again(here):
+    files = sorted(Path("images/test").rglob("*.png"))
+    shutil.copy(files[0], "=1+1.png")
+    here("predict", "run", "=1+1.png", "--csv", "out.csv")
+    heading, line = Path("out.csv").read_text().splitlines()
+    assert heading.startswith("file,class,")
+    assert line.startswith("'=1+1.png,")
+    by_csv = document(here("predict", "run", "=1+1.png", "--json", "--truth", "out.csv"))
+    assert by_csv["row"]["accuracy"] == 100  # the answer itself was taken for the truth
+
+
 def test_classes_without_a_true_image_are_no_trouble(here):
     row = document(here("predict", "run", "images/test/cat", "--json", "--truth", "folder"))["row"]
     assert row["per_class"][1:] == [None, None]

@@ -1,7 +1,11 @@
 """Distilled sets and checkpoints on disk: the same bytes, atomic, and one line for whatever is wrong."""
 
+import csv
 import errno
+import io
+import itertools
 import json
+import math
 import os
 import stat
 import struct
@@ -17,7 +21,7 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 
 from ltdd_core import DistilledSet, InputError, PerChannel, SoftLabels, load_distilled, save_distilled
-from ltdd_core.storage import load_tensors, save_tensors, write_atomically
+from ltdd_core.storage import csv_text, load_tensors, save_tensors, text_of_csv, write_atomically
 
 UNPRIVILEGED = 65534
 
@@ -313,6 +317,25 @@ def test_metadata_are_json_a_stranger_can_read(tmp_path):
     tensors, facts = load_tensors(path)
     assert set(tensors) == {"images", "labels"}
     assert facts["normalisation"] == {"kind": "per-channel", "mean": [0.5], "std": [0.25]}
+
+
+@given(
+    st.lists(
+        st.lists(st.text(st.sampled_from("'=+-@\t\r\n,;\"1.e猫 "), max_size=6), min_size=2, max_size=3), max_size=3
+    )
+)
+def test_no_cell_of_a_table_is_a_formula_and_all_texts_come_back(rows):
+    cells = list(csv.reader(io.StringIO(csv_text(rows), newline="")))
+    assert [[text_of_csv(cell) for cell in row] for row in cells] == rows
+    for cell in itertools.chain(*cells):
+        if cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+            assert math.isfinite(float(cell))  # a negative number
+
+
+def test_numbers_stay_numbers_in_a_table():
+    assert csv_text([["-1", "-2.5e-3", -4, None, 0.5], ["-1+1", "+1", "it's", "'", ""]]) == (
+        "-1,-2.5e-3,-4,,0.5\n'-1+1,'+1,it's,',\n"
+    )
 
 
 def test_two_processes_write_one_file_and_a_reader_sees_whole_ones(tmp_path):

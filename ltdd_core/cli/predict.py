@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -257,17 +255,15 @@ def _write_csv(
     """A line for each image: its file, true class if it is known, class, probability, group, and the next classes."""
     import os
 
-    from ltdd_core.storage import write_atomically
+    from ltdd_core.storage import csv_text, write_atomically
 
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
     following = range(2, max(map(len, answers)) + 1)
     more = [f"{column}_{place}" for place in following for column in ("class", "probability")]
-    writer.writerow(["file", *([] if truths is None else ["truth"]), "class", "probability", "group", *more])
+    rows: list[list[Any]] = [["file", *([] if truths is None else ["truth"]), "class", "probability", "group", *more]]
     for place, (name, ((best, probability), *rest)) in enumerate(zip(names, answers, strict=True)):
         truth = [] if truths is None else [truths[place]]
-        writer.writerow([name, *truth, best, f"{probability:.6f}", groups.get(best, ""), *_flat(rest)])
-    write_atomically(path, os.fsencode(text.getvalue()))
+        rows.append([name, *truth, best, f"{probability:.6f}", groups.get(best, ""), *_flat(rest)])
+    write_atomically(path, os.fsencode(csv_text(rows)))
 
 
 def _flat(rest: Sequence[tuple[str, float]]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from ltdd_core.data.folder import image_files
 from ltdd_core.data.imagefile import GREY_MODES, decode, fitted, read_header
 from ltdd_core.data.npz import load_images
 from ltdd_core.errors import InputError, unknown
+from ltdd_core.storage import text_of_csv
 
 MODES = {1: "L", 3: "RGB"}
 """The modes of image files by the channels of the images that they become."""
@@ -161,7 +162,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
         for row in reader:
             if row["file"] is None or row["class"] is None:
                 raise InputError(f"{path}, line {reader.line_num}: a value is missing.")
-            yield row["file"], row["class"]
+            yield text_of_csv(row["file"]), text_of_csv(row["class"])
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
     except (csv.Error, ValueError) as error:  # no UTF-8, or a name that no path can have

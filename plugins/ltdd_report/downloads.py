@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from ltdd_core import csv_text
 from ltdd_report.reading import RunRecord
 from ltdd_report.visible import visible
 
@@ -104,8 +104,5 @@ def _download(name: str, content: bytes) -> Download:
 
 def _csv(heading: Iterable[str], rows: Iterable[Iterable[Any]]) -> bytes:
     """A table with its heading; names as they may be shown."""
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    for row in (heading, *rows):
-        writer.writerow([visible(cell) if isinstance(cell, str) else cell for cell in row])
-    return buffer.getvalue().encode()
+    shown = ([visible(cell) if isinstance(cell, str) else cell for cell in row] for row in (heading, *rows))
+    return csv_text(shown).encode()
