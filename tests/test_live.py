@@ -3,6 +3,7 @@
 import io
 import re
 
+import pytest
 from rich.console import Console
 
 from ltdd_core.cli import live
@@ -17,9 +18,9 @@ class Clock:
         monkeypatch.setattr(live.time, "monotonic", lambda: self.now)
 
 
-def display(*, terminal):
+def display(*, terminal, width=140):
     out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=140, markup=False, highlight=False)
+    console = Console(file=out, force_terminal=terminal, width=width, markup=False, highlight=False)
     return LiveDisplay(console), out
 
 
@@ -80,6 +81,22 @@ def test_in_a_terminal_a_bar_moves_and_goes_away(monkeypatch):
     assert "iteration" not in text
     assert out.getvalue().rstrip("\n").endswith("\x1b[2K")  # the line of the bar is wiped
     shown.steps_done()  # a second time, as after an exception, is harmless
+
+
+@pytest.mark.parametrize("width", [50, 80, 100, 140])
+def test_no_number_of_a_bar_is_cut(width, monkeypatch):
+    clock = Clock(monkeypatch)
+    shown, out = display(terminal=True, width=width)
+    with shown.work("applying it to the original images", 330, "images") as told:
+        for done in (96, 192, 288):
+            clock.now += 0.05
+            told(done)
+        shown._bars.refresh()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
+    assert re.search(r" 288/330 +1920\.0 images/s  0:00:00 left", text)
+    assert "…" not in text
+    assert ("━" in text) == (width >= 80)
+    assert all(len(line) <= width for line in re.split(r"[\r\n]+", text))
 
 
 def test_a_training_shows_epochs_loss_speed_and_time_left_every_half_minute(monkeypatch):

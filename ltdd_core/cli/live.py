@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from ltdd_core.progress import Display, Pace, Told, clock_time, in_figures
 from ltdd_core.runs.devices import peak_memory
@@ -17,6 +18,8 @@ from ltdd_core.runs.devices import peak_memory
 LINES = 20
 """Plain lines over all iterations; more only when one is slow."""
 SECONDS_BETWEEN_LINES = 30.0
+NARROW, WIDE = 80, 120
+"""Columns of a terminal from which on it has a short bar, and a long one."""
 ENOUGH = 5
 """Steps after which the time of the whole run is said."""
 
@@ -130,9 +133,9 @@ class LiveDisplay(Display):
             return _Work(self._console, None, None, what, total, unit, every, self._seconds_ahead)
         if self._bars is None:
             self._bars = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
+                TextColumn("{task.description}", table_column=Column(overflow="fold")),
+                *_bar(self._console.width),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TextColumn("{task.fields[numbers]}"),
                 TextColumn("{task.fields[pace]}"),
                 console=self._console,
@@ -151,6 +154,11 @@ class LiveDisplay(Display):
         else:
             self._bars.stop()
             self._bars = None
+
+
+def _bar(width: int) -> list[BarColumn]:
+    """A bar where a terminal has room for it beside the numbers, of which no digit is cut."""
+    return [BarColumn(40 if width >= WIDE else 10)] if width >= NARROW else []
 
 
 def _networks(number: int) -> str:

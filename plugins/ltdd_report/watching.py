@@ -130,6 +130,8 @@ def follow(path: Path, console: Console) -> None:
                 time.sleep(POLL)
                 state = read_state(path)
     console.print(view(state, console))
+    if state.over and (resume := _resume(state)) is not None:
+        console.print(resume, soft_wrap=True, markup=False, highlight=False)  # in one piece, to be copied
 
 
 def _images_a_class(ipc: int | Mapping[str, Any]) -> str:
@@ -151,14 +153,18 @@ def view(state: State, console: Console) -> RenderableType:
         parts.append(Text.assemble("loss ", (curve(state.losses, min(CURVE, console.width - 20)), "cyan"),
                                    f" {state.losses[-1]:.4g}"))  # fmt: skip
     parts.append(Text(_words(state)))
+    if not state.over and (resume := _resume(state)) is not None:
+        parts.append(Text(resume))
     if state.report is not None:
         parts.append(_table(state.report["rows"]))
         if said := may_be_chance(state.report["rows"], state.report["data"]["test_images"]):
             parts.append(Text(visible(said)))
+    if console.color_system in (None, "windows"):
+        return Group(*parts)
+    if not state.over:
+        return Group(*parts, *small_picture(state.path / "distilled.png", console.width, console.height - TEXT_LINES))
     high = None if state.report is not None else console.height - TEXT_LINES
-    if console.color_system not in (None, "windows"):
-        parts += small_picture(state.path / "distilled.png", console.width, high)
-    return Group(*parts)
+    return Group(*small_picture(state.path / "distilled.png", console.width, high), *parts)  # the end is read first
 
 
 def curve(values: Sequence[float], width: int) -> str:
@@ -178,14 +184,19 @@ def _progress(state: State, width: int) -> RenderableType:
     return line
 
 
+def _resume(state: State) -> str | None:
+    """The command that continues a run which seems to have stopped."""
+    stopped = state.report is None and (state.running is False or state.silent > SILENT)
+    return visible(resume_command(state.path)) if stopped else None
+
+
 def _words(state: State) -> str:
     if state.report is not None:
         return f"finished, {_time(state.report['seconds'])}"
-    resume = f"{visible(resume_command(state.path))} continues it"
     if state.running is False:
-        return f"not running: no process on this machine works on it; {resume}"
+        return "not running: no process on this machine works on it. This command continues it:"
     if state.silent > SILENT:
-        return f"nothing new for {_time(state.silent)}; if it has stopped, {resume}"
+        return f"nothing new for {_time(state.silent)}. If it has stopped, this command continues it:"
     if len(state.losses) >= state.total:
         return "distilled; classifiers are being trained"
     recent = state.seconds[1:][-RECENT:]  # the first step may have compiled the network
