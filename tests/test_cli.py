@@ -530,6 +530,15 @@ def test_evaluate_refuses_what_is_no_distilled_set(path, message, ltdd, unusable
     assert message in one_line_error(ltdd("evaluate", unusable / path))
 
 
+@pytest.mark.parametrize("command", [["evaluate"], ["relabel", "--labeller", "teacher"]])
+def test_a_folder_without_a_distilled_set_is_refused_before_torch_is_imported(command, unusable):
+    code = "import sys; sys.modules['torch'] = None; from ltdd_core.cli import main; main()"
+    call = [sys.executable, "-c", code, *command, str(unusable / "empty")]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("empty: no distilled.safetensors in this folder; did the run finish?\n")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

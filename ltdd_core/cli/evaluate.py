@@ -18,7 +18,7 @@ from ltdd_core.cli.settings import (
     output_options,
     repeated_options,
 )
-from ltdd_core.runs.named import as_file_name, check_there
+from ltdd_core.runs.named import as_file_name, check_there, file_of_set
 
 
 @click.command("evaluate")
@@ -64,6 +64,7 @@ def command(
     from ltdd_core.plugging.catalog import installed
 
     check_there(run)
+    file_of_set(run)
     results, notes = consoles(as_json)
     with only_json(as_json):
         catalog = installed()

@@ -19,7 +19,7 @@ from ltdd_core.cli.settings import (
     output_options,
     verbose_option,
 )
-from ltdd_core.runs.named import check_there
+from ltdd_core.runs.named import check_there, file_of_set
 
 
 @click.command("relabel")
@@ -64,6 +64,7 @@ def command(
     from ltdd_core.plugging.catalog import installed
 
     check_there(run)
+    file_of_set(run)
     results, notes = consoles(as_json)
     with only_json(as_json):
         settings = layers(config_file, assignments, {**given, "labeller": labeller})

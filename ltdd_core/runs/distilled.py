@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -19,6 +18,7 @@ from ltdd_core.data.normalisation import Normalisation, stored_normalisation
 from ltdd_core.data.pictures import in_notebook
 from ltdd_core.errors import InputError, brief
 from ltdd_core.plugging.catalog import SESSION, Catalog, installed
+from ltdd_core.runs.named import DISTILLED_FILE as DISTILLED_FILE, file_of_set
 from ltdd_core.storage import digest_of, load_tensors, save_tensors
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.soft_labels import SoftLabels
@@ -161,7 +161,6 @@ def ipc_of_set(numbers: Sequence[int]) -> int | tuple[int, ...]:
 FORMAT = "ltdd-distilled"
 FORMAT_VERSION = 2
 """Version 1 had soft labels in the place of classes, and of the recipe the learning rate alone."""
-DISTILLED_FILE = "distilled.safetensors"
 
 
 def _can_be_written(name: str) -> str:
@@ -232,11 +231,7 @@ def load_distilled(path: Path | str) -> DistilledSet:
     Raises:
         InputError: there is none, it is damaged, or its contents do not fit together.
     """
-    path = Path(path)
-    if os.path.isdir(path):  # noqa: PTH112 - a name that no path can have is none
-        path = path / DISTILLED_FILE
-        if not path.is_file():
-            raise InputError(f"{path.parent}: no {DISTILLED_FILE} in this folder; did the run finish?")
+    path = file_of_set(Path(path))
     tensors, facts = load_tensors(path)
     if facts.get("format") != FORMAT:
         raise InputError(f"{path}: a safetensors file, but not a distilled set of ltdd.")

@@ -10,7 +10,7 @@ from ltdd_core.errors import InputError
 
 RUNS = Path("runs")
 """Where runs are put whose folder nobody names."""
-
+DISTILLED_FILE = "distilled.safetensors"
 
 _NOT_IN_NAMES = set('/\\:*?"<>|')
 LONGEST_NAME = 150
@@ -40,6 +40,22 @@ def check_there(path: Path) -> None:
     close = get_close_matches(path.name, by_name, n=1, cutoff=0.6)
     hint = f" Did you mean {by_name[close[0]]}?" if close else ""
     raise InputError(f"{path}: there is no such file or folder.{hint}")
+
+
+def file_of_set(path: Path) -> Path:
+    """The file of a distilled set: what the user named, or the file in it where that is a folder.
+
+    Args:
+        path: the folder of a run, or the file itself, which need not be there.
+
+    Raises:
+        InputError: it is a folder without such a file.
+    """
+    if not os.path.isdir(path):  # noqa: PTH112 - a name that no path can have is none
+        return path
+    if not (path / DISTILLED_FILE).is_file():
+        raise InputError(f"{path}: no {DISTILLED_FILE} in this folder; did the run finish?")
+    return path / DISTILLED_FILE
 
 
 def _folders(folder: Path) -> list[str]:
