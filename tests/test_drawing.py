@@ -89,6 +89,8 @@ def test_a_folded_name_has_two_lines_that_fit_and_loses_only_its_middle(name, wi
 
 def test_a_name_is_folded_where_a_word_ends():
     assert folded("striped_hyena_of_the_plains", 16) == "striped_hyena_\nof_the_plains"
+    assert folded("dm (--plugin twostage): distilled", 24) == "dm (--plugin twostage):\ndistilled"
+    assert folded("cats, dogs", 5) == "cats,\ndogs"
     assert folded("a" * 60) == "a" * 28 + "\n…" + "a" * 27
     assert folded("猫" * 30) == "猫" * 14 + "\n…" + "猫" * 13
 

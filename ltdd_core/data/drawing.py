@@ -143,7 +143,7 @@ def folded(name: str, width: int = WIDE) -> str:
     """
     if cell_len(name) <= width:
         return name
-    places = [place for place in range(1, len(name)) if name[place - 1] in BREAKS]
+    places = [place for place in range(1, len(name)) if name[place - 1] in BREAKS and name[place] not in ":,;"]
     for place in [*reversed(places), len(chop_cells(name, width)[0])]:
         first, second = name[:place].rstrip(), name[place:].lstrip()
         if cell_len(first) <= width and cell_len(second) <= width:

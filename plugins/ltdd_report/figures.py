@@ -107,7 +107,7 @@ def class_figure(names: Sequence[str], counts: Sequence[int], rows: Sequence[Row
         shares = _accuracies(row)[by_count(counts)]
         axes.barh(range(len(shares)), shares, color=_colours(counts), height=0.75)
         axes.set_xlim(0, 100)
-        title = folded(_shown(row["name"], letters), 22)
+        title = folded(_shown(row["name"], letters), 24)
         axes.set_title(title, fontsize=8, fontfamily=letters.families, parse_math=False)
         axes.set_xlabel("accuracy, per cent", fontsize=8)
         if len(counts) <= NAMED:
