@@ -48,11 +48,12 @@ def printed(width, show, **how):
     return out.getvalue()
 
 
-@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("long", [None, False, True])
 @pytest.mark.parametrize("classes", [10, 100])
 @pytest.mark.parametrize("width", [50, 80, 120])
 def test_no_digit_is_cut_and_nothing_sticks_out(width, classes, long):
-    counts, names = [7 + 30 * label for label in range(classes)], names_of(classes, long)
+    counts = [7 + 30 * label for label in range(classes)]
+    names = [*map(str, range(classes))] if long is None else names_of(classes, long)
     rows = rows_of(counts)
     text = printed(width, lambda console: print_rows(console, rows, names, counts))
     assert all(cell_len(line) <= width for line in text.splitlines())

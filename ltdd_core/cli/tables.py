@@ -220,7 +220,7 @@ def _print_classes(console: Console, rows: Sequence[Row], class_names: Sequence[
     """
     plain, colours = console.options.ascii_only, shot_colours(counts)
     heads = [[row.name for row in rows]] * 3 + [[str(place) for place in range(1, len(rows) + 1)]]
-    longest = min(NAME, max(map(cell_len, class_names)))
+    longest = max(len("class"), min(NAME, max(map(cell_len, class_names))))
     for width, headings in zip((BAR, BAR - 4, 0, 0), heads, strict=True):
         numbers = [max(width + 6 if width else 5, *map(cell_len, heading.split())) for heading in headings]
         room = console.width - len("images") - sum(numbers) - len(numbers) - 1
