@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from ltdd_core import Interrupted, load_distilled, save_distilled
 from ltdd_core.cli import cli
 from ltdd_core.cli.tables import duration
-from ltdd_core.evaluation import lines
+from ltdd_core.evaluation import repeats
 from ltdd_core.evaluation.predictions import load_predictions
 from ltdd_core.plugging.catalog import KINDS, installed
 
@@ -309,13 +309,13 @@ def test_train_keeps_its_networks(ltdd, tmp_path):
 KILLED = """
 import os, sys
 from ltdd_core.cli import cli
-from ltdd_core.evaluation import lines
+from ltdd_core.evaluation import table
 
 def killed(*given):
     save(*given)
     os.kill(os.getpid(), 9)
 
-save, lines.save_classifier = lines.save_classifier, killed
+save, table.save_classifier = table.save_classifier, killed
 cli(sys.argv[1:])
 """
 
@@ -445,7 +445,7 @@ def test_an_evaluation_that_is_stopped_says_how_it_goes_on(ltdd, finished, monke
     shutil.copy(finished / "distilled.safetensors", "mine.safetensors")
     command = ("evaluate", "mine.safetensors", "--head", "linear", "--network", "mlp", "--quiet")
     with monkeypatch.context() as patch:
-        patch.setattr(lines, "keep_classifier", stopped)
+        patch.setattr(repeats, "keep_classifier", stopped)
         done = ltdd(*command)
     kept = "finished networks are kept in runs/digits-lt-evaluated-linear-seed0-1/networks: run it again with --out "
     assert (done.exit_code, done.stderr) == (

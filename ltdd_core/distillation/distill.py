@@ -149,10 +149,6 @@ def distill(
             pass  # another process may be at work here: say so before the data are read and networks are trained
     store = store or NetworkStore(config.compute.store or out / NETWORKS)
     with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
-        size = decimal(setup.data.train_images.nbytes)
-        display.data(f"{setup.data.summary()}; {size} of training images on {setup.device.type}")
-        if note := lettering(setup.data.class_names).note():
-            display.note(note)
         matcher: Matcher = config.matcher.make()
         own = OwnSeconds(setup.beforehand)
         setup.check_network()
@@ -162,6 +158,10 @@ def distill(
             with own.counted():
                 matcher.prepare(task)
             try_labeller(setup)
+        size = decimal(setup.data.train_images.nbytes)
+        display.data(f"{setup.data.summary()}; {size} of training images on {setup.device.type}")
+        if note := lettering(setup.data.class_names).note():
+            display.note(note)
         with RunFolder.open(out, config, resume=resume, warn=display.warn) as folder:
             if folder.has_other_length(config):
                 begin_other_length(folder, config)
