@@ -36,6 +36,11 @@ WRONG = [
     (("export", "none", "--format", "onnx"), "none: there is no such file or folder."),
     (("report", "animals-1"), "there is no such file or folder. Did you mean runs/animals-1?"),
     (("compare", "run", "none"), "none: there is no such file or folder."),
+    (("report", "runs"), "runs is not the folder of a run"),
+    (("compare", "run", "runs"), "runs is not the folder of a run"),
+    (("watch", "runs"), "runs is not the folder of a run"),
+    (("evaluate", "runs"), "runs: no distilled.safetensors in this folder; did the run finish?"),
+    (("export", "run", "--format", "onx"), "Did you mean 'onnx'?"),
     (("watch", "none"), "none: there is no such file or folder."),
     (("bench", "none"), "cannot read none: No such file or directory."),
     (("describe", "matcher", "dmm"), "Did you mean 'dm'?"),
@@ -56,6 +61,8 @@ def answers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quick")
     (folder / "run" / "animals-1").mkdir(parents=True)
     (folder / "runs" / "animals-1").mkdir(parents=True)
+    for name in ("config.yaml", "distilled.safetensors"):
+        (folder / "run" / name).touch()
     told = json.dumps([command for command, _ in WRONG])
     done = subprocess.run(
         [sys.executable, "-c", CODE], input=told, cwd=folder, capture_output=True, text=True, check=True
