@@ -594,6 +594,15 @@ def test_a_plan_trains_nothing_and_says_what_would_be_trained():
     assert torch.equal(alone(images), network(images))
 
 
+def test_what_is_missing_is_each_network_once_and_one_without_a_key_each_time():
+    made, _ = trainer()
+    done, other = (made.component("head", {"name": "logit-adjustment", "tau": tau}) for tau in (0.5, 0.7))
+    jobs = [job for head in (done, other, other) for job in made.plan(lambda planning, h=head: h.fit([SET], planning))]
+    keyless = replace(jobs[0], key=None)
+    done.fit([SET], made)
+    assert made.store.missing([*jobs, keyless, keyless]) == [jobs[2], keyless, keyless]
+
+
 def test_any_matcher_gets_the_parameters_after_every_epoch(tmp_path):
     friends, told = trajectories(tmp_path), []
     friends.train(2, report=lambda *given: told.append(given))

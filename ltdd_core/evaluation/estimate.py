@@ -10,7 +10,6 @@ import torch
 
 from ltdd_core.evaluation.head import ClassifierHead
 from ltdd_core.evaluation.lines import Line
-from ltdd_core.identity import digest
 from ltdd_core.networks.job import Job, Length
 from ltdd_core.setup import DISTILLED, ORIGINAL, Setup
 from ltdd_core.training.measuring import seconds_per_step
@@ -57,11 +56,9 @@ def stand_in(setup: Setup, ipc_of_class: Sequence[int]) -> TrainingSet:
 
 def jobs_ahead(setup: Setup, lines: Sequence[Line], distilled: TrainingSet, trainer: Trainer) -> list[Job]:
     """The trainings that lines of a table need, each once, without those that are done."""
-    jobs: dict[str, Job] = {}
+    jobs: list[Job] = []
     for line in lines:
         head: ClassifierHead = line.head.make()
         sets = [setup.original if name == ORIGINAL else distilled for name in line.sets]
-        for job in trainer.plan(partial(head.fit, sets)):
-            if not setup.store.has(job):
-                jobs[f"without a key: {len(jobs)}" if job.key is None else digest(job.key)] = job
-    return list(jobs.values())
+        jobs += trainer.plan(partial(head.fit, sets))
+    return setup.store.missing(jobs)

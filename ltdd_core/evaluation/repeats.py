@@ -148,10 +148,7 @@ def repeated_rows(
         return line.name if alone else f"{line.name}, {network}, seed {seed}"
 
     _check_different([name_of(line, network.shown, seed) for line in lines for network in networks for seed in seeds])
-    for network in networks:
-        setup.changed(network=network).check_network()  # before the first of them is trained
-    if controls and distilled is not None:
-        teacher_of(setup, distilled)  # there before the first classifier is trained, or refused
+    _check_can_be_had(setup, networks, distilled if controls else None)
     for line, of_head in zip(lines, [setup.changed(config=config) for config in configs], strict=True):
 
         def measure(variant: Setup, line: Line = line) -> Row:
@@ -167,6 +164,23 @@ def repeated_rows(
             mean, deviation = average(rows)
             names = tuple(name_of(line, shown, seed) for seed in seeds)
             yield Repeated(shown, mean, deviation, repeats, seeds, names, line.control)
+
+
+def _check_can_be_had(setup: Setup, networks: Sequence[Selection], of_controls: DistilledSet | None) -> None:
+    """See that all networks can be made, and that the teacher of controls is there, before a classifier is trained.
+
+    Args:
+        setup: in the colours of the distilled set.
+        networks: those to train.
+        of_controls: the distilled set, if there are controls.
+
+    Raises:
+        InputError: what there is not.
+    """
+    for network in networks:
+        setup.changed(network=network).check_network()
+    if of_controls is not None:
+        teacher_of(setup, of_controls)
 
 
 def _check_different(names: Sequence[str]) -> None:

@@ -135,7 +135,7 @@ class TeacherTraining:
         if self.trainer.compiled:
             return
         jobs = [job for trainer in trainers for job in trainer.plan(lambda planning: head.fit([data], planning))]
-        new = sum(not self.store.has(job) for job in jobs)
+        new = len(self.store.missing(jobs))
         if new:
             self.trainer.display.beforehand(lambda: [seconds_of_training(trainers[0], data, options)] * new)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +99,14 @@ class NetworkStore:
             return False
         name = digest(job.key)
         return name in self._known or (self.folder is not None and (self.folder / f"{name}.safetensors").exists())
+
+    def missing(self, jobs: Iterable[Job]) -> list[Job]:
+        """The trainings among some that are still to be done, each once; one without a key is done each time."""
+        left: dict[str, Job] = {}
+        for job in jobs:
+            if not self.has(job):
+                left[f"without a key: {len(left)}" if job.key is None else digest(job.key)] = job
+        return list(left.values())
 
     def artefact(
         self, key: Key | None, compute: Callable[[], dict[str, Tensor]], keep_going: Callable[[], None] = lambda: None
