@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from left_out import kept_and_left_out
 
 from ltdd_ablations.calibration import Corrected, corrected, offsets
 from ltdd_ablations.teaching import TaughtHead, taught
@@ -23,29 +24,16 @@ from ltdd_core import Classifier, balanced_nll, configure, load_distilled
 from ltdd_core.commands import open_setup
 from ltdd_core.config.model import Config
 from ltdd_core.data.load import load_long_tailed
-from ltdd_core.data.longtail import cut
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.runs.folder import RunFolder
-from ltdd_core.seeding import generator
 from ltdd_twostage.head import TwoStageHead, effective_margin, stage1_weight
 from ltdd_twostage.stages import pooled, split
 
 
 def left_out(config: Config, data: LongTailedSet, most: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Up to ``most`` images of each class that the cut left out, normalised, and their labels."""
-    source = config.data.make()
-    o, images = source.options, source.load(generator(source.options.seed, "hold out"))
-    labels = images.train.labels
-    kept = cut(labels, images.class_names, imbalance=o.imbalance, n_max=o.n_max, order=o.order,
-               generator=generator(o.seed, "long tail"))  # fmt: skip
-    left = torch.ones(len(labels), dtype=torch.bool)
-    left[kept] = False
-    chosen = []
-    for label in range(data.classes):
-        own = torch.nonzero(left & (labels == label)).flatten()
-        chosen.append(own[torch.randperm(len(own), generator=torch.Generator().manual_seed(7))[:most]])
-    indices = torch.cat(chosen).sort().values
-    return data.normalisation.apply(images.train.read(indices)), labels[indices]
+    table, _, _, left = kept_and_left_out(config.data.make(), most)
+    return data.normalisation.apply(table.read(left)), table.labels[left]
 
 
 def said(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
