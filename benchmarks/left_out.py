@@ -5,7 +5,7 @@
 OUT/train becomes the long-tailed set, a folder a class, and OUT/test up to ``--images`` of the images of each class
 that the cut leaves out. No test image is read. Trainings, labellers and methods can be compared there, such as
 
-    ltdd train --data folder --root OUT --head balanced-softmax --set training.original.weight_decay=0.001
+    ltdd train --data folder --root OUT --validation 0 --head balanced-softmax
 """
 
 from __future__ import annotations
