@@ -4,11 +4,13 @@ import itertools
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from ltdd_core import InputError, generator
+from ltdd_core.networks.backbone import small_stem
 from ltdd_core.networks.pool import NetworkPool
-from ltdd_core.networks.zoo import MLP, VGG11, AlexNet, ConvNet, ResNet18
+from ltdd_core.networks.zoo import MLP, VGG11, AlexNet, ConvNet, ResNet18, ResNet32
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.seeding import global_generator
 
@@ -31,13 +33,13 @@ def images(n, shape, seed=0):
 def test_every_network_of_the_core_is_tested_here():
     catalog = installed()
     kinds = {catalog.get("network", name).load() for name in catalog.names("network")}
-    assert {ConvNet, ResNet18, VGG11, AlexNet, MLP} == {
+    assert {ConvNet, ResNet18, ResNet32, VGG11, AlexNet, MLP} == {
         kind for kind in kinds if kind.__module__.startswith("ltdd_core.")
     }
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("kind", [ConvNet, ResNet18, VGG11, AlexNet, MLP])
+@pytest.mark.parametrize("kind", [ConvNet, ResNet18, ResNet32, VGG11, AlexNet, MLP])
 def test_features_logits_and_gradients(kind, shape):
     network, pixels = made(kind, shape).eval(), images(3, shape).requires_grad_(True)
     features = network.embed(pixels)
@@ -56,6 +58,7 @@ WITHOUT_BATCH_STATISTICS = [
     (ConvNet, {"norm": "layer"}),
     (ConvNet, {"norm": "none", "activation": "sigmoid", "pooling": "max"}),
     (ResNet18, {"norm": "instance"}),
+    (ResNet32, {"norm": "instance"}),
     (VGG11, {}),
     (VGG11, {"norm": "none"}),
     (AlexNet, {}),
@@ -121,6 +124,43 @@ def test_vgg11_keeps_maps_that_instance_normalisation_leaves_something_of():
     assert layers.index("AdaptiveAvgPool2d") == len(layers) - 1
 
 
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_resnet18_is_that_of_torchvision_with_the_small_stem(norm):
+    """Of every width: torchvision's has 64 channels in the first stage."""
+    layer = nn.BatchNorm2d if norm == "batch" else lambda channels: nn.GroupNorm(channels, channels)
+    theirs = torchvision.models.resnet18(num_classes=4, norm_layer=layer)
+    small_stem(theirs, 3)
+    network, pixels = made(ResNet18, (3, 32, 32), norm=norm), images(2, (3, 32, 32))
+    mine = {name.replace("body.", "").replace("linear.", "fc."): value for name, value in network.state_dict().items()}
+    theirs.load_state_dict(mine)
+    torch.testing.assert_close(network.eval()(pixels), theirs.eval()(pixels))
+    narrow = made(ResNet18, (3, 32, 32), norm=norm, width=6)
+    assert narrow.embed(pixels).shape == (2, 48)
+    assert [tuple(value.shape) for value in narrow.parameters()][:1] == [(6, 3, 3, 3)]
+
+
+def test_resnet32_has_the_size_of_the_paper():
+    """0.46 million parameters (He et al., 2016, table 6), 31 convolutions and a linear layer."""
+    network = made(ResNet32, (3, 32, 32), outputs=10)
+    assert sum(value.numel() for value in network.parameters()) == 464_154
+    assert len([layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]) == 31
+    assert network.body[:-2](images(1, (3, 32, 32))).shape == (1, 64, 8, 8)
+
+
+@pytest.mark.parametrize("width", [3, 4])
+def test_the_shortcuts_of_resnet32_are_every_second_pixel_between_zeros(width):
+    """Option A of He et al.: with blocks that add nothing, an image goes through as it is."""
+    network, maps = made(ResNet32, (3, 32, 32), width=width).eval(), images(2, (width, 32, 32)).abs()
+    for stage in (network.body.layer1, network.body.layer2, network.body.layer3):
+        for block in stage:
+            nn.init.zeros_(block.bn2.weight)
+    last = network.body.layer3(network.body.layer2(network.body.layer1(maps)))
+    before = width // 2 + width
+    expected = torch.zeros(2, 4 * width, 8, 8)
+    expected[:, before : before + width] = maps[:, :, ::4, ::4]
+    assert torch.equal(last, expected)
+
+
 @pytest.mark.parametrize(
     ("kind", "shape", "options", "advice"),
     [
@@ -129,6 +169,7 @@ def test_vgg11_keeps_maps_that_instance_normalisation_leaves_something_of():
         (ConvNet, (3, 32, 32), {"width": 6, "norm": "group"}, 'network={"width": N}'),
         (AlexNet, (3, 7, 32), {}, "image_size="),
         (ResNet18, (1, 8, 8), {"norm": "instance"}, 'network={"norm": "batch"}'),
+        (ResNet32, (3, 4, 4), {"norm": "instance"}, 'network={"norm": "batch"}'),
         (VGG11, (3, 1, 1), {}, 'network="mlp"'),
     ],
 )
@@ -139,7 +180,7 @@ def test_what_a_network_cannot_take_gets_one_line(kind, shape, options, advice):
 
 
 @pytest.mark.parametrize("side", range(1, 18))
-@pytest.mark.parametrize("kind", [ConvNet, ResNet18, VGG11, AlexNet, MLP])
+@pytest.mark.parametrize("kind", [ConvNet, ResNet18, ResNet32, VGG11, AlexNet, MLP])
 def test_any_size_of_image_works_or_is_refused_in_words(kind, side):
     try:
         network = made(kind, (1, side, side + 1), **({"width": 8} if kind is ConvNet else {})).eval()

@@ -1,16 +1,19 @@
-"""The networks of the field: the ConvNet family, ResNet-18, VGG11, AlexNet for small images, and an MLP."""
+"""The networks of the field: the ConvNet family, two ResNets, VGG11 and AlexNet for small images, and an MLP."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltdd_core.errors import InputError, how_to_set
-from ltdd_core.networks.backbone import small_stem
 from ltdd_core.networks.network import Network, NetworkOptions, Shape
 from ltdd_core.options import option
+
+Norm = Callable[[int], nn.Module]
 
 GROUPS = 4  # of group normalisation; DC's public code
 
@@ -81,31 +84,51 @@ class ResNet18(Network):
     """ResNet-18 (He et al., 2016) with the small-image stem: 3x3 convolution, stride 1, no pooling."""
 
     class Options(NetworkOptions):
-        """Normalisation of the residual blocks."""
+        """Width and normalisation of the residual blocks."""
 
+        width: int = option(64, "channels of the first of four stages; each further one has twice as many", ge=1)
         norm: Literal["instance", "batch"] = option(
             "batch", "normalisation; instance does not depend on the batch", source="torchvision"
         )
 
     def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
-        import torchvision  # takes a second
-
         super().__init__()
-        if options.norm == "instance" and max(image_shape[1:]) <= 8:  # the last maps have one pixel
-            raise InputError(
-                f"ResNet-18 with instance normalisation needs images larger than 8x8, not {_size(image_shape)}: "
-                f"use {how_to_set('network.norm', 'batch')}, or another {how_to_set('network.name')}."
-            )
-        norm = nn.BatchNorm2d if options.norm == "batch" else _instance_norm
-        body = torchvision.models.resnet18(norm_layer=norm)
-        small_stem(body, image_shape[0])
-        self.linear = nn.Linear(body.fc.in_features, outputs)
-        body.fc = nn.Identity()
-        self.body = body
+        _check_maps("ResNet-18", image_shape, 8, options)
+        self.body = _residual(image_shape[0], [options.width * 2**stage for stage in range(4)], 2, options, _projected)
+        self.linear = nn.Linear(options.width * 8, outputs)
         self.prefixes = {"body.": "", "linear.": "fc."}
 
     def embed(self, images: Tensor) -> Tensor:
-        """Averaged maps ``[n, 512]`` of the last stage."""
+        """Averaged maps ``[n, 8 * width]`` of the last stage."""
+        features: Tensor = self.body(images)
+        return features
+
+
+class ResNet32(Network):
+    """ResNet-32 for small images (He et al., 2016, section 4.2): what the tables of long-tailed recognition use.
+
+    Where a stage has more channels than the one before, the shortcut is every second pixel, and zeros for the further
+    channels: option A of the paper.
+    """
+
+    class Options(NetworkOptions):
+        """Width and normalisation of the residual blocks."""
+
+        width: int = option(
+            16, "channels of the first of three stages; each further one has twice as many", source="paper 4.2", ge=1
+        )
+        norm: Literal["instance", "batch"] = option(
+            "batch", "normalisation; instance does not depend on the batch", source="paper 4.2"
+        )
+
+    def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
+        super().__init__()
+        _check_maps("ResNet-32", image_shape, 4, options)
+        self.body = _residual(image_shape[0], [options.width * 2**stage for stage in range(3)], 5, options, _padded)
+        self.linear = nn.Linear(options.width * 4, outputs)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Averaged maps ``[n, 4 * width]`` of the last stage."""
         features: Tensor = self.body(images)
         return features
 
@@ -196,6 +219,62 @@ class MLP(Network):
 
 def _size(image_shape: Shape) -> str:
     return f"{image_shape[1]}x{image_shape[2]}"
+
+
+def _check_maps(name: str, image_shape: Shape, one_pixel: int, options: Any) -> None:
+    if options.norm == "instance" and max(image_shape[1:]) <= one_pixel:  # the last maps have one pixel
+        raise InputError(
+            f"{name} with instance normalisation needs images larger than {one_pixel}x{one_pixel}, not "
+            f"{_size(image_shape)}: use {how_to_set('network.norm', 'batch')}, or another {how_to_set('network.name')}."
+        )
+
+
+def _residual(
+    channels: int, widths: Sequence[int], blocks: int, options: Any, shortcut: Callable[[int, int, Norm], nn.Module]
+) -> nn.Module:
+    """Stages of residual blocks; all but the first halve the maps.  Its parts have torchvision's names."""
+    from torchvision.models.resnet import BasicBlock  # takes a second
+
+    norm = nn.BatchNorm2d if options.norm == "batch" else _instance_norm
+    parts: dict[str, nn.Module] = {
+        "conv1": nn.Conv2d(channels, widths[0], 3, padding=1, bias=False),
+        "bn1": norm(widths[0]),
+        "relu": nn.ReLU(),
+    }
+    before = widths[0]
+    for stage, width in enumerate(widths, start=1):
+        halve = [2, shortcut(before, width, norm)] if stage > 1 else []
+        first = BasicBlock(before, width, *halve, norm_layer=norm)
+        parts[f"layer{stage}"] = nn.Sequential(
+            first, *[BasicBlock(width, width, norm_layer=norm) for _ in range(blocks - 1)]
+        )
+        before = width
+    body = nn.Sequential(OrderedDict(parts, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return body
+
+
+def _projected(before: int, after: int, norm: Norm) -> nn.Module:
+    """The shortcut of He et al.'s option B."""
+    return nn.Sequential(nn.Conv2d(before, after, 1, stride=2, bias=False), norm(after))
+
+
+def _padded(before: int, after: int, norm: Norm) -> nn.Module:
+    return _Padded(after - before)
+
+
+class _Padded(nn.Module):
+    """The shortcut of option A: half of the further channels before the others, half behind."""
+
+    def __init__(self, further: int) -> None:
+        super().__init__()
+        self.further = further
+
+    def forward(self, maps: Tensor) -> Tensor:
+        before = self.further // 2
+        return F.pad(maps[:, :, ::2, ::2], (0, 0, 0, 0, before, self.further - before))
 
 
 def _instance_norm(channels: int) -> nn.Module:

@@ -29,6 +29,7 @@ def ltdd_register_networks(register: Register) -> None:
     """The field's networks."""
     register("convnet-d3", "ltdd_core.networks.zoo:ConvNet")
     register("resnet18", "ltdd_core.networks.zoo:ResNet18")
+    register("resnet32", "ltdd_core.networks.zoo:ResNet32")
     register("vgg11", "ltdd_core.networks.zoo:VGG11")
     register("alexnet", "ltdd_core.networks.zoo:AlexNet")
     register("mlp", "ltdd_core.networks.zoo:MLP")
