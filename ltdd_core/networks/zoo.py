@@ -86,7 +86,9 @@ class ResNet18(Network):
     class Options(NetworkOptions):
         """Width and normalisation of the residual blocks."""
 
-        width: int = option(64, "channels of the first of four stages; each further one has twice as many", ge=1)
+        width: int = option(
+            64, "channels of the first of four stages; each further one has twice as many", source="torchvision", ge=1
+        )
         norm: Literal["instance", "batch"] = option(
             "batch", "normalisation; instance does not depend on the batch", source="torchvision"
         )
@@ -124,7 +126,7 @@ class ResNet32(Network):
     def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
         super().__init__()
         _check_maps("ResNet-32", image_shape, 4, options)
-        self.body = _residual(image_shape[0], [options.width * 2**stage for stage in range(3)], 5, options, _padded)
+        self.body = _residual(image_shape[0], [options.width * 2**stage for stage in range(3)], 5, options, _Padded)
         self.linear = nn.Linear(options.width * 4, outputs)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -261,16 +263,12 @@ def _projected(before: int, after: int, norm: Norm) -> nn.Module:
     return nn.Sequential(nn.Conv2d(before, after, 1, stride=2, bias=False), norm(after))
 
 
-def _padded(before: int, after: int, norm: Norm) -> nn.Module:
-    return _Padded(after - before)
-
-
 class _Padded(nn.Module):
     """The shortcut of option A: half of the further channels before the others, half behind."""
 
-    def __init__(self, further: int) -> None:
+    def __init__(self, before: int, after: int, norm: Norm) -> None:
         super().__init__()
-        self.further = further
+        self.further = after - before
 
     def forward(self, maps: Tensor) -> Tensor:
         before = self.further // 2
