@@ -1,6 +1,6 @@
 """What a cut to the long tail leaves out, as the test part of an image folder: what a training can be chosen by.
 
-    python benchmarks/left_out.py OUT --root DIR [--data cifar10-lt-1k] [--n-max N] [--images 1000]
+    python benchmarks/left_out.py OUT [--root DIR] [--data cifar10-lt-1k] [--n-max N] [--images 1000]
 
 OUT/train becomes the long-tailed set, a folder a class, and OUT/test up to ``--images`` of the images of each class
 that the cut leaves out. No test image is read. Trainings, labellers and methods can be compared there, such as
@@ -50,12 +50,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="a folder that is not there yet")
     parser.add_argument("--data", default="cifar10-lt-1k", help="a data source that cuts a larger training set")
-    parser.add_argument("--root", required=True, help="where its files are")
+    parser.add_argument("--root", help="where its files are; digits-lt has none")
     parser.add_argument("--n-max", type=int, help="images of the largest class; else as the data source has it")
     parser.add_argument("--images", type=int, default=1000, help="left-out images of a class, at most")
     given = parser.parse_args()
 
-    data = {"name": given.data, "root": given.root} | ({"n_max": given.n_max} if given.n_max else {})
+    if given.out.exists():
+        parser.error(f"{given.out} is there already: name a new folder")
+    said = {"name": given.data, "root": given.root, "n_max": given.n_max}
+    data = {name: value for name, value in said.items() if value is not None}
     table, names, kept, left = kept_and_left_out(configure(method="coreset", data=data).data.make(), given.images)
     for part, indices in (("train", kept), ("test", left)):
         write(given.out / part, table, names, indices)

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from test_bench import LINES, write
 from ltdd_core import configure
 from ltdd_core.bench.axes import expanded
 from ltdd_core.bench.grid import read_grid
+from ltdd_core.data.load import load_long_tailed
 from ltdd_core.plugging.catalog import installed
 
 TOP = Path(__file__).parent.parent
@@ -197,3 +199,20 @@ def test_every_benchmark_resolves(path):
 def test_every_script_finds_what_it_imports(path, monkeypatch):
     monkeypatch.syspath_prepend(str(path.parent))  # as `python benchmarks/NAME.py` does
     runpy.run_path(str(path), run_name="not main")
+
+
+def test_the_left_out_images_are_none_of_the_long_tailed_set(tmp_path, monkeypatch):
+    out = tmp_path / "left"
+    monkeypatch.syspath_prepend(str(TOP / "benchmarks"))
+    monkeypatch.setattr(sys, "argv", ["left_out.py", str(out), "--data", "digits-lt", "--images", "9"])
+    runpy.run_path(str(TOP / "benchmarks" / "left_out.py"), run_name="__main__")
+    data = load_long_tailed("digits-lt", configure(method="coreset", data="digits-lt").data.make())
+    folders = [sorted((out / "train" / name).iterdir()) for name in data.class_names]
+    assert [len(folder) for folder in folders] == list(data.counts)
+    kept = {picture.stem for folder in folders for picture in folder}
+    left = {picture.stem for picture in (out / "test").glob("*/*.png")}
+    assert left
+    assert not kept & left
+    assert all(len(list(folder.iterdir())) <= 9 for folder in (out / "test").iterdir())
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(TOP / "benchmarks" / "left_out.py"), run_name="__main__")
