@@ -229,6 +229,9 @@ from .training.sets import (
 from .training.soft_labels import (
     SoftLabels as SoftLabels,
 )
+from .training.strong import (
+    STRONG_TRAINING as STRONG_TRAINING,
+)
 from .training.trainer import (
     LastLayer as LastLayer,
     Trainer as Trainer,

@@ -626,9 +626,9 @@ def test_describe_shows_defaults_types_and_where_defaults_come_from(ltdd):
 
 def test_describe_tells_what_suits_a_data_source(ltdd):
     shown = ltdd("describe", "data", "cifar10-lt-1k").stdout
-    assert "--set training.original.epochs=150 --set training.original.mixup=0.4" in " ".join(shown.split())
+    assert "--set training.original.epochs=100 --set training.original.lr=0.05" in " ".join(shown.split())
     assert json.loads(ltdd("describe", "data", "digits-lt", "--json").stdout)["suggested"]["iterations"] == 300
-    assert "suggested" not in json.loads(ltdd("describe", "data", "cifar10-lt", "--json").stdout)
+    assert "suggested" not in json.loads(ltdd("describe", "data", "cifar100-lt", "--json").stdout)
 
 
 def test_describe_lists_a_kind_and_shows_presets(ltdd):

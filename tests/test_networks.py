@@ -162,10 +162,35 @@ def test_the_shortcuts_of_resnet32_are_every_second_pixel_between_zeros(width):
 
 
 @pytest.mark.parametrize(
+    ("shape", "depth"),
+    [
+        ((3, 32, 32), 3),
+        ((3, 64, 64), 3),
+        ((1, 28, 28), 3),
+        ((3, 16, 40), 3),
+        ((3, 15, 15), 2),
+        ((1, 8, 8), 2),
+        ((1, 7, 7), 1),
+    ],
+)
+def test_a_convnet_has_three_blocks_or_as_many_as_see_four_pixels_a_side(shape, depth):
+    sides = []
+    network = made(ConvNet, shape, width=4)
+    for layer in network.features:
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda _layer, _inputs, maps: sides.append(min(maps.shape[-2:])))
+    network(torch.zeros(1, *shape))
+    assert len(sides) == depth
+    assert all(side >= 4 for side in sides)
+    assert len(made(ConvNet, shape, width=4, pooling="none").features) == 9
+
+
+@pytest.mark.parametrize(
     ("kind", "shape", "options", "advice"),
     [
         (ConvNet, (3, 8, 8), {"depth": 4}, 'network={"depth": N}'),
-        (ConvNet, (3, 32, 3), {}, 'network={"depth": N}'),
+        (ConvNet, (3, 32, 3), {"depth": 3}, 'network={"depth": N}'),
+        (ConvNet, (3, 1, 1), {}, "image_size="),
         (ConvNet, (3, 32, 32), {"width": 6, "norm": "group"}, 'network={"width": N}'),
         (AlexNet, (3, 7, 32), {}, "image_size="),
         (ResNet18, (1, 8, 8), {"norm": "instance"}, 'network={"norm": "batch"}'),

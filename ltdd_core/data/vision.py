@@ -19,6 +19,7 @@ from ltdd_core.data.folder import has_split, load_folder
 from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
 from ltdd_core.errors import InputError, how_to_set, reason_of
 from ltdd_core.options import option
+from ltdd_core.training.strong import STRONG_TRAINING
 
 if TYPE_CHECKING:  # the name of a run's data is said before torch is imported
     import torch
@@ -87,6 +88,10 @@ class Cifar10(VisionSource):
 
     dataset = "CIFAR10"
     files = "the folder cifar-10-batches-py of cifar-10-python.tar.gz"
+    # More images want fewer epochs and less decay.
+    suggested: ClassVar[Mapping[str, Any]] = {
+        "training": {"original": {**STRONG_TRAINING, "epochs": 60, "weight_decay": 0.001}}
+    }
 
 
 class Cifar10Thousand(Cifar10):
@@ -97,10 +102,8 @@ class Cifar10Thousand(Cifar10):
 
         n_max: int | None = option(1000, "images of the largest class", source="Zheng et al. 2024", ge=1)
 
-    # So few images want many passes, and mixup, or the tail is learnt by heart: docs/results/two-stage.md.
-    suggested: ClassVar[Mapping[str, Any]] = {
-        "training": {"original": {"epochs": 150, "mixup": 0.4, "schedule": "cosine"}}
-    }
+    # So few images are learnt by heart unless they are mixed and weights decay fast: docs/results/hundred-images.md.
+    suggested: ClassVar[Mapping[str, Any]] = {"training": {"original": STRONG_TRAINING}}
 
 
 class Cifar100(VisionSource):

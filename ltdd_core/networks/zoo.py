@@ -16,6 +16,7 @@ from ltdd_core.options import option
 Norm = Callable[[int], nn.Module]
 
 GROUPS = 4  # of group normalisation; DC's public code
+DEPTH, SMALLEST_MAP = 3, 4  # of the ConvNet, unless given: its blocks, and the pixels a side that each has to see
 
 
 class ConvNet(Network):
@@ -25,9 +26,16 @@ class ConvNet(Network):
     """
 
     class Options(NetworkOptions):
-        """The field's ConvNet-D3 unless told otherwise."""
+        """The field's ConvNet-D3 unless told otherwise, or unless images are smaller than the field's."""
 
-        depth: int = option(3, "number of blocks; each halves the image", source="DC, public code", ge=1, le=8)
+        depth: int | None = option(
+            None,
+            "number of blocks; each halves the image",
+            source="DC, public code",
+            ge=1,
+            le=8,
+            unless_given=f"{DEPTH}, or fewer if a block would see less than {SMALLEST_MAP}x{SMALLEST_MAP} pixels",
+        )
         width: int = option(128, "channels of every block", source="DC, public code", ge=1)
         norm: Literal["instance", "batch", "layer", "group", "none"] = option(
             "instance", "normalisation; instance has affine parameters", source="DC, public code"
@@ -42,12 +50,13 @@ class ConvNet(Network):
             raise InputError(
                 f"norm 'group' makes {GROUPS} groups: use {how_to_set('network.width', 'N')}, a multiple of {GROUPS}."
             )
+        depth = options.depth or self._fitting_depth(height, width, options)
         blocks: list[nn.Module] = []
-        for _ in range(options.depth):
+        for _ in range(depth):
             if options.pooling != "none" and min(height, width) < 2:
                 raise InputError(
                     f"images of {_size(image_shape)} are too small for a ConvNet of depth "
-                    f"{options.depth}: use {how_to_set('network.depth', 'N')} with a smaller N, or a larger "
+                    f"{depth}: use {how_to_set('network.depth', 'N')} with a smaller N, or a larger "
                     f"{how_to_set('data.image_size')}."
                 )
             blocks += self._block(channels, height, width, options)
@@ -60,6 +69,12 @@ class ConvNet(Network):
     def embed(self, images: Tensor) -> Tensor:
         """Flattened maps ``[n, width * h * w]`` of the last block."""
         return self.features(images).flatten(1)
+
+    @staticmethod
+    def _fitting_depth(height: int, width: int, options: Any) -> int:
+        """Instance normalisation leaves hardly anything of a map of 2x2 pixels: all such maps have the same mean."""
+        seen = [min(height, width) // 2**block for block in range(1, DEPTH)]
+        return DEPTH if options.pooling == "none" else 1 + sum(side >= SMALLEST_MAP for side in seen)
 
     @staticmethod
     def _block(channels: int, height: int, width: int, options: Any) -> list[nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ltdd_core.hookspecs import Register, hookimpl
+from ltdd_core.training.strong import STRONG_TRAINING
 
 
 @hookimpl
@@ -45,6 +46,15 @@ def ltdd_register_augmentations(register: Register) -> None:
 def ltdd_register_heads(register: Register) -> None:
     """The last layer that every network has."""
     register("linear", "ltdd_core.evaluation.linear:LinearHead")
+
+
+@hookimpl
+def ltdd_register_presets(register: Register) -> None:
+    """A training of classifiers for any data."""
+    where = "measured on CIFAR-10: docs/results/hundred-images.md"
+    register(
+        "strong-training", {"training": {"original": dict(STRONG_TRAINING)}, "sources": {"training.original": where}}
+    )
 
 
 @hookimpl

@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
-from ltdd_core import Register, hookimpl
+from ltdd_core import STRONG_TRAINING, Register, hookimpl
+
+TEACHER_LABELS = {
+    "matcher": {"name": "coreset"},
+    "init": "herding",
+    "labeller": {
+        "name": "teacher",
+        "per": "view",
+        "teacher": {"network": {"name": "convnet-d3", "norm": "batch"}, "head": "balanced-softmax"},
+    },
+    "training": {
+        "original": dict(STRONG_TRAINING),
+        "distilled": {
+            "epochs": 1000,
+            "optimizer": "adamw",
+            "lr": 1e-3,
+            "weight_decay": 0.01,
+            "batch": 50,
+            "schedule": "cosine",
+            "augment": "resized-crop",
+            "cutmix": 1.0,
+            "average": 0.99,
+            "soft_loss": "mse",
+            "hard_weight": 0.025,
+        },
+    },
+    "sources": {
+        "": "measured on CIFAR-10: docs/results/hundred-images.md",
+        "training.distilled": "EDC, public code, but for the batch and the schedule",
+    },
+}
 
 
 @hookimpl
@@ -10,3 +40,9 @@ def ltdd_register_labellers(register: Register) -> None:
     """A plain teacher, and one whose preference for frequent classes is calibrated away."""
     register("teacher", "ltdd_labellers.teacher:TeacherLabeller")
     register("adsa", "ltdd_labellers.adsa:CalibratedLabeller")
+
+
+@hookimpl
+def ltdd_register_presets(register: Register) -> None:
+    """Real images that a teacher labels while a network is trained on them."""
+    register("teacher-labels", TEACHER_LABELS)

@@ -1,0 +1,19 @@
+"""A strong training for sets of some thousand small images, which data sources suggest and a preset has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+STRONG_TRAINING: Mapping[str, Any] = {
+    "epochs": 100,
+    "lr": 0.05,
+    "weight_decay": 0.0025,
+    "batch": 64,
+    "schedule": "cosine",
+    "augment": "crop-flip",
+    "mixup": 0.4,
+    "cutmix": 1.0,
+    "average": 0.99,
+}
+"""Options of ``training.original``, chosen on left-out images of CIFAR-10: docs/results/hundred-images.md."""
