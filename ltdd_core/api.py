@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ltdd_core.config.layers import Layer, normalised
+from ltdd_core.config.layers import Layer, Presets, normalised
 from ltdd_core.config.model import Config, Selection, differences
 from ltdd_core.config.resolve import resolve, resolve_data, select
 from ltdd_core.config.stored import asked_for
@@ -43,13 +43,13 @@ from ltdd_core.runs.folder import CLASSIFIERS, CONFIG, RunFolder
 from ltdd_core.setup import Setup
 
 
-def configure(preset: str | None = None, **settings: Any) -> Config:
+def configure(preset: Presets = None, **settings: Any) -> Config:
     """A configuration from keyword arguments shaped like a configuration file.
 
     For example ``configure(method="dm", data={"name": "digits-lt", "imbalance": 20}, ipc=5)``.
 
     Args:
-        preset: the name of a preset, which the settings override.
+        preset: the name of a preset, or several names, which the settings override.
         settings: sections and options; ``method="dm"`` is short for ``matcher={"name": "dm"}``.
 
     Raises:
@@ -96,7 +96,7 @@ def evaluate(
     networks: Sequence[str] = (),
     repeats: int = 1,
     settings: Sequence[Layer | Mapping[str, Any]] = (),
-    preset: str | None = None,
+    preset: Presets = None,
     controls: Sequence[str] = (),
     out: Path | str | None = None,
     catalog: Catalog | None = None,
@@ -113,7 +113,7 @@ def evaluate(
         repeats: how many seeds, from the configured one on.
         settings: what to change in the stored configuration, shaped like configuration files: ``head``,
             ``recipe``, ``plugins``, ``training``.  Another head drops the stored recipe.
-        preset: a named configuration, above the stored one and below ``settings``.
+        preset: one or several named configurations, above the stored one and below ``settings``.
         controls: other images that are trained on with the same labels and in the same way: the representatives of a
             sampler, such as ``random`` or ``herding``, or the ``whole`` long-tailed set; and the ``teacher`` itself.
         out: folder that keeps the configuration, the table, the predictions and the classifiers; nothing is kept
@@ -143,7 +143,7 @@ def quality(
     networks: Sequence[str] = (),
     repeats: int = 1,
     settings: Sequence[Layer | Mapping[str, Any]] = (),
-    preset: str | None = None,
+    preset: Presets = None,
     catalog: Catalog | None = None,
     display: Display | None = None,
     told: Callable[[Quality], None] = lambda scores: None,
@@ -226,7 +226,7 @@ def relabel(
     out: Path | str,
     *,
     settings: Sequence[Layer | Mapping[str, Any]],
-    preset: str | None = None,
+    preset: Presets = None,
     resume: bool = False,
     catalog: Catalog | None = None,
     display: Display | None = None,
@@ -237,7 +237,7 @@ def relabel(
         run: the folder of the run, which stays as it is.
         out: the folder of the new run.
         settings: what to change in the configuration of the run, the labeller among it: ``[{"labeller": "teacher"}]``.
-        preset: a named configuration, above the stored one and below ``settings``.
+        preset: one or several named configurations, above the stored one and below ``settings``.
         resume: continue what is in ``out`` if there is something.
         catalog: finds components by name; made anew unless given.
         display: shows how far the work is; one line unless given, and ``Display()`` shows nothing.
@@ -291,7 +291,7 @@ def plan_evaluation(
     networks: Sequence[str],
     repeats: int,
     settings: Sequence[Layer | Mapping[str, Any]],
-    preset: str | None,
+    preset: Presets,
     catalog: Catalog,
     *,
     controls: Sequence[str] = (),
@@ -361,14 +361,14 @@ def train_original(
     return Table(results_of(plan, out, catalog=catalog, display=display or usual_display(), told=told).lines)
 
 
-def configure_original(layers: Sequence[Layer], preset: str | None = None, catalog: Catalog | None = None) -> Config:
+def configure_original(layers: Sequence[Layer], preset: Presets = None, catalog: Catalog | None = None) -> Config:
     """A configuration for :func:`train_original`: as any other, but no method needs to be named.
 
     Whatever head or plugin is chosen, the original images train all of its stages.
 
     Args:
         layers: what was set, the later ones above the earlier ones.
-        preset: the name of a preset, which the layers override.
+        preset: the name of a preset, or several names, which the layers override.
         catalog: finds components by name; made anew unless given.
 
     Raises:

@@ -27,7 +27,7 @@ from ltdd_core.cli.settings import (
     only_json,
     output_options,
 )
-from ltdd_core.config.layers import Layer
+from ltdd_core.config.layers import Layer, Presets
 from ltdd_core.runs.named import check_there
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read_config(
     *,
     assignments: tuple[str, ...] = (),
     config_file: Path | None = None,
-    preset: str | None = None,
+    preset: Presets = None,
     below: Mapping[str, Any] | None = None,
     above: Mapping[str, Mapping[str, Any]] | None = None,
     distils: bool = True,
@@ -69,7 +69,7 @@ def read_config(
         given: values of the shared options, as click hands them over: by parameter name, None for those not given.
         assignments: values of ``--set``.
         config_file: the file of ``--config``.
-        preset: the name after ``--preset``.
+        preset: the names after ``--preset``.
         below: what holds unless something else is said, shaped like a configuration file.
         above: what the command's own options stand for, by their flags: ``{"--count": {"experts": {"count": 3}}}``.
         distils: whether a method has to be named.

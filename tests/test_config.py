@@ -82,6 +82,16 @@ def test_a_level_changes_only_what_it_names(lower, upper, site, tmp_path):
     assert tree["training"]["suggested"] == ({"lr": 0.5} if lower == "data source" else {})
 
 
+def test_a_later_preset_overrides_an_earlier_one():
+    both = resolve(CATALOG, [], ["mtt-paper", "dm-paper"])
+    alone = resolve(CATALOG, [], "dm-paper")
+    assert (both.matcher.name, both.run.iterations) == ("dm", 20000)
+    assert both.data.options.normalisation == "zca"  # of the first one
+    assert alone.data.options.normalisation == "per-channel"
+    assert resolve(CATALOG, [], ["dm-paper", "mtt-paper"]).run.iterations == 5000
+    assert resolve(CATALOG, [], ("dm-paper",)) == alone
+
+
 def test_the_choice_of_a_plugin_is_above_a_preset_and_below_the_user(site, tmp_path):
     site.install("p", "from ltdd_core import hookimpl\n@hookimpl\ndef ltdd_register_presets(register):\n"
                       "    register('q', {'recipe': {'name': 'direct', 'data': 'original'}})\n")  # fmt: skip

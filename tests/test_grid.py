@@ -24,6 +24,7 @@ WRONG = {
     "unknown key": ({"method": ["dm"]}, "unknown key 'method'. Did you mean 'methods'?"),
     "unknown method": ({"methods": ["dmm"]}, "unknown matcher 'dmm'"),
     "unknown preset": ({"methods": [{"preset": "dm-papr"}]}, "unknown preset 'dm-papr'"),
+    "a preset that is no name": ({"methods": [{"preset": ["dm-paper", 1]}]}, "preset a name or several"),
     "unknown option": ({"methods": [{"method": "dm", "matcher": {"lr_im": 1}}]}, "methods: .*Did you mean 'lr_img'"),
     "unknown option of all": ({"common": {"itrations": 3}}, "common: .*Did you mean 'iterations'"),
     "value out of range": ({"ipc": [0]}, "ipc must be at least 1"),
@@ -137,6 +138,13 @@ def test_what_a_method_says_is_not_for_originals(tmp_path):
     assert [row.line for row in grid.rows] == ["original, one stage", "dm, one stage", "plain, one stage"]
     assert {line.config.run.augment for _, line in grid.rows[2].members} == {"none"}
     assert all(line.config.run.augment != "none" for _, line in grid.rows[0].members)
+
+
+def test_a_method_may_have_several_presets(tmp_path):
+    path = write(tmp_path / "grid.yaml", methods=[{"preset": ["strong-training", "mtt-paper"]}], lines=LINES[:2])
+    configs = [line.config for _, line in read_grid(path, installed()).rows[1].members]
+    assert {config.training.original.mixup for config in configs} == {0.4}
+    assert {config.data.options.normalisation for config in configs} == {"zca"}
 
 
 @pytest.mark.parametrize("name", ["paper", "paper-small"])

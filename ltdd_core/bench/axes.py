@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ltdd_core.config.layers import Layer, Tree, normalised
+from ltdd_core.config.layers import Layer, Presets, Tree, normalised
 from ltdd_core.errors import InputError, brief
 
 AXES = ("seeds", "data", "imbalance", "ipc", "methods", "plugins")
@@ -27,7 +27,7 @@ class Value:
     layer: Layer
     label: str = ""
     """How the table calls it; empty: the name in the configuration."""
-    preset: str | None = None
+    preset: Presets = None
     plugins: tuple[str, ...] = field(default=())
 
 
@@ -91,8 +91,11 @@ def _component(axis: str, entry: Any, origin: str) -> Value:
         raise InputError(f"{origin}: each is a name or a mapping with {short!r}, not {brief(entry)}.")
     tree = {short: entry} if isinstance(entry, str) else dict(entry)
     label, preset = tree.pop("label", ""), tree.pop("preset", None) if axis == "methods" else None
-    if not isinstance(label, str) or not isinstance(preset, str | None):
-        raise InputError(f"{origin}: label and preset are names, in {brief(entry)}.")
+    named = isinstance(preset, str | None) or (
+        isinstance(preset, list) and all(isinstance(name, str) for name in preset)
+    )
+    if not isinstance(label, str) or not named:
+        raise InputError(f"{origin}: label is a name, and preset a name or several, in {brief(entry)}.")
     if axis == "methods" and "name" in tree:
         raise InputError(f"{origin}: write 'method: {tree['name']}', and 'label: ...' for its name in the table.")
     return Value(normalised(Layer(origin, {"data": tree} if axis == "data" else tree)), label, preset)

@@ -87,7 +87,7 @@ def command(
     resume: bool,
     finish: bool,
     config_file: Path | None,
-    preset: str | None,
+    preset: tuple[str, ...],
     assignments: tuple[str, ...],
     as_json: bool,
     quiet: bool,
@@ -130,7 +130,7 @@ def _distil(
     resume: bool,
     finish: bool,
     settings: list[Layer],
-    preset: str | None,
+    preset: tuple[str, ...],
     notes: Console,
     quiet: bool,
     verbose: bool,
@@ -184,7 +184,7 @@ def _distil(
             raise Interrupted(f"{error}: {how}") from error
 
 
-def _method(catalog: Catalog, settings: list[Layer], preset: str | None) -> str:
+def _method(catalog: Catalog, settings: list[Layer], preset: tuple[str, ...]) -> str:
     """The name of the method.
 
     Raises:

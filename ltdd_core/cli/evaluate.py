@@ -49,7 +49,7 @@ def command(
     quality: bool,
     out: Path | None,
     config_file: Path | None,
-    preset: str | None,
+    preset: tuple[str, ...],
     assignments: tuple[str, ...],
     as_json: bool,
     quiet: bool,

@@ -46,7 +46,7 @@ def command(
     out: Path | None,
     resume: bool,
     config_file: Path | None,
-    preset: str | None,
+    preset: tuple[str, ...],
     assignments: tuple[str, ...],
     as_json: bool,
     quiet: bool,

@@ -107,7 +107,7 @@ def compute_options(command: Command) -> Command:
 
     Args:
         command: a function that becomes a click command; takes the values as ``seed``, ``device``, ``threads``,
-            ``store``, ``assignments`` (a tuple), ``config_file`` (a path) and ``preset``, None for those not given.
+            ``store``, ``config_file`` (a path), each None if not given, and the tuples ``assignments`` and ``preset``.
 
     Returns:
         The same function with the options.
@@ -132,9 +132,10 @@ def compute_options(command: Command) -> Command:
         click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration file."),
         click.option(
             "--preset",
+            multiple=True,
             metavar="NAME",
             shell_complete=names("preset"),
-            help="Named configuration; the file and the options override it.",
+            help="Named configuration; repeatable, a later one overrides. The file and the options override all.",
         ),
     )
 

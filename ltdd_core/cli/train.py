@@ -59,7 +59,7 @@ def command(
     repeats: int,
     out: Path | None,
     config_file: Path | None,
-    preset: str | None,
+    preset: tuple[str, ...],
     assignments: tuple[str, ...],
     as_json: bool,
     quiet: bool,

@@ -23,6 +23,8 @@ import yaml
 from ltdd_core.errors import InputError, OptionError, brief
 
 Tree = dict[str, Any]
+Presets = str | Sequence[str] | None
+"""The name of a preset, or the names of several, of which a later one overrides the earlier ones."""
 DEEPEST, MOST_VALUES = 50, 1_000_000
 """Of a configuration: levels, of which four are used, and values on one of them."""
 SHOWN = 100

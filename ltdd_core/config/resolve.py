@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ltdd_core.config.layers import COMPONENTS, Layer, Tree, check_said_once, located, merged, normalised
+from ltdd_core.config.layers import COMPONENTS, Layer, Presets, Tree, check_said_once, located, merged, normalised
 from ltdd_core.config.model import (
     DEFAULT_NAMES,
     NO_LABELLER,
@@ -45,7 +45,7 @@ NOT_MADE_BY_NAME = {
 def resolve(
     catalog: Catalog,
     layers: Sequence[Layer],
-    preset: str | None = None,
+    preset: Presets = None,
     *,
     stored: Layer | None = None,
     distils: bool = True,
@@ -55,7 +55,7 @@ def resolve(
     Args:
         catalog: of all components.
         layers: the lowest first.
-        preset: below all of them.
+        preset: one or several, below all of them.
         stored: a configuration from before, below the preset and what plugins choose.  Another head than its own
             drops its recipe, which was made for that head.
         distils: whether a method must be named; without, a configuration may do without one.
@@ -74,12 +74,13 @@ def resolve(
 
 
 def _stacked(
-    catalog: Catalog, layers: Sequence[Layer], preset: str | None, stored: Layer | None, *, distils: bool
+    catalog: Catalog, layers: Sequence[Layer], preset: Presets, stored: Layer | None, *, distils: bool
 ) -> list[Layer]:
     """All layers but what the data source suggests, the lowest first; no component is imported, and all names exist."""
     given = [_spelt_out(catalog, layer) for layer in layers]
     check_said_once(given)
-    lower = [] if preset is None else [preset_layer(catalog, preset)]
+    names = [preset] if isinstance(preset, str) else preset or ()
+    lower = [preset_layer(catalog, name) for name in names]
     before = [] if stored is None else [_spelt_out(catalog, stored)]
     wanted = merged([*before, *lower, *given])
     upper = [*lower, *_chosen_by_plugins(catalog, wanted, named=merged(given)), *given]
@@ -91,13 +92,13 @@ def _stacked(
     return stack
 
 
-def check_names(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None, *, distils: bool = False) -> Tree:
+def check_names(catalog: Catalog, layers: Sequence[Layer], preset: Presets = None, *, distils: bool = False) -> Tree:
     """See that everything that a user names is there, before any of it is imported.
 
     Args:
         catalog: of all components.
         layers: what the user gave, the lowest first.
-        preset: below all of them.
+        preset: one or several, below all of them.
         distils: whether a method must be named.
 
     Returns:
@@ -109,7 +110,7 @@ def check_names(catalog: Catalog, layers: Sequence[Layer], preset: str | None = 
     return merged(_stacked(catalog, layers, preset, None, distils=distils))
 
 
-def check_data(catalog: Catalog, layers: Sequence[Layer], preset: str | None = None) -> str:
+def check_data(catalog: Catalog, layers: Sequence[Layer], preset: Presets = None) -> str:
     """See that the data are where the user says, before anything else is imported; what the data are called.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ltdd_core import STRONG_TRAINING, Register, hookimpl
+from ltdd_core import Register, hookimpl
 
 TEACHER_LABELS = {
     "matcher": {"name": "coreset"},
@@ -13,7 +13,6 @@ TEACHER_LABELS = {
         "teacher": {"network": {"name": "convnet-d3", "norm": "batch"}, "head": "balanced-softmax"},
     },
     "training": {
-        "original": dict(STRONG_TRAINING),
         "distilled": {
             "epochs": 1000,
             "optimizer": "adamw",

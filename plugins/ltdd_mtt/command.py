@@ -59,7 +59,7 @@ def train(
     out: Path | None,
     jobs: int,
     config_file: Path | None,
-    preset: str | None,
+    preset: tuple[str, ...],
     assignments: tuple[str, ...],
     as_json: bool,
     quiet: bool,

@@ -46,7 +46,7 @@ def grouping(
     seeds: int,
     counts: tuple[int, ...],
     config_file: Path | None,
-    preset: str | None,
+    preset: tuple[str, ...],
     assignments: tuple[str, ...],
     out: Path | None,
     as_json: bool,
