@@ -51,6 +51,9 @@ from .data.source import (
     LongTailOptions as LongTailOptions,
     SourceImages as SourceImages,
 )
+from .data.strong_training import (
+    STRONG_TRAINING as STRONG_TRAINING,
+)
 from .distillation.batch_matcher import (
     BatchMatcher as BatchMatcher,
     ClassMatcher as ClassMatcher,
@@ -228,9 +231,6 @@ from .training.sets import (
 )
 from .training.soft_labels import (
     SoftLabels as SoftLabels,
-)
-from .training.strong import (
-    STRONG_TRAINING as STRONG_TRAINING,
 )
 from .training.trainer import (
     LastLayer as LastLayer,

@@ -17,9 +17,9 @@ import numpy as np
 
 from ltdd_core.data.folder import has_split, load_folder
 from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
+from ltdd_core.data.strong_training import STRONG_TRAINING
 from ltdd_core.errors import InputError, how_to_set, reason_of
 from ltdd_core.options import option
-from ltdd_core.training.strong import STRONG_TRAINING
 
 if TYPE_CHECKING:  # the name of a run's data is said before torch is imported
     import torch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ltdd_core.hookspecs import Register, hookimpl
-from ltdd_core.training.strong import STRONG_TRAINING
 
 
 @hookimpl
@@ -51,10 +50,7 @@ def ltdd_register_heads(register: Register) -> None:
 @hookimpl
 def ltdd_register_presets(register: Register) -> None:
     """A training of classifiers for any data."""
-    where = "measured on CIFAR-10: docs/results/hundred-images.md"
-    register(
-        "strong-training", {"training": {"original": dict(STRONG_TRAINING)}, "sources": {"training.original": where}}
-    )
+    register("strong-training", "ltdd_core.data.strong_training:PRESET")
 
 
 @hookimpl
