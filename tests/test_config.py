@@ -592,7 +592,18 @@ DESCRIBED = GENERAL + [
     CATALOG.get(kind, name).load().Options
     for kind, names in {
         "data": CATALOG.names("data"),
-        "head": ["class-balanced", "focal", "logit-adjustment", "ldam", "crt", "lws", "tau-norm", "ncm", "ensemble"],
+        "head": [
+            "class-balanced",
+            "focal",
+            "logit-adjustment",
+            "ldam",
+            "glmc",
+            "crt",
+            "lws",
+            "tau-norm",
+            "ncm",
+            "ensemble",
+        ],
     }.items()
     for name in names
 ]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ltdd_core import (
     Augmentation,
     InputError,
+    Network,
     PerChannel,
     SoftLabels,
     Trainer,
@@ -294,6 +295,18 @@ def test_every_head_goes_with_every_recipe(small, head, recipe):
             check_recipe(changed)
         return
     run(line_of(changed), changed, data, distilled)
+
+
+def test_the_second_layer_of_glmc_answers_and_is_one_network(small):
+    config, data, _ = small
+    with Setup.open(config, catalog=CATALOG, data=data) as setup:
+        head = setup.trainer(None).component("head", "glmc")
+        network = head.fit([setup.original], setup.trainer(None)).logits
+    assert isinstance(network, Network)
+    images, logits = data.test_images[:5], network.body(data.test_images[:5])
+    assert logits.shape == (5, 2 * data.classes)
+    torch.testing.assert_close(network(images), logits[:, data.classes :])
+    assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])

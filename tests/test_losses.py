@@ -14,9 +14,11 @@ from ltdd_losses.losses import (
     log_prior,
     margin_loss,
     margins,
+    power_weights,
     prior_adjusted,
     weighted_cross_entropy,
 )
+from ltdd_losses.two_layers import cumulative
 
 COUNTS = (400, 90, 27, 8, 1)
 CLASSES = len(COUNTS)
@@ -145,6 +147,20 @@ def value_and_gradient(function, at):
     at = at.clone().requires_grad_(True)
     value = function(at)
     return value.detach(), *torch.autograd.grad(value, at)
+
+
+@pytest.mark.parametrize("first", [1.0, 0.75, 0.0])
+def test_the_loss_of_two_layers_moves_from_the_plain_one_to_the_weighted_one(first):
+    raw = [n**-1.2 for n in COUNTS]
+    weight = [CLASSES * value / sum(raw) for value in raw]
+    found_weights = power_weights(N_C, 1.2)
+    assert found_weights.tolist() == pytest.approx(weight)
+    other = logits(1)
+    found = cumulative(found_weights, first)(torch.cat([logits(), other], dim=1), labels())
+    expected = 0.0
+    for z, z_second, y in zip(logits().tolist(), other.tolist(), labels().tolist(), strict=True):
+        expected -= first * math.log(p(z)[y]) + (1 - first) * weight[y] * math.log(p(z_second)[y])
+    assert found.item() == pytest.approx(expected / BATCH)
 
 
 def test_a_batch_without_any_weight_has_no_loss_and_no_gradient():

@@ -27,6 +27,17 @@ def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
     return weights * len(counts) / weights.sum()
 
 
+def power_weights(counts: Tensor, q: float) -> Tensor:
+    """Weight of each class, n_c^-q, scaled to sum to C (GLMC, public code).
+
+    Args:
+        counts: float64 ``[C]``; a class with less than one image counts as one.
+        q: the exponent, 0 or more.
+    """
+    weights = counts.clamp(min=1) ** -q
+    return weights * len(counts) / weights.sum()
+
+
 def weighted_cross_entropy(weights: Tensor) -> Loss:
     """-w_y log p_y, with weights ``[C]``; the plain mean over the images, as Cui et al., CVPR 2019, have it."""
 
