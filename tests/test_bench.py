@@ -163,6 +163,16 @@ def test_lines_stand_beside_each_other_and_originals_once(whole):
     assert sum(on == "distilled" for _, on in trained) == 2 * 2 * 3
 
 
+def test_a_run_of_a_grid_trains_no_classifier_of_the_original_images_that_the_grid_does_not_ask_for(ltdd, tmp_path):
+    grid = write(tmp_path / "grid.yaml", lines=[{"name": "{method}"}])
+    result = ltdd("bench", grid, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    found = [[row["name"] for row in report["rows"]] for report in reports(tmp_path / "out")]
+    assert found == [["distilled, direct"]] * len(found) != []
+    assert "on the distilled set" in result.stderr
+    assert "on the original set" not in result.stderr
+
+
 def test_a_line_is_the_one_that_distill_gives(whole, ltdd, tmp_path):
     """What lines share does not change them: the two-stage line of a plain run is the same to the last bit."""
     folder, _ = whole

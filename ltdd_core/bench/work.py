@@ -33,7 +33,7 @@ from ltdd_core.runs.distilled import DistilledSet, load_distilled
 from ltdd_core.runs.facts import data_facts, versions
 from ltdd_core.runs.folder import RESULT, RunFolder
 from ltdd_core.runs.stop import StopRequest
-from ltdd_core.setup import Setup
+from ltdd_core.setup import DISTILLED, Setup
 from ltdd_core.storage import writing
 
 RUNS = "runs"
@@ -171,17 +171,29 @@ class _GridWorker:
                 self._train(line, distilled)
 
     def _distilled(self, cell: Cell) -> DistilledSet:
-        """The distilled set of a run, made now if need be."""
+        """The distilled set of a run, made now if need be.
+
+        Its table has the classifiers of its set, and of those of the original images only what the grid asks for.
+        """
         path = self.out / RUNS / cell.folder
-        cell_lines = [
+        of_a_run = [
             cell_line(line.name, line, cell.config, cell.config, cell.data)
             for line in lines_of(cell.config, self.catalog)
         ]
+        cell_lines = [line for line in of_a_run if DISTILLED in line.line.sets or self.kept.has(line)]
         if not is_finished(cell, self.out):
             for line in cell_lines:
                 self._data_of(line)
             self._share_known_predictions(path, cell.config, cell_lines)
-            distill(cell.config, path, resume=True, display=self.display, catalog=self.catalog, store=self._store)
+            distill(
+                cell.config,
+                path,
+                resume=True,
+                display=self.display,
+                catalog=self.catalog,
+                store=self._store,
+                lines=[line.line for line in cell_lines],
+            )
         distilled = load_distilled(path)
         scores = kept_scores(path, [line.line for line in cell_lines])
         for line in cell_lines:

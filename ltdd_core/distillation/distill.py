@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from ltdd_core.errors import InputError, RunFailed
 from ltdd_core.evaluation.estimate import training_ahead
 from ltdd_core.evaluation.intervals import RowIntervals, may_be_chance
 from ltdd_core.evaluation.labelling import labelled, try_labeller
-from ltdd_core.evaluation.lines import check_recipe, lines_of
+from ltdd_core.evaluation.lines import Line, check_recipe, lines_of
 from ltdd_core.evaluation.metrics import Row, WithRows
 from ltdd_core.evaluation.predictions import PREDICTIONS
 from ltdd_core.evaluation.saving import Saving
@@ -118,6 +118,7 @@ def distill(
     display: Display | None = None,
     catalog: Catalog | None = None,
     store: NetworkStore | None = None,
+    lines: Sequence[Line] | None = None,
 ) -> Result:
     """Distil, evaluate, and leave everything in the folder ``out``.
 
@@ -131,6 +132,7 @@ def distill(
         catalog: where ``config`` was resolved; made anew unless given.
         store: keeps the networks that are trained; that of the configuration unless given, or else the folder
             ``networks`` of the run.
+        lines: the classifiers of the table; those of the configuration unless given.
 
     Raises:
         InputError: the data or the folder cannot be used; nothing was written.
@@ -142,7 +144,7 @@ def distill(
     catalog = catalog or installed()
     observers = Observers(catalog.plugins, catalog.plugins.named(config.run.plugins), display.warn)
     check_recipe(config)
-    lines_of(config, catalog)  # that each can be had, before the work begins
+    lines = lines_of(config, catalog) if lines is None else lines  # that each can be had, before the work begins
     RunFolder(out).check(config, resume=resume)
     if not RunFolder(out).is_empty():
         with RunFolder(out).locked(display.warn):
@@ -154,7 +156,7 @@ def distill(
         setup.check_network()
         task = task_of(setup)
         if not (out / DISTILLED_FILE).exists() or RunFolder(out).has_other_length(config):
-            display.ahead(lambda: classifiers_ahead(setup, matcher, task, out))
+            display.ahead(lambda: classifiers_ahead(setup, lines, matcher, task, out))
             with own.counted():
                 matcher.prepare(task)
             try_labeller(setup)
@@ -176,7 +178,7 @@ def distill(
             try:
                 active = ActiveRun(run, folder, matcher, task, setup, observers, own)
                 distilled = finished_set(active, checkpoint)
-                table = score(active, distilled)
+                table = score(active, distilled, lines)
                 seconds = folder.seconds_taken() or time.monotonic() - began
                 result = Result(
                     folder.path,
@@ -245,12 +247,13 @@ def check_usable(distilled: DistilledSet, config: Config) -> None:
         raise RunFailed(f"method {config.matcher.name!r} gave a distilled set that cannot be used: {error}") from error
 
 
-def classifiers_ahead(setup: Setup, matcher: Matcher, task: Distillation, out: Path) -> dict[str, list[float]]:
+def classifiers_ahead(
+    setup: Setup, lines: Sequence[Line], matcher: Matcher, task: Distillation, out: Path
+) -> dict[str, list[float]]:
     """A guess of the seconds that each training of a classifier takes, by the set that trains it.
 
     It is there to be shown, so nothing that goes wrong in it stops the run; what is wrong is said where it is used.
     """
-    lines = lines_of(setup.config, setup.catalog)
     known = kept_scores(out, lines, setup.data)
     left = [line for line in lines if line.name not in known]
     recipe: Mapping[str, Any] = {}
@@ -261,9 +264,9 @@ def classifiers_ahead(setup: Setup, matcher: Matcher, task: Distillation, out: P
     return {}
 
 
-def score(active: ActiveRun, distilled: DistilledSet) -> ResultTable:
+def score(active: ActiveRun, distilled: DistilledSet, lines: Sequence[Line]) -> ResultTable:
     """The run's table."""
-    table = result_table(active.setup, distilled, active.folder.path)
+    table = result_table(active.setup, distilled, active.folder.path, lines)
     for row in table.rows:
         active.setup.display.row(row.name, row.accuracy, row.std)
         active.observers.tell("ltdd_evaluated", run=active.run, row=row)

@@ -46,14 +46,16 @@ class ResultTable:
     """What the distilled set saves in training; None where that is not known."""
 
 
-def result_table(setup: Setup, distilled: DistilledSet, folder: Path) -> ResultTable:
-    """The table of a run.
+def result_table(
+    setup: Setup, distilled: DistilledSet, folder: Path, lines: Sequence[Line] | None = None
+) -> ResultTable:
+    """The table of a run, with the lines of its configuration unless others are given.
 
     The classifiers and their test predictions are kept in ``folder``, and a line whose predictions are there already is
     not trained again.  The group
     accuracy of a direct line is that of its predicted classes under the partition of the multi-stage line.
     """
-    lines = lines_of(setup.config, setup.catalog)
+    lines = lines_of(setup.config, setup.catalog) if lines is None else lines
     kept = kept_scores(folder, lines, setup.data)
     groups = None
     for line in lines:
