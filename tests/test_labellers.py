@@ -414,6 +414,34 @@ def test_labels_come_from_a_teacher_of_the_images_that_were_distilled(ltdd):
     assert ltdd("evaluate", "a", "--set", "data.imbalance=10").exit_code == 0
 
 
+def test_the_preset_keeps_real_images_for_a_teacher_to_label(ltdd, tmp_path):
+    small = ["--set", "network.width=4", "--set", "training.original.epochs=2", "--set", "training.distilled.epochs=2"]
+    result = ltdd(
+        "distill",
+        "--preset",
+        "strong-training",
+        "--preset",
+        "teacher-labels",
+        *small,
+        "--ipc",
+        2,
+        "--threads",
+        1,
+        "--out",
+        tmp_path / "run",
+        "--json",
+    )
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["method"] == "coreset"
+    assert document["labels"]["teacher_bytes"] > 0
+    config = configure(preset=["strong-training", "teacher-labels"])
+    assert config.training.original.mixup == 0.4
+    assert config.training.distilled.epochs == 1000
+    assert config.network.options.norm == "batch"
+    assert config.labeller.options.teacher.network is None
+
+
 def test_a_relabelling_that_is_stopped_says_how_it_goes_on(ltdd, monkeypatch):
     assert ltdd("distill", "--method", "coreset", *TINY, "--out", "a").exit_code == 0
 
