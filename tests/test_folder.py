@@ -1,6 +1,8 @@
 """One's own image folder: every common kind of image, and one clear line for what cannot be used."""
 
+import itertools
 import os
+import shutil
 import struct
 import tempfile
 import zlib
@@ -17,6 +19,7 @@ from ltdd_core import InputError
 from ltdd_core.data.folder import ImageFolder, held_out
 from ltdd_core.data.imagefile import fitted
 from ltdd_core.data.load import load_long_tailed
+from ltdd_core.errors import how_to_set
 from ltdd_core.progress import Display
 from ltdd_core.seeding import generator
 
@@ -52,10 +55,16 @@ def write(path, picture=None, **how):
     return path
 
 
+NUMBERS = itertools.count()
+
+
 def fill(folder, **counts):
+    """Pictures that differ in a pixel, for copies of a file are told apart from pictures."""
     for name, count in counts.items():
         for i in range(count):
-            write(folder / name / f"{i}.png")
+            picture, number = image(), next(NUMBERS)
+            picture.putpixel((0, 0), (number % 256, number // 256 % 256, GREY[2]))
+            write(folder / name / f"{i}.png", picture)
     return folder
 
 
@@ -105,7 +114,7 @@ def test_train_and_test_folders(split):
     assert data.test_labels.tolist() == [0, 1]
     assert data.train_images.dtype == torch.uint8
     assert data.image_shape == (3, 8, 8)
-    assert (data.train_images == 100).all()
+    assert (data.train_images[..., 1:] == 100).all()
 
 
 def test_the_cut_applies_when_it_is_asked_for(split):
@@ -191,7 +200,7 @@ def test_suffixes_in_upper_case_and_folders_within_count_and_others_do_not(split
 def test_names_with_spaces_and_in_any_script(tmp_path):
     for name in ("été à la mer", "日本 の 猫", "z [1]*"):
         write(tmp_path / name / "ein Bild 1.png")
-        write(tmp_path / name / "Ω?.png")
+        write(tmp_path / name / "Ω?.png", image(colour=RED))
     assert load(tmp_path).class_names == ("z [1]*", "été à la mer", "日本 の 猫")
 
 
@@ -284,7 +293,7 @@ def test_grey_images_alone_have_one_channel(tmp_path):
 def test_the_size_is_their_own_where_they_agree(tmp_path, sizes, side):
     for label in "ab":
         for i in range(4):
-            write(tmp_path / label / f"{i}.png", image(size=sizes[i % len(sizes)]))
+            write(tmp_path / label / f"{i}.png", image(size=sizes[i % len(sizes)], colour=(i, 0, ord(label))))
     assert load(tmp_path).image_shape == (3, side, side)
     assert load(tmp_path, image_size=16).image_shape == (3, 16, 16)
 
@@ -308,7 +317,7 @@ def test_too_few_classes(tmp_path):
     assert refusal(tmp_path) == f"{tmp_path / 'train'}: 1 class folder(s); at least two are needed, one a class."
 
 
-@pytest.mark.parametrize("parts", [["train"], ["test"], ["train", "val"]])
+@pytest.mark.parametrize("parts", [["train"], ["test"], ["test", "val"]])
 def test_train_without_test_is_not_taken_for_classes(tmp_path, parts):
     for part in parts:
         fill(tmp_path / part, a=2, b=2)
@@ -370,7 +379,8 @@ def test_sizes_that_stay_are_not_mentioned(split):
 @pytest.mark.parametrize(("large", "advised"), [(1, False), (2, False), (3, True)])
 def test_images_that_lose_most_of_their_pixels_are_told(tmp_path, large, advised):
     for number in range(4):
-        write(tmp_path / "ab"[number % 2] / f"{number}.png", image(size=(17, 40) if number < large else (16, 40)))
+        size = (17, 40) if number < large else (16, 40)
+        write(tmp_path / "ab"[number % 2] / f"{number}.png", image(size=size, colour=(number, 0, 0)))
     advice = [sentence for sentence in load(tmp_path, image_size=4).advice if "--image-size" in sentence]
     assert bool(advice) == advised
     assert not advised or advice[0].endswith("small things may be lost: try --image-size 8.")
@@ -560,3 +570,151 @@ def test_a_test_image_that_goes_away_while_it_is_read_is_named(tmp_path):
     (tmp_path / "test" / "a" / "0.png").unlink()
     with pytest.raises(InputError, match=r"0\.png: cannot be read"):
         table.digest()
+
+
+# ---- how folders are laid out --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        *(("Training", "Testing"), ("Train", "Test"), ("seg_train", "seg_test"), ("TRAIN", "test-set")),
+        *(("TrainingSet", "Test Images"), ("train2017", "val2017"), ("images_train", "test_data")),
+    ],
+)
+def test_the_usual_names_of_parts(tmp_path, train, test):
+    fill(tmp_path / train, a=3, b=2)
+    fill(tmp_path / test, a=1, b=2)
+    data = load(tmp_path)
+    assert data.counts == (3, 2)
+    assert data.test_counts == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["trains", "latest", "strain", "valley", "tester", "segment"])
+def test_a_class_is_no_part_since_its_name_has_that_of_one(tmp_path, name):
+    fill(tmp_path, train=4, **{name: 4})
+    assert load(tmp_path).class_names == tuple(sorted(("train", name)))
+
+
+def test_a_part_that_lies_in_a_folder_of_its_own_name(tmp_path):
+    fill(tmp_path / "seg_train" / "seg_train", a=3, b=2)
+    fill(tmp_path / "seg_test" / "seg_test", a=1, b=2)
+    assert load(tmp_path).counts == (3, 2)
+
+
+def test_the_validation_part_tests_where_there_is_no_test_part(tmp_path):
+    fill(tmp_path / "train", a=3, b=2)
+    fill(tmp_path / "val", a=1, b=2)
+    fill(tmp_path / "docs", figure=1)
+    data = load(tmp_path)
+    assert (data.counts, data.test_counts) == ((3, 2), (1, 2))
+    assert data.advice[:2] == (
+        "beside the parts, docs is left out.",
+        "val is the test part, since there is no other.",
+    )
+
+
+def test_test_images_without_classes_are_left_out(tmp_path):
+    fill(tmp_path / "train", a=6, b=4)
+    fill(tmp_path, test=5)
+    data = load(tmp_path)
+    assert (data.counts, data.test_counts) == ((3, 2), (3, 2))
+    assert data.advice[0] == "test is left out, since its images are in no folders of classes."
+
+
+def test_two_folders_of_one_part(tmp_path):
+    fill(tmp_path / "train", a=2, b=2)
+    fill(tmp_path / "Training", a=2, b=2)
+    fill(tmp_path / "test", a=2, b=2)
+    assert refusal(tmp_path) == f"{tmp_path} has Training and train: keep one folder of training images."
+
+
+def test_one_folder_too_deep(tmp_path):
+    fill(tmp_path / "animals", a=2, b=2)
+    deeper = tmp_path / "animals"
+    assert refusal(tmp_path) == f"{tmp_path}: its one folder is 'animals': try {how_to_set('root', deeper)}."
+
+
+def test_what_systems_leave_among_the_images(tmp_path):
+    fill(tmp_path, a=4, b=4)
+    for place in ("@eaDir", "__MACOSX", "$RECYCLE.BIN", ".cache", "#recycle"):
+        fill(tmp_path / place, a=1)
+        fill(tmp_path / "a" / place, within=2)
+    (tmp_path / "a" / "Thumbs.db").write_bytes(b"x")
+    fill(tmp_path / "runs", networks=1)
+    (tmp_path / "runs" / "animals-dm-seed0-1").mkdir()
+    (tmp_path / "runs" / "animals-dm-seed0-1" / "run.json").write_text("{}")
+    data = load(tmp_path)
+    assert data.class_names == ("a", "b")
+    assert data.counts == (2, 2)
+    assert not any("left out" in sentence for sentence in data.advice)
+
+
+def test_files_that_are_no_images_are_counted_and_a_name_without_a_suffix_is_looked_at(tmp_path):
+    fill(tmp_path, a=4, b=4)
+    write(tmp_path / "a" / "photo.jfif", image(colour=RED), format="JPEG")
+    write(tmp_path / "a" / "download", image(colour=BLUE), format="PNG")
+    for name in ("list.txt", "notes.txt", "clip.mp4", "LICENSE"):
+        (tmp_path / "b" / name).write_text("no image")
+    data = load(tmp_path)
+    assert data.counts == (3, 2)
+    assert data.advice[0] == (
+        "4 files are left out, since the names do not end as those of images: 2 .txt, 1 without a suffix, 1 .mp4."
+    )
+
+
+def test_links_to_folders_are_followed_and_a_circle_ends(tmp_path):
+    fill(tmp_path / "elsewhere", more=2)
+    fill(tmp_path / "data", a=4, b=4)
+    (tmp_path / "data" / "a" / "linked").symlink_to(tmp_path / "elsewhere" / "more", target_is_directory=True)
+    (tmp_path / "data" / "b" / "again").symlink_to(tmp_path / "data" / "b", target_is_directory=True)
+    assert load(tmp_path / "data").counts == (3, 2)
+
+
+def test_names_in_either_form_of_unicode_are_one_class(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    fill(tmp_path / "train", **{composed: 3, "dog": 2})
+    fill(tmp_path / "test", **{decomposed: 2, "Dog": 1})
+    data = load(tmp_path)
+    assert data.class_names == (composed, "dog")
+    assert (data.counts, data.test_counts) == ((3, 2), (2, 1))
+    fill(tmp_path / "train", **{decomposed: 1})
+    assert "in different forms of Unicode" in refusal(tmp_path)
+
+
+def test_names_that_differ_in_case_only_are_told(tmp_path):
+    fill(tmp_path, Cat=4, cat=4, dog=4)
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system does not tell Cat from cat")
+    assert load(tmp_path).advice[0] == "Cat and cat are different classes here."
+
+
+def test_names_that_are_numbers_are_in_the_order_of_the_numbers(tmp_path):
+    fill(tmp_path, **{str(number): 2 for number in (10, 2, 1, 0, 33)})
+    assert load(tmp_path).class_names == ("0", "1", "2", "10", "33")
+
+
+# ---- copies --------------------------------------------------------------------------------------
+
+
+def test_copies_of_a_file_are_held_out_together(tmp_path):
+    fill(tmp_path, a=8, b=8)
+    for path in sorted(tmp_path.glob("*/*.png")):
+        shutil.copy(path, path.with_name(f"copy of {path.name}"))
+    images = source(tmp_path)
+    trained = {path.read_bytes() for path in images.train.paths}
+    assert len(images.test.paths) == 16
+    assert not any(path.read_bytes() in trained for path in images.test.paths)
+
+
+def test_copies_in_both_parts_and_in_two_classes_are_told(split):
+    for other in ("test/a/copy.png", "test/b/copy.png", "train/b/copy.png"):
+        shutil.copy(split / "train" / "a" / "0.png", split / other)
+    leaked, doubtful = (sentence for sentence in load(split).advice if "too, such as" in sentence)
+    a = split / "train" / "a" / "0.png"
+    assert leaked == (
+        f"2 test images are training images too, such as {split / 'test' / 'a' / 'copy.png'}, which is {a}."
+    )
+    assert doubtful == (
+        f"2 images are in another class too, such as {split / 'train' / 'b' / 'copy.png'}, which is {a}."
+    )

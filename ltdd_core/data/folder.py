@@ -8,13 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ltdd_core.data.copies import same_files, told_copies
+from ltdd_core.data.files import image_files, told_left_out, unreadable
 from ltdd_core.data.imagefile import GREY_MODES, decode, each_file, read_header
+from ltdd_core.data.layout import alike_but_for_case, class_folders, folders_of_classes, parts_of
 from ltdd_core.data.source import DataSource, ImageTable, LongTailOptions, Order, SourceImages
 from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.options import option
@@ -23,10 +27,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-VALIDATION = ("val", "valid", "validation")
-"""Names of the folder of validation images."""
-PARTS = {"train", "test", *VALIDATION}
 USUAL_SIZE = 32
 MUCH_LARGER = 4
 """How many times the size that is used the smaller side of most images may be before small things are lost."""
@@ -61,7 +61,7 @@ class FileTable(ImageTable):
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "blake2b").digest())
             except OSError as error:
-                _unreadable(error)
+                unreadable(error)
         return digest.hexdigest()
 
 
@@ -123,7 +123,8 @@ class ImageFolder(DataSource):
         if self.options.root is None:
             root = how_to_set("data.root")
             raise InputError(f"data source 'folder' needs {root}: a folder with train/ and test/, one folder a class.")
-        _class_folders(self.options.root / "train" if has_split(self.options.root) else self.options.root)
+        parts = parts_of(self.options.root)
+        class_folders(self.options.root if parts is None else parts.train)
 
     def load(self, generator: torch.Generator) -> SourceImages:
         """List the files, look at their headers, and hold out a test set if there is none."""
@@ -148,24 +149,27 @@ def load_folder(
         InputError: no such folder, fewer than two classes, a class without training images, no test image at all, or
             an unusable file.
     """
+    parts, left_out = parts_of(root), Counter[str]()
+    train = root if parts is None else parts.train
+    classes = class_folders(train)
+    train_paths, train_labels = _files(train, classes, classes, left_out)
     validation = None
-    if has_split(root):
-        classes = _class_folders(root / "train")
-        _check_no_other_classes(root, classes)
-        train_paths, train_labels = _files(root / "train", classes)
-        test_paths, test_labels = _files(root / "test", classes, every_class=False)
-        validation = _validation_files(root, classes)
-    else:
-        classes = _class_folders(root)
-        paths, labels = _files(root, classes)
-        test = held_out(labels, len(classes), test_share, test_least, generator)
+    if parts is None or parts.test is None:
+        first = same_files(train_paths)
+        test = _held_out_files(first, train_labels, len(classes), test_share, test_least, generator)
         if not test.any():
             raise InputError(
                 f"{root}: every class has one image only; without train/ and test/ folders some need two, one to train "
                 "and one to test: add some, or make those folders."
             )
-        train_paths, train_labels = _chosen(paths, labels, ~test)
-        test_paths, test_labels = _chosen(paths, labels, test)
+        test_paths, test_labels = _chosen(train_paths, train_labels, test)
+        train_paths, train_labels = _chosen(train_paths, train_labels, ~test)
+    else:
+        there = folders_of_classes(parts.test, classes, train)
+        test_paths, test_labels = _files(parts.test, classes, there, left_out, every_class=False)
+    if parts is not None and parts.val is not None:
+        there = folders_of_classes(parts.val, classes, train)
+        validation = _files(parts.val, classes, there, left_out, every_class=False, may_be_empty=True)
     looks = each_file((*train_paths, *test_paths), read_header)
     sizes = Counter(size for size, _ in looks)
     size = image_size or _common_size(sizes)
@@ -173,111 +177,52 @@ def load_folder(
     return SourceImages(
         FileTable(tuple(train_paths), train_labels, size, grey),
         FileTable(tuple(test_paths), test_labels, size, grey),
-        tuple(os.fsencode(name).decode() for name in classes),  # in any locale a name is what its bytes say in UTF-8
-        None if validation is None else FileTable(tuple(validation[0]), validation[1], size, grey),
+        tuple(classes),
+        FileTable(tuple(validation[0]), validation[1], size, grey) if validation and validation[0] else None,
         resized=_resized(sizes, size),
-        advice=_advice(sizes, size),
+        advice=(
+            *(() if parts is None else parts.notes),
+            *told_left_out(left_out),
+            *alike_but_for_case(classes),
+            *told_copies(train_paths, train_labels, test_paths, test_labels),
+            *_advice(sizes, size),
+        ),
     )
 
 
-def _validation_files(root: Path, classes: list[str]) -> tuple[list[Path], Tensor] | None:
-    """The validation images and their classes, some of which may have none; None where there is no such image."""
-    import torch
-
-    parts = [name for name in VALIDATION if name in _subfolders(root)]
-    if len(parts) > 1:
-        raise InputError(f"{root} has {' and '.join(parts)}: keep one folder of validation images.")
-    paths, labels = list[Path](), list[int]()
-    for name in _subfolders(root / parts[0]) if parts else []:
-        found = image_files(root / parts[0] / name)
-        if found and name not in classes:
-            raise InputError(
-                f"{root / 'train'}: there is no folder for class {name!r}, which {parts[0]}/ has: add it, "
-                "or remove it there."
-            )
-        paths += found
-        labels += [classes.index(name)] * len(found) if found else []
-    return (paths, torch.tensor(labels)) if paths else None
-
-
-def has_split(root: Path) -> bool:
-    """Whether there are ``train`` and ``test`` folders.
-
-    Raises:
-        InputError: ``root`` is no folder, or cannot be read.
-    """
-    return {"train", "test"} <= set(_subfolders(root))
-
-
-def _subfolders(folder: Path) -> list[str]:
-    """Names of the folders inside, sorted; hidden ones do not count."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except FileNotFoundError as error:
-        raise InputError(f"{how_to_set('root', folder)}: there is no such folder.") from error
-    except NotADirectoryError as error:
-        raise InputError(
-            f"{how_to_set('root', folder)}: this is a file; give the folder that holds the images."
-        ) from error
-    except OSError as error:
-        _unreadable(error)
-
-
-def _unreadable(error: OSError) -> NoReturn:
-    raise InputError(f"{error.filename}: cannot be read: {error.strerror}.") from error
-
-
-def _class_folders(folder: Path) -> list[str]:
-    names = _subfolders(folder)
-    if names and set(names) <= PARTS:
-        raise InputError(f"{folder} has only {', '.join(names)}: give it both train/ and test/, or folders of classes.")
-    if len(names) < 2:
-        raise InputError(f"{folder}: {len(names)} class folder(s); at least two are needed, one a class.")
-    for name in names:
-        try:
-            os.fsencode(name).decode()  # names end up in JSON, which is UTF-8
-        except UnicodeDecodeError as error:
-            raise InputError(f"{folder}: the folder name {name!r} is not valid UTF-8: rename it.") from error
-    return names
-
-
-def _check_no_other_classes(root: Path, train: list[str]) -> None:
-    """A class without training images cannot be learnt; one without test images is normal."""
-    if missing := set(_subfolders(root / "test")) - set(train):
-        raise InputError(
-            f"{root / 'train'}: there is no folder for class {min(missing)!r}, which test/ has: "
-            "add it, or remove it there."
-        )
-
-
-def _files(folder: Path, classes: list[str], *, every_class: bool = True) -> tuple[list[Path], Tensor]:
+def _files(
+    folder: Path,
+    classes: Iterable[str],
+    there: Mapping[str, Path],
+    left_out: Counter[str],
+    *,
+    every_class: bool = True,
+    may_be_empty: bool = False,
+) -> tuple[list[Path], Tensor]:
     import torch
 
     paths, labels = list[Path](), list[int]()
     for label, name in enumerate(classes):
-        class_paths = image_files(folder / name) if every_class or (folder / name).is_dir() else []
+        class_paths = image_files(there[name], left_out) if name in there else []
         if every_class and not class_paths:
-            raise InputError(f"{folder / name}: no image in this class folder: add some or remove it.")
+            raise InputError(f"{there[name]}: no image in this class folder: add some or remove it.")
         paths += class_paths
         labels += [label] * len(class_paths)
-    if not paths:
+    if not paths and not may_be_empty:
         raise InputError(f"{folder}: no image in the folders of the classes: add some.")
-    return paths, torch.tensor(labels)
+    return paths, torch.tensor(labels, dtype=torch.int64)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Image files in a folder and the folders inside it, sorted; hidden ones do not count.
+def _held_out_files(
+    first: Sequence[int], labels: Tensor, classes: int, share: float, least: int, generator: torch.Generator
+) -> Tensor:
+    """As :func:`held_out`, with all copies of a file on one side; ``first`` is the place of the first one of each."""
+    import torch
 
-    Raises:
-        InputError: a folder cannot be read.
-    """
-    image_paths = []
-    for place, folders, names in os.walk(folder, onerror=_unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = [Path(place, name) for name in names if not name.startswith(".")]
-        image_paths += [path for path in paths if path.suffix.lower() in SUFFIXES]
-    return sorted(image_paths)
+    originals = torch.tensor(sorted(set(first)))
+    test = torch.zeros(len(labels), dtype=torch.bool)
+    test[originals] = held_out(labels[originals], classes, share, least, generator)
+    return test[torch.tensor(first)]
 
 
 def held_out(labels: Tensor, classes: int, share: float, least: int, generator: torch.Generator) -> Tensor:

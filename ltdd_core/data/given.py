@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ltdd_core.data.folder import image_files
+from ltdd_core.data.files import image_files
 from ltdd_core.data.imagefile import GREY_MODES, decode, fitted, read_header
 from ltdd_core.data.npz import load_images
 from ltdd_core.errors import InputError, unknown

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from ltdd_core.data.folder import has_split, load_folder
+from ltdd_core.data.folder import load_folder
+from ltdd_core.data.layout import parts_of
 from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
 from ltdd_core.data.strong_training import STRONG_TRAINING
 from ltdd_core.errors import InputError, how_to_set, reason_of
@@ -50,7 +51,7 @@ class VisionSource(DataSource):
     def load(self, generator: torch.Generator) -> SourceImages:
         """Read what is under root; download it first where there is a network."""
         root = self.options.root
-        if root is not None and has_split(root):
+        if root is not None and parts_of(root) is not None:
             return load_folder(root, self.options.image_size, 0.2, 10, generator)
         root = root or _cache()
         train, test = self._open(root, train=True), self._open(root, train=False)
