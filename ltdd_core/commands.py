@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import (
     compute_options,
     consoles,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ltdd_core.setup import Setup
 
 __all__ = [
+    "PATH",
     "check_there",
     "compute_options",
     "consoles",

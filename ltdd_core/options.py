@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -36,6 +37,16 @@ class BaseOptions(BaseModel):
     def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
         field = cls.model_fields[str(info.field_name)]
         return value if bool in (field.annotation, *get_args(field.annotation)) else _unmistakable(value)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _without_short_forms(cls, value: Any) -> Any:
+        return expanded(value) if isinstance(value, Path) else value
+
+
+def expanded(path: Path) -> Path:
+    """A path with ``~`` and variables such as ``$HOME`` replaced; those that are unknown stay."""
+    return Path(os.path.expandvars(os.path.expanduser(path)))  # noqa: PTH111 - that of Path raises where there is no home
 
 
 class _Flag:

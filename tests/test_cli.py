@@ -814,3 +814,36 @@ def test_doctor_shows_a_broken_plugin(ltdd, site):
     rows = {row["what"]: row for row in json.loads(ltdd("doctor", "--json").stdout)}
     assert "broken RuntimeError: no such luck" in rows["plugin broken"]["is"]
     assert rows["plugin broken"]["remark"] == "ltdd plugins broken shows more"
+
+
+# ---- paths -----------------------------------------------------------------------------------------
+
+
+def test_home_and_variables_in_paths_are_replaced(ltdd, tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PICTURES", str(tmp_path / "home" / "my images"))
+    for name in "ab":
+        for number in range(4):
+            folder = tmp_path / "home" / "my images" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (40 * number, 80, 120)).save(folder / f"{number}.png")
+    (tmp_path / "in.yaml").write_text("data: {name: folder, root: ~/my images}\nmethod: coreset\nipc: 1\nnetwork: mlp")
+    shown = [
+        ltdd("data", "show", "--json", *given).stdout
+        for given in (
+            ("--data", "folder", "--root", "~/my images"),
+            ("--data", "folder", "--root", "$PICTURES"),
+            ("--data", "folder", "--set", "data.root=${PICTURES}"),
+        )
+    ]
+    assert len({*shown}) == 1
+    assert json.loads(shown[0])["classes"] == ["a", "b"]
+    assert ltdd(*DISTILL, "--quiet", "--out=~/run").exit_code == 0
+    assert (tmp_path / "home" / "run" / "report.json").exists()
+    read = ltdd("distill", "--config", "$HOME/../in.yaml", "--set", "training.distilled.epochs=1", "--out", "$HOME/b")
+    assert read.exit_code == 0, read.output
+    assert (tmp_path / "home" / "b" / "report.json").exists()
+    assert not Path("~").exists()
+    assert "no such" in ltdd("data", "show", "--data", "folder", "--root", "$NOT_SET/x").stderr

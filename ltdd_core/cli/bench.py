@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import consoles, device_options, layers, only_json, output_options, verbose_option
 from ltdd_core.config.layers import from_file
 from ltdd_core.errors import InputError, Interrupted, RunFailed
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 
 @click.command("bench")
-@click.argument("grid", type=click.Path(path_type=Path))
+@click.argument("grid", type=PATH)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder of the runs, predictions and table; unless given, runs/bench-GRID.",
 )
 @click.option("--list", "only_list", is_flag=True, help="List the cells and which are finished; run nothing.")

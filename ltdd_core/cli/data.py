@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import check_can_be_written, consoles, data_options, json_option, layers
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def command() -> None:
 @click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Any option: data.seed=1.")
 @click.option(
     "--picture",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE.png",
     help="Draw a few images of each class in the size in which networks see them.",
 )

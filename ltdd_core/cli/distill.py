@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from ltdd_core.cli.completion import choices, names
+from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import (
     announced,
     classifier_options,
@@ -67,7 +68,7 @@ NOTHING_TO_RESUME = "{} holds no run to resume: leave out --resume to begin one.
     help="Precision of the features: fp32 or bf16.",
 )
 @click.option("--compile", is_flag=True, help="Compile networks, in matching and training.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; unless given, a new one under runs/.")
+@click.option("--out", type=PATH, help="Folder of the run; unless given, a new one under runs/.")
 @keep_option
 @click.option(
     "--resume",

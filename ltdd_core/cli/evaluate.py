@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import (
     classifier_options,
     compute_options,
@@ -22,7 +23,7 @@ from ltdd_core.runs.named import as_file_name, check_there, file_of_set
 
 
 @click.command("evaluate")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @repeated_options
 @click.option("--quality", is_flag=True, help="Also compare with the whole set and with random real images.")
 @click.option(
@@ -33,9 +34,7 @@ from ltdd_core.runs.named import as_file_name, check_there, file_of_set
     help="Also train on other images with the same labels: whole (the long-tailed set), or the real ones that the "
     "sampler NAME chooses; or test the teacher itself (teacher); repeatable.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the result; unless given, a new one under runs/."
-)
+@click.option("--out", type=PATH, help="Folder of the result; unless given, a new one under runs/.")
 @keep_option
 @data_options
 @classifier_options

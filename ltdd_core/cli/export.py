@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import consoles
 from ltdd_core.errors import unknown
 from ltdd_core.runs.named import check_there
@@ -29,7 +30,7 @@ class Format(click.Choice[str]):
 
 
 @click.command("export")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option(
     "--format",
     "kind",
@@ -40,7 +41,7 @@ class Format(click.Choice[str]):
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder to write, or file for npz; unless given, export-FORMAT in the folder of the run.",
 )
 @click.option("--line", metavar="NAME", help="Line of the result table whose classifier is written; else the last one.")

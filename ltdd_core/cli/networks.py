@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import consoles, json_option
 from ltdd_core.errors import InputError
 
@@ -18,7 +19,7 @@ folder_option = click.option(
     "--folder",
     "--store",
     "folder",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("runs"),
     show_default=True,
     help="Folder to search: a network store, a run, or a folder of runs.",

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ltdd_core.cli.completion import choices
+from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import consoles
 from ltdd_core.plugging.scaffold import KINDS
 
@@ -22,7 +23,7 @@ from ltdd_core.plugging.scaffold import KINDS
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path(),
     help="Folder in which the package is made; unless given, the current one.",
 )

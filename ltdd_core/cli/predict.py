@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import check_can_be_written, consoles, only_json
 from ltdd_core.errors import InputError
 from ltdd_core.runs.named import check_there
@@ -26,13 +27,13 @@ Answer = list[tuple[str, float]]
 
 
 @click.command("predict")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
+@click.argument("images", nargs=-1, required=True, type=PATH)
 @click.option("--line", metavar="NAME", help="Line of the result table whose classifier answers; else the last one.")
 @click.option(
     "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Number of classes to show for each image."
 )
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the answers to this CSV file.")
+@click.option("--csv", "csv_file", type=PATH, help="Write the answers to this CSV file.")
 @click.option("--truth", metavar="folder|FILE.csv", help="Where the true classes are: score the answers too.")
 @click.option("--device", metavar="auto|cpu|cuda", default="auto", help="Device to compute on.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr.")

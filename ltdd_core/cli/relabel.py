@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ltdd_core.cli.completion import names
+from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import (
     classifier_options,
     compute_options,
@@ -23,7 +24,7 @@ from ltdd_core.runs.named import check_there, file_of_set
 
 
 @click.command("relabel")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option(
     "--labeller",
     metavar="NAME",
@@ -31,9 +32,7 @@ from ltdd_core.runs.named import check_there, file_of_set
     required=True,
     help="Labeller that gives the images soft labels.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the new run; unless given, RUN-NAME beside the old one."
-)
+@click.option("--out", type=PATH, help="Folder of the new run; unless given, RUN-NAME beside the old one.")
 @click.option("--resume", is_flag=True, help="Resume a relabelling that was interrupted.")
 @classifier_options
 @compute_options

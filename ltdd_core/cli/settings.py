@@ -15,6 +15,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from ltdd_core.cli.completion import FILES, choices, names
+from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.streams import printable
 from ltdd_core.config.layers import Layer, from_assignments, from_file
 from ltdd_core.errors import PATHS, InputError
@@ -129,7 +130,7 @@ def compute_options(command: Command) -> Command:
             metavar="PATH=VALUE",
             help="Any option by its path: matcher.lr_img=1.0; repeatable.",
         ),
-        click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration file."),
+        click.option("--config", "config_file", type=PATH, help="YAML configuration file."),
         click.option(
             "--preset",
             multiple=True,

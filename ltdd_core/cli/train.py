@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ltdd_core.cli.completion import choices, names
+from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import (
     announced,
     compute_options,
@@ -46,9 +47,7 @@ from ltdd_core.runs.named import as_file_name
     help="Precision of the features: fp32 or bf16.",
 )
 @click.option("--compile", is_flag=True, help="Compile networks.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the result; unless given, a new one under runs/."
-)
+@click.option("--out", type=PATH, help="Folder of the result; unless given, a new one under runs/.")
 @keep_option
 @data_options
 @compute_options

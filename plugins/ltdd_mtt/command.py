@@ -17,6 +17,7 @@ from rich.filesize import decimal
 
 from ltdd_core import InputError, Interrupted
 from ltdd_core.commands import (
+    PATH,
     compute_options,
     consoles,
     data_options,
@@ -44,7 +45,7 @@ def command() -> None:
 @click.option("--epochs", type=click.IntRange(min=1),
               help="Number of epochs per expert; a larger number than before extends those that are "
               "there.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the experts; the same as --store.")
+@click.option("--out", type=PATH, help="Folder of the experts; the same as --store.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True,
               help="Number of processes that share the work.")  # fmt: skip
 @click.option("--network", metavar="NAME", help="Network to train, and later to match with.")

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import click
 
-from ltdd_core.commands import check_there, consoles, json_option
+from ltdd_core.commands import PATH, check_there, consoles, json_option
 from ltdd_report.place import check_run
 from ltdd_report.visible import visible
 
 
 @click.command("report")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The file to write (default: report-NAME.html here, NAME the folder's).",
 )
 def report(run: Path, out: Path | None) -> None:
@@ -48,7 +48,7 @@ def report(run: Path, out: Path | None) -> None:
 
 
 @click.command("watch")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 def watch(run: Path) -> None:
     """Follow the run in the folder RUN until it is finished.
 
@@ -68,8 +68,8 @@ def watch(run: Path) -> None:
 
 
 @click.command("compare")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--html", type=click.Path(path_type=Path), help="Also write an HTML page to this file.")
+@click.argument("runs", nargs=-1, required=True, type=PATH)
+@click.option("--html", type=PATH, help="Also write an HTML page to this file.")
 @json_option
 def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     """Compare the classifiers of finished runs.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltdd_core.commands import compute_options, consoles, data_options, only_json, output_options, read_config
+from ltdd_core.commands import PATH, compute_options, consoles, data_options, only_json, output_options, read_config
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +38,7 @@ def command() -> None:
 @click.option("--compile", is_flag=True, help="Compile the networks.")
 @data_options
 @compute_options
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for figures and grouping.json.")
+@click.option("--out", type=PATH, help="Folder for figures and grouping.json.")
 @output_options
 def grouping(
     sources: tuple[str, ...],
