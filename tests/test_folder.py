@@ -579,7 +579,12 @@ def test_a_test_image_that_goes_away_while_it_is_read_is_named(tmp_path):
     ("train", "test"),
     [
         *(("Training", "Testing"), ("Train", "Test"), ("seg_train", "seg_test"), ("TRAIN", "test-set")),
-        *(("TrainingSet", "Test Images"), ("train2017", "val2017"), ("images_train", "test_data")),
+        *(
+            ("TrainingSet", "Test Images"),
+            ("train2017", "val2017"),
+            ("images_train", "test_data"),
+            ("trainval", "eval"),
+        ),
     ],
 )
 def test_the_usual_names_of_parts(tmp_path, train, test):

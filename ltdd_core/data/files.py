@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import warnings
@@ -23,6 +24,8 @@ NOT_OF_THE_USER = {
     *("thumbs.db", "desktop.ini", "icon\r"),
 }
 """Folders and files that systems and network drives leave among those of a user, in lower case."""
+MOST_RUNS = 1000
+"""Entries of a folder that are looked at to see whether it holds runs: a class may have a million."""
 
 
 def is_passed_over(name: str) -> bool:
@@ -116,6 +119,7 @@ def _has_runs(folder: Path) -> bool:
     """Whether it is a folder of runs, such as ``runs`` where somebody works beside their images."""
     try:
         with os.scandir(folder) as entries:
-            return any(entry.is_dir() and os.path.isfile(Path(entry.path, "run.json")) for entry in entries)  # noqa: PTH113
+            some = itertools.islice(entries, MOST_RUNS)
+            return any(entry.is_dir() and os.path.isfile(Path(entry.path, "run.json")) for entry in some)  # noqa: PTH113
     except OSError:
         return False  # whoever reads it says why it cannot be read

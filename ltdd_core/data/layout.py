@@ -13,9 +13,9 @@ from ltdd_core.data.files import image_files, subfolders
 from ltdd_core.errors import InputError, how_to_set
 
 NAMES = {
-    "train": {"train", "training"},
+    "train": {"train", "training", "trainval"},
     "test": {"test", "testing"},
-    "val": {"val", "valid", "validation", "dev"},
+    "val": {"val", "valid", "validation", "dev", "eval", "evaluation"},
 }
 """What the folder of a part may be called, in letters of either case."""
 AROUND = re.compile(r"^seg|^images?|^imgs?|(data)?set$|data$|images?$|imgs?$|[^a-z]")
