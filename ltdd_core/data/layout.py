@@ -98,7 +98,7 @@ def folders_of_classes(folder: Path, classes: Mapping[str, Path], train: Path) -
         train: the folder of the training part.
 
     Raises:
-        InputError: a folder is of no class of the training part.
+        InputError: a folder with images is of no class of the training part.
     """
     lower = dict[str, list[str]]()
     for name in classes:
@@ -107,6 +107,8 @@ def folders_of_classes(folder: Path, classes: Mapping[str, Path], train: Path) -
     for name in subfolders(folder):
         shown = _shown(folder, name)
         alike = [shown] if shown in classes else lower.get(shown.casefold(), [])
+        if len(alike) != 1 and not image_files(folder / name):
+            continue
         if len(alike) != 1:
             raise InputError(
                 f"{train}: there is no folder for class {shown!r}, which {folder.name}/ has: "
