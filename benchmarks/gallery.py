@@ -96,9 +96,8 @@ DIGITS = [
     Shot(
         "Soft labels",
         "A teacher that has learnt the original images says how much each distilled image looks like each class. The "
-        "images stay as they are. The teacher is the balanced softmax from above. A "
-        "network learns more slowly from such labels, and the steps of `short.yaml` are too few. [Other "
-        "labellers](soft-labels.md) are there.",
+        "images stay as they are. The teacher is the balanced softmax from above. On the digits it is so sure of every "
+        "image that its labels hardly differ from the classes. [Other labellers](soft-labels.md) are there.",
         "ltdd relabel dm --labeller teacher --store networks --out dm-soft",
     ),
     Shot(
