@@ -212,6 +212,9 @@ from .training.augment import (
 from .training.augmentation import (
     TrainingAugmentation as TrainingAugmentation,
 )
+from .training.crops import (
+    CropFlip as CropFlip,
+)
 from .training.loop import (
     gradient_in_chunks as gradient_in_chunks,
     train as train,

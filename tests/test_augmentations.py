@@ -8,13 +8,13 @@ from conftest import TINY, one_line_error
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
-from ltdd_augmentations.crops import CropFlip, ResizedCrop
 from ltdd_augmentations.policies import AutoAugmentation, TrivialAugmentation
 from ltdd_core import PerChannel, TrainingAugmentation, generator, seeded_by
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.testing import check_augmentation
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.augmentation import SiameseAugmentation
+from ltdd_core.training.crops import CropFlip, ResizedCrop
 
 COLOURS = PerChannel((0.5, 0.4, 0.3), (0.25, 0.2, 0.2))
 CATALOG = installed()

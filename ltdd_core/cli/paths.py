@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from ltdd_core.options import expanded
-
 
 class UserPath(click.Path):
     """A path, with ``~`` and variables such as ``$HOME`` in it replaced; a shell leaves that in ``--out=~/runs``."""
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path."""
+        from ltdd_core.options import expanded
+
         return super().convert(expanded(Path(value)), param, ctx)
 
 

@@ -37,8 +37,10 @@ def ltdd_register_networks(register: Register) -> None:
 
 @hookimpl
 def ltdd_register_augmentations(register: Register) -> None:
-    """The operations of DSA, for training alone."""
+    """The operations of DSA, for training alone; crops and flips, and crops of any size."""
     register("siamese", "ltdd_core.training.augmentation:SiameseAugmentation")
+    register("crop-flip", "ltdd_core.training.crops:CropFlip")
+    register("resized-crop", "ltdd_core.training.crops:ResizedCrop")
 
 
 @hookimpl

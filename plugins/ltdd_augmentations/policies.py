@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from ltdd_augmentations.crops import CropFlip
-from ltdd_core import Normalisation, TrainingAugmentation, option, seeded_by
+from ltdd_core import CropFlip, Normalisation, TrainingAugmentation, option, seeded_by
 
 
 class _Policy(TrainingAugmentation):

@@ -78,7 +78,8 @@ class SecondLayer(Network):
         super().__init__()
         both = network.linear
         self.body = network
-        self.linear = nn.Linear(both.in_features, both.out_features // 2, device=both.weight.device)
+        # Without initial weights, which would be drawn from the global generator.
+        self.linear = nn.utils.skip_init(nn.Linear, both.in_features, both.out_features // 2, device=both.weight.device)
         self.linear.load_state_dict({name: value.chunk(2)[1] for name, value in both.state_dict().items()})
         self.eval().requires_grad_(False)
 

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ltdd_core import BaseOptions, Normalisation, TrainingAugmentation, option, seeded_by
+from ltdd_core.data.normalisation import Normalisation
+from ltdd_core.options import BaseOptions, option
+from ltdd_core.seeding import seeded_by
+from ltdd_core.training.augmentation import TrainingAugmentation
 
 
 class CropFlip(TrainingAugmentation):
