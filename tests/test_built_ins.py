@@ -141,8 +141,8 @@ DEPENDENCIES = {
         "balanced-softmax",
     ): "the default head of teachers; on classes of equal size it is the linear one",
     ("ltdd_labellers", "balanced-softmax"): "the default head of teachers, whose labels would forget rare classes else",
-    ("ltdd_labellers", "coreset"): "the preset keeps real images",
-    ("ltdd_labellers", "herding"): "the preset keeps those that stand for their classes",
+    ("ltdd_statistics", "coreset"): "the preset keeps real images",
+    ("ltdd_statistics", "herding"): "the preset keeps those that stand for their classes",
     ("ltdd_twostage", "balanced-softmax"): "the default head of stage 1, as measured in docs/results/two-stage.md",
     ("ltdd_twostage", "logit-adjustment"): "other defaults of stage 2 go with a stage 1 of this head",
 }

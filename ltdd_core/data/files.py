@@ -86,7 +86,11 @@ def told_left_out(left_out: Counter[str]) -> tuple[str, ...]:
 
 
 def unreadable(error: OSError) -> NoReturn:
-    """Raise what cannot be read, in one line."""
+    """Say what cannot be read.
+
+    Raises:
+        InputError: always.
+    """
     raise InputError(f"{error.filename}: cannot be read: {error.strerror}.") from error
 
 

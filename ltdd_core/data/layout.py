@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,10 +100,7 @@ def folders_of_classes(folder: Path, classes: Mapping[str, Path], train: Path) -
     Raises:
         InputError: a folder with images is of no class of the training part.
     """
-    lower = dict[str, list[str]]()
-    for name in classes:
-        lower.setdefault(name.casefold(), []).append(name)
-    found = dict[str, Path]()
+    lower, found = _by_lower_case(classes), dict[str, Path]()
     for name in subfolders(folder):
         shown = _shown(folder, name)
         alike = [shown] if shown in classes else lower.get(shown.casefold(), [])
@@ -124,10 +121,15 @@ def folders_of_classes(folder: Path, classes: Mapping[str, Path], train: Path) -
 
 def alike_but_for_case(classes: Mapping[str, Path]) -> tuple[str, ...]:
     """A sentence for names such as ``Cat`` and ``cat``."""
-    lower = dict[str, list[str]]()
+    alike = [names for names in _by_lower_case(classes).values() if len(names) > 1]
+    return tuple(f"{_listed(names)} are different classes here." for names in alike)
+
+
+def _by_lower_case(classes: Iterable[str]) -> dict[str, list[str]]:
+    found = dict[str, list[str]]()
     for name in classes:
-        lower.setdefault(name.casefold(), []).append(name)
-    return tuple(f"{_listed(names)} are different classes here." for names in lower.values() if len(names) > 1)
+        found.setdefault(name.casefold(), []).append(name)
+    return found
 
 
 def _part_of(name: str) -> str | None:
