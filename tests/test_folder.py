@@ -3,9 +3,7 @@
 import itertools
 import os
 import shutil
-import struct
 import tempfile
-import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -428,18 +426,8 @@ def test_a_folder_that_cannot_be_read(which):
 # ---- files that cannot be used -----------------------------------------------------------------------
 
 
-def png16(path):
-    """A 16-bit colour PNG, which Pillow reads but does not write."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
-    rows = zlib.compress((b"\0" + b"\x12\x34" * 24) * 8)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
-
-
 GUESSED = "are not taken, since their colours would have to be guessed: save it as 8-bit RGB or grey."
+TIFF = "a TIFF file that is damaged, or of channels or depths that are not read: "
 NO_IMAGE = "this is not an image, or a damaged one: remove it or put it right."
 SMALL = "images need at least 4 a side: remove it."
 BOMB = "more than 89 million pixels: make it smaller or remove it."
@@ -459,12 +447,8 @@ BOMB = "more than 89 million pixels: make it smaller or remove it."
         ),
         ("1x1.png", lambda path: write(path, image(size=(1, 1))), f"1x1 pixels; {SMALL}"),
         ("flat.png", lambda path: write(path, image(size=(90, 3))), f"90x3 pixels; {SMALL}"),
-        ("cmyk.jpg", lambda path: write(path, image("CMYK")), f"images of mode CMYK {GUESSED}"),
         ("float.tif", lambda path: write(path, image("F")), f"images of mode F {GUESSED}"),
         ("lab.tif", lambda path: write(path, Image.new("LAB", (8, 8))), f"images of mode LAB {GUESSED}"),
-        ("grey16.png", lambda path: write(path, Image.new("I;16", (8, 8))), f"16-bit images {GUESSED}"),
-        ("grey16.tif", lambda path: write(path, Image.new("I;16", (8, 8))), f"16-bit images {GUESSED}"),
-        ("colour16.png", png16, f"16-bit images {GUESSED}"),
         ("big.png", lambda path: write(path, Image.new("1", (10_000, 9_500))), BOMB),
         ("bomb.png", lambda path: write(path, Image.new("1", (20_000, 10_000))), BOMB),
     ],
@@ -485,7 +469,7 @@ def test_truncated_images_are_refused(split, part, suffix):
     load(split)
     for keep in (1, 3, 5, 20, len(whole) // 3, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:keep])
-        assert refusal(split).startswith((f"{path}: {NO_IMAGE}", f"{path}: this image is damaged ("))
+        assert refusal(split).startswith(tuple(f"{path}: {why}" for why in (NO_IMAGE, TIFF, "this image is damaged (")))
 
 
 def test_a_header_that_is_fine_does_not_save_a_truncated_image(split):
@@ -501,13 +485,13 @@ def test_all_files_that_cannot_be_used_are_counted(split):
     """Whoever has many of them need not start once for each."""
     first = split / "test" / "a" / "zz.png"
     for number in range(5):
-        write(split / "test" / "b" / f"{number}x.jpg", image("CMYK"))
+        write(split / "test" / "b" / f"{number}x.tif", image("F"))
     first.touch()
-    others = [f"{split}/test/b/{number}x.jpg" for number in range(3)]
+    others = [f"{split}/test/b/{number}x.tif" for number in range(3)]
     more = "more cannot be used, for this reason or another"
     assert refusal(split) == f"{first}: {NO_IMAGE} 5 {more}: {', '.join(others)}, ..."
     for number in range(2, 5):
-        (split / "test" / "b" / f"{number}x.jpg").unlink()
+        (split / "test" / "b" / f"{number}x.tif").unlink()
     assert refusal(split) == f"{first}: {NO_IMAGE} 2 {more}: {', '.join(others[:2])}"
 
 

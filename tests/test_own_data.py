@@ -77,7 +77,9 @@ def test_data_show_as_json_has_the_same_numbers(here):
     sums = zip(document["counts"], document["validation_counts"], document["test_counts"], strict=True)
     assert [sum(parts) for parts in sums] == document["found"]
     assert document["resized"].endswith("-> 32x32")
-    assert len(document["advice"]) == 2
+    converted = ["4 images have the colours of a palette", "4 images have an alpha channel"]
+    assert [sentence.split(";")[0] for sentence in document["advice"][:2]] == converted
+    assert len(document["advice"]) == 4
 
 
 def test_a_picture_of_what_networks_see_head_first(here, tmp_path):

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ltdd_core.data.colours import told_conversions
 from ltdd_core.data.copies import same_files, told_copies
 from ltdd_core.data.files import image_files, told_left_out, unreadable
-from ltdd_core.data.imagefile import GREY_MODES, decode, each_file, read_header
+from ltdd_core.data.imagefile import decode, each_file, read_header
 from ltdd_core.data.layout import alike_but_for_case, class_folders, folders_of_classes, parts_of
 from ltdd_core.data.source import DataSource, ImageTable, LongTailOptions, Order, SourceImages
 from ltdd_core.errors import InputError, how_to_set
@@ -171,9 +172,9 @@ def load_folder(
         there = folders_of_classes(parts.val, classes, train)
         validation = _files(parts.val, classes, there, left_out, every_class=False, may_be_empty=True)
     looks = each_file((*train_paths, *test_paths), read_header)
-    sizes = Counter(size for size, _ in looks)
+    sizes = Counter(look.size for look in looks)
     size = image_size or _common_size(sizes)
-    grey = {mode for _, mode in looks} <= GREY_MODES
+    grey = all(look.grey for look in looks)
     return SourceImages(
         FileTable(tuple(train_paths), train_labels, size, grey),
         FileTable(tuple(test_paths), test_labels, size, grey),
@@ -184,6 +185,7 @@ def load_folder(
             *(() if parts is None else parts.notes),
             *told_left_out(left_out),
             *alike_but_for_case(classes),
+            *told_conversions(look.converted for look in looks),
             *told_copies(train_paths, train_labels, test_paths, test_labels),
             *_advice(sizes, size),
         ),

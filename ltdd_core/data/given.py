@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ltdd_core.data.files import image_files
-from ltdd_core.data.imagefile import GREY_MODES, decode, fitted, read_header
+from ltdd_core.data.imagefile import decode, fitted, read_header
 from ltdd_core.data.npz import load_images
 from ltdd_core.errors import InputError, unknown
 from ltdd_core.storage import text_of_csv
@@ -79,9 +79,9 @@ def read_image(image: GivenImage, shape: tuple[int, int, int]) -> tuple[Tensor, 
     if channels not in MODES:
         raise InputError(f"{image.name}: this classifier takes images of {channels} channels, and files have 1 or 3.")
     if image.pixels is None:
-        size, mode = read_header(image.path)
+        header = read_header(image.path)
+        size, grey = header.size, header.grey
         made = decode(image.path, MODES[channels], height, width)
-        grey = mode in GREY_MODES
     else:
         pixels = image.pixels[..., 0] if image.pixels.shape[2:] == (1,) else image.pixels
         size, grey = (pixels.shape[1], pixels.shape[0]), pixels.ndim == 2

@@ -6,11 +6,13 @@ import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from ltdd_core.data.colours import conversions, is_grey, is_taken, orientation, upright_in_8_bits
 from ltdd_core.errors import InputError, reason_of
 
 T = TypeVar("T")
@@ -18,12 +20,21 @@ T = TypeVar("T")
 SMALLEST_SIDE = 4
 NAMED = 3
 """How many more files that cannot be used are named after the first."""
-GREY_MODES = {"1", "L", "LA"}
-COLOUR_MODES = {"RGB", "RGBA", "P", "PA"}
 
 
-def read_header(path: Path) -> tuple[tuple[int, int], str]:
-    """Size and mode from the header, without decoding.
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself."""
+
+    size: tuple[int, int]
+    """Width and height of the upright image."""
+    grey: bool
+    converted: tuple[str, ...]
+    """In which ways its colours are converted, as :func:`ltdd_core.data.colours.told_conversions` says them."""
+
+
+def read_header(path: Path) -> Header:
+    """Size and colours from the header, without decoding.
 
     Raises:
         InputError: no image, too small, or of a mode whose colours one would have to guess.
@@ -33,15 +44,14 @@ def read_header(path: Path) -> tuple[tuple[int, int], str]:
             raise InputError(
                 f"{path}: {image.width}x{image.height} pixels; images need at least {SMALLEST_SIDE} a side: remove it."
             )
-        # Pillow opens 16-bit colour as RGB and drops the lower half of every value without a word.
-        deep = image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-        if deep or image.mode not in GREY_MODES | COLOUR_MODES:
-            kind = "16-bit images" if deep else f"images of mode {image.mode}"
+        if not is_taken(image):
             raise InputError(
-                f"{path}: {kind} are not taken, since their colours would have to be guessed: "
+                f"{path}: images of mode {image.mode} are not taken, since their colours would have to be guessed: "
                 "save it as 8-bit RGB or grey."
             )
-        return image.size, image.mode
+        lies = orientation(image) > 4 and image.format != "TIFF"  # on its side, which Pillow has put right for TIFF
+        size = (image.height, image.width) if lies else image.size
+        return Header(size, is_grey(image), tuple(conversions(image)))
 
 
 def each_file(paths: Iterable[Path], read: Callable[[Path], T]) -> list[T]:
@@ -72,7 +82,7 @@ def decode(path: Path, mode: str, height: int, width: int) -> Image.Image:
         InputError: the image is damaged.
     """
     with _opened(path) as opened:
-        return fitted(_on_white(ImageOps.exif_transpose(opened)), mode, height, width)
+        return fitted(upright_in_8_bits(opened), mode, height, width)
 
 
 def fitted(image: Image.Image, mode: str, height: int, width: int) -> Image.Image:
@@ -101,6 +111,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except InputError:
         raise
     except UnidentifiedImageError as error:
+        if _is_tiff(path):
+            raise InputError(
+                f"{path}: a TIFF file that is damaged, or of channels or depths that are not read: "
+                "save it as RGB or grey, or put arrays into an npz archive."
+            ) from error
         raise InputError(f"{path}: this is not an image, or a damaged one: remove it or put it right.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         most = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
@@ -111,9 +126,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{path}: this image is damaged ({reason_of(error)}): remove it or put it right.") from error
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    """Transparent pixels have no colour of their own: put the image on white."""
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        coloured = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
-    return image
+def _is_tiff(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    except OSError:
+        return False
