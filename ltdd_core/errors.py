@@ -83,6 +83,7 @@ PATHS = {
     "n_max": "data.n_max",
     "order": "data.order",
     "image_size": "data.image_size",
+    "skip_bad": "data.skip_bad",
     "validation": "data.validation",
     "method": "matcher.name",
     "labeller": "labeller.name",

@@ -14,11 +14,14 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from ltdd_core import InputError
+from ltdd_core.data import imagefile
 from ltdd_core.data.folder import ImageFolder, held_out
+from ltdd_core.data.image_groups import numbered
 from ltdd_core.data.imagefile import fitted
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.errors import how_to_set
 from ltdd_core.progress import Display
+from ltdd_core.runs.facts import data_facts
 from ltdd_core.seeding import generator
 
 RED, BLUE, GREY = (200, 0, 0), (0, 0, 200), (100, 100, 100)
@@ -426,6 +429,7 @@ def test_a_folder_that_cannot_be_read(which):
 # ---- files that cannot be used -----------------------------------------------------------------------
 
 
+OR_SKIP = """ data={"skip_bad": True} leaves out what cannot be used."""
 GUESSED = "are not taken, since their colours would have to be guessed: save it as 8-bit RGB or grey."
 TIFF = "a TIFF file that is damaged, or of channels or depths that are not read: "
 NO_IMAGE = "this is not an image, or a damaged one: remove it or put it right."
@@ -457,7 +461,7 @@ BOMB = "more than 89 million pixels: make it smaller or remove it."
 def test_files_that_are_refused(split, part, name, spoil, message):
     path = split / part / "a" / name
     spoil(path)
-    assert refusal(split) == f"{path}: {message}"
+    assert refusal(split) == f"{path}: {message}{OR_SKIP}"
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -478,7 +482,7 @@ def test_a_header_that_is_fine_does_not_save_a_truncated_image(split):
     with Image.open(path) as opened:
         assert opened.size == (24, 24)
     assert refusal(split).startswith(f"{path}: this image is damaged (image file is truncated")
-    assert refusal(split).endswith("): remove it or put it right.")
+    assert refusal(split).endswith(f"): remove it or put it right.{OR_SKIP}")
 
 
 def test_all_files_that_cannot_be_used_are_counted(split):
@@ -489,10 +493,10 @@ def test_all_files_that_cannot_be_used_are_counted(split):
     first.touch()
     others = [f"{split}/test/b/{number}x.tif" for number in range(3)]
     more = "more cannot be used, for this reason or another"
-    assert refusal(split) == f"{first}: {NO_IMAGE} 5 {more}: {', '.join(others)}, ..."
+    assert refusal(split) == f"{first}: {NO_IMAGE} 5 {more}: {', '.join(others)}, ...{OR_SKIP}"
     for number in range(2, 5):
         (split / "test" / "b" / f"{number}x.tif").unlink()
-    assert refusal(split) == f"{first}: {NO_IMAGE} 2 {more}: {', '.join(others[:2])}"
+    assert refusal(split) == f"{first}: {NO_IMAGE} 2 {more}: {', '.join(others[:2])}.{OR_SKIP}"
 
 
 def test_damaged_images_are_counted_too(split):
@@ -501,7 +505,7 @@ def test_damaged_images_are_counted_too(split):
     for path in paths:
         path.write_bytes(path.read_bytes()[:-100])
     assert refusal(split).startswith(f"{paths[0]}: this image is damaged (image file is truncated")
-    assert refusal(split).endswith(f" 1 more cannot be used, for this reason or another: {paths[1]}")
+    assert refusal(split).endswith(f" 1 more cannot be used, for this reason or another: {paths[1]}.{OR_SKIP}")
 
 
 def test_odd_metadata_do_not_matter(split):
@@ -526,6 +530,64 @@ def test_an_image_of_another_shape_is_the_largest_middle_part_of_that_shape(size
     assert (wide.size, wide.mode) == ((8, 4), "L")
     bars = Image.fromarray(np.repeat(np.arange(40, dtype=np.uint8)[None] * 6, 20, 0))
     assert np.array_equal(np.asarray(fitted(bars, "L", 20, 20))[0], np.arange(10, 30) * 6)
+
+
+def damaged(path):
+    """An image whose header is fine."""
+    write(path, noise(), quality=95)
+    path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+def test_bad_images_are_left_out_where_that_is_asked_for(tmp_path):
+    """What is left is as if somebody had removed them by hand: sizes, colours, what is held out, and the digest."""
+    fill(tmp_path, a=8, b=5)
+    clean = load(tmp_path)
+    bad = [damaged(tmp_path / "a" / "cut.jpg"), tmp_path / "b" / "empty.png", tmp_path / "b" / "float.tif"]
+    bad[1].touch()
+    write(bad[2], image("F"))
+    data = load(tmp_path, skip_bad=True)
+    assert (data.digest, data.test_digest, data.resized) == (clean.digest, clean.test_digest, clean.resized)
+    assert data.found == (8, 5)
+    assert sorted(message.split(": ")[0] for message in data.left_out) == sorted(map(str, bad))
+    said = next(sentence for sentence in data.advice if "left out" in sentence)
+    assert said.startswith("3 images are left out, since they cannot be used; 'ltdd data show --json' lists all.")
+    assert data_facts(data)["left_out_images"] == 3
+    for path in bad[1:]:
+        path.unlink()
+    only = f"1 image is left out, since it cannot be used: {bad[0]}: this image is damaged ("
+    assert any(sentence.startswith(only) for sentence in load(tmp_path, skip_bad=True).advice)
+
+
+@pytest.mark.parametrize("part", ["train", "test", "val"])
+def test_bad_images_of_each_part_are_left_out(split, part):
+    fill(split / "val", a=1)
+    clean = load(split)
+    damaged(split / part / "a" / "cut.jpg")
+    assert load(split, skip_bad=True).digest == clean.digest
+
+
+def test_a_class_without_a_good_image_to_train_with_is_refused(split):
+    for path in (split / "train" / "a").iterdir():
+        path.write_bytes(path.read_bytes()[:60])
+    folder = split / "train" / "a"
+    said = f"{folder}: none of the 2 training images of this class can be used; the first one: {folder / '0.png'}: "
+    assert refusal(split, skip_bad=True).startswith(said)
+    fill(folder.parent, a=1)
+    for path in (split / "test").rglob("*.png"):
+        path.write_bytes(b"")
+    said = f"{split / 'test'}: no image that can be used in the folders of the classes: add some."
+    assert refusal(split, skip_bad=True) == said
+
+
+def test_looking_for_damage_decodes_each_image_once_and_tells_how_far_it_is(split, monkeypatch):
+    decoded, display = [], Reading()
+    monkeypatch.setattr(
+        "ltdd_core.data.filetable.decode", lambda path, *how: decoded.append(path) or imagefile.decode(path, *how)
+    )
+    load_long_tailed("folder", ImageFolder(ImageFolder.Options(root=split, skip_bad=True)), display)
+    assert sorted(decoded) == sorted(path for path in split.rglob("*.png"))
+    assert display.told["looking for damaged images", 6, "images"] == [1, 2, 3, 4, 5, 6]
 
 
 # ---- the digest of the test images ----------------------------------------------------------------
@@ -696,14 +758,126 @@ def test_copies_of_a_file_are_held_out_together(tmp_path):
     assert not any(path.read_bytes() in trained for path in images.test.paths)
 
 
+def test_the_same_picture_in_other_files_is_told(split):
+    picture = noise()
+    write(split / "train" / "a" / "x.png", picture)
+    write(split / "val" / "b" / "x.png", picture, compress_level=0)
+    write(split / "test" / "a" / "x.bmp", picture)
+    told = [sentence.split(", such as ")[0] for sentence in load(split).advice if ", such as " in sentence]
+    assert told == [
+        "1 validation image is a training image too",
+        "1 test image is a training image too",
+        "1 image is in another class too",
+    ]
+
+
+def test_where_images_are_held_out_each_file_is_read_once_to_compare_it(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("ltdd_core.data.copies._digest", lambda path: read.append(path) or path.name.encode())
+    for number in range(8):
+        write(tmp_path / "ab"[number % 2] / f"{number}.bmp", image(colour=(number, 0, 0)))
+    load(tmp_path)
+    assert len(read) == len(set(read)) == 8
+
+
 def test_copies_in_both_parts_and_in_two_classes_are_told(split):
     for other in ("test/a/copy.png", "test/b/copy.png", "train/b/copy.png"):
         shutil.copy(split / "train" / "a" / "0.png", split / other)
     leaked, doubtful = (sentence for sentence in load(split).advice if "too, such as" in sentence)
     a = split / "train" / "a" / "0.png"
-    assert leaked == (
-        f"2 test images are training images too, such as {split / 'test' / 'a' / 'copy.png'}, which is {a}."
-    )
+    test = split / "test" / "a" / "copy.png"
+    assert leaked == f"2 test images are training images too, such as {test}, which has the pixels of {a}."
     assert doubtful == (
-        f"2 images are in another class too, such as {split / 'train' / 'b' / 'copy.png'}, which is {a}."
+        f"2 images are in another class too, such as {split / 'train' / 'b' / 'copy.png'}, which has the pixels of {a}."
     )
+
+
+# ---- groups ------------------------------------------------------------------------------------------
+
+
+def patients(root, **counts):
+    """Folders of patients within those of the classes, ``a={"p1": 3}``; patients may have images of several classes."""
+    for name, own in counts.items():
+        fill(root / name, **own)
+    return root
+
+
+def sides(root, **options):
+    """The names of the folders of the training and of the test images."""
+    images = source(root, **options)
+    return [{path.parent.name for path in table.paths} for table in (images.train, images.test)], images
+
+
+def test_a_group_is_held_out_as_a_whole_whatever_its_classes(tmp_path):
+    own = {f"p{number}": 3 for number in range(8)}
+    patients(tmp_path, a=own, b={"p0": 2, "p1": 2, "p9": 4, "p10": 4})
+    for seed in range(5):
+        (train, test), images = sides(tmp_path, seed=seed, group="folder")
+        assert not train & test
+        assert train | test == {*own, "p9", "p10"}
+        assert len(images.groups) == len(images.train.paths)
+        for label, count in ((0, 24), (1, 12)):
+            assert 1 <= (images.test.labels == label).sum() <= count // 2
+        assert f"the images are of 10 groups; {len(train)} train, and {len(test)} test." in images.advice
+    assert any(set.intersection(*sides(tmp_path, seed=seed)[0]) for seed in range(5))  # the option is what did it
+
+
+def test_a_group_by_a_regular_expression(tmp_path):
+    for number in range(24):
+        write(tmp_path / "ab"[number % 2] / f"{number}_cam{number // 4}.png", image(colour=(number, 0, 0)))
+    images = source(tmp_path, group=r"_cam(\d+)\.")
+    train, test = ({path.stem.split("_")[1] for path in table.paths} for table in (images.train, images.test))
+    assert not train & test
+    assert len(train | test) == 6
+    said = f'data={{"group": "_cam([0-3])"}} does not match 8 of 24 paths below {tmp_path}, such as a/16_cam4.png: '
+    assert refusal(tmp_path, group="_cam([0-3])") == f"{said}every image needs a group."
+    assert "this is no regular expression: " in refusal(tmp_path, group="_cam(")
+
+
+def test_a_class_of_one_group_has_no_test_image_and_of_one_group_each_is_refused(tmp_path):
+    patients(tmp_path, a={"p": 4, "q": 4}, b={"r": 6})
+    data = load(tmp_path, group="folder")
+    assert data.test_counts == (4, 0)
+    assert any("1 of 2 classes have no test image (b)" in sentence for sentence in data.advice)
+    shutil.rmtree(tmp_path / "a" / "q")
+    assert "no class has images of two groups, so there is none to test" in refusal(tmp_path, group="folder")
+
+
+def test_groups_that_train_and_test_in_parts_of_the_user_are_told(tmp_path):
+    for part, names in (("train", "pq"), ("test", "qr")):
+        patients(tmp_path / part, a=dict.fromkeys(names, 2), b={f"{part}1": 2})
+    advice = load(tmp_path, group="folder").advice
+    assert "the images are of 5 groups; 3 train, and 3 test." in advice
+    assert "1 group trains and tests, such as 'q': these test images may be easier than new ones." in advice
+
+
+@pytest.mark.parametrize("validation", [None, 0.2])
+def test_validation_images_are_of_other_groups_than_training_images(tmp_path, validation):
+    patients(tmp_path / "train", a={f"p{n}": 10 for n in range(12)}, b={f"q{n}": 10 for n in range(12)})
+    fill(tmp_path / "test", a=1, b=1)
+    numbers = {}
+    for folder in sorted((tmp_path / "train").glob("*/*")):
+        for index, path in enumerate(sorted(folder.iterdir())):
+            number = numbers.setdefault(folder.name, len(numbers))
+            write(path, image(colour=(number, index, 0)))
+    data = load(tmp_path, group="folder", validation=validation)
+    train, held = (set(images[:, 0, 0, 0].tolist()) for images in (data.train_images, data.validation_images))
+    assert not train & held
+    assert len(train | held) == 24
+    assert set(data.validation_labels.tolist()) == {0, 1}
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.lists(st.integers(0, 5), min_size=20, max_size=20))
+def test_what_images_have_in_common_makes_groups(one, other):
+    """As a literal search: images are linked as long as any two groups share an image."""
+    other = other[: len(one)]
+    found = numbered(one, other).tolist()
+    groups = [{index} for index in range(len(one))]
+    for values in (one, other):
+        for value in set(values):
+            linked = {index for index, own in enumerate(values) if own == value}
+            joined = set().union(linked, *(group for group in groups if group & linked))
+            groups = [joined, *(group for group in groups if not group & linked)]
+    for i, j in itertools.combinations(range(len(one)), 2):
+        assert (found[i] == found[j]) == any({i, j} <= group for group in groups)
+    assert list(dict.fromkeys(found)) == list(range(len(groups)))

@@ -73,4 +73,5 @@ def _parts(data: LongTailedSet) -> dict[str, Any]:
         "test_counts": list(data.test_counts),
         "resized": data.resized,
         "advice": list(data.advice),
+        "left_out": list(data.left_out),
     }

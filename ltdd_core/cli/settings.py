@@ -37,7 +37,8 @@ def data_options(command: Command) -> Command:
 
     Args:
         command: a function that becomes a click command; takes the values as ``data``, ``root``, ``name``,
-            ``imbalance``, ``n_max``, ``order``, ``image_size`` and ``validation``, None for those not given.
+            ``imbalance``, ``n_max``, ``order``, ``image_size`` and ``validation``, None for those not given, and
+            ``skip_bad``, a bool.
 
     Returns:
         The same function with the options.
@@ -62,6 +63,7 @@ def data_options(command: Command) -> Command:
             "--order", metavar="ORDER", help="Order of the classes from head to tail: native, reversed or random."
         ),
         click.option("--image-size", metavar="N", help="Side of the images of a folder."),
+        click.option("--skip-bad", is_flag=True, help="Leave out the images of a folder that cannot be used."),
         click.option("--validation", metavar="X", help="Share of the training images that become validation images."),
     )
 

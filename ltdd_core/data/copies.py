@@ -1,10 +1,11 @@
-"""Files that are there more than once: in the test part as well as in training, or under two classes."""
+"""Images that are there more than once: in the test part as well as in training, or under two classes."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,35 +33,54 @@ def same_files(paths: Sequence[Path]) -> list[int]:
         unreadable(error)
 
 
-def told_copies(train: Sequence[Path], train_labels: Tensor, test: Sequence[Path], labels: Tensor) -> tuple[str, ...]:
-    """Sentences about copies, each with an example.
+@dataclass(frozen=True)
+class Part:
+    """The images of a part of the data as networks see them."""
+
+    what: str
+    """``training``, ``validation`` or ``test``."""
+    images: Tensor
+    """uint8 ``[N, C, H, W]``."""
+    labels: Tensor
+    """int64 ``[N]``."""
+    name: Callable[[int], str | None]
+    """What a user calls the image of an index; None: nothing."""
+
+
+def told_copies(parts: Sequence[Part]) -> tuple[str, ...]:
+    """Sentences about images that are in two parts or in two classes, each with an example where images have names.
+
+    Images are the same if all of their pixels are, whatever files they come from.
 
     Args:
-        train: the files of the training images.
-        train_labels: their classes, int64 ``[N]``.
-        test: the files of the test images.
-        labels: their classes.
-
-    Raises:
-        InputError: a file cannot be read.
+        parts: an image in several of them is one of the first.
     """
-    paths, classes = [*train, *test], [*train_labels.tolist(), *labels.tolist()]
-    first = same_files(paths)
-    leaked = [place for place in range(len(train), len(paths)) if first[place] < len(train)]
-    doubtful = [place for place, one in enumerate(first) if classes[place] != classes[one]]
-    return (
-        *_told(leaked, first, paths, "test image is a training image too", "test images are training images too"),
-        *_told(doubtful, first, paths, "image is in another class too", "images are in another class too"),
-    )
+    first, sentences = dict[bytes, tuple[int, int]](), list[str]()
+    doubtful = list[tuple[str | None, str | None]]()
+    for number, part in enumerate(parts):
+        shared: dict[int, list[tuple[str | None, str | None]]] = {}
+        for index, image in enumerate(part.images.cpu().contiguous().numpy()):
+            pixels = hashlib.blake2b(image, digest_size=16).digest()
+            where, place = first.setdefault(pixels, (number, index))
+            if (where, place) == (number, index):
+                continue
+            names = part.name(index), parts[where].name(place)
+            if where != number:
+                shared.setdefault(where, []).append(names)
+            if part.labels[index] != parts[where].labels[place]:
+                doubtful.append(names)
+        for where, found in sorted(shared.items()):
+            what, other = part.what, parts[where].what
+            sentences += _told(found, f"{what} image is a {other} image too", f"{what} images are {other} images too")
+    return (*sentences, *_told(doubtful, "image is in another class too", "images are in another class too"))
 
 
-def _told(
-    places: Sequence[int], first: Sequence[int], paths: Sequence[Path], one: str, several: str
-) -> tuple[str, ...]:
-    if not places:
+def _told(found: Sequence[tuple[str | None, str | None]], one: str, several: str) -> tuple[str, ...]:
+    if not found:
         return ()
-    what = one if len(places) == 1 else several
-    return (f"{len(places)} {what}, such as {paths[places[0]]}, which is {paths[first[places[0]]]}.",)
+    name, other = found[0]
+    example = "" if name is None or other is None else f", such as {name}, which has the pixels of {other}"
+    return (f"{len(found)} {one if len(found) == 1 else several}{example}.",)
 
 
 def _digest(path: Path) -> bytes:

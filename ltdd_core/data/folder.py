@@ -5,7 +5,6 @@ torch is imported by what needs it: that a folder is not there is said at once.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from ltdd_core.data.colours import told_conversions
-from ltdd_core.data.copies import same_files, told_copies
-from ltdd_core.data.files import image_files, told_left_out, unreadable
-from ltdd_core.data.imagefile import decode, each_file, read_header
+from ltdd_core.data.copies import same_files
+from ltdd_core.data.files import image_files, told_left_out
+from ltdd_core.data.filetable import usable
+from ltdd_core.data.image_groups import ALONE, group_names, numbered, told_groups, whole_groups
 from ltdd_core.data.layout import alike_but_for_case, class_folders, folders_of_classes, parts_of
-from ltdd_core.data.source import DataSource, ImageTable, LongTailOptions, Order, SourceImages
+from ltdd_core.data.source import DataSource, LongTailOptions, Order, SourceImages
 from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.options import option
 
@@ -28,42 +26,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-USUAL_SIZE = 32
+    from ltdd_core.progress import Display
+
 MUCH_LARGER = 4
 """How many times the size that is used the smaller side of most images may be before small things are lost."""
-
-
-@dataclass(frozen=True)
-class FileTable(ImageTable):
-    """Image files, decoded to one size and number of channels."""
-
-    paths: tuple[Path, ...]
-    labels: Tensor
-    size: int
-    grey: bool
-
-    def read(self, indices: Tensor) -> Tensor:
-        """Decode; the shorter side becomes ``size`` and the middle is cut out."""
-        import torch
-
-        mode = "L" if self.grey else "RGB"
-
-        def pixels(path: Path) -> Tensor:
-            array = np.array(decode(path, mode, self.size, self.size))
-            return torch.from_numpy(array).view(self.size, self.size, -1).permute(2, 0, 1)
-
-        return torch.stack(each_file([self.paths[index] for index in indices.tolist()], pixels)).contiguous()
-
-    def digest(self) -> str:
-        """Of the files, so it is the same for any size that they are decoded to."""
-        digest = hashlib.blake2b(repr(self.labels.tolist()).encode(), digest_size=16)
-        for path in self.paths:
-            try:
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "blake2b").digest())
-            except OSError as error:
-                unreadable(error)
-        return digest.hexdigest()
 
 
 class HeldOutOptions(LongTailOptions):
@@ -113,6 +79,17 @@ class ImageFolder(DataSource):
             "side of the square images; unless given, that of all files if they agree and it is at most 64, else 32",
             ge=4,
         )
+        group: str = option(
+            "none",
+            "what belongs together, so that the test and validation images that are held out are of other groups than "
+            "those that train: none; folder, for the folders in those of the classes; or a regular expression over the "
+            "path below root, whose first part in brackets, or else whose match, is the name of the group",
+            min_length=1,
+        )
+        skip_bad: bool = option(
+            False,
+            "leave out images that cannot be used, such as damaged ones, and say which; all are decoded once more",
+        )
 
     @property
     def title(self) -> str | None:
@@ -131,7 +108,16 @@ class ImageFolder(DataSource):
         """List the files, look at their headers, and hold out a test set if there is none."""
         self.check()
         options = self.options
-        return load_folder(options.root, options.image_size, options.test_share, options.test_least, generator)
+        return load_folder(
+            options.root,
+            generator,
+            image_size=options.image_size,
+            test_share=options.test_share,
+            test_least=options.test_least,
+            skip_bad=options.skip_bad,
+            group=options.group,
+            display=self.display,
+        )
 
 
 def name_of_place(root: Path) -> str:
@@ -142,95 +128,157 @@ def name_of_place(root: Path) -> str:
 
 
 def load_folder(
-    root: Path, image_size: int | None, test_share: float, test_least: int, generator: torch.Generator
+    root: Path,
+    generator: torch.Generator,
+    *,
+    image_size: int | None = None,
+    test_share: float = 0.2,
+    test_least: int = 10,
+    skip_bad: bool | None = None,
+    group: str = ALONE,
+    display: Display | None = None,
 ) -> SourceImages:
-    """The image folder under ``root``.
+    """The image folder under ``root``; the arguments are the options of :class:`ImageFolder`.
 
     Raises:
         InputError: no such folder, fewer than two classes, a class without training images, no test image at all, or
             an unusable file.
     """
-    parts, left_out = parts_of(root), Counter[str]()
-    train = root if parts is None else parts.train
-    classes = class_folders(train)
-    train_paths, train_labels = _files(train, classes, classes, left_out)
-    validation = None
-    if parts is None or parts.test is None:
-        first = same_files(train_paths)
-        test = _held_out_files(first, train_labels, len(classes), test_share, test_least, generator)
-        if not test.any():
-            raise InputError(
-                f"{root}: every class has one image only; without train/ and test/ folders some need two, one to train "
-                "and one to test: add some, or make those folders."
-            )
-        test_paths, test_labels = _chosen(train_paths, train_labels, test)
-        train_paths, train_labels = _chosen(train_paths, train_labels, ~test)
-    else:
-        there = folders_of_classes(parts.test, classes, train)
-        test_paths, test_labels = _files(parts.test, classes, there, left_out, every_class=False)
+    parts, others = parts_of(root), Counter[str]()
+    folder = root if parts is None else parts.train
+    classes = class_folders(folder)
+    train, test, validation = _files(folder, classes, others), None, None
+    if parts is not None and parts.test is not None:
+        test = _files(parts.test, folders_of_classes(parts.test, classes, folder), others, classes)
     if parts is not None and parts.val is not None:
-        there = folders_of_classes(parts.val, classes, train)
-        validation = _files(parts.val, classes, there, left_out, every_class=False, may_be_empty=True)
-    looks = each_file((*train_paths, *test_paths), read_header)
-    sizes = Counter(look.size for look in looks)
-    size = image_size or _common_size(sizes)
-    grey = all(look.grey for look in looks)
+        validation = _files(parts.val, folders_of_classes(parts.val, classes, folder), others, classes)
+    every = [path for files in (train, test, validation) if files is not None for path in files.paths]
+    found = usable(every, image_size, skip_bad, display)
+    _check_each_class(classes, train, found.refused)
+    train = train.without(found.refused)
+    names = group_names(group, root, train.paths, train.homes)
+    if test is None:
+        held_out = _held_out_files(train, names, len(classes), test_share, test_least, generator)
+        if not held_out.any():
+            raise _none_to_test(root, grouped=group != ALONE)
+        train, test = train.only(~held_out), train.only(held_out)
+        names = group_names(group, root, train.paths, train.homes)
+    else:
+        test = test.without(found.refused)
+        if not test.paths:
+            which = " that can be used" if found.refused else ""
+            raise InputError(f"{test.folder}: no image{which} in the folders of the classes: add some.")
+    validation = None if validation is None else validation.without(found.refused)
+    sizes = Counter(header.size for header in found.headers.values())
     return SourceImages(
-        FileTable(tuple(train_paths), train_labels, size, grey),
-        FileTable(tuple(test_paths), test_labels, size, grey),
+        found.table(train.paths, train.labels),
+        found.table(test.paths, test.labels),
         tuple(classes),
-        FileTable(tuple(validation[0]), validation[1], size, grey) if validation and validation[0] else None,
-        resized=_resized(sizes, size),
+        found.table(validation.paths, validation.labels) if validation and validation.paths else None,
+        resized=_resized(sizes, found.size),
         advice=(
             *(() if parts is None else parts.notes),
-            *told_left_out(left_out),
+            *told_left_out(others),
             *alike_but_for_case(classes),
-            *told_conversions(look.converted for look in looks),
-            *told_copies(train_paths, train_labels, test_paths, test_labels),
-            *_advice(sizes, size),
+            *told_conversions(header.converted for header in found.headers.values()),
+            *(() if group == ALONE else told_groups(names, group_names(group, root, test.paths, test.homes))),
+            *_advice(sizes, found.size),
         ),
+        groups=None if group == ALONE else numbered(names),
+        left_out=tuple(map(str, found.refused.values())),
+    )
+
+
+@dataclass(frozen=True)
+class Files:
+    """The image files of a part."""
+
+    folder: Path
+    paths: list[Path]
+    labels: Tensor
+    """The class of each, int64 ``[N]``."""
+    homes: list[Path]
+    """The folder of the class of each."""
+
+    def only(self, chosen: Tensor) -> Files:
+        """Some of them; ``chosen`` is bool ``[N]``."""
+        taken = [index for index, take in enumerate(chosen.tolist()) if take]
+        paths, homes = [self.paths[index] for index in taken], [self.homes[index] for index in taken]
+        return Files(self.folder, paths, self.labels[chosen], homes)
+
+    def without(self, refused: Mapping[Path, InputError]) -> Files:
+        """Those that can be used."""
+        import torch
+
+        return self.only(torch.tensor([path not in refused for path in self.paths], dtype=torch.bool))
+
+
+def _none_to_test(root: Path, *, grouped: bool) -> InputError:
+    if grouped:
+        return InputError(
+            f"{root}: no class has images of two groups, so there is none to test: add some, make train/ and test/ "
+            f"folders, or leave out {how_to_set('data.group')}."
+        )
+    return InputError(
+        f"{root}: every class has one image only; without train/ and test/ folders some need two, one to train and "
+        "one to test: add some, or make those folders."
     )
 
 
 def _files(
-    folder: Path,
-    classes: Iterable[str],
-    there: Mapping[str, Path],
-    left_out: Counter[str],
-    *,
-    every_class: bool = True,
-    may_be_empty: bool = False,
-) -> tuple[list[Path], Tensor]:
+    folder: Path, there: Mapping[str, Path], others: Counter[str], classes: Iterable[str] | None = None
+) -> Files:
+    """The images of the classes of a part.
+
+    Args:
+        folder: of the part.
+        there: the folders of the classes that it has.
+        others: counts the files that are no images.
+        classes: all classes, where some may be missing in this part; None: it has all, and each has images.
+    """
     import torch
 
-    paths, labels = list[Path](), list[int]()
-    for label, name in enumerate(classes):
-        class_paths = image_files(there[name], left_out) if name in there else []
-        if every_class and not class_paths:
+    paths, labels, homes = list[Path](), list[int](), list[Path]()
+    for label, name in enumerate(there if classes is None else classes):
+        class_paths = image_files(there[name], others) if name in there else []
+        if classes is None and not class_paths:
             raise InputError(f"{there[name]}: no image in this class folder: add some or remove it.")
         paths += class_paths
         labels += [label] * len(class_paths)
-    if not paths and not may_be_empty:
-        raise InputError(f"{folder}: no image in the folders of the classes: add some.")
-    return paths, torch.tensor(labels, dtype=torch.int64)
+        homes += [there.get(name, folder)] * len(class_paths)
+    return Files(folder, paths, torch.tensor(labels, dtype=torch.int64), homes)
+
+
+def _check_each_class(classes: Mapping[str, Path], train: Files, refused: Mapping[Path, InputError]) -> None:
+    """See that each class has a training image that can be used.
+
+    Raises:
+        InputError: one has none.
+    """
+    good = set(train.without(refused).labels.tolist())
+    for label, folder in enumerate(classes.values()):
+        if label not in good:
+            own = [path for path, of in zip(train.paths, train.labels.tolist(), strict=True) if of == label]
+            raise InputError(
+                f"{folder}: none of the {len(own)} training images of this class can be used; the first one: "
+                f"{refused[own[0]]}"
+            )
 
 
 def _held_out_files(
-    first: Sequence[int], labels: Tensor, classes: int, share: float, least: int, generator: torch.Generator
+    files: Files, names: Sequence[str], classes: int, share: float, least: int, generator: torch.Generator
 ) -> Tensor:
-    """As :func:`held_out`, with all copies of a file on one side; ``first`` is the place of the first one of each."""
-    import torch
-
-    originals = torch.tensor(sorted(set(first)))
-    test = torch.zeros(len(labels), dtype=torch.bool)
-    test[originals] = held_out(labels[originals], classes, share, least, generator)
-    return test[torch.tensor(first)]
+    """As :func:`held_out`, with all images of a group and all copies of a file on one side."""
+    groups = numbered(names, same_files(files.paths))
+    return held_out(files.labels, classes, share, least, generator, groups)
 
 
-def held_out(labels: Tensor, classes: int, share: float, least: int, generator: torch.Generator) -> Tensor:
+def held_out(
+    labels: Tensor, classes: int, share: float, least: int, generator: torch.Generator, groups: Tensor | None = None
+) -> Tensor:
     """Which images test, bool ``[N]``: as many of each class as of any other, but at most half of a class.
 
-    So a class with one image has none to test.
+    So a class with one image has none to test, and nor has one whose images are all in one group.
 
     Args:
         labels: int64 ``[N]`` of all images.
@@ -238,16 +286,15 @@ def held_out(labels: Tensor, classes: int, share: float, least: int, generator: 
         share: of the smallest class.
         least: images of a class, where that is more than the share.
         generator: draws the images.
+        groups: the number of the group of each image, int64 ``[N]``, which are held out as a whole; None: no image
+            belongs to another.
     """
     import torch
 
     counts = torch.bincount(labels, minlength=classes).tolist()
     per_class = max(least, round(min(counts) * share))
-    order = torch.randperm(len(labels), generator=generator)
-    test = torch.zeros(len(labels), dtype=torch.bool)
-    for label, count in enumerate(counts):
-        test[order[labels[order] == label][: min(per_class, count // 2)]] = True
-    return test
+    wanted = [min(per_class, count // 2) for count in counts]
+    return whole_groups(labels, wanted, torch.arange(len(labels)) if groups is None else groups, generator)
 
 
 def _resized(sizes: Counter[tuple[int, int]], size: int) -> str:
@@ -267,14 +314,3 @@ def _advice(sizes: Counter[tuple[int, int]], size: int) -> tuple[str, ...]:
         f"most images are more than {MUCH_LARGER} times as large as the {size}x{size} pixels that networks see, so "
         f"small things may be lost: try --image-size {2 * size}.",
     )
-
-
-def _chosen(paths: list[Path], labels: Tensor, chosen: Tensor) -> tuple[list[Path], Tensor]:
-    return [path for path, take in zip(paths, chosen.tolist(), strict=True) if take], labels[chosen]
-
-
-def _common_size(sizes: Counter[tuple[int, int]]) -> int:
-    (width, height) = next(iter(sizes))
-    if len(sizes) == 1 and width == height and width <= 2 * USUAL_SIZE:
-        return width
-    return USUAL_SIZE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,25 +54,40 @@ def read_header(path: Path) -> Header:
         return Header(size, is_grey(image), tuple(conversions(image)))
 
 
-def each_file(paths: Iterable[Path], read: Callable[[Path], T]) -> list[T]:
-    """What ``read`` makes of each file; all of them are tried, so that a user learns at once how many are unusable.
+def tried(
+    paths: Iterable[Path], read: Callable[[Path], T], told: Callable[[int], object] | None = None
+) -> tuple[dict[Path, T], dict[Path, InputError]]:
+    """What ``read`` makes of each file that it takes, and what it says of each that it refuses.
 
-    Raises:
-        InputError: the one of the first file that ``read`` refuses, with the names of some others.
+    Args:
+        paths: the files.
+        read: raises :class:`InputError` for a file that cannot be used.
+        told: how many files are done, after each.
     """
-    found, refused = list[T](), list[tuple[Path, InputError]]()
-    for path in paths:
+    found, refused = dict[Path, T](), dict[Path, InputError]()
+    for number, path in enumerate(paths, 1):
         try:
-            found.append(read(path))
+            found[path] = read(path)
         except InputError as error:
-            refused.append((path, error))
-    if not refused:
-        return found
-    (_, first), *others = refused
-    if not others:
-        raise first
+            refused[path] = error
+        if told is not None:
+            told(number)
+    return found, refused
+
+
+def refusal(refused: Mapping[Path, InputError], advice: str = "") -> InputError:
+    """One line about all files that cannot be used: why the first one cannot, and the names of some others.
+
+    Args:
+        refused: what :func:`tried` found, one file at least.
+        advice: a sentence about what else a user can do.
+    """
+    (_, first), *others = refused.items()
     named = ", ".join(str(path) for path, _ in others[:NAMED]) + (", ..." if len(others) > NAMED else "")
-    raise InputError(f"{first} {len(others)} more cannot be used, for this reason or another: {named}") from first
+    more = f" {len(others)} more cannot be used, for this reason or another: {named}" if others else ""
+    if not advice:
+        return InputError(f"{first}{more}")
+    return InputError(f"{first}{more}{'.' if 0 < len(others) <= NAMED else ''} {advice}")
 
 
 def decode(path: Path, mode: str, height: int, width: int) -> Image.Image:

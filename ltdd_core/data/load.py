@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltdd_core.data.copies import Part, told_copies
 from ltdd_core.data.longtail import balanced_part, cut, spared_part
 from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
 from ltdd_core.data.sets import LongTailedSet, counts_of
@@ -41,6 +42,7 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
     options, name = source.options, source.title or name
     if options.imbalance != "natural" and options.imbalance < 1:
         raise InputError(f"data.imbalance is n_max / n_min, at least 1, not {options.imbalance:g}.")
+    source.display = display
     images = source.load(generator(options.seed, "hold out"))
     _check_classes(name, images.class_names, images.train.labels, images.test.labels)
     kept = cut(
@@ -51,29 +53,36 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
         order=options.order,
         generator=generator(options.seed, "long tail"),
     )
-    before = len(kept)
-    kept, validation, validation_labels = _validation_part(name, images, kept, options, display)
-    train = _read("training", images.train, kept, display)
-    labels, classes = images.train.labels[kept], len(images.class_names)
-    spared = before - len(kept) if options.validation is None else 0
-    advice = (*images.advice, *_about_tests(images), *_about_spared(spared, before, classes))
+    kept, validation = _validation_part(name, images, kept, options, display)
+    train = _part("training", images.train, kept, display)
+    test = _part("test", images.test, torch.arange(len(images.test.labels)), display)
+    labels, classes = train.labels, len(images.class_names)
+    spared = validation if options.validation is None and images.validation is None else None
+    advice = (
+        *images.advice,
+        *_about_left_out(images.left_out),
+        *told_copies([part for part in (train, validation, test) if part is not None]),
+        *_about_tests(images),
+        *_about_spared(spared, len(labels)),
+    )
     if display is not None:
         for sentence in advice:
             display.advise(f"{name}: {sentence}")
     return LongTailedSet(
         name,
-        train,
+        train.images,
         labels,
-        _read("test", images.test, torch.arange(len(images.test.labels)), display),
-        images.test.labels,
+        test.images,
+        test.labels,
         images.class_names,
-        _normalisation(options, train),
+        _normalisation(options, train.images),
         counts_of(labels, classes),
-        validation,
-        validation_labels,
+        None if validation is None else validation.images,
+        None if validation is None else validation.labels,
         found=tuple(map(sum, zip(*(counts_of(part, classes) for part in _labels(images)), strict=True))),
         resized=images.resized,
         advice=advice,
+        left_out=images.left_out,
         test_digest=images.test.digest(),
     )
 
@@ -100,18 +109,38 @@ def _about_tests(images: SourceImages) -> Iterator[str]:
         )
 
 
-def _about_spared(spared: int, before: int, classes: int) -> Iterator[str]:
+def _about_spared(spared: Part | None, trained: int) -> Iterator[str]:
     """That training images were taken unasked, in a sentence."""
-    if spared:
+    if spared is not None:
+        often = sorted(set(spared.labels.bincount().tolist()))
+        each = str(often[0]) if len(often) == 1 else f"{often[0]} to {often[-1]}"
         yield (
-            f"{spared} of {before} training images, {spared // classes} of each class, are kept to calibrate "
-            f"probabilities with; {how_to_set('data.validation', 0)} trains on all."
+            f"{len(spared.labels)} of {len(spared.labels) + trained} training images, {each} of each class, are kept "
+            f"to calibrate probabilities with; {how_to_set('data.validation', 0)} trains on all."
+        )
+
+
+def _about_left_out(left_out: Sequence[str]) -> Iterator[str]:
+    """How many files cannot be used, in a sentence."""
+    if len(left_out) == 1:
+        yield f"1 image is left out, since it cannot be used: {left_out[0]}"
+    elif left_out:
+        yield (
+            f"{len(left_out)} images are left out, since they cannot be used; 'ltdd data show --json' lists all. "
+            f"The first one: {left_out[0]}"
         )
 
 
 def _some(names: Sequence[str]) -> str:
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _part(what: str, table: ImageTable, indices: Tensor, display: Display | None) -> Part:
+    """Images of a table with their labels and names."""
+    numbers = indices.tolist()
+    images = _read(what, table, indices, display)
+    return Part(what, images, table.labels[indices], lambda index: table.name(numbers[index]))
 
 
 def _read(what: str, table: ImageTable, indices: Tensor, display: Display | None) -> Tensor:
@@ -132,8 +161,8 @@ def _read(what: str, table: ImageTable, indices: Tensor, display: Display | None
 
 def _validation_part(
     name: str, images: SourceImages, kept: Tensor, options: LongTailOptions, display: Display | None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Which of the images that are kept stay for training, and the validation images with their labels."""
+) -> tuple[Tensor, Part | None]:
+    """Which of the images that are kept stay for training, and the validation images."""
     own = images.validation
     if own is not None and len(own.labels):
         if options.validation:
@@ -141,22 +170,23 @@ def _validation_part(
                 f"data {name!r} comes with validation images of its own: leave out {how_to_set('data.validation')}."
             )
         _check_range(name, "validation", own.labels, len(images.class_names))
-        return kept, _read("validation", own, torch.arange(len(own.labels)), display), own.labels
+        return kept, _part("validation", own, torch.arange(len(own.labels)), display)
     labels, classes, draws = images.train.labels[kept], len(images.class_names), generator(options.seed, "validation")
+    groups = None if images.groups is None else images.groups[kept]
     if options.validation is None:
-        chosen = spared_part(labels, classes, draws)
+        chosen = spared_part(labels, classes, draws, groups)
     elif options.validation:
-        chosen = balanced_part(labels, classes, options.validation, draws)
+        chosen = balanced_part(labels, classes, options.validation, draws, groups)
     else:
-        return kept, None, None
+        return kept, None
     if not chosen.any():
         if options.validation is None:
-            return kept, None, None
+            return kept, None
+        few = "two training images" if groups is None else "training images of two groups"
         raise InputError(
-            f"data {name!r}: no class has two training images, so none can give one to "
-            f"{how_to_set('data.validation')}: leave it out."
+            f"data {name!r}: no class has {few}, so none can give one to {how_to_set('data.validation')}: leave it out."
         )
-    return kept[~chosen], _read("validation", images.train, kept[chosen], display), labels[chosen]
+    return kept[~chosen], _part("validation", images.train, kept[chosen], display)
 
 
 def _check_classes(name: str, class_names: Sequence[str], train: Tensor, test: Tensor) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ltdd_core.data.image_groups import whole_groups
 from ltdd_core.data.source import Order
 from ltdd_core.errors import InputError, how_to_set
 
@@ -72,7 +73,9 @@ def cut(
     return torch.cat(kept)
 
 
-def balanced_part(labels: Tensor, classes: int, share: float, generator: torch.Generator) -> Tensor:
+def balanced_part(
+    labels: Tensor, classes: int, share: float, generator: torch.Generator, groups: Tensor | None = None
+) -> Tensor:
     """Which images become validation images, bool ``[N]``: as many of each class as of any other.
 
     A class gives at most half of its images, so one with a single image gives none.  The number of each class is the
@@ -83,6 +86,8 @@ def balanced_part(labels: Tensor, classes: int, share: float, generator: torch.G
         classes: how many classes there are.
         share: of all images, above 0.
         generator: draws the images; those of a smaller share are among those of a larger one.
+        groups: the number of the group of each image, int64 ``[N]``, which are taken as a whole; a class may give more
+            images then, and gives none where they are all in one group.
     """
     most = torch.bincount(labels, minlength=classes) // 2
 
@@ -92,14 +97,15 @@ def balanced_part(labels: Tensor, classes: int, share: float, generator: torch.G
     numbers, wanted = range(int(most.max()) + 1), share * len(labels)
     reached = bisect_left(numbers, wanted, key=total)
     near = numbers[max(1, reached - 1) : reached + 1]  # none where no class can give an image
-    return _of_each(labels, classes, min(near, key=lambda number: abs(total(number) - wanted), default=0), generator)
+    each = min(near, key=lambda number: abs(total(number) - wanted), default=0)
+    return _of_each(labels, classes, each, generator, groups)
 
 
 ONE_IN, ENOUGH_TO_CALIBRATE = 10, 20
 """Of how many images of the smallest class each class gives one unasked; and the least that these are in all."""
 
 
-def spared_part(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+def spared_part(labels: Tensor, classes: int, generator: torch.Generator, groups: Tensor | None = None) -> Tensor:
     """Which images become validation images where nobody has said how many, bool ``[N]``.
 
     Every class gives as many as a tenth of the smallest, or none does where that makes fewer than 20 images.  A part
@@ -110,13 +116,18 @@ def spared_part(labels: Tensor, classes: int, generator: torch.Generator) -> Ten
         labels: int64 ``[N]`` of the long-tailed training images.
         classes: how many classes there are.
         generator: draws the images, as of :func:`balanced_part`.
+        groups: as of :func:`balanced_part`; where a class can give no whole group, none does.
     """
     each = int(torch.bincount(labels, minlength=classes).min()) // ONE_IN
-    return _of_each(labels, classes, each if each * classes >= ENOUGH_TO_CALIBRATE else 0, generator)
+    chosen = _of_each(labels, classes, each if each * classes >= ENOUGH_TO_CALIBRATE else 0, generator, groups)
+    return chosen if len(labels[chosen].unique()) == classes else torch.zeros_like(chosen)
 
 
-def _of_each(labels: Tensor, classes: int, each: int, generator: torch.Generator) -> Tensor:
-    """As many images of each class, but at most half of one, bool ``[N]``."""
+def _of_each(labels: Tensor, classes: int, each: int, generator: torch.Generator, groups: Tensor | None) -> Tensor:
+    """As many images of each class, but at most half of one, bool ``[N]``; whole groups where there are some."""
+    if groups is not None:
+        counts = torch.bincount(labels, minlength=classes).tolist()
+        return whole_groups(labels, [min(each, count // 2) for count in counts], groups, generator)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(classes):
         indices = torch.nonzero(labels == label).flatten()

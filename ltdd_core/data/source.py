@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # a data source can refuse what is not there before torch is 
     import torch
     from torch import Tensor
 
+    from ltdd_core.progress import Display
+
 Order = Literal["native", "reversed", "random"]
 """Of the classes, from head to tail."""
 
@@ -37,6 +39,10 @@ class SourceImages:
     """What was done to the sizes of the images, ``48x48 to 200x120 -> 32x32``; empty where nothing was."""
     advice: tuple[str, ...] = ()
     """What a user should know of these images before a run, a sentence each."""
+    groups: Tensor | None = None
+    """The number of the group of each training image, int64 ``[N]``, where no group may both train and validate."""
+    left_out: tuple[str, ...] = ()
+    """The files that cannot be used, each with the reason, where a user wants them left out."""
 
 
 class DataSource(Component, ABC):
@@ -47,6 +53,9 @@ class DataSource(Component, ABC):
 
     suggested: ClassVar[Mapping[str, Any]] = {}
     """Configuration that suits this data source, below presets: ``{"iterations": 300}``."""
+
+    display: Display | None = None
+    """Told how far a slow ``load`` is; None: nobody looks."""
 
     @property
     def title(self) -> str | None:
@@ -93,6 +102,14 @@ class ImageTable(ABC):
         Raises:
             InputError: an image cannot be used; the message names its file.
         """
+
+    def name(self, index: int) -> str | None:
+        """What a user calls the image of an index, such as the path of its file; None: it has no name.
+
+        Args:
+            index: from 0 to ``N - 1``.
+        """
+        return None
 
     def digest(self) -> str | None:
         """A digest of all images as the source has them, before any change of size, and of their labels.

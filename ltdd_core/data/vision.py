@@ -52,7 +52,7 @@ class VisionSource(DataSource):
         """Read what is under root; download it first where there is a network."""
         root = self.options.root
         if root is not None and parts_of(root) is not None:
-            return load_folder(root, self.options.image_size, 0.2, 10, generator)
+            return load_folder(root, generator, image_size=self.options.image_size)
         root = root or _cache()
         train, test = self._open(root, train=True), self._open(root, train=False)
         names = getattr(train, "classes", None) or [str(label) for label in range(10)]

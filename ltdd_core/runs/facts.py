@@ -26,6 +26,7 @@ def data_facts(data: LongTailedSet) -> dict[str, Any]:
         "image_shape": list(data.image_shape),
         "digest": data.digest,
         **({"test_digest": data.test_digest} if data.test_digest is not None else {}),
+        **({"left_out_images": len(data.left_out)} if data.left_out else {}),
         **({"validation_images": data.validation_count} if data.validation_count else {}),
     }
 
