@@ -695,28 +695,35 @@ def test_an_unknown_command_or_option_is_one_line(command, message, ltdd):
 
 
 @pytest.mark.parametrize(
-    ("command", "option"),
+    ("command", "option", "last"),
     [
-        (("distill", "--method", "dm", "--seed", "1", "--method", "mtt"), "--method"),
-        (("distill", "--seed", "1", "--seed=1"), "--seed"),
-        (("distill", "--head", "linear", "--head", "cosine"), "--head"),
-        (("evaluate", "run", "--head", "linear", "--head", "cosine"), "--head"),
-        (("train", "--out", "a", "--out", "b"), "--out"),
-        (("data", "show", "--n-max", "3", "--n-max", "4"), "--n-max"),
-        (("experts", "train", "--count", "1", "--count", "2"), "--count"),
-        (("compare", "a", "--html", "x", "--html", "y"), "--html"),
-        (("greet", "--name", "a", "--name", "b"), "--name"),
-        (("distill", "--method", "dm", "--set", "seed=1", "--set", "seed=2"), "--set seed"),
-        (("data", "show", "--set", "data.seed=1", "--set", "data.seed=1"), "--set data.seed"),
-        (("train", "--set", "network={name: mlp, width: 3}", "--set", "network={width: 4}"), "--set network"),
+        (("distill", "--method", "dm", "--seed", "1", "--method", "dmm"), "--method", "dmm"),
+        (("distill", "--method", "dmm", "--seed", "1", "--seed=2"), "--seed", "2"),
+        (("evaluate", "run", "--head", "linear", "--head", "cosine"), "--head", "cosine"),
+        (("train", "--head", "x", "--out", "a", "--out", "b"), "--out", "b"),
+        (("data", "show", "--data", "x", "--n-max", "3", "--n-max", "4"), "--n-max", "4"),
+        (("experts", "train", "--count", "1", "--count", "0"), "--count", "0"),
+        (("compare", "a", "--html", "x", "--html", "y"), "--html", "y"),
+        (("distill", "--method", "dmm", "--set", "seed=1", "--set", "seed=2"), "--set seed", "2"),
+        (("train", "--set", "network={width: 3}", "--set", "network={width: -4}"), "--set network.width", "-4"),
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
 )
-def test_an_option_that_takes_one_value_is_not_given_twice(command, option, ltdd, site):
+def test_of_an_option_that_takes_one_value_the_last_one_counts_and_a_line_says_so(command, option, last, ltdd):
+    said = ltdd(*command).stderr.splitlines()  # two lines: each of these is refused for something else
+    assert said[0] == f"{option} is given several times, and the last one counts: {last}"
+    assert (len(said), said[1][:7]) == (2, "Error: ")
+
+
+def test_the_last_value_is_the_one_that_is_used(ltdd, site):
     site.install("greet", GREET)
-    times = "twice" if option.startswith("--set") else "2 times"
-    assert one_line_error(ltdd(*command)) == f"Error: {option} is given {times}, and it takes one value."
-    assert not any(Path().iterdir())
+    said = ltdd("greet", "--name", "a", "--name", "b\x1b")
+    assert (said.exit_code, said.stdout) == (0, "() False b\x1b\n")
+    assert said.stderr == "--name is given several times, and the last one counts: b\\x1b\n"
+    shown = ltdd("data", "show", "--data", "digits-lt", "--n-max", "50", "--n-max", "60", "--json")
+    assert max(json.loads(shown.stdout)["counts"]) == 60
+    shown = ltdd("data", "show", "--data", "digits-lt", *("--set", "data.n_max=50", "--set", "data.n_max=60"), "--json")
+    assert max(json.loads(shown.stdout)["counts"]) == 60
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])

@@ -15,7 +15,7 @@ from typing import IO, Any
 import click
 
 from ltdd_core.cli.plugin_commands import COMMANDS, installed_with_commands
-from ltdd_core.cli.streams import printable
+from ltdd_core.cli.streams import printable, say_last_counts
 from ltdd_core.errors import InputError, RunFailed, for_command_line, is_out_of_memory, unknown
 from ltdd_core.runs.stop import LOST, first_word
 
@@ -85,10 +85,12 @@ def _name_the_plugin(error: Exception) -> None:
         raise Ended(f"plugin {plugin.name!r} ({plugin}) failed: {one_line(error)}", 1) from error
 
 
-def check_given_once(command: click.Command, arguments: Sequence[str], parent: click.Context) -> None:
-    """Refuse an option that is given twice where one value is meant; click takes the last one and says nothing.
+def check_words(command: click.Command, arguments: Sequence[str], parent: click.Context) -> None:
+    """Look at the words after the name of a command, before it is called.
 
-    A command that a group does not have is refused as well, with the nearest name.
+    Of an option that takes one value the last one counts, as in most tools: a script may have options of its own, and
+    add those of its caller.  A line says so, since some of our options do take several.  A command that a group does
+    not have is refused, with the nearest name.
 
     Args:
         command: ours or that of a plugin; of a group, the command that the arguments name.
@@ -96,16 +98,16 @@ def check_given_once(command: click.Command, arguments: Sequence[str], parent: c
         parent: the context in which the command is called.
 
     Raises:
-        InputError: naming the option, or the command.
+        InputError: naming the command.
     """
     context = command.context_class(command, parent=parent, **command.context_settings)
-    _, rest, given = command.make_parser(context).parse_args(list(arguments))
+    values, rest, given = command.make_parser(context).parse_args(list(arguments))
     for option, times in Counter(given).items():
         if times > 1 and isinstance(option, click.Option) and not (option.multiple or option.is_flag or option.count):
-            raise InputError(f"{max(option.opts, key=len)} is given {times} times, and it takes one value.")
+            say_last_counts(max(option.opts, key=len), values.get(option.name))
     if isinstance(command, click.Group) and rest:
         if (inner := command.get_command(context, rest[0])) is not None:
-            check_given_once(inner, rest[1:], context)
+            check_words(inner, rest[1:], context)
         elif type(command).resolve_command is click.Group.resolve_command:  # a plugin may take other words
             raise unknown(f"command of ltdd {command.name}", rest[0], command.list_commands(context))
 
@@ -146,7 +148,7 @@ class Commands(click.Group):
             raise unknown("command", args[0], self.list_commands(ctx))
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:
-            check_given_once(command, rest, ctx)
+            check_words(command, rest, ctx)
         return name, command, rest
 
     def _of_plugins(self, ctx: click.Context) -> dict[str, click.Command]:

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from ltdd_core.cli.completion import FILES, choices, names
 from ltdd_core.cli.paths import PATH
-from ltdd_core.cli.streams import printable
-from ltdd_core.config.layers import Layer, from_assignments, from_file
+from ltdd_core.cli.streams import printable, say_last_counts
+from ltdd_core.config.layers import Layer, from_assignments, from_file, said_again
 from ltdd_core.errors import PATHS, InputError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -212,7 +212,10 @@ def layers(config_file: Path | None, assignments: tuple[str, ...], given: dict[s
         for key in reversed(PATHS[name].split(".")):
             tree = {key: tree}
         settings.append(Layer(flag, tree))
-    return settings + from_assignments(assignments)
+    assigned = from_assignments(assignments)
+    for option, value in said_again(assigned).items():
+        say_last_counts(option, value)
+    return settings + assigned
 
 
 def _number(text: str) -> int | float | str:

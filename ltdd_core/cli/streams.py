@@ -19,6 +19,17 @@ def printable(text: str) -> str:
     return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def say_last_counts(option: str, value: object) -> None:
+    """A line on stderr about an option that takes one value and has been given several times.
+
+    Args:
+        option: as it is written, ``--seed``.
+        value: the last one.
+    """
+    words = printable(f"{option} is given several times, and the last one counts: {value}")
+    print(words, file=sys.stderr)  # noqa: T201 # click, which could, takes its time to import
+
+
 class Output(io.TextIOWrapper):
     """Standard output that remembers whether something was lost."""
 

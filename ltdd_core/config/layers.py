@@ -91,10 +91,23 @@ def from_assignments(assignments: Sequence[str]) -> list[Layer]:
     return layers
 
 
-def check_said_once(layers: Sequence[Layer]) -> None:
-    """Refuse what would silently undo a ``--set``: another one of the same option, or an option that stands above it.
+def said_again(layers: Sequence[Layer]) -> dict[str, Any]:
+    """The last value of each ``--set`` whose option an earlier one has set to another value, by its ``--set PATH``."""
+    last: dict[str, Any] = {}
+    again: dict[str, Any] = {}
+    for layer in layers:
+        for path, value in flat(layer.tree).items():
+            if last.setdefault(path, value) != value:
+                again[f"--set {path}"] = value
+            last[path] = value
+    return again
 
-    Options stand below ``--set``, but for those that may be repeated, such as ``--network``.
+
+def check_said_once(layers: Sequence[Layer]) -> None:
+    """Refuse what would silently undo a ``--set``: an option that stands above it, or a ``--set`` of another form.
+
+    Options stand below ``--set``, but for those that may be repeated, such as ``--network``.  The same ``--set`` again
+    is no mistake: the last one counts.
 
     Args:
         layers: with all short forms spelt out, the lowest first; what is from the command line has its flag as origin.
@@ -110,9 +123,7 @@ def check_said_once(layers: Sequence[Layer]) -> None:
                 value = value[key]
             if path in said:
                 before, other = said[path]
-                if layer.origin == before.origin:
-                    raise InputError(f"{layer.origin} is given twice, and it takes one value.")
-                if value != other:
+                if value != other and layer.origin != before.origin:
                     raise InputError(
                         f"{layer.origin} says {brief(value)}, and {before.origin} {brief(other)}: keep one."
                     )
