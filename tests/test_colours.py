@@ -130,6 +130,24 @@ def test_values_without_a_range_are_refused(tmp_path, mode):
         read_header(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize(("kind", "levels"), [(np.float32, (0, 1)), (np.int32, (-1000, 400)), (np.uint16, (0, 4095))])
+def test_values_whose_range_is_declared(tmp_path, kind, levels):
+    black, white = levels
+    values = (black + (white - black) * np.linspace(0, 1, 64).reshape(8, 8)).astype(kind)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert read_header(tmp_path / "a.tif", levels).converted == ("ranged",)
+    found = np.asarray(decode(tmp_path / "a.tif", "L", 8, 8, levels)).astype(int)
+    assert np.abs(found - (values.astype(float) - black) / (white - black) * 255).max() <= 0.51
+    narrow = np.asarray(decode(tmp_path / "a.tif", "L", 8, 8, (black, black + (white - black) / 2)))
+    assert (narrow[4:] == 255).all()
+    if kind == np.float32:
+        values[3, 3] = np.inf
+        Image.fromarray(values).save(tmp_path / "a.tif")
+        said = r"a.tif: a value is infinite or no number \(NaN\): remove it or put it right"
+        with pytest.raises(InputError, match=said):
+            decode(tmp_path / "a.tif", "L", 8, 8, levels)
+
+
 # ---- channels beyond colour --------------------------------------------------------------------------
 
 

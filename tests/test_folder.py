@@ -432,6 +432,7 @@ def test_a_folder_that_cannot_be_read(which):
 OR_SKIP = """ data={"skip_bad": True} leaves out what cannot be used."""
 GUESSED = "are not taken, since their colours would have to be guessed: save it as 8-bit RGB or grey."
 TIFF = "a TIFF file that is damaged, or of channels or depths that are not read: "
+OR_RANGE = """, or train with data={"range": [BLACK,WHITE]}."""
 NO_IMAGE = "this is not an image, or a damaged one: remove it or put it right."
 SMALL = "images need at least 4 a side: remove it."
 BOMB = "more than 89 million pixels: make it smaller or remove it."
@@ -451,7 +452,7 @@ BOMB = "more than 89 million pixels: make it smaller or remove it."
         ),
         ("1x1.png", lambda path: write(path, image(size=(1, 1))), f"1x1 pixels; {SMALL}"),
         ("flat.png", lambda path: write(path, image(size=(90, 3))), f"90x3 pixels; {SMALL}"),
-        ("float.tif", lambda path: write(path, image("F")), f"images of mode F {GUESSED}"),
+        ("float.tif", lambda path: write(path, image("F")), f"images of mode F {GUESSED[:-1]}{OR_RANGE}"),
         ("lab.tif", lambda path: write(path, Image.new("LAB", (8, 8))), f"images of mode LAB {GUESSED}"),
         ("big.png", lambda path: write(path, Image.new("1", (10_000, 9_500))), BOMB),
         ("bomb.png", lambda path: write(path, Image.new("1", (20_000, 10_000))), BOMB),

@@ -267,3 +267,37 @@ def test_a_run_is_found_again_under_another_name(here):
 )
 def test_a_title_is_the_name_of_a_folder(title, name):
     assert as_file_name(title) == name
+
+
+# ---- arrays of other channels and numbers ------------------------------------------------------------
+
+
+def test_four_channels_of_floats_go_all_the_way(tmp_path, monkeypatch):
+    """What is declared for training is applied in predicting: the test images have the answers of the run."""
+    monkeypatch.chdir(tmp_path)
+    random, arrays = np.random.default_rng(0), {}
+    for part, count in (("train", 24), ("test", 8)):
+        labels = np.arange(count) % 2
+        images = random.uniform(-1, 1, (count, 8, 8, 4)).astype(np.float32)
+        images[..., 3] = 2 * labels[:, None, None] - 1  # only the fourth channel tells the classes apart
+        arrays |= {f"{part}_images": images, f"{part}_labels": labels}
+    np.savez("bands.npz", **arrays)
+    np.savez("new.npz", images=arrays["test_images"])
+    declared = ("--set", "data.channels=4", "--set", "data.range=[-1,1]")
+    shown = run("data", "show", "--data", "npz", "--root", "bands.npz", *declared, "--picture", "sheet.png")
+    assert shown.stdout.startswith("bands: 24 training and 8 test images of 4x8x8, 2 classes"), shown.output
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 100
+    made = run(
+        "distill", "--method", "dm", "--data", "npz", "--root", "bands.npz", *declared, "--out", "run",
+        *(part.replace("original.epochs=2", "original.epochs=20") for part in TINY),
+        "--set", "training.original.batch=8",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    assert run("evaluate", "run").exit_code == 0
+    answers = json.loads(run("predict", "run", "new.npz", "--line", "original-direct", "--json").stdout)
+    predicted = [int(image["class"]) for image in answers["images"]]
+    assert predicted == arrays["test_labels"].tolist()
+    np.savez("unknown.npz", images=arrays["test_images"][..., :2])
+    refused = run("predict", "run", "unknown.npz")
+    assert "unknown.npz[0] has 2 channels, and this classifier takes images of 4." in refused.output

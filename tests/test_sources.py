@@ -108,6 +108,41 @@ def test_npz_in_every_layout(tmp_path, channels, columns, write):
     assert torch.equal(data.train_images, train[[0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]])
 
 
+def test_npz_of_any_channels_where_they_are_declared(tmp_path):
+    made = arrays(4)
+    path = save(tmp_path, made)
+    said = 'if the last axis is that of the channels, set data={"channels": 4}.'
+    assert refusal(Npz, root=path).endswith(said)
+    data = load(Npz, root=path, channels=4)
+    assert data.image_shape == (4, 8, 6)
+    assert torch.equal(data.test_images, torch.from_numpy(made["test_images"]).permute(0, 3, 1, 2))
+    assert "which is 4 channel(s) and not" in refusal(Npz, root=path, channels=5)
+    assert load(Npz, root=save(tmp_path, arrays(None)), channels=1).image_shape == (1, 8, 6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "levels"), [(np.float32, (0, 1)), (np.float64, (-1000, 400)), (np.int16, (300, -20)), (np.uint16, None)]
+)
+def test_npz_of_other_numbers_where_their_range_is_known(tmp_path, kind, levels):
+    made, (black, white) = arrays(), levels or (0, 65535)
+    expected = load(Npz, root=save(tmp_path, made))
+    for part in ("train", "val", "test"):
+        made[f"{part}_images"] = (black + (white - black) * (made[f"{part}_images"] / 255)).round(6).astype(kind)
+    data = load(Npz, root=save(tmp_path, made), range=levels)
+    assert (data.train_images.int() - expected.train_images.int()).abs().max() <= 1
+    assert data.values == levels
+    if levels is not None:
+        assert "nobody has said which are black and white: put it right, or set" in refusal(
+            Npz, root=save(tmp_path, made)
+        )
+        far = [white, white + 1]
+        assert "most values of train_images lie beyond" in refusal(Npz, root=save(tmp_path, made), range=far)
+        assert "data.range needs two numbers" in refusal(Npz, root=save(tmp_path, made), range=(1, 1))
+    if kind == np.float32:
+        made["train_images"][0, 0, 0] = np.nan
+        assert "a value is infinite or no number (NaN)" in refusal(Npz, root=save(tmp_path, made), range=levels)
+
+
 def test_npz_labels_of_any_integer_type_and_byte_order(tmp_path):
     for kind in (np.uint8, np.int32, np.dtype(">i4"), np.uint64):
         made = arrays()
@@ -127,8 +162,15 @@ def changed(name, change):
     ("spoil", "message"),
     [
         (without("test_labels"), "array 'test_labels' is missing; it has test_images, train_images, "),
-        (changed("train_images", lambda x: x / 255), r"train_images are float64 \[12, 8, 6, 3\], not uint8"),
-        (changed("train_images", lambda x: x.transpose(0, 3, 1, 2)), "not uint8"),
+        (
+            changed("train_images", lambda x: x / 255),
+            "train_images: values are float64, and nobody has said which are bl",
+        ),
+        (changed("train_images", lambda x: x.astype(str)), r"train_images are <U3 \[12, 8, 6, 3\], not numbers"),
+        (
+            changed("train_images", lambda x: x.transpose(0, 3, 1, 2)),
+            r"train_images are \[12, 3, 8, 6\], not \[N, H, W\]",
+        ),
         (changed("test_images", lambda x: x[:, :1, :1]), r"test_images have 1x1 pixels"),
         (changed("test_images", lambda x: x[:, :0]), r"test_images have 6x0 pixels"),
         (changed("train_images", lambda x: x[:, :-1]), r"differ in shape: \[3, 7, 6\] and \[3, 8, 6\]"),

@@ -189,7 +189,9 @@ def own(path, *counts):
     for part, numbers in (("train", counts), ("test", [10] * len(counts))):
         labels = np.repeat(np.arange(len(numbers)), numbers)
         levels = 40 * labels + np.arange(len(labels)) % 17
-        arrays[f"{part}_images"] = np.broadcast_to(levels[:, None, None], (len(labels), 8, 8)).astype(np.uint8)
+        images = np.broadcast_to(levels[:, None, None], (len(labels), 8, 8)).astype(np.uint8)
+        images[:, 0, 0], images[:, 0, 1] = np.arange(len(labels)), 9 * (part == "test")  # no two are the same
+        arrays[f"{part}_images"] = images
         arrays[f"{part}_labels"] = labels
     np.savez(path, **arrays)
     return path

@@ -162,12 +162,12 @@ def _pixels(
     classifier: TrainedClassifier, given: Sequence[GivenImage], part: range, notes: Console
 ) -> tuple[list[Tensor], list[int], int]:
     """The images of a chunk that can be read, their places, and how many were converted; the others are named."""
-    from ltdd_core.data.given import read_image
+    from ltdd_core.data.given import range_of, read_image
 
     pixels, places, converted = [], [], 0
     for index in part:
         try:
-            image, changed = read_image(given[index], classifier.image_shape)
+            image, changed = read_image(given[index], classifier.image_shape, range_of(classifier.facts))
         except InputError as error:
             notes.print(f"skipped: {error}", style="yellow", soft_wrap=True)
             continue

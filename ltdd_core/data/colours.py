@@ -11,8 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, features
 
+from ltdd_core.errors import InputError
+
 GREY_MODES = {"1", "L", "LA", "La"}
 COLOUR_MODES = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr"}
+WIDE_MODES = {"I", "F"}
+"""Of 32 bits, whole numbers or floating point."""
+Range = tuple[float, float]
+"""Black and white."""
 DEEP = 65535
 """The largest value of 16 bits."""
 ORIENTATION = 0x0112
@@ -23,6 +29,7 @@ SAID = {
     "cmyk": "{are} CMYK; {they_are} converted to RGB.",
     "palette": "{have} the colours of a palette; {they_are} converted to RGB.",
     "deep": "{have} 16 bits; the values 0 to 65535 become 0 to 255.",
+    "ranged": "{have} values of more than 8 bits; those of data.range become 0 to 255.",
     "alpha": "{have} an alpha channel; what is transparent becomes white.",
     "band": "{have} a fourth channel that is no transparency, such as near infrared; it is left out.",
     "frames": "{have} several frames or pages; the first one is used.",
@@ -35,21 +42,28 @@ SEVERAL = {"are": "{} images are", "have": "{} images have", "they_are": "they a
 
 def is_grey(image: Image.Image) -> bool:
     """Whether an image has no colours."""
-    return image.mode in GREY_MODES or _deepest(image) is not None
+    return image.mode in GREY_MODES or image.mode in WIDE_MODES or image.mode.startswith("I;16")
 
 
-def is_taken(image: Image.Image) -> bool:
-    """Whether the colours of an open image are known, so that none has to be guessed."""
-    return image.mode in GREY_MODES | COLOUR_MODES or _deepest(image) is not None
+def is_taken(image: Image.Image, values: Range | None = None) -> bool:
+    """Whether the colours of an open image are known, so that none has to be guessed.
+
+    Args:
+        image: an open image.
+        values: what is black and what is white in images of more than 8 bits; None: nobody has said.
+    """
+    return image.mode in GREY_MODES | COLOUR_MODES or _black_and_white(image, values) is not None
 
 
-def conversions(image: Image.Image) -> Iterator[str]:
+def conversions(image: Image.Image, values: Range | None = None) -> Iterator[str]:
     """In which ways an open image that is not loaded yet is converted, of the keys of :data:`SAID`."""
     if image.mode == "CMYK":
         yield "cmyk"
     if image.mode in ("P", "PA"):
         yield "palette"
-    if _deepest(image) is not None or any(";16" in mode for mode in _raw_modes(image)):
+    if values is not None and _black_and_white(image, values) is not None:
+        yield "ranged"
+    elif _black_and_white(image) is not None or any(";16" in mode for mode in _raw_modes(image)):
         yield "deep"
     if _has_spare_band(image):
         yield "band"
@@ -80,28 +94,68 @@ def orientation(image: Image.Image) -> int:
     return turned if turned in range(2, 9) else 1
 
 
-def upright_in_8_bits(image: Image.Image) -> Image.Image:
+def upright_in_8_bits(image: Image.Image, values: Range | None = None) -> Image.Image:
     """An open image upright, opaque, and in 8-bit grey or colours, of any mode that :func:`is_taken`.
 
     Transparent parts become white.  CMYK becomes sRGB by the colour profile in the file where it has a usable one.
     """
-    deepest, spare_band = _deepest(image), _has_spare_band(image)
-    inverted = deepest is not None and _tag(image, PHOTOMETRIC) == 0  # white is 0, which Pillow knows of 8 bits only
+    levels, spare_band = _black_and_white(image, values), _has_spare_band(image)
+    inverted = levels is not None and _tag(image, PHOTOMETRIC) == 0  # white is 0, which Pillow knows of 8 bits only
     upright = ImageOps.exif_transpose(image)
-    if deepest is not None:
-        values = np.asarray(upright).astype(np.int64)
-        scaled = (values * 255 + deepest // 2) // deepest
-        return Image.fromarray((255 - scaled if inverted else scaled).astype(np.uint8))
+    if levels is not None:
+        black, white = levels
+        return Image.fromarray(in_8_bits(np.asarray(upright), (white, black) if inverted else levels))
+    if spare_band:
+        return upright.convert("RGB")
     if upright.mode == "CMYK":
         return _from_cmyk(upright)
-    return upright.convert("RGB") if spare_band else _on_white(upright)
+    return _on_white(upright)
 
 
-def _deepest(image: Image.Image) -> int | None:
-    """The largest value that a grey image of more than 8 bits can have; None for others and where nobody knows."""
-    if image.mode.startswith("I;16"):
-        return 4095 if "I;12" in _raw_modes(image) else DEEP
-    return DEEP if image.mode == "I" and image.format in ("PPM", "PNG") else None
+def in_8_bits(values: np.ndarray, levels: Range) -> np.ndarray:
+    """Numbers of any type as uint8: black becomes 0, white 255, and what lies beyond becomes the nearer one.
+
+    Args:
+        values: any shape.
+        levels: black and white.
+
+    Raises:
+        InputError: a value is infinite or no number.
+    """
+    black, white = levels
+    scaled = (values.astype(np.float64) - black) * (255 / (white - black))
+    if not np.isfinite(scaled).all():
+        raise InputError("a value is infinite or no number (NaN)")
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def as_8_bits(values: np.ndarray, levels: Range | None = None) -> np.ndarray:
+    """An array of images as uint8; one that is uint8 stays as it is.
+
+    Args:
+        values: numbers of any type and shape.
+        levels: black and white; None: 0 and 65535 of uint16.
+
+    Raises:
+        InputError: nobody has said what is black and white, or a value is infinite or no number.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if levels is None and values.dtype != np.uint16:
+        raise InputError(f"values are {values.dtype}, and nobody has said which are black and white")
+    return in_8_bits(values, levels or (0, DEEP))
+
+
+def _black_and_white(image: Image.Image, values: Range | None = None) -> Range | None:
+    """The values that are black and white in a grey image of more than 8 bits; None for others, and if nobody knows."""
+    short = image.mode.startswith("I;16")
+    if short or image.mode in WIDE_MODES:
+        if values is not None:
+            return values
+        if short:
+            return 0, 4095 if "I;12" in _raw_modes(image) else DEEP
+        return (0, DEEP) if image.mode == "I" and image.format in ("PPM", "PNG") else None
+    return None
 
 
 def _raw_modes(image: Image.Image) -> Iterator[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ltdd_core.data.colours import Range
 from ltdd_core.data.files import unreadable
 from ltdd_core.data.imagefile import Header, decode, read_header, refusal, tried
 from ltdd_core.data.source import ImageTable
@@ -31,6 +31,8 @@ class FileTable(ImageTable):
     labels: Tensor
     size: int
     grey: bool
+    values: Range | None
+    """Black and white in images of more than 8 bits."""
     decoded: Mapping[Path, Tensor]
     """The images that are decoded already."""
     advice: str
@@ -42,7 +44,7 @@ class FileTable(ImageTable):
 
         paths = [self.paths[index] for index in indices.tolist()]
         missing = [path for path in paths if path not in self.decoded]
-        found, refused = tried(missing, lambda path: pixels(path, self.size, grey=self.grey))
+        found, refused = tried(missing, lambda path: pixels(path, self.size, self.values, grey=self.grey))
         if refused:
             raise refusal(refused, self.advice)
         return torch.stack([found[path] if path in found else self.decoded[path] for path in paths]).contiguous()
@@ -72,25 +74,32 @@ class Usable:
     """The files that are left out."""
     size: int
     """The side of the images that they become."""
+    grey: bool
+    """Whether they become grey."""
+    values: Range | None
     decoded: Mapping[Path, Tensor]
     advice: str
 
-    @property
-    def grey(self) -> bool:
-        """Whether all of them are."""
-        return _all_grey(self.headers)
-
     def table(self, paths: Sequence[Path], labels: Tensor) -> FileTable:
         """The images of some of the files."""
-        return FileTable(tuple(paths), labels, self.size, self.grey, self.decoded, self.advice)
+        return FileTable(tuple(paths), labels, self.size, self.grey, self.values, self.decoded, self.advice)
 
 
-def usable(paths: Sequence[Path], image_size: int | None, skip_bad: bool | None, display: Display | None) -> Usable:
+def usable(
+    paths: Sequence[Path],
+    validation: Sequence[Path],
+    image_size: int | None,
+    values: Range | None,
+    skip_bad: bool | None,
+    display: Display | None,
+) -> Usable:
     """Look at the headers of files; where bad ones are to be left out, decode all, since only that shows damage.
 
     Args:
-        paths: the files.
+        paths: the files that train and test, whose size and colours are those of all images.
+        validation: the files that validate.
         image_size: the side of the images; None: that of all files if they agree and it is at most 64, else 32.
+        values: black and white in images of more than 8 bits; None: 0 and 65535 of those with 16 bits.
         skip_bad: leave out files that cannot be used; None: there is no such option.
         display: told how many images are decoded.
 
@@ -98,23 +107,27 @@ def usable(paths: Sequence[Path], image_size: int | None, skip_bad: bool | None,
         InputError: a file cannot be used, and is not to be left out.
     """
     advice = "" if skip_bad is None else f"{how_to_set('data.skip_bad', True)} leaves out what cannot be used."
-    headers, refused = tried(paths, read_header)
+    headers, refused = tried((*paths, *validation), lambda path: read_header(path, values))
     if refused and not skip_bad:
         raise refusal(refused, advice)
-    size = image_size or _common_size(headers)
+
+    def becomes() -> tuple[int, bool]:
+        deciding = [headers[path] for path in paths if path in headers]
+        return image_size or _common_size(deciding), all(header.grey for header in deciding)
+
+    size, grey = becomes()
     if not skip_bad:
-        return Usable(headers, {}, size, {}, advice)
-    decoded, damaged = _decoded(headers, size, display)
+        return Usable(headers, {}, size, grey, values, {}, advice)
+    decoded, damaged = _decoded(headers, size, values, display, grey=grey)
     if damaged:
-        whole = {path: header for path, header in headers.items() if path not in damaged}
-        wanted = image_size or _common_size(whole)
-        if (wanted, _all_grey(whole)) != (size, _all_grey(headers)):  # a damaged file had another size or colours
-            size, (decoded, _) = wanted, _decoded(whole, wanted, display)
-        headers = whole
-    return Usable(headers, refused | damaged, size, decoded, advice)
+        headers = {path: header for path, header in headers.items() if path not in damaged}
+        if becomes() != (size, grey):  # a damaged file had another size or colours
+            size, grey = becomes()
+            decoded, _ = _decoded(headers, size, values, display, grey=grey)
+    return Usable(headers, refused | damaged, size, grey, values, decoded, advice)
 
 
-def pixels(path: Path, size: int, *, grey: bool) -> Tensor:
+def pixels(path: Path, size: int, values: Range | None, *, grey: bool) -> Tensor:
     """An image file as uint8 ``[C, size, size]``.
 
     Raises:
@@ -122,24 +135,19 @@ def pixels(path: Path, size: int, *, grey: bool) -> Tensor:
     """
     import torch
 
-    array = np.array(decode(path, "L" if grey else "RGB", size, size))
+    array = np.array(decode(path, "L" if grey else "RGB", size, size, values))
     return torch.from_numpy(array).view(size, size, -1).permute(2, 0, 1)
 
 
 def _decoded(
-    headers: Mapping[Path, Header], size: int, display: Display | None
+    paths: Collection[Path], size: int, values: Range | None, display: Display | None, *, grey: bool
 ) -> tuple[dict[Path, Tensor], dict[Path, InputError]]:
-    grey = _all_grey(headers)
-    with (display or Display()).work("looking for damaged images", len(headers), "images") as told:
-        return tried(headers, lambda path: pixels(path, size, grey=grey), told)
+    with (display or Display()).work("looking for damaged images", len(paths), "images") as told:
+        return tried(paths, lambda path: pixels(path, size, values, grey=grey), told)
 
 
-def _all_grey(headers: Mapping[Path, Header]) -> bool:
-    return all(header.grey for header in headers.values())
-
-
-def _common_size(headers: Mapping[Path, Header]) -> int:
-    sizes = Counter(header.size for header in headers.values())
+def _common_size(headers: Sequence[Header]) -> int:
+    sizes = {header.size for header in headers}
     (width, height) = next(iter(sizes), (0, 0))
     if len(sizes) == 1 and width == height and width <= 2 * USUAL_SIZE:
         return width

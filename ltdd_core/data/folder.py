@@ -5,6 +5,7 @@ torch is imported by what needs it: that a folder is not there is said at once.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ltdd_core.data.colours import told_conversions
+from ltdd_core.data.colours import Range, told_conversions
 from ltdd_core.data.copies import same_files
 from ltdd_core.data.files import image_files, told_left_out
 from ltdd_core.data.filetable import usable
@@ -32,8 +33,14 @@ MUCH_LARGER = 4
 """How many times the size that is used the smaller side of most images may be before small things are lost."""
 
 
-class HeldOutOptions(LongTailOptions):
-    """How many images test and calibrate, where data of one's own have no part for it."""
+class OwnDataOptions(LongTailOptions):
+    """What data of one's own are, and how many images test and calibrate where they have no part for it."""
+
+    range: tuple[float, float] | None = option(
+        None,
+        "black and white in images of more than 8 bits, as in [0, 1] or [-1000, 400]; what lies beyond becomes the "
+        "nearer one; unless given, 0 and 65535 of those with 16 bits, and others are refused",
+    )
 
     validation: float | None = option(
         None,
@@ -62,7 +69,7 @@ class HeldOutOptions(LongTailOptions):
 class ImageFolder(DataSource):
     """``root/train/<class>/*`` and ``root/test/<class>/*``, perhaps ``root/val/<class>/*``; or ``root/<class>/*``."""
 
-    class Options(HeldOutOptions):
+    class Options(OwnDataOptions):
         """The data as they are, unless an imbalance is asked for."""
 
         root: Path | None = option(None, "folder with train/ and test/, or with the class folders")
@@ -112,12 +119,25 @@ class ImageFolder(DataSource):
             options.root,
             generator,
             image_size=options.image_size,
+            values=range_of(options),
             test_share=options.test_share,
             test_least=options.test_least,
             skip_bad=options.skip_bad,
             group=options.group,
             display=self.display,
         )
+
+
+def range_of(options: OwnDataOptions) -> Range | None:
+    """Black and white in images of more than 8 bits.
+
+    Raises:
+        InputError: they are no two numbers.
+    """
+    values = options.range
+    if values is not None and (not all(map(math.isfinite, values)) or values[0] == values[1]):
+        raise InputError(f"data.range needs two numbers, black and white, as in [0, 1], not {list(values)}.")
+    return values
 
 
 def name_of_place(root: Path) -> str:
@@ -132,6 +152,7 @@ def load_folder(
     generator: torch.Generator,
     *,
     image_size: int | None = None,
+    values: Range | None = None,
     test_share: float = 0.2,
     test_least: int = 10,
     skip_bad: bool | None = None,
@@ -152,8 +173,8 @@ def load_folder(
         test = _files(parts.test, folders_of_classes(parts.test, classes, folder), others, classes)
     if parts is not None and parts.val is not None:
         validation = _files(parts.val, folders_of_classes(parts.val, classes, folder), others, classes)
-    every = [path for files in (train, test, validation) if files is not None for path in files.paths]
-    found = usable(every, image_size, skip_bad, display)
+    deciding = [path for files in (train, test) if files is not None for path in files.paths]
+    found = usable(deciding, validation.paths if validation else (), image_size, values, skip_bad, display)
     _check_each_class(classes, train, found.refused)
     train = train.without(found.refused)
     names = group_names(group, root, train.paths, train.homes)
@@ -169,7 +190,7 @@ def load_folder(
             which = " that can be used" if found.refused else ""
             raise InputError(f"{test.folder}: no image{which} in the folders of the classes: add some.")
     validation = None if validation is None else validation.without(found.refused)
-    sizes = Counter(header.size for header in found.headers.values())
+    sizes = Counter(found.headers[path].size for path in (*train.paths, *test.paths))
     return SourceImages(
         found.table(train.paths, train.labels),
         found.table(test.paths, test.labels),
@@ -185,6 +206,7 @@ def load_folder(
             *_advice(sizes, found.size),
         ),
         groups=None if group == ALONE else numbered(names),
+        values=values,
         left_out=tuple(map(str, found.refused.values())),
     )
 

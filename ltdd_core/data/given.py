@@ -8,12 +8,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ltdd_core.data.colours import Range, as_8_bits
 from ltdd_core.data.files import image_files
 from ltdd_core.data.imagefile import decode, fitted, read_header
 from ltdd_core.data.npz import load_images
@@ -36,7 +38,7 @@ class GivenImage:
     root: Path | None = None
     """The folder that was given and that it lies in."""
     pixels: np.ndarray | None = None
-    """uint8 ``[H, W]`` or ``[H, W, C]`` if it is in an archive."""
+    """``[H, W]`` or ``[H, W, C]`` of numbers if it is in an archive."""
 
 
 def find_images(paths: Sequence[Path]) -> list[GivenImage]:
@@ -65,29 +67,58 @@ def _images_of(path: Path) -> Iterator[GivenImage]:
         yield GivenImage(str(path), path)
 
 
-def read_image(image: GivenImage, shape: tuple[int, int, int]) -> tuple[Tensor, bool]:
+def range_of(facts: Mapping[str, Any]) -> Range | None:
+    """Black and white in images of more than 8 bits, as the facts of a classifier say what they were in training."""
+    data = facts.get("data")
+    found = data.get("range") if isinstance(data, dict) else None
+    match found:
+        case [int() | float() as black, int() | float() as white] if black != white:
+            return black, white
+    return None
+
+
+def read_image(image: GivenImage, shape: tuple[int, int, int], values: Range | None = None) -> tuple[Tensor, bool]:
     """An image as those that trained a classifier, uint8 ``[C, H, W]``; whether it was of another size or colour.
 
     Args:
         image: from :func:`find_images`.
         shape: ``(C, H, W)`` of the images of the classifier.
+        values: black and white in images of more than 8 bits, as they were in training.
 
     Raises:
-        InputError: it cannot be read, or the classifier takes images of other channels than files have.
+        InputError: it cannot be read, or has channels that cannot become those of the images of the classifier.
     """
     channels, height, width = shape
+    if image.pixels is not None:
+        return _of_array(image.name, image.pixels, shape, values)
     if channels not in MODES:
-        raise InputError(f"{image.name}: this classifier takes images of {channels} channels, and files have 1 or 3.")
-    if image.pixels is None:
-        header = read_header(image.path)
-        size, grey = header.size, header.grey
-        made = decode(image.path, MODES[channels], height, width)
+        raise InputError(
+            f"{image.name}: this classifier takes images of {channels} channels, and files have 1 or 3: "
+            "put the images into an npz archive."
+        )
+    header = read_header(image.path, values)
+    made = np.asarray(decode(image.path, MODES[channels], height, width, values))
+    tensor = torch.from_numpy(made.copy()).view(height, width, channels).permute(2, 0, 1)
+    return tensor, header.size != (width, height) or header.grey != (channels == 1)
+
+
+def _of_array(name: str, array: np.ndarray, shape: tuple[int, int, int], values: Range | None) -> tuple[Tensor, bool]:
+    channels, height, width = shape
+    try:
+        pixels = np.atleast_3d(as_8_bits(array, values))
+    except InputError as error:
+        raise InputError(f"{name}: {error}.") from error
+    own = pixels.shape[2]
+    if own != channels and not {own, channels} <= set(MODES):
+        raise InputError(f"{name} has {own} channels, and this classifier takes images of {channels}.")
+    if own in MODES and channels in MODES:
+        picture = Image.fromarray(pixels[..., 0] if own == 1 else pixels)
+        made = np.asarray(fitted(picture, MODES[channels], height, width)).reshape(height, width, channels)
     else:
-        pixels = image.pixels[..., 0] if image.pixels.shape[2:] == (1,) else image.pixels
-        size, grey = (pixels.shape[1], pixels.shape[0]), pixels.ndim == 2
-        made = fitted(Image.fromarray(pixels), MODES[channels], height, width)
-    tensor = torch.from_numpy(np.asarray(made).copy()).view(height, width, channels).permute(2, 0, 1)
-    return tensor, size != (width, height) or grey != (channels == 1)
+        each = (Image.fromarray(np.ascontiguousarray(pixels[..., channel])) for channel in range(channels))
+        made = np.stack([np.asarray(fitted(plane, "L", height, width)) for plane in each], 2)
+    tensor = torch.from_numpy(made.copy()).permute(2, 0, 1)
+    return tensor, pixels.shape[:2] != (height, width) or own != channels
 
 
 # ---- true classes ----------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from ltdd_core.data.colours import conversions, is_grey, is_taken, orientation, upright_in_8_bits
-from ltdd_core.errors import InputError, reason_of
+from ltdd_core.data.colours import Range, conversions, is_grey, is_taken, orientation, upright_in_8_bits
+from ltdd_core.errors import InputError, how_to_set, reason_of
 
 T = TypeVar("T")
 
@@ -33,8 +33,12 @@ class Header:
     """In which ways its colours are converted, as :func:`ltdd_core.data.colours.told_conversions` says them."""
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, values: Range | None = None) -> Header:
     """Size and colours from the header, without decoding.
+
+    Args:
+        path: of the file.
+        values: black and white in images of more than 8 bits; None: 0 and 65535 of those with 16 bits.
 
     Raises:
         InputError: no image, too small, or of a mode whose colours one would have to guess.
@@ -44,14 +48,18 @@ def read_header(path: Path) -> Header:
             raise InputError(
                 f"{path}: {image.width}x{image.height} pixels; images need at least {SMALLEST_SIDE} a side: remove it."
             )
-        if not is_taken(image):
+        if not is_taken(image, values):
             raise InputError(
                 f"{path}: images of mode {image.mode} are not taken, since their colours would have to be guessed: "
-                "save it as 8-bit RGB or grey."
+                f"save it as 8-bit RGB or grey{_or_train_with_range() if is_grey(image) else ''}."
             )
         lies = orientation(image) > 4 and image.format != "TIFF"  # on its side, which Pillow has put right for TIFF
         size = (image.height, image.width) if lies else image.size
-        return Header(size, is_grey(image), tuple(conversions(image)))
+        return Header(size, is_grey(image), tuple(conversions(image, values)))
+
+
+def _or_train_with_range() -> str:
+    return f", or train with {how_to_set('data.range', '[BLACK,WHITE]')}"
 
 
 def tried(
@@ -90,14 +98,14 @@ def refusal(refused: Mapping[Path, InputError], advice: str = "") -> InputError:
     return InputError(f"{first}{more}{'.' if 0 < len(others) <= NAMED else ''} {advice}")
 
 
-def decode(path: Path, mode: str, height: int, width: int) -> Image.Image:
+def decode(path: Path, mode: str, height: int, width: int, values: Range | None = None) -> Image.Image:
     """The upright image in a mode (``L`` or ``RGB``) and size, as :func:`fitted` makes it.
 
     Raises:
         InputError: the image is damaged.
     """
     with _opened(path) as opened:
-        return fitted(upright_in_8_bits(opened), mode, height, width)
+        return fitted(upright_in_8_bits(opened, values), mode, height, width)
 
 
 def fitted(image: Image.Image, mode: str, height: int, width: int) -> Image.Image:
@@ -123,8 +131,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 raise InputError(f"{path}: this is a pipe or a device, not an image file: remove it.")
             with Image.open(path) as image:
                 yield image
-    except InputError:
-        raise
+    except InputError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise InputError(f"{path}: {error}: remove it or put it right.") from error
     except UnidentifiedImageError as error:
         if _is_tiff(path):
             raise InputError(

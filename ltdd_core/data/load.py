@@ -82,6 +82,7 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
         found=tuple(map(sum, zip(*(counts_of(part, classes) for part in _labels(images)), strict=True))),
         resized=images.resized,
         advice=advice,
+        values=images.values,
         left_out=images.left_out,
         test_digest=images.test.digest(),
     )

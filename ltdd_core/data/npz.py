@@ -11,12 +11,14 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ltdd_core.data.folder import HeldOutOptions, held_out, name_of_place
+from ltdd_core.data.colours import Range, as_8_bits
+from ltdd_core.data.folder import OwnDataOptions, held_out, name_of_place, range_of
 from ltdd_core.data.imagefile import SMALLEST_SIDE
 from ltdd_core.data.source import ArrayTable, DataSource, SourceImages
 from ltdd_core.errors import InputError, how_to_set, reason_of
@@ -32,14 +34,17 @@ MOST_PACKED = 1100
 
 
 class Npz(DataSource):
-    """Images uint8 ``[N, H, W]`` or ``[N, H, W, 3]``, labels ``[N]`` or ``[N, 1]`` from 0."""
+    """Images ``[N, H, W]`` or ``[N, H, W, C]``, labels ``[N]`` or ``[N, 1]`` from 0."""
 
-    class Options(HeldOutOptions):
+    class Options(OwnDataOptions):
         """The data as they are, unless an imbalance is asked for."""
 
         root: Path | None = option(None, ".npz file with the images")
         imbalance: float | Literal["natural"] = option(
             "natural", "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
+        )
+        channels: int | None = option(
+            None, "channels of the images, the last axis of the arrays, where they are neither 1 nor 3", ge=1, le=1024
         )
 
     @property
@@ -60,7 +65,8 @@ class Npz(DataSource):
 
         self.check()
         path = self.options.root
-        train, test, validation = _load_tables(path)
+        kind = Kind(self.options.channels, range_of(self.options))
+        train, test, validation = _load_tables(path, kind)
         if test is None:
             train, test = self._parted(train, generator)
         for part, table in (("test", test), ("validation", validation)):
@@ -75,7 +81,8 @@ class Npz(DataSource):
                 f"{path}: train_labels have no {missing}: labels run from 0 to {classes - 1}, "
                 "and every class needs an image to train."
             )
-        return SourceImages(train, test, tuple(str(label) for label in range(classes)), validation)
+        names = tuple(str(label) for label in range(classes))
+        return SourceImages(train, test, names, validation, values=kind.values)
 
     def _parted(self, table: ArrayTable, generator: torch.Generator) -> tuple[ArrayTable, ArrayTable]:
         """Training and test images, of images that come without a test part."""
@@ -86,13 +93,13 @@ class Npz(DataSource):
         return ArrayTable(table.images[~test], table.labels[~test]), ArrayTable(table.images[test], table.labels[test])
 
 
-def _load_tables(path: Path) -> tuple[ArrayTable, ArrayTable | None, ArrayTable | None]:
+def _load_tables(path: Path, kind: Kind) -> tuple[ArrayTable, ArrayTable | None, ArrayTable | None]:
     with _opened(path) as archive:
-        train, test, validation = _table(path, archive, "train"), None, None
+        train, test, validation = _table(path, archive, "train", kind), None, None
         if "test_images" in archive or "test_labels" in archive:
-            test = _table(path, archive, "test")
+            test = _table(path, archive, "test", kind)
         if "val_images" in archive and "val_labels" in archive:
-            validation = _table(path, archive, "val", _classes(train, test))
+            validation = _table(path, archive, "val", kind, _classes(train, test))
         return train, test, validation
 
 
@@ -100,8 +107,41 @@ def _classes(*tables: ArrayTable | None) -> int:
     return max(int(table.labels.max()) for table in tables if table is not None) + 1
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a user says of the arrays of images."""
+
+    channels: int | None
+    values: Range | None
+
+    def check(self, path: Path, name: str, images: np.ndarray) -> None:
+        """See that an array is as it should be, so that no other axis is taken for channels, and all is not white.
+
+        Raises:
+            InputError: it is not.
+        """
+        own = 1 if images.ndim == 3 else images.shape[3]
+        if self.channels is None and own not in (1, 3):
+            raise InputError(
+                f"{path}: {name} are {list(images.shape)}, not [N, H, W] or [N, H, W, 3]: if the last axis is that of "
+                f"the channels, set {how_to_set('data.channels', own)}."
+            )
+        if self.channels is not None and own != self.channels:
+            raise InputError(
+                f"{path}: {name} are {list(images.shape)}, which is {own} channel(s) and not "
+                f"{how_to_set('data.channels', self.channels)}."
+            )
+        if self.values is not None and images.dtype != np.uint8 and images.size:
+            beyond = (images < min(self.values)) | (images > max(self.values))
+            if beyond.mean() > 0.5:
+                raise InputError(
+                    f"{path}: most values of {name} lie beyond {how_to_set('data.range', list(self.values))}: they "
+                    f"run from {images.min():g} to {images.max():g}."
+                )
+
+
 def load_images(path: Path, name: str) -> np.ndarray:
-    """An array of images in an archive: uint8 ``[N, H, W]`` or ``[N, H, W, 3]``.
+    """An array of images in an archive: numbers ``[N, H, W]`` or ``[N, H, W, C]``.
 
     Raises:
         InputError: the archive is damaged, or the array is missing or of another kind.
@@ -110,12 +150,14 @@ def load_images(path: Path, name: str) -> np.ndarray:
         return _images(path, archive, name)
 
 
-def _images(path: Path, archive: Any, name: str) -> np.ndarray:
+def _images(path: Path, archive: Any, name: str, kind: Kind | None = None) -> np.ndarray:
     images = _array(path, archive, name)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+    if images.dtype.kind not in "uif" or images.ndim not in (3, 4):
         raise InputError(
-            f"{path}: {name} are {images.dtype} {list(images.shape)}, not uint8 [N, H, W] or [N, H, W, 3]."
+            f"{path}: {name} are {images.dtype} {list(images.shape)}, not numbers [N, H, W] or [N, H, W, C]."
         )
+    if kind is not None:
+        kind.check(path, name, images)
     if min(images.shape[1:3]) < SMALLEST_SIDE:
         raise InputError(
             f"{path}: {name} have {images.shape[2]}x{images.shape[1]} pixels; "
@@ -149,10 +191,11 @@ def _opened(path: Path) -> Iterator[Any]:
         raise InputError(f"{path}: cannot be read as an archive of plain arrays ({reason_of(error)}).") from error
 
 
-def _table(path: Path, archive: Any, part: str, classes: int | None = None) -> ArrayTable:
+def _table(path: Path, archive: Any, part: str, kind: Kind, classes: int | None = None) -> ArrayTable:
     import torch
 
-    images, labels = _images(path, archive, f"{part}_images"), _array(path, archive, f"{part}_labels")
+    name = f"{part}_images"
+    images, labels = _images(path, archive, name, kind), _array(path, archive, f"{part}_labels")
     if labels.ndim == 2 and labels.shape[1] != 1:
         raise InputError(f"{path}: {part}_labels have {labels.shape[1]} columns; one label an image is needed.")
     labels = labels.reshape(-1)
@@ -162,6 +205,11 @@ def _table(path: Path, archive: Any, part: str, classes: int | None = None) -> A
     most = len(labels) if classes is None else classes
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= most:
         raise InputError(f"{path}: {part}_labels must be whole numbers from 0 to the number of classes - 1.")
+    try:
+        images = as_8_bits(images, kind.values)
+    except InputError as error:
+        how = how_to_set("data.range", "[BLACK,WHITE]")
+        raise InputError(f"{path}: {name}: {error}: put it right, or set {how}.") from error
     pixels = torch.from_numpy(images).reshape(len(images), images.shape[1], images.shape[2], -1)
     return ArrayTable(pixels.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64)))
 

@@ -49,6 +49,8 @@ class LongTailedSet:
     """What was done to the sizes of the images, ``48x48 to 200x120 -> 32x32``; empty where nothing was."""
     advice: tuple[str, ...] = ()
     """What a user should know of the set before a run, a sentence each."""
+    values: tuple[float, float] | None = None
+    """Which values became black and white, where a user has said that of images of more than 8 bits."""
     left_out: tuple[str, ...] = ()
     """The files that cannot be used and were left out, each with the reason."""
     test_digest: str | None = None

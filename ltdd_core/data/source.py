@@ -41,6 +41,8 @@ class SourceImages:
     """What a user should know of these images before a run, a sentence each."""
     groups: Tensor | None = None
     """The number of the group of each training image, int64 ``[N]``, where no group may both train and validate."""
+    values: tuple[float, float] | None = None
+    """Which values became black and white, where a user has said that of images of more than 8 bits."""
     left_out: tuple[str, ...] = ()
     """The files that cannot be used, each with the reason, where a user wants them left out."""
 

@@ -132,7 +132,11 @@ def keep_classifier(
     row = row_of(line, scores, data, distilled, scores.groups).to_json()
     facts: dict[str, Any] = {
         "row": {key: value for key, value in row.items() if key != "confusion"},
-        "data": {"name": data.name, "test_counts": list(data.test_counts)},
+        "data": {
+            "name": data.name,
+            "test_counts": list(data.test_counts),
+            **({} if data.values is None else {"range": list(data.values)}),
+        },
         "distilled": None if set(line.sets) == {ORIGINAL} or distilled is None else about(distilled),
         **({} if line.control is None else {"control": line.control}),
         "network": config.network.to_tree(),
