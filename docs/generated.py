@@ -54,7 +54,8 @@ def component_lines() -> Iterator[str]:
             if not row["from"].startswith("ltdd "):
                 continue
             if kind == "preset":
-                yield f"- `{row['name']}`: `ltdd describe preset {row['name']}`"
+                about = f"{_as_markdown(row['about'])} " if row["about"] else ""
+                yield f"- `{row['name']}`: {about}`ltdd describe preset {row['name']}`"
                 continue
             shown = _described(kind, row["name"])
             yield from (f"### {kind} `{row['name']}`", "", _as_markdown(shown["about"]), "")

@@ -93,7 +93,11 @@ def ltdd_register_recipes(register: Register) -> None:
 
 @hookspec
 def ltdd_register_presets(register: Register) -> None:
-    """Offer configurations for ``--preset``: a mapping shaped like a configuration file."""
+    """Offer configurations for ``--preset``: a mapping shaped like a configuration file.
+
+    Two keys are for the reader, and ``ltdd describe preset`` shows them: ``about`` is a sentence or two on what it is,
+    and ``sources`` says where values come from, by the path of an option or of a section.
+    """
 
 
 @hookspec

@@ -78,8 +78,8 @@ def changed_pixel():
 
 OTHERWISE = {
     "optimizer": "adamw", "lr": 0.02, "momentum": 0.8, "weight_decay": 0.1, "batch": 5, "schedule": "cosine",
-    "warmup": 1, "mixup": 0.4, "cutmix": 0.4, "label_smoothing": 0.1, "average": 0.9, "soft_loss": "mse",
-    "temperature": 2.0, "hard_weight": 0.5, "epochs": 3, "augment": "crop-flip",
+    "milestones": (0.5,), "gamma": 0.5, "warmup": 1, "mixup": 0.4, "cutmix": 0.4, "label_smoothing": 0.1,
+    "average": 0.9, "soft_loss": "mse", "temperature": 2.0, "hard_weight": 0.5, "epochs": 3, "augment": "crop-flip",
 }  # fmt: skip
 """Every option of a training, each other than usual."""
 EVEN = torch.full((len(SET), DATA.classes), 0.2) + 0.2 * (torch.arange(DATA.classes) == 1)

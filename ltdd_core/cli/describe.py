@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from textwrap import wrap
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -14,7 +15,10 @@ import click
 from ltdd_core.cli.completion import choices, names
 from ltdd_core.cli.settings import consoles, json_option
 from ltdd_core.errors import InputError, unknown
-from ltdd_core.plugging.catalog import KINDS, Entry, installed
+from ltdd_core.plugging.catalog import KINDS, Catalog, installed
+
+WIDTH = 100
+"""Characters of a line of what a preset says of itself."""
 
 
 @click.command("describe")
@@ -30,7 +34,7 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     options that belong to no component.
     """
     from ltdd_core.config.model import Compute, RunOptions, Training
-    from ltdd_core.config.resolve import preset_layer, preset_sources, select
+    from ltdd_core.config.resolve import preset_about, preset_layer, preset_sources, select
 
     console, _ = consoles(as_json)
     general = {"run": RunOptions, "training": Training, "compute": Compute}
@@ -41,11 +45,15 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
         raise unknown("kind", kind, [*KINDS, *general])
     catalog = installed()
     if name is None:
-        _list(console, as_json, [catalog.get(kind, entry_name) for entry_name in catalog.names(kind)])
+        _list(console, as_json, catalog, kind)
         return
     if kind == "preset":
         tree, sources = preset_layer(catalog, name).tree, preset_sources(catalog, name)
-        click.echo(json.dumps({**tree, "sources": sources}) if as_json else "\n".join(_yaml_lines(tree, sources)))
+        about = preset_about(catalog, name)
+        if as_json:
+            click.echo(json.dumps({**({"about": about} if about else {}), **tree, "sources": sources}))
+        else:
+            click.echo("\n".join([*(f"# {line}" for line in wrap(about, WIDTH)), *_yaml_lines(tree, sources)]))
         return
     chosen = select(catalog, kind, {"name": name})
     component = chosen.component
@@ -78,13 +86,18 @@ def _yaml_lines(tree: Mapping[str, Any], sources: Mapping[str, str], path: tuple
         yield line if source is None else f"{line.ljust(24)}  # {source}"
 
 
-def _list(console: Any, as_json: bool, entries: Sequence[Entry]) -> None:
+def _list(console: Any, as_json: bool, catalog: Catalog, kind: str) -> None:
     """One line for each component of a kind; one that does not load costs the others nothing."""
+    from ltdd_core.config.resolve import preset_about
+
     rows = []
-    for entry in entries:
+    for name in catalog.names(kind):
+        entry = catalog.get(kind, name)
         try:
-            component = entry.load()
-            about = "" if entry.kind == "preset" else (inspect.getdoc(component) or "").split("\n")[0]
+            if kind == "preset":
+                about = preset_about(catalog, name)
+            else:
+                about = (inspect.getdoc(entry.load()) or "").split("\n")[0]
         except InputError as error:
             about = str(error)
         rows.append({"name": entry.name, "about": about, "from": str(entry.owner)})

@@ -86,6 +86,8 @@ class DistilledTraining(BaseOptions):
     weight_decay: float | None = _of_the_method("weight_decay")
     batch: int | None = _of_the_method("batch")
     schedule: Literal["step", "cosine", "constant"] | None = _of_the_method("schedule")
+    milestones: tuple[float, ...] | None = _of_the_method("milestones")
+    gamma: float | None = _of_the_method("gamma")
     warmup: int | None = _of_the_method("warmup")
     augment: Named | None = _of_the_method("augment")
     mixup: float | None = _of_the_method("mixup")

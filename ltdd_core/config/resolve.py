@@ -32,8 +32,8 @@ from ltdd_core.options import BaseOptions, Named, section_of
 from ltdd_core.plugging.catalog import KINDS, Catalog, Entry, noun
 from ltdd_core.plugging.loading import Plugin
 
-SOURCES = "sources"
-"""The key of a preset under which it says where its values come from."""
+SOURCES, ABOUT = "sources", "about"
+"""The keys of a preset under which it says where its values come from, and what it is, in a sentence or two."""
 NOT_MADE_BY_NAME = {
     "network": "the network is the run's. A matcher takes task.networks, a head trainer.train",
     "data": "the data are the run's, task.data. Others are read with ltdd_core.load_data",
@@ -150,7 +150,8 @@ def preset_layer(catalog: Catalog, name: str) -> Layer:
         InputError: there is none of that name, or it is not a mapping.
     """
     tree = dict(_preset(catalog, name))
-    tree.pop(SOURCES, None)
+    for said in (SOURCES, ABOUT):
+        tree.pop(said, None)
     return _spelt_out(catalog, Layer(f"preset {name!r}", tree))
 
 
@@ -165,6 +166,18 @@ def preset_sources(catalog: Catalog, name: str) -> dict[str, str]:
     if not texts:
         raise InputError(f"preset {name!r}: {SOURCES!r} maps paths of options to texts.")
     return dict(sources)
+
+
+def preset_about(catalog: Catalog, name: str) -> str:
+    """What a preset is, in its own words; "" where it says nothing.
+
+    Raises:
+        InputError: there is no preset of that name, or it is not a mapping, or what it says is no text.
+    """
+    about = _preset(catalog, name).get(ABOUT, "")
+    if not isinstance(about, str):
+        raise InputError(f"preset {name!r}: {ABOUT!r} is a text.")
+    return about
 
 
 def _preset(catalog: Catalog, name: str) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ STRONG_TRAINING: Mapping[str, Any] = {
 }
 """Options of ``training.original``, chosen on left-out images of CIFAR-10: docs/results/hundred-images.md."""
 PRESET: Mapping[str, Any] = {
+    "about": "A training of classifiers of the long-tailed set, for some thousand small images.",
     "training": {"original": dict(STRONG_TRAINING)},
     "sources": {"training.original": "measured on CIFAR-10: docs/results/hundred-images.md"},
 }

@@ -32,6 +32,8 @@ class TeacherTrainingOptions(BaseOptions):
     weight_decay: float | None = _of_the_run("weight_decay")
     batch: int | None = _of_the_run("batch")
     schedule: Literal["step", "cosine", "constant"] | None = _of_the_run("schedule")
+    milestones: tuple[float, ...] | None = _of_the_run("milestones")
+    gamma: float | None = _of_the_run("gamma")
     warmup: int | None = _of_the_run("warmup")
     augment: Named | None = _of_the_run("augment")
     mixup: float | None = _of_the_run("mixup")

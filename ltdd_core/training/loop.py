@@ -83,7 +83,7 @@ def train(
     at_once = options.batch if batch_norm or chunk is None else chunk
     for epoch in range(start.done, options.epochs):
         optimizer.param_groups[0]["lr"] = options.lr * _factor(options, epoch)
-        draws, progress = generator(seed, f"{purpose}: epoch", epoch), epoch / max(1, options.epochs - 1)
+        draws, progress = generator(seed, f"{purpose}: epoch", epoch), progress_at(epoch, options.epochs)
         current = loss if loss_at is None else loss_at(progress)
         losses, seen = torch.zeros((), device=device), 0
         with global_generator(seed, f"{purpose}: dropout", epoch):
@@ -221,16 +221,27 @@ def _gradient(
     return total, value
 
 
+def progress_at(epoch: int, epochs: int) -> float:
+    """How far a training is, from 0 in the first epoch to 1 in the last.
+
+    Where p * epochs is a whole number and p is below 1, the first epoch that reaches p is that one, counted from 0.
+    """
+    return epoch / max(1, epochs - 1)
+
+
 def _factor(options: TrainingOptions, epoch: int) -> float:
     """What the initial learning rate is multiplied by."""
     if epoch < options.warmup:
         return (epoch + 1) / (options.warmup + 1)
-    epoch, epochs = epoch - options.warmup, options.epochs - options.warmup
+    after, epochs = epoch - options.warmup, options.epochs - options.warmup
     if options.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-    if options.schedule == "step" and epoch > epochs // 2:
-        return 0.1
-    return 1.0
+        return 0.5 * (1 + math.cos(math.pi * after / epochs))
+    if options.schedule == "constant":
+        return 1.0
+    if options.milestones is None:
+        return options.gamma if after > epochs // 2 else 1.0
+    progress = progress_at(epoch, options.epochs)
+    return options.gamma ** sum(progress >= milestone for milestone in options.milestones)
 
 
 def _train_mode(network: Network, batch_norm: Sequence[nn.Module], images: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from ltdd_core.options import BaseOptions, Named, option
 
@@ -30,8 +30,22 @@ class TrainingOptions(BaseOptions):
     batch: int = option(256, "images in a step", source="DC, public code", ge=1)
     schedule: Literal["step", "cosine", "constant"] = option(
         "step",
-        "course of the learning rate: step, x0.1 after epochs // 2 + 1 epochs; cosine, down to 0; or constant",
+        "course of the learning rate: step, times gamma at each milestone; cosine, down to 0; or constant",
         source="DC, public code",
+    )
+    milestones: tuple[float, ...] | None = option(
+        None,
+        "milestones of the step schedule, each a share of all epochs: [0.8, 0.9] of 200 epochs are the epochs 160 and "
+        "180, counted from 0",
+        source="DC, public code",
+        unless_given="epochs // 2 + 1 epochs after a warm-up",
+    )
+    gamma: float = option(
+        0.1,
+        "factor gamma of the learning rate at each milestone of the step schedule",
+        source="DC, public code",
+        gt=0,
+        le=1,
     )
     warmup: int = option(
         0, "epochs in which the learning rate rises to its initial value in equal steps, before its course begins", ge=0
@@ -73,6 +87,14 @@ class TrainingOptions(BaseOptions):
         source="EDC, public code: 0.025",
         ge=0,
     )
+
+    @field_validator("milestones")
+    @classmethod
+    def _inside_the_training(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        for share in value or ():
+            if not 0 < share < 1:
+                raise ValueError(f"{share:g} is no share of the epochs between 0 and 1: epoch 160 of 200 is 0.8")
+        return value
 
     @model_validator(mode="after")
     def _warms_up_before_the_end(self) -> Self:

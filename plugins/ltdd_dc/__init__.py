@@ -5,6 +5,7 @@ from __future__ import annotations
 from ltdd_core import Register, hookimpl
 
 DC_PAPER = {
+    "about": "Gradient matching with the values of its public code, at full length.",
     "method": "dc",
     "iterations": 1000,
     "init": "noise",
@@ -14,6 +15,7 @@ DC_PAPER = {
 }
 DSA_PAPER = {
     **DC_PAPER,
+    "about": "Gradient matching with siamese augmentation, with the values of its public code, at full length.",
     "method": "dsa",
     "augment": "color_crop_cutout_flip_scale_rotate",
     "training": {"distilled": {"epochs": 1000, "lr": 0.01}},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ltdd_core import Register, hookimpl
 
 PAPER = {
+    "about": "Distribution matching with the values of its public code, at full length.",
     "method": "dm",
     "iterations": 20000,
     "init": "real",

@@ -6,7 +6,7 @@ A class-balanced sampler and these losses do the same work: together they favour
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -35,7 +35,10 @@ from ltdd_losses.losses import (
 
 
 class ClassBalancedHead(ClassifierHead):
-    """Cross-entropy, or focal loss, with classes weighted by their effective number of images."""
+    """Cross-entropy, or focal loss, with classes weighted by their effective number of images.
+
+    The weights may be deferred (DRW, Cao et al., NeurIPS 2019): until then all classes have the same.
+    """
 
     title = "class-balanced"
 
@@ -52,12 +55,29 @@ class ClassBalancedHead(ClassifierHead):
         gamma: float = option(
             0.0, "exponent gamma of the focal loss; 0 is cross-entropy", source="Cui et al. 2019", ge=0
         )
+        deferred: float = option(
+            0.0,
+            "share of the epochs before the classes are weighted: 0, weights from the start; 0.8, deferred "
+            "re-weighting (DRW) as its paper has it",
+            source="Cui et al. 2019",
+            ge=0,
+            lt=1,
+        )
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Train on the one set."""
-        weights = effective_number_weights(sets[0].counts(), self.options.beta)
-        loss = focal(self.options.gamma, weights) if self.options.gamma else weighted_cross_entropy(weights)
-        return Softmax(trainer.train(sets[0], outputs=sets[0].classes, purpose="class-balanced loss", loss=loss))
+        data, options = sets[0], self.options
+        counts = data.counts()
+
+        def loss_of(beta: float) -> Loss:
+            weights = effective_number_weights(counts, beta)
+            return focal(options.gamma, weights) if options.gamma else weighted_cross_entropy(weights)
+
+        def loss_at(progress: float) -> Loss:
+            return loss_of(options.beta if progress >= options.deferred else 0.0)
+
+        how: dict[str, Any] = {"loss_at": loss_at} if options.deferred else {"loss": loss_of(options.beta)}
+        return Softmax(trainer.train(data, outputs=data.classes, purpose="class-balanced loss", **how))
 
 
 class FocalHead(ClassifierHead):

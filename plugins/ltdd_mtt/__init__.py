@@ -7,6 +7,7 @@ import click
 from ltdd_core import Register, hookimpl
 
 PAPER = {
+    "about": "Trajectory matching with the published values for CIFAR-10, ZCA and 10 images a class, at full length.",
     "method": "mtt",
     "iterations": 5000,
     "init": "real",

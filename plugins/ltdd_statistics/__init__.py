@@ -8,6 +8,7 @@ from ltdd_core import Register, hookimpl
 
 TEACHER = {"network": {"name": "convnet-d3", "norm": "batch"}, "head": "linear"}
 RDED: dict[str, Any] = {
+    "about": "RDED with the values of its public code for CIFAR-10 and 10 images a class.",
     "method": "rded",
     "init": "real",
     "matcher": {
@@ -49,6 +50,7 @@ RESNET = {
     "augment": "crop-flip",
 }
 SRE2L: dict[str, Any] = {
+    "about": "SRe2L with the values of its public code for CIFAR-100.",
     "method": "sre2l",
     "iterations": 1000,
     "init": "noise",
@@ -95,6 +97,7 @@ OF_EDC: dict[str, Any] = {
     "hard_weight": 0.025,
 }
 TEACHER_LABELS: dict[str, Any] = {
+    "about": "Real images, which a teacher labels while a network is trained on them.",
     "method": "coreset",
     "init": "herding",
     # A student learns best from a teacher of its own kind, so both are the network of the run.
@@ -107,6 +110,7 @@ TEACHER_LABELS: dict[str, Any] = {
     },
 }
 EDC: dict[str, Any] = {
+    "about": "EDC with the values of its public code for CIFAR.",
     "method": "edc",
     "iterations": 2000,
     "init": "real",
@@ -142,6 +146,7 @@ EDC: dict[str, Any] = {
     },
 }
 UNI_LEVEL: dict[str, Any] = {
+    "about": "Uni-level with the published values, as far as they are known.",
     "method": "uni-level",
     "iterations": 2000,
     "augment": "flip",

@@ -10,6 +10,7 @@ from ltdd_core import Register, hookimpl
 from ltdd_twostage.command import command
 
 PAPER = {
+    "about": "The two-stage head as published, for any method.",
     "plugins": ["twostage"],
     "head": {
         "name": "twostage",
