@@ -27,6 +27,7 @@ def kept_and_left_out(source: DataSource, most: int) -> tuple[ImageTable, tuple[
     options, images = source.options, source.load(generator(source.options.seed, "hold out"))
     labels, names = images.train.labels, images.class_names
     kept = cut(labels, names, imbalance=options.imbalance, n_max=options.n_max, order=options.order,
+               profile=options.profile, subset=options.subset,
                generator=generator(options.seed, "long tail"))  # fmt: skip
     left = torch.ones(len(labels), dtype=torch.bool)
     left[kept] = False

@@ -131,6 +131,8 @@ ENGLISH = {
 """Names of plugins, components or commands that are ordinary words of English or of mathematics as well."""
 LIBRARIES = {"torchvision"}
 """Names of plugins that are those of libraries that the core itself uses."""
+PAPERS = {"ldam"}
+"""Names of components that are those of papers, whose subset of CIFAR the core can draw (``data.subset``)."""
 DEPENDENCIES = {
     (
         "ltdd_twostage",
@@ -160,7 +162,7 @@ def names_of_plugins():
                 found.setdefault(name, set()).add(plugin.target)
     for name, (_, owner) in plugin_commands(plugins).items():
         found.setdefault(name, set()).add(owner.target)
-    return {name: owners for name, owners in found.items() if name not in ENGLISH | LIBRARIES}
+    return {name: owners for name, owners in found.items() if name not in ENGLISH | LIBRARIES | PAPERS}
 
 
 def words_of(path, *, docstrings):

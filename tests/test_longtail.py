@@ -19,7 +19,7 @@ from ltdd_core import (
     load_data,
 )
 from ltdd_core.data.load import load_long_tailed
-from ltdd_core.data.longtail import class_order, cut, exponential_counts, shot_groups
+from ltdd_core.data.longtail import class_order, cut, exponential_counts, shot_groups, step_counts
 from ltdd_core.data.normalisation import stored_normalisation
 from ltdd_core.runs.facts import data_facts
 from ltdd_core.seeding import generator
@@ -80,6 +80,17 @@ def test_one_class_is_all_head():
     assert exponential_counts(1, 7, 100) == [7]
 
 
+@pytest.mark.parametrize(("classes", "n_max", "imbalance", "few"), [(10, 5000, 100, 50), (100, 500, 10, 50)])
+def test_step_profile_of_ldam(classes, n_max, imbalance, few):
+    assert step_counts(classes, n_max, imbalance) == [n_max] * (classes // 2) + [few] * (classes // 2)
+
+
+def test_step_profile_has_a_place_for_each_class_and_an_image_in_each():
+    assert step_counts(5, 49, 49) == [49, 49, 1, 1, 1]
+    assert step_counts(3, 7, 100) == [7, 1, 1]
+    assert step_counts(1, 7, 100) == [7]
+
+
 # ---- order and groups ----------------------------------------------------------------------------
 
 
@@ -113,9 +124,18 @@ def shuffled_labels(sizes, seed=0):
     return labels[torch.randperm(len(labels), generator=generator(seed, "shuffle"))]
 
 
-def make_cut(labels, classes, *, imbalance=10.0, n_max=None, order="native", seed=0):
+def make_cut(labels, classes, *, imbalance=10.0, n_max=None, order="native", profile="exp", subset="own", seed=0):
     names = [f"name {label}" for label in range(classes)]
-    return cut(labels, names, imbalance=imbalance, n_max=n_max, order=order, generator=generator(seed, "cut"))
+    return cut(
+        labels,
+        names,
+        imbalance=imbalance,
+        n_max=n_max,
+        order=order,
+        profile=profile,
+        subset=subset,
+        generator=generator(seed, "cut"),
+    )
 
 
 @given(
@@ -166,6 +186,44 @@ def test_a_smaller_cut_is_part_of_a_larger_one(one, other, order, seed):
         set(make_cut(labels, 3, n_max=n_max, order=order, seed=seed).tolist()) for n_max in sorted((one, other))
     )
     assert small <= large
+
+
+def ldam_drw(labels, counts):
+    """What IMBALANCECIFAR10 of the LDAM-DRW repository keeps, the seed of the whole program set as it does."""
+    np.random.seed(0)  # noqa: NPY002
+    kept = []
+    for label, count in enumerate(counts):
+        indices = np.where(labels == label)[0]
+        np.random.shuffle(indices)  # noqa: NPY002
+        kept += sorted(indices[:count])
+    return kept
+
+
+def lad(labels, counts):
+    """What the CIFAR-LT of the LAD repository keeps."""
+    kept = []
+    for label, count in enumerate(counts):
+        indices = np.where(labels == label)[0]
+        kept += sorted(indices[np.random.RandomState(42).choice(len(indices), count, replace=False)])
+    return kept
+
+
+@pytest.mark.parametrize(("subset", "literal"), [("ldam", ldam_drw), ("lad", lad)])
+@pytest.mark.parametrize("classes", [10, 100])
+def test_the_subsets_of_the_literature(subset, literal, classes):
+    labels = shuffled_labels([50_000 // classes] * classes)  # as CIFAR has them
+    np.random.seed(5)  # noqa: NPY002
+    kept = make_cut(labels, classes, imbalance=100.0, subset=subset)
+    assert np.random.random() == np.random.RandomState(5).random()  # noqa: NPY002
+    counts = exponential_counts(classes, 50_000 // classes, 100)
+    assert kept.tolist() == literal(labels.numpy(), counts)
+    assert len(kept) == {10: 12406, 100: 10847}[classes]
+    # Another seed of the cut, or class order, draws from the same order of the images.
+    assert torch.equal(kept, make_cut(labels, classes, imbalance=100.0, subset=subset, seed=7))
+    turned = make_cut(labels, classes, imbalance=100.0, subset=subset, order="reversed")
+    assert turned.tolist() == literal(labels.numpy(), counts[::-1])
+    step = make_cut(labels, classes, imbalance=10.0, subset=subset, profile="step")
+    assert step.tolist() == literal(labels.numpy(), step_counts(classes, 50_000 // classes, 10))
 
 
 def test_a_class_with_too_few_images_is_named():
@@ -289,6 +347,32 @@ def test_the_digest_of_the_test_images_is_the_sources_and_one_that_cannot_tell_h
     assert late.digest == data.digest
     assert "test_digest" not in data_facts(late)
     assert data_facts(data)["test_digest"] == data.test_digest
+
+
+def test_the_cut_is_told_and_a_published_subset_of_files_is_doubted():
+    class Decoded(ImageTable):
+        def __init__(self, table):
+            self.table, self.labels = table, table.labels
+
+        def read(self, indices):
+            return self.table.read(indices)
+
+    class Files(Balanced):
+        def load(self, generator):
+            found = super().load(generator)
+            return SourceImages(Decoded(found.train), found.test, found.class_names)
+
+    assert load(imbalance="natural").cut == ""
+    assert load(seed=3).cut == "The class counts fall exponentially; data.seed 3 decides which images of a class stay."
+    told = load(profile="step", subset="lad", n_max=20, imbalance=10)
+    assert told.counts == (20, 2, 2)
+    assert told.cut == (
+        "The class counts fall in one step, after half of the classes; "
+        "the public code of LAD decides which images of a class stay."
+    )
+    assert not any("subset" in sentence for sentence in told.advice)
+    doubted = load_long_tailed("files", Files(Files.Options(subset="ldam"))).advice
+    assert sum("data.subset ldam draws from the images in the order of the files" in said for said in doubted) == 1
 
 
 def test_data_seed_alone_decides_what_stays():

@@ -72,6 +72,7 @@ def _parts(data: LongTailedSet) -> dict[str, Any]:
         "validation_counts": list(data.validation_counts),
         "test_counts": list(data.test_counts),
         "resized": data.resized,
+        "cut": data.cut,
         "advice": list(data.advice),
         "left_out": list(data.left_out),
     }

@@ -209,6 +209,8 @@ def print_data(console: Console, data: LongTailedSet) -> None:
         "classes with over 100 images (many): {many}, with 20 to 100 (medium): {medium}, "
         "with fewer (few): {few}".format(**{shot: len(own) or "none" for shot, own in groups.items()})
     )
+    if data.cut:
+        console.print(data.cut, soft_wrap=not console.is_terminal)
     for sentence in data.advice:
         console.print(sentence, style="yellow", soft_wrap=not console.is_terminal)
 

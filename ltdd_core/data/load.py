@@ -51,6 +51,8 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
         imbalance=options.imbalance,
         n_max=options.n_max,
         order=options.order,
+        profile=options.profile,
+        subset=options.subset,
         generator=generator(options.seed, "long tail"),
     )
     kept, validation = _validation_part(name, images, kept, options, display)
@@ -61,6 +63,7 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
     advice = (
         *images.advice,
         *_about_left_out(images.left_out),
+        *_about_subset(images, options),
         *told_copies([part for part in (train, validation, test) if part is not None]),
         *_about_tests(images),
         *_about_spared(spared, len(labels)),
@@ -84,6 +87,7 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
         advice=advice,
         values=images.values,
         left_out=images.left_out,
+        cut=_about_cut(options),
         test_digest=images.test.digest(),
     )
 
@@ -91,6 +95,27 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
 def _labels(images: SourceImages) -> list[Tensor]:
     """The labels of each part that there is."""
     return [part.labels for part in (images.train, images.test, images.validation) if part is not None]
+
+
+FALLS = {"exp": "exponentially", "step": "in one step, after half of the classes"}
+DRAWN_BY = {"ldam": "LDAM-DRW", "lad": "LAD"}
+
+
+def _about_cut(options: Any) -> str:
+    """How the long tail was made, in a sentence."""
+    if options.imbalance == "natural":
+        return ""
+    whose = f"the public code of {DRAWN_BY[options.subset]}" if options.subset != "own" else f"data.seed {options.seed}"
+    return f"The class counts fall {FALLS[options.profile]}; {whose} decides which images of a class stay."
+
+
+def _about_subset(images: SourceImages, options: Any) -> Iterator[str]:
+    """Whether a published subset may not be that, in a sentence."""
+    if options.subset != "own" and not isinstance(images.train, ArrayTable):
+        yield (
+            f"data.subset {options.subset} draws from the images in the order of the files here: they are the "
+            "published ones only if that is the order of CIFAR's own files."
+        )
 
 
 def _about_tests(images: SourceImages) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The exponential long-tailed profile of the field, and the cut of a balanced set to it."""
+"""The long-tailed profiles of the field, and the cut of a balanced set to one of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ltdd_core.data.image_groups import whole_groups
-from ltdd_core.data.source import Order
+from ltdd_core.data.source import Order, Profile, Subset
 from ltdd_core.errors import InputError, how_to_set
 
 
@@ -23,6 +24,20 @@ def exponential_counts(classes: int, n_max: int, imbalance: float) -> list[int]:
         return [n_max]
     # The small term keeps an exact power (1000 / 100 = 10) from rounding down to 9.
     return [max(1, int(n_max * imbalance ** (-i / (classes - 1)) + 1e-9)) for i in range(classes)]
+
+
+def step_counts(classes: int, n_max: int, imbalance: float) -> list[int]:
+    """Images a class keeps, head first: half of the classes n_max, the others ``int(n_max / IF)``, at least 1.
+
+    Of an odd number of classes the one in the middle is among the others.
+
+    Source: Cao et al., NeurIPS 2019 (LDAM), after Buda et al., 2018.
+    """
+    few = max(1, int(n_max / imbalance + 1e-9))
+    return [n_max if label < classes // 2 or classes == 1 else few for label in range(classes)]
+
+
+COUNTS = {"exp": exponential_counts, "step": step_counts}
 
 
 def class_order(classes: int, order: Order, generator: torch.Generator) -> list[int]:
@@ -41,6 +56,8 @@ def cut(
     imbalance: float | Literal["natural"],
     n_max: int | None,
     order: Order,
+    profile: Profile,
+    subset: Subset,
     generator: torch.Generator,
 ) -> Tensor:
     """Indices of the images that stay, sorted by class.
@@ -52,25 +69,52 @@ def cut(
         n_max: images of the largest class; None: as many as the smallest class of the data source has, so
             that the profile is exact.
         order: which class is the head.
+        profile: how the class counts fall.
+        subset: whose draw of the images of a class it is; ``ldam`` and ``lad`` draw from the order of the labels.
+        generator: draws the order where that is random, and the images where the subset is our own.
 
     Raises:
         InputError: a class has too few images for its place in the profile.
     """
     classes = len(class_names)
-    members = [torch.nonzero(labels == label).flatten() for label in range(classes)]
+    members = members_of(labels, classes)
     if imbalance == "natural":
-        return torch.cat([_draw(indices, n_max or len(indices), generator) for indices in members])
-    counts = exponential_counts(classes, n_max or min(len(indices) for indices in members), imbalance)
-    kept: list[Tensor] = [torch.empty(0, dtype=torch.long)] * classes
-    for count, label in zip(counts, class_order(classes, order, generator), strict=True):
-        if count > len(members[label]):
-            raise InputError(
-                f"class {class_names[label]!r} has {len(members[label])} training images but its place in the "
-                f"profile asks for {count}: use a smaller {how_to_set('data.n_max')}, another "
-                f"{how_to_set('data.order')}, or {how_to_set('data.imbalance', 'natural')}."
-            )
-        kept[label] = _draw(members[label], count, generator)
-    return torch.cat(kept)
+        head_first, counts = list(range(classes)), [n_max or len(indices) for indices in members]
+    else:
+        head_first = class_order(classes, order, generator)
+        counts = COUNTS[profile](classes, n_max or min(len(indices) for indices in members), imbalance)
+        for count, label in zip(counts, head_first, strict=True):
+            if count > len(members[label]):
+                raise InputError(
+                    f"class {class_names[label]!r} has {len(members[label])} training images but its place in the "
+                    f"profile asks for {count}: use a smaller {how_to_set('data.n_max')}, another "
+                    f"{how_to_set('data.order')}, or {how_to_set('data.imbalance', 'natural')}."
+                )
+    shuffled = _shuffled(members, subset, head_first, generator)
+    count_of = dict(zip(head_first, counts, strict=True))
+    return torch.cat([shuffled[label][: count_of[label]].sort().values for label in range(classes)])
+
+
+def members_of(labels: Tensor, classes: int) -> list[Tensor]:
+    """The indices of each class, ascending, int64 ``[n_c]``; labels are int64 ``[N]``."""
+    return list(labels.argsort(stable=True).split(torch.bincount(labels, minlength=classes).tolist()))
+
+
+def _shuffled(
+    members: Sequence[Tensor], subset: Subset, head_first: Sequence[int], generator: torch.Generator
+) -> dict[int, Tensor]:
+    """The images of each class in an order of which the first ones stay.
+
+    NumPy promises that a ``RandomState`` draws the same for ever, so these subsets are those of the authors' code.  It
+    is one of our own each time: theirs sets the seed of the whole program.
+    """
+    if subset == "own":
+        return {label: members[label][_order(len(members[label]), generator)] for label in head_first}
+    ldam, found = np.random.RandomState(0), {}
+    for label, indices in enumerate(members):
+        random = ldam if subset == "ldam" else np.random.RandomState(42)
+        found[label] = indices[torch.from_numpy(random.permutation(len(indices)))]
+    return found
 
 
 def balanced_part(
@@ -129,15 +173,18 @@ def _of_each(labels: Tensor, classes: int, each: int, generator: torch.Generator
         counts = torch.bincount(labels, minlength=classes).tolist()
         return whole_groups(labels, [min(each, count // 2) for count in counts], groups, generator)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label in range(classes):
-        indices = torch.nonzero(labels == label).flatten()
+    for indices in members_of(labels, classes):
         chosen[_draw(indices, min(each, len(indices) // 2), generator)] = True
     return chosen
 
 
 def _draw(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """``count`` of them, or all, in their order; the draw of a smaller count is part of that of a larger one."""
-    return indices[torch.randperm(len(indices), generator=generator)[:count]].sort().values
+    return indices[_order(len(indices), generator)[:count]].sort().values
+
+
+def _order(number: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(number, generator=generator)
 
 
 def by_count(counts: Sequence[int]) -> list[int]:

@@ -53,6 +53,8 @@ class LongTailedSet:
     """Which values became black and white, where a user has said that of images of more than 8 bits."""
     left_out: tuple[str, ...] = ()
     """The files that cannot be used and were left out, each with the reason."""
+    cut: str = ""
+    """How the training images were cut to a long tail, a sentence; empty where they are as they came."""
     test_digest: str | None = None
     """A digest of the test images as the source has them, before any change of size; None where it cannot tell."""
 

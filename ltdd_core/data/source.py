@@ -17,6 +17,10 @@ if TYPE_CHECKING:  # a data source can refuse what is not there before torch is 
 
 Order = Literal["native", "reversed", "random"]
 """Of the classes, from head to tail."""
+Profile = Literal["exp", "step"]
+"""How the class counts of a cut fall from head to tail."""
+Subset = Literal["own", "ldam", "lad"]
+"""Whose draw of the images of each class a cut keeps."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,18 @@ class LongTailOptions(BaseOptions):
     order: Order = option(
         "native",
         "order of the classes from head to tail: native, reversed or random; unused if imbalance is natural",
+    )
+    profile: Profile = option(
+        "exp",
+        "how the class counts fall from head to tail: exp, exponentially; step, the first half of the classes has "
+        "n_max images each and the other half n_max / IF; unused if imbalance is natural",
+        source="Cui et al. 2019; step: Cao et al. 2019",
+    )
+    subset: Subset = option(
+        "own",
+        "which images of a class stay: own, drawn with data.seed; ldam and lad, those of the public code of LDAM-DRW "
+        "and of LAD, which are the published subsets where the source has its images in the order of CIFAR's own files",
+        source="LDAM-DRW and LAD, public code",
     )
     validation: float | None = option(
         0.0,
