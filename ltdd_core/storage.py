@@ -12,7 +12,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -183,12 +183,30 @@ def _finite(text: str) -> float:
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
     """A digest, 32 hexadecimal digits, of names, shapes, dtypes and every bit of some tensors, on any device."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = TensorDigest()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.begin(name, tensors[name].dtype, tensors[name].shape)
+        digest.update(tensors[name])
     return digest.hexdigest()
+
+
+class TensorDigest:
+    """The digest of :func:`digest_of`, of tensors that come in parts, those of the first name in the alphabet first."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    def begin(self, name: str, dtype: torch.dtype, shape: Sequence[int]) -> None:
+        """The next tensor."""
+        self._digest.update(f"{name} {dtype} {list(shape)};".encode())
+
+    def update(self, part: Tensor) -> None:
+        """The next part of the tensor, or all of it, on any device."""
+        self._digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+    def hexdigest(self) -> str:
+        """32 hexadecimal digits."""
+        return self._digest.hexdigest()
 
 
 def _sorted_header(content: bytes) -> bytes:

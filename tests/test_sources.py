@@ -221,6 +221,86 @@ def test_npz_of_one_class(tmp_path):
     assert "1 class; a classifier needs at least two" in refusal(Npz, root=save(tmp_path, arrays(classes=1)))
 
 
+@pytest.mark.parametrize("channels", [None, 1, 3])
+@pytest.mark.parametrize("lay_out", [np.ascontiguousarray, np.asfortranarray])
+def test_npz_of_another_size_is_scaled_as_files_are(tmp_path, monkeypatch, channels, lay_out):
+    monkeypatch.setattr("ltdd_core.data.npz.AT_ONCE", 5)  # 12 images are read in three parts
+    made = arrays(channels)
+    path = save(tmp_path, {name: lay_out(array) for name, array in made.items()}, np.savez_compressed)
+    data, as_it_is = load(Npz, root=path, image_size=5), load(Npz, root=path)
+    assert (data.image_shape, data.resized) == ((channels or 1, 5, 5), "6x8 -> 5x5")
+    assert (data.test_digest, as_it_is.resized) == (as_it_is.test_digest, "")
+    for images, name in ((data.test_images, "test_images"), (data.validation_images, "val_images")):
+        for image, pixels in zip(images, made[name], strict=True):
+            middle = Image.fromarray(pixels.squeeze()).crop((0, 1, 6, 7))  # 8 rows of 6 pixels
+            expected = np.asarray(middle.resize((5, 5), Image.Resampling.BILINEAR)).reshape(5, 5, -1)
+            assert torch.equal(image, torch.from_numpy(expected.copy()).permute(2, 0, 1))
+    assert torch.equal(data.train_images, load(Npz, root=save(tmp_path, made), image_size=5).train_images)
+
+
+def test_npz_of_another_size_may_have_a_range_and_channels(tmp_path):
+    made = arrays()
+    for name in ("train", "val", "test"):
+        if f"{name}_images" in made:
+            images = made[f"{name}_images"].astype(np.float32) / 255
+            made[f"{name}_images"] = np.concatenate([images, images[..., :1]], axis=-1)
+    path = save(tmp_path, made)
+    plain = load(Npz, root=path, channels=4, range=(0, 1))
+    scaled = load(Npz, root=path, channels=4, range=(0, 1), image_size=5)
+    assert scaled.image_shape == (4, 5, 5)
+    assert torch.equal(scaled.train_images[:, 0], scaled.train_images[:, 3])  # each channel for itself
+    assert scaled.test_digest == plain.test_digest
+
+
+def test_npz_of_another_size_that_is_damaged_is_refused_as_well(tmp_path):
+    path = save(tmp_path, arrays())
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        content[archive.getinfo("test_images.npy").header_offset + 300] ^= 1  # a pixel
+    path.write_bytes(content)
+    assert "Bad CRC-32" in refusal(Npz, root=path, image_size=5)
+    made = arrays()
+    made["train_images"] = made["train_images"].astype(float)
+    assert "nobody has said which are black and white" in refusal(Npz, root=save(tmp_path, made), image_size=5)
+
+
+# ---- MedMNIST ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "first"),
+    [
+        ("pathmnist", 9, "adipose"),
+        ("PathMNIST_64", 9, "adipose"),
+        ("organcmnist_224", 11, "bladder"),
+        ("breastmnist", 2, "malignant"),
+        ("retinamnist", 5, "0"),
+        ("pathmnist", 8, "0"),  # not all of its classes, so nobody knows which
+        ("pathmnist_own", 9, "0"),
+    ],
+)
+def test_the_classes_of_medmnist_by_the_name_of_the_file(tmp_path, name, classes, first):
+    path = tmp_path / f"{name}.npz"
+    np.savez(path, **arrays(classes=classes))
+    data = load(Npz, root=path)
+    assert (data.class_names[0], len(data.class_names), data.name) == (first, classes, name)
+    assert data.validation_labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("chestmnist", "an image of chestmnist has several classes at once; one class an image is needed."),
+        ("ChestMNIST_64", "several classes at once"),
+        ("organmnist3d", "this set of MedMNIST has volumes; images of two dimensions are needed."),
+        ("vesselmnist3d_64", "has volumes"),
+    ],
+)
+def test_sets_of_medmnist_that_are_no_images_of_one_class_are_refused(tmp_path, name, message):
+    np.savez(tmp_path / f"{name}.npz", **arrays())
+    assert message in refusal(Npz, root=tmp_path / f"{name}.npz")
+
+
 def test_npz_never_unpickles(tmp_path):
     class Bomb:
         def __reduce__(self):

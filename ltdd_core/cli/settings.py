@@ -62,7 +62,7 @@ def data_options(command: Command) -> Command:
         click.option(
             "--order", metavar="ORDER", help="Order of the classes from head to tail: native, reversed or random."
         ),
-        click.option("--image-size", metavar="N", help="Side of the images of a folder."),
+        click.option("--image-size", metavar="N", help="Side of the images of a folder or an archive."),
         click.option("--skip-bad", is_flag=True, help="Leave out the images of a folder that cannot be used."),
         click.option("--validation", metavar="X", help="Share of the training images that become validation images."),
     )

@@ -139,7 +139,7 @@ class ArrayTable(ImageTable):
         """The rows asked for."""
         return self.images[indices]
 
-    def digest(self) -> str:
+    def digest(self) -> str | None:
         """Of the pixels, which are all that there is."""
         from ltdd_core.storage import digest_of
 
