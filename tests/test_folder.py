@@ -572,7 +572,9 @@ def test_a_class_without_a_good_image_to_train_with_is_refused(split):
     for path in (split / "train" / "a").iterdir():
         path.write_bytes(path.read_bytes()[:60])
     folder = split / "train" / "a"
-    said = f"{folder}: none of the 2 training images of this class can be used; the first one: {folder / '0.png'}: "
+    said = (
+        f"{folder.parent}: none of the 2 training images of class 'a' can be used; the first one: {folder / '0.png'}: "
+    )
     assert refusal(split, skip_bad=True).startswith(said)
     fill(folder.parent, a=1)
     for path in (split / "test").rglob("*.png"):
@@ -882,3 +884,45 @@ def test_what_images_have_in_common_makes_groups(one, other):
     for i, j in itertools.combinations(range(len(one)), 2):
         assert (found[i] == found[j]) == any({i, j} <= group for group in groups)
     assert list(dict.fromkeys(found)) == list(range(len(groups)))
+
+
+# ---- classes by paths ----------------------------------------------------------------------------------
+
+
+def flat(root, *names):
+    for name in names:
+        picture, number = image(), next(NUMBERS)
+        picture.putpixel((0, 0), (number % 256, number // 256 % 256, GREY[2]))
+        write(root / name, picture)
+
+
+def test_the_path_may_say_the_class(tmp_path):
+    flat(tmp_path, *(f"cat_{n}.png" for n in range(6)), *(f"more/10_{n}.png" for n in range(4)), "odd.png")
+    flat(tmp_path, "runs/1/cat_pictures.png")
+    (tmp_path / "runs" / "1" / "run.json").write_text("{}")
+    (tmp_path / "notes.txt").touch()
+    data = load(tmp_path, class_from=r"([^/]+)_\d+\.")
+    assert (data.class_names, data.counts, data.test_counts) == (("10", "cat"), (2, 3), (2, 3))
+    said = f'1 image is left out, such as {tmp_path / "odd.png"}: data={{"class_from": ...}} does not match.'
+    assert said.replace('data={"class_from": ...}', "class_from=") in data.advice
+    assert any(sentence.endswith("images: 1 .txt.") for sentence in data.advice)
+
+
+def test_the_path_may_say_the_class_in_each_part(tmp_path):
+    flat(tmp_path / "train", *(f"{n}/{m}.png" for n in (10, 9) for m in range(3)))
+    flat(tmp_path / "test", "9/0.png", "9/1.png")
+    flat(tmp_path / "val", "10/0.png")
+    data = load(tmp_path, class_from=r"^\d+")
+    assert (data.class_names, data.counts, data.test_counts) == (("9", "10"), (3, 3), (2, 0))
+    assert data.validation_counts == (0, 1)
+    for part in ("train", "test"):  # as flat as competitions have them
+        shutil.rmtree(tmp_path / part)
+        flat(tmp_path / part, "a-0.png", "b-1.png")
+    shutil.rmtree(tmp_path / "val")
+    assert load(tmp_path, class_from="^.").test_counts == (1, 1)
+    flat(tmp_path / "test", "c-2.png")
+    said = f"{tmp_path / 'train'}: there is no image of class 'c', which {tmp_path / 'test'} has: add some."
+    assert refusal(tmp_path, class_from="^.") == said
+    assert "finds 1 class(es) in the paths below" in refusal(tmp_path, class_from="-|png")
+    assert "this is no regular expression: " in refusal(tmp_path, class_from="(")
+    assert "there is no such folder" in refusal(tmp_path / "gone", class_from=".")

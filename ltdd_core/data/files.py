@@ -53,7 +53,7 @@ def subfolders(folder: Path) -> list[str]:
     return [name for name in found if not _has_runs(folder / name)]
 
 
-def image_files(folder: Path, left_out: Counter[str] | None = None) -> list[Path]:
+def image_files(folder: Path, left_out: Counter[str] | None = None, *, deep: bool = True) -> list[Path]:
     """Image files in a folder and the folders inside it, sorted; links to folders are followed.
 
     A file is an image if its name ends as those of images do.  One whose name has no suffix is looked at.
@@ -61,12 +61,13 @@ def image_files(folder: Path, left_out: Counter[str] | None = None) -> list[Path
     Args:
         folder: where to look.
         left_out: counts the suffixes of the files that are no images, but are not a system's own either.
+        deep: look into the folders inside, too.
 
     Raises:
         InputError: a folder cannot be read.
     """
     found = []
-    for path in _files(folder):
+    for path in _files(folder, deep=deep):
         suffix = path.suffix.lower()
         if suffix in SUFFIXES or (not suffix and _is_image(path)):
             found.append(path)
@@ -94,7 +95,7 @@ def unreadable(error: OSError) -> NoReturn:
     raise InputError(f"{error.filename}: cannot be read: {error.strerror}.") from error
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, *, deep: bool) -> Iterator[Path]:
     """All files that are the user's; a folder that several links lead to is entered once."""
     entered = set[tuple[int, int]]()
     for place, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
@@ -103,7 +104,7 @@ def _files(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add((found.st_dev, found.st_ino))
-        folders[:] = sorted(name for name in folders if not is_passed_over(name))
+        folders[:] = sorted(name for name in folders if deep and not is_passed_over(name))
         yield from (Path(place, name) for name in names if not is_passed_over(name))
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ltdd_core.data.colours import Range, told_conversions
 from ltdd_core.data.copies import same_files
-from ltdd_core.data.files import image_files, told_left_out
+from ltdd_core.data.files import subfolders
 from ltdd_core.data.filetable import usable
 from ltdd_core.data.image_groups import ALONE, group_names, numbered, told_groups, whole_groups
-from ltdd_core.data.layout import alike_but_for_case, class_folders, folders_of_classes, parts_of
+from ltdd_core.data.layout import class_folders, parts_of
+from ltdd_core.data.listing import Files, listed_by_folders, listed_by_paths
 from ltdd_core.data.source import DataSource, LongTailOptions, Order, SourceImages
 from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.options import option
@@ -93,6 +93,12 @@ class ImageFolder(DataSource):
             "path below root, whose first part in brackets, or else whose match, is the name of the group",
             min_length=1,
         )
+        class_from: str | None = option(
+            None,
+            "regular expression over the path of an image below root, or below train and test, whose first part in "
+            "brackets, or else whose match, is the class; unless given, the folder is the class",
+            min_length=1,
+        )
         skip_bad: bool = option(
             False,
             "leave out images that cannot be used, such as damaged ones, and say which; all are decoded once more",
@@ -108,6 +114,9 @@ class ImageFolder(DataSource):
         if self.options.root is None:
             root = how_to_set("data.root")
             raise InputError(f"data source 'folder' needs {root}: a folder with train/ and test/, one folder a class.")
+        if self.options.class_from is not None:
+            subfolders(self.options.root)
+            return
         parts = parts_of(self.options.root)
         class_folders(self.options.root if parts is None else parts.train)
 
@@ -124,6 +133,7 @@ class ImageFolder(DataSource):
             test_least=options.test_least,
             skip_bad=options.skip_bad,
             group=options.group,
+            class_from=options.class_from,
             display=self.display,
         )
 
@@ -157,6 +167,7 @@ def load_folder(
     test_least: int = 10,
     skip_bad: bool | None = None,
     group: str = ALONE,
+    class_from: str | None = None,
     display: Display | None = None,
 ) -> SourceImages:
     """The image folder under ``root``; the arguments are the options of :class:`ImageFolder`.
@@ -165,21 +176,15 @@ def load_folder(
         InputError: no such folder, fewer than two classes, a class without training images, no test image at all, or
             an unusable file.
     """
-    parts, others = parts_of(root), Counter[str]()
-    folder = root if parts is None else parts.train
-    classes = class_folders(folder)
-    train, test, validation = _files(folder, classes, others), None, None
-    if parts is not None and parts.test is not None:
-        test = _files(parts.test, folders_of_classes(parts.test, classes, folder), others, classes)
-    if parts is not None and parts.val is not None:
-        validation = _files(parts.val, folders_of_classes(parts.val, classes, folder), others, classes)
+    listing = listed_by_folders(root) if class_from is None else listed_by_paths(root, class_from)
+    train, test, validation = listing.train, listing.test, listing.validation
     deciding = [path for files in (train, test) if files is not None for path in files.paths]
     found = usable(deciding, validation.paths if validation else (), image_size, values, skip_bad, display)
-    _check_each_class(classes, train, found.refused)
+    _check_each_class(listing.classes, train, found.refused)
     train = train.without(found.refused)
     names = group_names(group, root, train.paths, train.homes)
     if test is None:
-        held_out = _held_out_files(train, names, len(classes), test_share, test_least, generator)
+        held_out = _held_out_files(train, names, len(listing.classes), test_share, test_least, generator)
         if not held_out.any():
             raise _none_to_test(root, grouped=group != ALONE)
         train, test = train.only(~held_out), train.only(held_out)
@@ -194,13 +199,11 @@ def load_folder(
     return SourceImages(
         found.table(train.paths, train.labels),
         found.table(test.paths, test.labels),
-        tuple(classes),
+        listing.classes,
         found.table(validation.paths, validation.labels) if validation and validation.paths else None,
         resized=_resized(sizes, found.size),
         advice=(
-            *(() if parts is None else parts.notes),
-            *told_left_out(others),
-            *alike_but_for_case(classes),
+            *listing.notes,
             *told_conversions(header.converted for header in found.headers.values()),
             *(() if group == ALONE else told_groups(names, group_names(group, root, test.paths, test.homes))),
             *_advice(sizes, found.size),
@@ -209,30 +212,6 @@ def load_folder(
         values=values,
         left_out=tuple(map(str, found.refused.values())),
     )
-
-
-@dataclass(frozen=True)
-class Files:
-    """The image files of a part."""
-
-    folder: Path
-    paths: list[Path]
-    labels: Tensor
-    """The class of each, int64 ``[N]``."""
-    homes: list[Path]
-    """The folder of the class of each."""
-
-    def only(self, chosen: Tensor) -> Files:
-        """Some of them; ``chosen`` is bool ``[N]``."""
-        taken = [index for index, take in enumerate(chosen.tolist()) if take]
-        paths, homes = [self.paths[index] for index in taken], [self.homes[index] for index in taken]
-        return Files(self.folder, paths, self.labels[chosen], homes)
-
-    def without(self, refused: Mapping[Path, InputError]) -> Files:
-        """Those that can be used."""
-        import torch
-
-        return self.only(torch.tensor([path not in refused for path in self.paths], dtype=torch.bool))
 
 
 def _none_to_test(root: Path, *, grouped: bool) -> InputError:
@@ -247,42 +226,18 @@ def _none_to_test(root: Path, *, grouped: bool) -> InputError:
     )
 
 
-def _files(
-    folder: Path, there: Mapping[str, Path], others: Counter[str], classes: Iterable[str] | None = None
-) -> Files:
-    """The images of the classes of a part.
-
-    Args:
-        folder: of the part.
-        there: the folders of the classes that it has.
-        others: counts the files that are no images.
-        classes: all classes, where some may be missing in this part; None: it has all, and each has images.
-    """
-    import torch
-
-    paths, labels, homes = list[Path](), list[int](), list[Path]()
-    for label, name in enumerate(there if classes is None else classes):
-        class_paths = image_files(there[name], others) if name in there else []
-        if classes is None and not class_paths:
-            raise InputError(f"{there[name]}: no image in this class folder: add some or remove it.")
-        paths += class_paths
-        labels += [label] * len(class_paths)
-        homes += [there.get(name, folder)] * len(class_paths)
-    return Files(folder, paths, torch.tensor(labels, dtype=torch.int64), homes)
-
-
-def _check_each_class(classes: Mapping[str, Path], train: Files, refused: Mapping[Path, InputError]) -> None:
+def _check_each_class(classes: Sequence[str], train: Files, refused: Mapping[Path, InputError]) -> None:
     """See that each class has a training image that can be used.
 
     Raises:
         InputError: one has none.
     """
     good = set(train.without(refused).labels.tolist())
-    for label, folder in enumerate(classes.values()):
+    for label, name in enumerate(classes):
         if label not in good:
             own = [path for path, of in zip(train.paths, train.labels.tolist(), strict=True) if of == label]
             raise InputError(
-                f"{folder}: none of the {len(own)} training images of this class can be used; the first one: "
+                f"{train.folder}: none of the {len(own)} training images of class {name!r} can be used; the first one: "
                 f"{refused[own[0]]}"
             )
 

@@ -8,9 +8,12 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ltdd_core.data.files import image_files, subfolders
 from ltdd_core.errors import InputError, how_to_set
+
+T = TypeVar("T")
 
 NAMES = {
     "train": {"train", "training", "trainval"},
@@ -33,10 +36,14 @@ class Parts:
     notes: tuple[str, ...]
 
 
-def parts_of(root: Path) -> Parts | None:
+def parts_of(root: Path, *, classes_in_folders: bool = True) -> Parts | None:
     """The parts of a folder, if it has one to train and one to test or to validate with.
 
     Where no test part has classes, the validation part is the test part.
+
+    Args:
+        root: the folder.
+        classes_in_folders: whether images without a folder have no class.
 
     Raises:
         InputError: ``root`` is no folder or cannot be read, or two folders are the same part.
@@ -55,7 +62,7 @@ def parts_of(root: Path) -> Parts | None:
     places, notes = {part: _inside(root / name, part) for part, name in found.items()}, []
     if others:
         notes.append(f"beside the parts, {_listed(others)} {'is' if len(others) == 1 else 'are'} left out.")
-    if "test" in places and not subfolders(places["test"]) and image_files(places["test"]):
+    if classes_in_folders and "test" in places and not subfolders(places["test"]) and image_files(places["test"]):
         del places["test"]
         notes.append(f"{found['test']} is left out, since its images are in no folders of classes.")
     if "test" not in places and "val" in places:
@@ -79,14 +86,20 @@ def class_folders(folder: Path) -> dict[str, Path]:
         raise InputError(f"{folder}: {len(names)} class folder(s); at least two are needed, one a class.")
     found = dict[str, Path]()
     for name in names:
-        shown = _shown(folder, name)
+        shown = shown_name(folder, name)
         if shown in found:
             raise InputError(
                 f"{folder}: two folders are called {shown!r}, in different forms of Unicode (NFC and NFD): "
                 "put their images into one."
             )
         found[shown] = folder / name
-    return dict(sorted(found.items(), key=_number)) if all(name.isdecimal() for name in found) else found
+    return in_order(found)
+
+
+def in_order(found: Mapping[str, T]) -> dict[str, T]:
+    """By the names of classes; names that are all numbers, in the order of the numbers."""
+    numbers = all(name.isdecimal() for name in found)
+    return dict(sorted(found.items(), key=lambda item: (int(item[0]) if numbers else 0, item[0])))
 
 
 def folders_of_classes(folder: Path, classes: Mapping[str, Path], train: Path) -> dict[str, Path]:
@@ -102,7 +115,7 @@ def folders_of_classes(folder: Path, classes: Mapping[str, Path], train: Path) -
     """
     lower, found = _by_lower_case(classes), dict[str, Path]()
     for name in subfolders(folder):
-        shown = _shown(folder, name)
+        shown = shown_name(folder, name)
         alike = [shown] if shown in classes else lower.get(shown.casefold(), [])
         if len(alike) != 1 and not image_files(folder / name):
             continue
@@ -119,7 +132,7 @@ def folders_of_classes(folder: Path, classes: Mapping[str, Path], train: Path) -
     return found
 
 
-def alike_but_for_case(classes: Mapping[str, Path]) -> tuple[str, ...]:
+def alike_but_for_case(classes: Iterable[str]) -> tuple[str, ...]:
     """A sentence for names such as ``Cat`` and ``cat``."""
     alike = [names for names in _by_lower_case(classes).values() if len(names) > 1]
     return tuple(f"{_listed(names)} are different classes here." for names in alike)
@@ -145,7 +158,7 @@ def _inside(folder: Path, part: str) -> Path:
     return folder / names[0] if len(names) == 1 and _part_of(names[0]) == part else folder
 
 
-def _shown(folder: Path, name: str) -> str:
+def shown_name(folder: Path, name: str) -> str:
     """The name of a class in the composed form of Unicode, which is the same on all systems.
 
     Raises:
@@ -155,10 +168,6 @@ def _shown(folder: Path, name: str) -> str:
         return unicodedata.normalize("NFC", os.fsencode(name).decode())
     except UnicodeDecodeError as error:
         raise InputError(f"{folder}: the folder name {name!r} is not valid UTF-8: rename it.") from error
-
-
-def _number(item: tuple[str, Path]) -> tuple[int, str]:
-    return int(item[0]), item[0]
 
 
 def _images_of(part: str) -> str:
