@@ -78,6 +78,9 @@ def memory_in_words(advice: str) -> Iterator[None]:
 PATHS = {
     "data": "data.name",
     "root": "data.root",
+    "train": "data.train",
+    "test": "data.test",
+    "val": "data.val",
     "name": "data.title",
     "imbalance": "data.imbalance",
     "n_max": "data.n_max",

@@ -33,12 +33,12 @@ def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
 
 
 def data_options(command: Command) -> Command:
-    """The options that choose the data: ``--data``, ``--root``, ``--name`` and those of a long-tailed set.
+    """The options that choose the data: ``--data``, where it is, ``--name`` and those of a long-tailed set.
 
     Args:
-        command: a function that becomes a click command; takes the values as ``data``, ``root``, ``name``,
-            ``imbalance``, ``n_max``, ``order``, ``image_size`` and ``validation``, None for those not given, and
-            ``skip_bad``, a bool.
+        command: a function that becomes a click command; takes the values as ``data``, ``root``, ``train``, ``test``,
+            ``val``, ``name``, ``imbalance``, ``n_max``, ``order``, ``image_size`` and ``validation``, None for those
+            not given, and ``skip_bad``, a bool.
 
     Returns:
         The same function with the options.
@@ -52,6 +52,9 @@ def data_options(command: Command) -> Command:
             help="Data source: digits-lt, cifar10-lt, folder, ...",
         ),
         click.option("--root", metavar="DIR", shell_complete=FILES, help="Folder or file of the data."),
+        click.option("--train", metavar="FILE", shell_complete=FILES, help="List of the training images, for list."),
+        click.option("--test", metavar="FILE", shell_complete=FILES, help="List of the test images."),
+        click.option("--val", metavar="FILE", shell_complete=FILES, help="List of the validation images."),
         click.option(
             "--name",
             metavar="TEXT",

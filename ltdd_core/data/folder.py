@@ -18,7 +18,7 @@ from ltdd_core.data.files import subfolders
 from ltdd_core.data.filetable import usable
 from ltdd_core.data.image_groups import ALONE, group_names, numbered, told_groups, whole_groups
 from ltdd_core.data.layout import class_folders, parts_of
-from ltdd_core.data.listing import Files, listed_by_folders, listed_by_paths
+from ltdd_core.data.listing import Files, Listing, listed_by_folders, listed_by_paths
 from ltdd_core.data.source import DataSource, LongTailOptions, Order, SourceImages
 from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.options import option
@@ -66,10 +66,31 @@ class OwnDataOptions(LongTailOptions):
     )
 
 
+class FileOptions(OwnDataOptions):
+    """What is done with image files."""
+
+    image_size: int | None = option(
+        None,
+        "side of the square images; unless given, that of all files if they agree and it is at most 64, else 32",
+        ge=4,
+    )
+    group: str = option(
+        "none",
+        "what belongs together, so that the test and validation images that are held out are of other groups than "
+        "those that train: none; folder, for the folders in those of the classes; or a regular expression over the "
+        "path below root, whose first part in brackets, or else whose match, is the name of the group",
+        min_length=1,
+    )
+    skip_bad: bool = option(
+        False,
+        "leave out images that cannot be used, such as damaged ones, and say which; all are decoded once more",
+    )
+
+
 class ImageFolder(DataSource):
     """``root/train/<class>/*`` and ``root/test/<class>/*``, perhaps ``root/val/<class>/*``; or ``root/<class>/*``."""
 
-    class Options(OwnDataOptions):
+    class Options(FileOptions):
         """The data as they are, unless an imbalance is asked for."""
 
         root: Path | None = option(None, "folder with train/ and test/, or with the class folders")
@@ -81,27 +102,11 @@ class ImageFolder(DataSource):
             "order of the classes from head to tail: native (sorted folder names), reversed or random; unused if "
             "imbalance is natural",
         )
-        image_size: int | None = option(
-            None,
-            "side of the square images; unless given, that of all files if they agree and it is at most 64, else 32",
-            ge=4,
-        )
-        group: str = option(
-            "none",
-            "what belongs together, so that the test and validation images that are held out are of other groups than "
-            "those that train: none; folder, for the folders in those of the classes; or a regular expression over the "
-            "path below root, whose first part in brackets, or else whose match, is the name of the group",
-            min_length=1,
-        )
         class_from: str | None = option(
             None,
             "regular expression over the path of an image below root, or below train and test, whose first part in "
             "brackets, or else whose match, is the class; unless given, the folder is the class",
             min_length=1,
-        )
-        skip_bad: bool = option(
-            False,
-            "leave out images that cannot be used, such as damaged ones, and say which; all are decoded once more",
         )
 
     @property
@@ -177,6 +182,52 @@ def load_folder(
             an unusable file.
     """
     listing = listed_by_folders(root) if class_from is None else listed_by_paths(root, class_from)
+    return images_of(
+        listing,
+        root,
+        generator,
+        image_size=image_size,
+        values=values,
+        test_share=test_share,
+        test_least=test_least,
+        skip_bad=skip_bad,
+        group=group,
+        display=display,
+    )
+
+
+def images_of(
+    listing: Listing,
+    root: Path,
+    generator: torch.Generator,
+    *,
+    image_size: int | None,
+    values: Range | None,
+    test_share: float,
+    test_least: int,
+    skip_bad: bool | None,
+    group: str,
+    display: Display | None,
+) -> SourceImages:
+    """What a data source gives of files, once it knows them and their classes.
+
+    Their headers are looked at, and a test part is held out if there is none.
+
+    Args:
+        listing: the files.
+        root: the folder that they are in.
+        generator: draws what is held out.
+        image_size: as the other arguments, an option of :class:`ImageFolder`.
+        values: see :func:`range_of`.
+        test_share: an option.
+        test_least: an option.
+        skip_bad: an option; None: there is no such option.
+        group: an option.
+        display: told how many images are decoded.
+
+    Raises:
+        InputError: a class without training images, no test image at all, or an unusable file.
+    """
     train, test, validation = listing.train, listing.test, listing.validation
     deciding = [path for files in (train, test) if files is not None for path in files.paths]
     found = usable(deciding, validation.paths if validation else (), image_size, values, skip_bad, display)
@@ -186,7 +237,7 @@ def load_folder(
     if test is None:
         held_out = _held_out_files(train, names, len(listing.classes), test_share, test_least, generator)
         if not held_out.any():
-            raise _none_to_test(root, grouped=group != ALONE)
+            raise _none_to_test(root, listing.parts, grouped=group != ALONE)
         train, test = train.only(~held_out), train.only(held_out)
         names = group_names(group, root, train.paths, train.homes)
     else:
@@ -214,15 +265,15 @@ def load_folder(
     )
 
 
-def _none_to_test(root: Path, *, grouped: bool) -> InputError:
+def _none_to_test(root: Path, parts: str, *, grouped: bool) -> InputError:
     if grouped:
         return InputError(
-            f"{root}: no class has images of two groups, so there is none to test: add some, make train/ and test/ "
-            f"folders, or leave out {how_to_set('data.group')}."
+            f"{root}: no class has images of two groups, so there is none to test: add some, make {parts}, or leave "
+            f"out {how_to_set('data.group')}."
         )
     return InputError(
-        f"{root}: every class has one image only; without train/ and test/ folders some need two, one to train and "
-        "one to test: add some, or make those folders."
+        f"{root}: every class has one image only; without {parts} some need two, one to train and one to test: add "
+        f"some, or make {parts}."
     )
 
 

@@ -50,7 +50,7 @@ def parts_of(root: Path, *, classes_in_folders: bool = True) -> Parts | None:
     """
     found, others = dict[str, str](), list[str]()
     for name in subfolders(root):
-        part = _part_of(name)
+        part = part_of(name)
         if part is None:
             others.append(name)
         elif part in found:
@@ -78,7 +78,7 @@ def class_folders(folder: Path) -> dict[str, Path]:
         InputError: fewer than two, names that are no UTF-8, or two that look the same.
     """
     names = subfolders(folder)
-    if names and all(_part_of(name) for name in names):
+    if names and all(part_of(name) for name in names):
         raise InputError(f"{folder} has only {', '.join(names)}: give it both train/ and test/, or folders of classes.")
     if len(names) == 1 and len(subfolders(folder / names[0])) > 1:
         raise InputError(f"{folder}: its one folder is {names[0]!r}: try {how_to_set('root', folder / names[0])}.")
@@ -145,7 +145,8 @@ def _by_lower_case(classes: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _part_of(name: str) -> str | None:
+def part_of(name: str) -> str | None:
+    """Which part a name stands for: ``train``, ``test`` or ``val``; None: none."""
     core, before = name.casefold(), ""
     while core != before:
         core, before = AROUND.sub("", core), core
@@ -155,7 +156,7 @@ def _part_of(name: str) -> str | None:
 def _inside(folder: Path, part: str) -> Path:
     """The folder with the classes: archives often have ``seg_train/seg_train``."""
     names = subfolders(folder)
-    return folder / names[0] if len(names) == 1 and _part_of(names[0]) == part else folder
+    return folder / names[0] if len(names) == 1 and part_of(names[0]) == part else folder
 
 
 def shown_name(folder: Path, name: str) -> str:

@@ -58,6 +58,8 @@ class Listing:
     validation: Files | None
     notes: tuple[str, ...]
     """What a user should know, a sentence each."""
+    parts: str = "train/ and test/ folders"
+    """What a user makes where there is no test part."""
 
 
 def listed_by_folders(root: Path) -> Listing:

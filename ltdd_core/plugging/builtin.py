@@ -15,6 +15,7 @@ def ltdd_register_datasets(register: Register) -> None:
     register("svhn-lt", "ltdd_core.data.vision:Svhn")
     register("fashion-mnist-lt", "ltdd_core.data.vision:FashionMnist")
     register("folder", "ltdd_core.data.folder:ImageFolder")
+    register("list", "ltdd_core.data.lists:ImageList")
     register("npz", "ltdd_core.data.npz:Npz")
 
 

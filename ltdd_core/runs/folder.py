@@ -36,11 +36,12 @@ LOCK = ".lock"
 CLASSIFIERS = "classifiers"
 """The folder of the trained classifiers within that of a run."""
 FREE = {
-    *("data.root", "data.title"),
+    *("data.root", "data.title", "data.train", "data.test", "data.val", "data.class_names"),
     *("compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk"),
     *("compute.store", "compute.keep"),
 }
-"""What may change when a run is resumed: where it runs, and what it keeps.  Another device, number of threads or chunk
+"""What may change when a run is resumed: where it runs, where its data lie (a digest knows them again), and what it
+keeps.  Another device, number of threads or chunk
 can change the last bits of a sum, so bit for bit holds only where these stay."""
 
 

@@ -1,0 +1,210 @@
+"""``list``: images that text files or CSV files list, with the class of each.
+
+A line is ``path label``, or a row of a CSV or TSV file with named columns.  torch is imported by what needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ltdd_core.data.folder import FileOptions, images_of, name_of_place, range_of
+from ltdd_core.data.layout import alike_but_for_case
+from ltdd_core.data.listed_classes import Classes, classes_of
+from ltdd_core.data.listfile import Columns, Faults, Listed, read_class_names, read_list
+from ltdd_core.data.listing import Files, Listing
+from ltdd_core.data.source import DataSource, Order, SourceImages
+from ltdd_core.errors import InputError, how_to_set
+from ltdd_core.options import option
+
+if TYPE_CHECKING:
+    import torch
+
+PARTS: tuple[Literal["train", "test", "val"], ...] = ("train", "test", "val")
+MOST_NAMED = 3
+"""Missing files in a message."""
+
+
+class ImageList(DataSource):
+    """Images that text files (``path label`` a line) or CSV files list: ``--root DIR --train FILE --test FILE``."""
+
+    class Options(FileOptions):
+        """The data as they are, unless an imbalance is asked for."""
+
+        root: Path | None = option(
+            None,
+            "folder that the paths in the lists start from, and that the lists may lie in",
+            unless_given="the folder of the training list",
+        )
+        train: Path | None = option(None, "list of the training images, or of all images, with a column of parts")
+        test: Path | None = option(
+            None,
+            "list of the test images; unless given, those that a column of parts says, else the validation images; "
+            "where there are none, some training images are held out",
+        )
+        val: Path | None = option(None, "list of the validation images")
+        class_names: Path | None = option(
+            None, "file with the names of the classes where labels are numbers, one on each line"
+        )
+        path_column: str | None = option(
+            None, "column of the paths in a CSV file", unless_given="a usual name: path, file, image, image_id, ..."
+        )
+        label_column: str | None = option(
+            None, "column of the classes in a CSV file", unless_given="a usual name: label, class, target, ..."
+        )
+        split_column: str | None = option(
+            None,
+            "column of a CSV file that says whether an image is of the train, test or val part",
+            unless_given="a usual name, if its values are parts: split, subset, ...",
+        )
+        suffix: str = option("", "what is added to each path, for lists that name images without .jpg")
+        imbalance: float | Literal["natural"] = option(
+            "natural", "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
+        )
+        order: Order = option(
+            "native",
+            "order of the classes from head to tail: native (by number or name), reversed or random; unused if "
+            "imbalance is natural",
+        )
+
+    places: ClassVar[tuple[str, ...]] = ("",)
+    """Folders within the root where a list may lie."""
+
+    @property
+    def title(self) -> str | None:
+        """The name of the folder, or else that of the training list, unless the user names the data."""
+        place = self.options.root or self.options.train
+        return self.options.title or (place and name_of_place(place)) or None
+
+    @property
+    def root(self) -> Path:
+        """What the paths in the lists start from."""
+        return self.options.root or Path(self.options.train).parent
+
+    def check(self) -> None:
+        """See that the folder and the lists are there."""
+        if self.options.train is None:
+            raise InputError(
+                f"data source 'list' needs {how_to_set('data.train')}: a file with a path and a label on each line, or "
+                "a CSV file."
+            )
+        if self.options.root is not None and not os.path.isdir(self.root):  # noqa: PTH112 - a name that no path can have
+            raise InputError(f"{how_to_set('data.root', self.options.root)}: there is no such folder.")
+        for part in PARTS:
+            self._place(part)
+        self._place("class_names")
+
+    def load(self, generator: torch.Generator) -> SourceImages:
+        """Read the lists, see that the files are there, and hold out a test set if there is none."""
+        self.check()
+        options, faults = self.options, Faults()
+        lists, notes = self._lists(faults)
+        place = self._place("class_names")
+        classes = classes_of(lists, None if place is None else read_class_names(place), faults)
+        faults.refuse()
+        files = self._files(lists, classes)
+        notes = (*notes, *classes.notes, *_twice(lists), *alike_but_for_case(classes.names))
+        return images_of(
+            Listing(classes.names, files["train"], files.get("test"), files.get("val"), notes, "a list of test images"),
+            self.root,
+            generator,
+            image_size=options.image_size,
+            values=range_of(options),
+            test_share=options.test_share,
+            test_least=options.test_least,
+            skip_bad=options.skip_bad,
+            group=options.group,
+            display=self.display,
+        )
+
+    def _place(self, name: str) -> Path | None:
+        """Where the file of an option is: in the root, or as it is named; None if it is not given."""
+        file = getattr(self.options, name)
+        if file is None:
+            return None
+        for place in (*(self.root / folder / file for folder in self.places if self.options.root), file):
+            if os.path.isfile(place):  # noqa: PTH113 - a name that no path can have is none
+                return Path(place)
+        raise InputError(f"{how_to_set(f'data.{name}', file)}: there is no such file, in {self.root} or from here.")
+
+    def _lists(self, faults: Faults) -> tuple[dict[str, Listed], tuple[str, ...]]:
+        """The list of each part that there is, and what to know about them."""
+        options, found, notes = self.options, dict[str, Listed](), dict[str, None]()
+        columns = Columns(options.path_column, options.label_column, options.split_column)
+        alone = options.test is None and options.val is None
+        for part in PARTS:
+            place = self._place(part)
+            if place is None:
+                continue
+            listed = read_list(place, columns, faults)
+            notes |= dict.fromkeys(listed.notes)
+            if not listed.has_parts:
+                found[part] = listed
+            elif alone:
+                found |= {name: listed.of(name) for name in PARTS}
+            else:  # one file may be the list of several parts
+                found[part] = listed.of(part) if listed.of(part).entries else listed
+        found = {part: listed for part, listed in found.items() if listed.entries}
+        if "train" not in found:
+            faults.refuse()
+            raise InputError(f"{self._place('train')}: no image is in the training part.")
+        if "test" not in found and "val" in found:
+            found["test"] = found.pop("val")
+            notes["the validation images are the test part, since there is no other."] = None
+        return found, tuple(notes)
+
+    def _files(self, lists: Mapping[str, Listed], classes: Classes) -> dict[str, Files]:
+        """The files of each part.
+
+        Raises:
+            InputError: some are missing.
+        """
+        import torch
+
+        found, absent = dict[str, Files](), list[str]()
+        for part, listed in lists.items():
+            paths = [self.root / (entry.name + self.options.suffix) for entry in listed.entries]
+            labels = torch.tensor(classes.of(listed), dtype=torch.int64)
+            found[part] = Files(self.root, paths, labels, [path.parent.parent for path in paths])
+            absent += [f"{paths[place]} ({listed.file}:{listed.entries[place].line})" for place in missing(paths)]
+        if absent:
+            total = sum(len(files.paths) for files in found.values())
+            more = "" if len(absent) <= MOST_NAMED else ", ..."
+            raise InputError(
+                f"{len(absent)} of {total} files are missing: {', '.join(absent[:MOST_NAMED])}{more}. The paths start "
+                f"from {self.root}, unless {how_to_set('data.root', 'DIR')} says otherwise, and "
+                f"{how_to_set('data.suffix', '.jpg')} adds an ending."
+            )
+        return found
+
+
+def missing(paths: Sequence[Path]) -> list[int]:
+    """The places of the files that are not there.
+
+    Folders are listed, which takes far less than to ask for each file where a network drive is asked; a file that is
+    not listed may still be there under a name in other letters, on a system that ignores case.
+    """
+    folders, absent = dict[str, set[str]](), list[int]()
+    for place, path in enumerate(paths):
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            try:
+                folders[folder] = {*os.listdir(folder or ".")}  # noqa: PTH208
+            except OSError:
+                folders[folder] = set()
+        if name not in folders[folder] and not os.path.exists(path):  # noqa: PTH110
+            absent.append(place)
+    return absent
+
+
+def _twice(lists: Mapping[str, Listed]) -> Iterator[str]:
+    """Sentences about files that one list has several times."""
+    for listed in lists.values():
+        name, often = Counter(entry.name for entry in listed.entries).most_common(1)[0]
+        extra = len(listed.entries) - len({entry.name for entry in listed.entries})
+        if extra:
+            lines = "1 line has a file" if extra == 1 else f"{extra} lines have a file"
+            yield f"{listed.file.name}: {lines} that is there already, and each counts; {name} is there {often} times."
