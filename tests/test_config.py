@@ -340,6 +340,9 @@ def test_the_method_is_above_what_the_data_source_suggests():
     ("suggested", "message"),
     [
         ({"epochs": 0}, "training.distilled.epochs must be at least 1"),
+        ({"epochs": "long"}, "training.distilled.epochs must be a whole number, or text such as '4000 steps' or"),
+        ({"epochs": "0 steps"}, "training.distilled.epochs must be a whole number, or text such as"),
+        ({"epochs": 2.5}, "training.distilled.epochs must be a whole number, or text such as"),
         ({"epoch": 3}, "unknown training.distilled option 'epoch'. Did you mean 'epochs'"),
         ({"augment": "crop-flop"}, "training.distilled.augment: unknown augmentation 'crop-flop'"),
     ],

@@ -130,7 +130,7 @@ def test_a_shorter_training_keeps_its_course():
 
     layers = [Layer("test", {"data": {"name": "cifar10-lt"}, "training": {"original": {"epochs": 50}}})]
     options = configure_original(layers, "ldam-drw-200").training.original
-    factors = [_factor(options, epoch) for epoch in range(50)]
+    factors = [_factor(options, epoch, 50) for epoch in range(50)]
     assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, *[1.0] * 36, *[0.01] * 5, *[0.0001] * 5])
 
 

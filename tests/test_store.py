@@ -4,6 +4,7 @@ import copy
 import functools
 import gc
 import json
+import math
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -352,6 +353,15 @@ def test_two_stages_of_one_head_with_other_options_are_two_networks():
         assert not torch.equal(first.log_probabilities(images), second.log_probabilities(images))
         assert torch.equal(second.log_probabilities(images), again.log_probabilities(images))
     assert len(trained) == 2
+
+
+def test_a_length_in_steps_is_the_network_of_as_many_epochs():
+    store = NetworkStore()
+    for epochs in (3, "3 or 5 steps", f"{2 * math.ceil(len(SET) / 10) + 1} steps"):
+        made, told = trainer(store)
+        made.options = {"original": TrainingOptions(epochs=epochs, batch=10)}
+        made.train(SET, outputs=DATA.classes, purpose="classes", loss=cross_entropy)
+        assert len(told) == (1 if epochs == 3 else 0)
 
 
 def test_a_new_last_layer_depends_on_the_network_and_on_its_options():

@@ -64,10 +64,28 @@ def weights(network):
     return torch.cat([value.flatten().float() for value in network.state_dict().values()])
 
 
+@given(st.integers(1, 5000), st.integers(1, 300), st.integers(1, 400), st.integers(1, 9000))
+def test_a_length_in_steps_is_that_of_whole_epochs(images, batch, epochs, steps):
+    of_an_epoch = math.ceil(images / batch)
+    passes = TrainingOptions(epochs=f"{steps} steps", batch=batch).passes(images)
+    assert (passes - 1) * of_an_epoch < steps <= passes * of_an_epoch
+    either = TrainingOptions(epochs=f"{epochs} or {steps} steps", batch=batch)
+    assert either.passes(images) == max(epochs, passes)
+    assert TrainingOptions(epochs=epochs).passes(images) == epochs
+
+
+def test_a_length_in_steps_trains_as_long_and_a_warm_up_leaves_some_of_it():
+    options = {"batch": 10, "schedule": "cosine", "warmup": 2}  # of 24 images, three steps an epoch
+    said, long = trained(epochs="2 or 14 steps", **options), trained(epochs=5, **options)
+    assert torch.equal(weights(said), weights(long))
+    with pytest.raises(InputError, match=r"a warm-up takes 2 of 2 epochs \(6 steps\): use a smaller number"):
+        trained(epochs="6 steps", **options)
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 300])
 def test_learning_rates_of_the_epochs(epochs):
     def factors(schedule):
-        return [_factor(TrainingOptions(epochs=epochs, schedule=schedule), epoch) for epoch in range(epochs)]
+        return [_factor(TrainingOptions(epochs=epochs, schedule=schedule), epoch, epochs) for epoch in range(epochs)]
 
     assert factors("constant") == [1.0] * epochs
     assert factors("step") == [1.0 if epoch < epochs // 2 + 1 else 0.1 for epoch in range(epochs)]
@@ -77,7 +95,7 @@ def test_learning_rates_of_the_epochs(epochs):
 def test_a_warm_up_rises_in_equal_steps_and_the_course_begins_after_it():
     def factors(**options):
         options = TrainingOptions(epochs=8, warmup=3, **options)
-        return [_factor(options, epoch) for epoch in range(8)]
+        return [_factor(options, epoch, 8) for epoch in range(8)]
 
     assert factors(schedule="constant") == [1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1, 1]
     assert factors(schedule="step") == [1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 0.1, 0.1]

@@ -16,7 +16,7 @@ from ltdd_core.config.layers import COMPONENTS, Tree, flat
 from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError, brief
 from ltdd_core.options import BaseOptions, Named, changes, option
-from ltdd_core.training.options import TrainingOptions, unset_option
+from ltdd_core.training.options import EPOCHS, Epochs, TrainingOptions, unset_option
 
 DEFAULT_NAMES = {
     "data": "digits-lt",
@@ -62,7 +62,7 @@ class RunOptions(BaseOptions):
 class OriginalTraining(TrainingOptions):
     """Training on the long-tailed set: fewer epochs, since each sees many more images."""
 
-    epochs: int = option(60, "passes over the images", ge=1)
+    epochs: Epochs = option(60, EPOCHS)
     lr: float = option(0.05, "initial learning rate", gt=0)
 
 
@@ -79,7 +79,7 @@ DISTILLED_EPOCHS = 1000
 class DistilledTraining(BaseOptions):
     """Training on the distilled set; what the user does not say is for the method to say."""
 
-    epochs: int | None = _of_the_method("epochs", DISTILLED_EPOCHS, "DSA, public code")
+    epochs: Epochs | None = _of_the_method("epochs", DISTILLED_EPOCHS, "DSA, public code")
     optimizer: Literal["sgd", "adamw"] | None = _of_the_method("optimizer")
     lr: float | None = _of_the_method("lr")
     momentum: float | None = _of_the_method("momentum")

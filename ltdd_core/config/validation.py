@@ -33,6 +33,7 @@ WANTED = {
     "finite_number": "a finite number",
     "too_large": "below 2^63",
     "broken_text": "valid text",
+    "length": "a whole number, or text such as '4000 steps' or '60 or 4000 steps'",
 }
 """What pydantic finds wrong -> what an option must be."""
 

@@ -60,7 +60,7 @@ class ImageList(DataSource):
             "column of a CSV file that says whether an image is of the train, test or val part",
             unless_given="a usual name, if its values are parts: split, subset, ...",
         )
-        suffix: str = option("", "what is added to each path, for lists that name images without .jpg")
+        suffix: str = option("", "ending of each path, for lists that name images without .jpg")
         imbalance: float | Literal["natural"] = option(
             "natural", "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
         )

@@ -171,14 +171,15 @@ class LongTailOptions(BaseOptions):
     )
     profile: Profile = option(
         "exp",
-        "how the class counts fall from head to tail: exp, exponentially; step, the first half of the classes has "
-        "n_max images each and the other half n_max / IF; unused if imbalance is natural",
+        "profile of the class counts from head to tail: exp, which falls exponentially; step, where the first half of "
+        "the classes has n_max images each and the other half n_max / IF; unused if imbalance is natural",
         source="Cui et al. 2019; step: Cao et al. 2019",
     )
     subset: Subset = option(
         "own",
-        "which images of a class stay: own, drawn with data.seed; ldam and lad, those of the public code of LDAM-DRW "
-        "and of LAD, which are the published subsets where the source has its images in the order of CIFAR's own files",
+        "choice of the images of a class that stay: own, drawn with data.seed; ldam and lad, those of the public code "
+        "of LDAM-DRW and of LAD, which are the published subsets where the source has its images in the order of "
+        "CIFAR's own files",
         source="LDAM-DRW and LAD, public code",
     )
     validation: float | None = option(

@@ -96,7 +96,7 @@ class Trajectories:
 
         def seconds() -> list[float]:
             of_one = seconds_of_training(trainer, self._data, options)
-            return [of_one * each / options.epochs for each in left if each > 0]
+            return [of_one * each / options.passes(len(self._data)) for each in left if each > 0]
 
         trainer.display.beforehand(seconds)
 

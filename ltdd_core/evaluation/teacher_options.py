@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ltdd_core.options import BaseOptions, Named, option
-from ltdd_core.training.options import unset_option
+from ltdd_core.training.options import Epochs, unset_option
 
 APART = {"network", "head", "sampler", "count"}
 """What says which teachers there are; the other options say how each is trained."""
@@ -25,7 +25,7 @@ class TeacherTrainingOptions(BaseOptions):
         None, "sampler that orders the epochs of the teachers", component="sampler", unless_given="that of the run"
     )
     count: int = option(1, "number of teachers of each kind of network, which differ in their seeds", ge=1)
-    epochs: int | None = _of_the_run("epochs")
+    epochs: Epochs | None = _of_the_run("epochs")
     optimizer: Literal["sgd", "adamw"] | None = _of_the_run("optimizer")
     lr: float | None = _of_the_run("lr")
     momentum: float | None = _of_the_run("momentum")

@@ -72,6 +72,7 @@ def train(
     """
     if start.done and not start.state and options.remembers:
         raise ValueError("training with momentum, AdamW or an average cannot resume from the weights alone")
+    epochs = options.passes(len(data))
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = _optimizer(options, learning)
     average = _Average(network, options.average) if options.average else None
@@ -81,9 +82,9 @@ def train(
     faster = CompiledNetwork(network, precision, compiled)
     batch_norm = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     at_once = options.batch if batch_norm or chunk is None else chunk
-    for epoch in range(start.done, options.epochs):
-        optimizer.param_groups[0]["lr"] = options.lr * _factor(options, epoch)
-        draws, progress = generator(seed, f"{purpose}: epoch", epoch), progress_at(epoch, options.epochs)
+    for epoch in range(start.done, epochs):
+        optimizer.param_groups[0]["lr"] = options.lr * _factor(options, epoch, epochs)
+        draws, progress = generator(seed, f"{purpose}: epoch", epoch), progress_at(epoch, epochs)
         current = loss if loss_at is None else loss_at(progress)
         losses, seen = torch.zeros((), device=device), 0
         with global_generator(seed, f"{purpose}: dropout", epoch):
@@ -229,18 +230,18 @@ def progress_at(epoch: int, epochs: int) -> float:
     return epoch / max(1, epochs - 1)
 
 
-def _factor(options: TrainingOptions, epoch: int) -> float:
-    """What the initial learning rate is multiplied by."""
+def _factor(options: TrainingOptions, epoch: int, epochs: int) -> float:
+    """What the initial learning rate is multiplied by in an epoch, counted from 0, of so many."""
     if epoch < options.warmup:
         return (epoch + 1) / (options.warmup + 1)
-    after, epochs = epoch - options.warmup, options.epochs - options.warmup
+    after, left = epoch - options.warmup, epochs - options.warmup
     if options.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * after / epochs))
+        return 0.5 * (1 + math.cos(math.pi * after / left))
     if options.schedule == "constant":
         return 1.0
     if options.milestones is None:
-        return options.gamma if after > epochs // 2 else 1.0
-    progress = progress_at(epoch, options.epochs)
+        return options.gamma if after > left // 2 else 1.0
+    progress = progress_at(epoch, epochs)
     return options.gamma ** sum(progress >= milestone for milestone in options.milestones)
 
 

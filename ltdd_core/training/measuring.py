@@ -29,7 +29,7 @@ def seconds_of_training(trainer: Trainer, data: TrainingSet, options: TrainingOp
         options: of the training.
     """
     steps = math.ceil(len(data) / options.batch)
-    return options.epochs * steps * seconds_per_step(trainer, data, options, math.ceil(len(data) / steps))
+    return options.passes(len(data)) * steps * seconds_per_step(trainer, data, options, math.ceil(len(data) / steps))
 
 
 def seconds_per_step(trainer: Trainer, data: TrainingSet, options: TrainingOptions, images: int) -> float:

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+import math
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import BeforeValidator, field_validator, model_validator
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from ltdd_core.errors import InputError
 from ltdd_core.options import BaseOptions, Named, option
+
+STEPS = re.compile(r"(?:([1-9]\d*) or )?([1-9]\d*) steps")
+"""A length in steps, ``4000 steps``, or one in epochs or steps, ``60 or 4000 steps``."""
+
+
+def _as_length(value: Any) -> Any:
+    """A number of epochs, or a text that says it in steps."""
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and value < 1:
+        raise PydanticKnownError("greater_than_equal", {"ge": 1})
+    if isinstance(value, int) or (isinstance(value, str) and STEPS.fullmatch(value)):
+        return value
+    raise PydanticCustomError("length", "length")
+
+
+Epochs = Annotated[int | str, BeforeValidator(_as_length)]
+"""How long a training is: see :meth:`TrainingOptions.passes`."""
+EPOCHS = (
+    "passes over the images, as in 300; '4000 steps' are as many passes as make 4000 steps, and '60 or 4000 steps' are "
+    "60, or more where those are fewer than 4000 steps"
+)
 
 
 class TrainingOptions(BaseOptions):
@@ -16,7 +44,7 @@ class TrainingOptions(BaseOptions):
     momentum at the drop, where it makes a new optimizer.
     """
 
-    epochs: int = option(300, "passes over the images", source="DC, public code: 300, or 1000 with DSA", ge=1)
+    epochs: Epochs = option(300, EPOCHS, source="DC, public code: 300, or 1000 with DSA")
     optimizer: Literal["sgd", "adamw"] = option("sgd", "optimizer of the weights", source="DC, public code")
     lr: float = option(0.01, "initial learning rate", source="DC, public code", gt=0)
     momentum: float = option(
@@ -98,9 +126,24 @@ class TrainingOptions(BaseOptions):
 
     @model_validator(mode="after")
     def _warms_up_before_the_end(self) -> Self:
-        if self.warmup >= self.epochs:
+        if isinstance(self.epochs, int) and self.warmup >= self.epochs:
             raise ValueError(f"warmup takes {self.warmup} of {self.epochs} epochs: use a smaller number")
         return self
+
+    def passes(self, images: int) -> int:
+        """Epochs on so many images, whether :attr:`epochs` says that in epochs or in steps.
+
+        Raises:
+            InputError: a warm-up takes all of them.
+        """
+        said = STEPS.fullmatch(str(self.epochs))
+        if said is None:
+            return int(self.epochs)
+        of_an_epoch = max(1, math.ceil(images / self.batch))
+        passes = max(int(said[1] or 1), math.ceil(int(said[2]) / of_an_epoch))
+        if self.warmup >= passes:
+            raise InputError(f"a warm-up takes {self.warmup} of {passes} epochs ({self.epochs}): use a smaller number.")
+        return passes
 
     @property
     def remembers(self) -> bool:

@@ -312,7 +312,7 @@ class Trainer:
                 "seed": self.seed,
                 "data": data.identity(),
                 "training": identity(options.model_dump(exclude={"epochs"})),
-                "epochs": options.epochs,
+                "epochs": options.passes(len(data)),
                 "augmentation": self._told_augmentation(options),
                 "compute": [self.precision, self.compiled],
                 "code": identity([train, type(data), type(data.normalisation), type(self.augmentation)]),
@@ -339,13 +339,14 @@ class Trainer:
 
         ``of_an_image`` counts the multiply-adds of a training step on one image.
         """
+        epochs = options.passes(len(data))
         # The body of a network under a new last layer was made fast when it was trained.
         precision, compiled = (self.precision, self.compiled) if fast else ("fp32", False)
 
         def trained(network: Network, start: Start, after_epoch: Callable[[Epoch], None]) -> Network:
             what = f"{purpose} on the {data.name} set"
             self.display.training(f"{what} ({self._variant})" if self._variant else what)
-            with self.display.work(f"training {what}", options.epochs, "epochs", start.done, of=data.name) as told:
+            with self.display.work(f"training {what}", epochs, "epochs", start.done, of=data.name) as told:
 
                 def told_after(epoch: Epoch) -> None:
                     told(epoch.done, loss=epoch.loss)
@@ -377,14 +378,14 @@ class Trainer:
             return options.schedule == "constant" and not options.remembers and loss_at is None and data.steady
 
         def cost(seconds: float | None) -> TrainingCost:
-            seen = options.epochs * len(data)
+            seen = epochs * len(data)
             return TrainingCost(seen, seconds, seen * of_an_image())
 
         try:
             with self.ledger.spending():
                 steps = math.ceil(len(data) / options.batch)  # of an epoch
-                length = Length(data.name, options.epochs * steps, math.ceil(len(data) / max(1, steps)))
-                job = Job(key, make, trained, ready, options.epochs, extendable, length)
+                length = Length(data.name, epochs * steps, math.ceil(len(data) / max(1, steps)))
+                job = Job(key, make, trained, ready, epochs, extendable, length)
                 found = self.store.trained(job, self.keep_going)
         except RunFailed as error:
             evaluates = either("ltdd evaluate RUN", "evaluate(..., settings=[...])")
