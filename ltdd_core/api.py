@@ -98,6 +98,7 @@ def evaluate(
     settings: Sequence[Layer | Mapping[str, Any]] = (),
     preset: Presets = None,
     controls: Sequence[str] = (),
+    test_imbalances: Sequence[float] = (),
     out: Path | str | None = None,
     catalog: Catalog | None = None,
     display: Display | None = None,
@@ -116,6 +117,8 @@ def evaluate(
         preset: one or several named configurations, above the stored one and below ``settings``.
         controls: other images that are trained on with the same labels and in the same way: the representatives of a
             sampler, such as ``random`` or ``herding``, or the ``whole`` long-tailed set; and the ``teacher`` itself.
+        test_imbalances: imbalance factors above 1 of long-tailed test distributions, which ``test_distributions`` of a
+            row are about.
         out: folder that keeps the configuration, the table, the predictions and the classifiers; nothing is kept
             unless given.
         catalog: finds components by name; made anew unless given.
@@ -131,7 +134,8 @@ def evaluate(
         RunFailed: training diverged, memory ran out, or a file cannot be written.
     """
     catalog = catalog or installed()
-    plan = plan_evaluation(distilled, networks, repeats, settings, preset, catalog, controls=controls)
+    asked: dict[str, Any] = {"controls": controls, "test_imbalances": test_imbalances}
+    plan = plan_evaluation(distilled, networks, repeats, settings, preset, catalog, **asked)
     display = display or usual_display()
     results = results_of(plan, None if out is None else Path(out), catalog=catalog, display=display, told=told)
     return Table(results.lines)
@@ -296,6 +300,7 @@ def plan_evaluation(
     *,
     controls: Sequence[str] = (),
     quality: bool = False,
+    test_imbalances: Sequence[float] = (),
 ) -> Plan:
     """What :func:`evaluate`, whose arguments these are, will do.
 
@@ -323,7 +328,8 @@ def plan_evaluation(
         control_of(line_of(configs[0]), control)
     if TEACHER in controls and not loaded.has_soft_labels:
         raise InputError(f"{distilled} has hard labels, so there is no teacher: leave out that control.")
-    return Plan(configs[0], chosen, [configs[0].head], repeats, loaded, Path(distilled), controls, quality)
+    of_set = (loaded, Path(distilled), controls, quality)
+    return Plan(configs[0], chosen, [configs[0].head], repeats, *of_set, test_imbalances=test_imbalances)
 
 
 def train_original(
@@ -332,6 +338,7 @@ def train_original(
     networks: Sequence[Selection] = (),
     heads: Sequence[Selection] = (),
     repeats: int = 1,
+    test_imbalances: Sequence[float] = (),
     out: Path | None = None,
     catalog: Catalog | None = None,
     display: Display | None = None,
@@ -344,6 +351,8 @@ def train_original(
         networks: those to train; the configured one unless given.
         heads: each is trained with each network; the configured one unless given.
         repeats: how many seeds, from the configured one on.
+        test_imbalances: imbalance factors above 1 of long-tailed test distributions, which ``test_distributions`` of a
+            row are about.
         out: folder that keeps the configuration, the table, the predictions and the classifiers; nothing is kept
             unless given.
         catalog: where ``config`` was resolved; made anew unless given.
@@ -357,7 +366,7 @@ def train_original(
         InputError: the data or the folder cannot be used, or head and recipe do not go together.
         RunFailed: training diverged, or a file cannot be written.
     """
-    plan = Plan(config, networks or [config.network], heads or [config.head], repeats)
+    plan = Plan(config, networks or [config.network], heads or [config.head], repeats, test_imbalances=test_imbalances)
     return Table(results_of(plan, out, catalog=catalog, display=display or usual_display(), told=told).lines)
 
 

@@ -191,7 +191,8 @@ def result(tmp_path_factory):
 
 
 def test_everything_that_python_gives_is_called_something_in_one_line(result):
-    lines = evaluate(result.run, networks=["mlp"], repeats=2)
+    lines = evaluate(result.run, networks=["mlp"], repeats=2, test_imbalances=[10])
+    assert list(lines[0].mean.test_distributions or ()) == ["forward-10", "uniform", "backward-10"]
     stored = read_run(result.run)
     shown = {
         "Result(dm on digits-lt, 2 images a class, in ": result,

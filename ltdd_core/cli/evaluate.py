@@ -18,6 +18,7 @@ from ltdd_core.cli.settings import (
     only_json,
     output_options,
     repeated_options,
+    test_imbalance_option,
 )
 from ltdd_core.runs.named import as_file_name, check_there, file_of_set
 
@@ -34,6 +35,7 @@ from ltdd_core.runs.named import as_file_name, check_there, file_of_set
     help="Also train on other images with the same labels: whole (the long-tailed set), or the real ones that the "
     "sampler NAME chooses; or test the teacher itself (teacher); repeatable.",
 )
+@test_imbalance_option
 @click.option("--out", type=PATH, help="Folder of the result; unless given, a new one under runs/.")
 @keep_option
 @data_options
@@ -44,6 +46,7 @@ def command(
     run: Path,
     networks: tuple[str, ...],
     repeats: int,
+    test_imbalances: tuple[float, ...],
     controls: tuple[str, ...],
     quality: bool,
     out: Path | None,
@@ -74,7 +77,8 @@ def command(
         from ltdd_core.api import plan_evaluation
         from ltdd_core.cli.scoring import score, show
 
-        plan = plan_evaluation(run, networks, repeats, settings, preset, catalog, controls=controls, quality=quality)
+        asked: dict[str, Any] = {"controls": controls, "quality": quality, "test_imbalances": test_imbalances}
+        plan = plan_evaluation(run, networks, repeats, settings, preset, catalog, **asked)
         config = plan.config
         stem = f"{as_file_name(config.data.title)}-evaluated-{config.head.name}-seed{config.run.seed}"
         found, document, path = score(plan, out, stem, catalog, notes, quiet=quiet)

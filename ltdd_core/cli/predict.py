@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltdd_core.cli.paths import PATH
-from ltdd_core.cli.settings import check_can_be_written, consoles, only_json
+from ltdd_core.cli.settings import check_can_be_written, consoles, only_json, test_imbalance_option
 from ltdd_core.errors import InputError
 from ltdd_core.runs.named import check_there
 
@@ -35,6 +35,7 @@ Answer = list[tuple[str, float]]
 )
 @click.option("--csv", "csv_file", type=PATH, help="Write the answers to this CSV file.")
 @click.option("--truth", metavar="folder|FILE.csv", help="Where the true classes are: score the answers too.")
+@test_imbalance_option
 @click.option("--device", metavar="auto|cpu|cuda", default="auto", help="Device to compute on.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -45,6 +46,7 @@ def command(
     top: int,
     csv_file: Path | None,
     truth: str | None,
+    test_imbalances: tuple[float, ...],
     device: str,
     as_json: bool,
     quiet: bool,
@@ -58,13 +60,17 @@ def command(
     for path in (run, *images):
         check_there(path)
     # What comes now imports torch, which takes seconds.
-    from ltdd_core.cli.tables import print_groups, print_predictions, print_rows
+    from ltdd_core.cli.tables import print_groups, print_predictions, print_rows, print_test_distributions
     from ltdd_core.data.given import find_images
+    from ltdd_core.evaluation.label_shift import check_imbalances
 
     results, notes = consoles(as_json)
     with only_json(as_json):
         if as_json and csv_file is not None:
             raise InputError("--json and --csv: choose one of them.")
+        if test_imbalances and truth is None:
+            raise InputError("--test-imbalance is about scores: use --truth too, which says what the classes are.")
+        check_imbalances(test_imbalances)
         if csv_file is not None:
             check_can_be_written(csv_file)
         classifier = _loaded(run, line, device)
@@ -73,7 +79,7 @@ def command(
         answers, read, log_p = _answered(classifier, given, top, notes, quiet, keep=labels is not None)
         names = [given[index].name for index in read]
         of_read = None if labels is None else [labels[index] for index in read]
-        row = None if of_read is None else _scored(classifier, log_p, of_read)
+        row = None if of_read is None else _scored(classifier, log_p, of_read, test_imbalances)
         truths = None if of_read is None else [classifier.class_names[label] for label in of_read]
     groups = _groups(classifier)
     of_class = {name: number for number, members in enumerate(groups, 1) for name in members}
@@ -86,6 +92,7 @@ def command(
         _write_csv(csv_file, names, answers, of_class, truths)
     if row is not None:
         print_rows(results, [row], classifier.class_names, classifier.counts)
+        print_test_distributions(results, [row])
     print_groups(results, groups or None)
     results.print(_about_probabilities(classifier), soft_wrap=True)
     if csv_file is not None and not quiet:
@@ -186,13 +193,16 @@ def _answers(classifier: TrainedClassifier, log_p: Tensor, top: int) -> list[Ans
     ]
 
 
-def _scored(classifier: TrainedClassifier, log_p: Tensor, labels: Sequence[int]) -> Row:
+def _scored(
+    classifier: TrainedClassifier, log_p: Tensor, labels: Sequence[int], test_imbalances: Sequence[float]
+) -> Row:
     import torch
 
     from ltdd_core.evaluation.metrics import row
 
     groups = None if classifier.groups is None else classifier.groups.cpu()
-    return row(classifier.line, classifier.images, log_p, torch.tensor(labels), classifier.counts, groups)
+    of_classifier = (classifier.line, classifier.images, log_p, torch.tensor(labels), classifier.counts, groups)
+    return row(*of_classifier, test_imbalances=test_imbalances)
 
 
 def _groups(classifier: TrainedClassifier) -> list[list[str]]:

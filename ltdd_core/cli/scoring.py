@@ -71,13 +71,14 @@ def show(
     quiet: bool,
 ) -> None:
     """Print the tables, or the document with ``--json``, and where they are kept."""
-    from ltdd_core.cli.tables import print_quality, print_repeated
+    from ltdd_core.cli.tables import print_quality, print_repeated, print_test_distributions
 
     console, notes = consoles
     if as_json:
         click.echo(json.dumps(document))
     else:
         print_repeated(console, results.lines)
+        print_test_distributions(console, results.lines)
         if results.scores:
             print_quality(console, results.scores)
     if not quiet:

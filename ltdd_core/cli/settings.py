@@ -193,6 +193,19 @@ def repeated_options(command: Command) -> Command:
     )
 
 
+def test_imbalance_option(command: Command) -> Command:
+    """The option ``--test-imbalance`` of what scores classifiers."""
+    return click.option(
+        "--test-imbalance",
+        "test_imbalances",
+        type=float,
+        multiple=True,
+        metavar="FACTOR",
+        help="Also score on long-tailed test distributions with this imbalance factor, forward and backward; "
+        "repeatable.",
+    )(command)
+
+
 def keep_option(command: Command) -> Command:
     """The option ``--no-keep`` of what trains classifiers for use."""
     return click.option("--no-keep", "keep", flag_value="false", help="Do not keep the trained classifiers.")(command)

@@ -165,6 +165,51 @@ def print_repeated(console: Console, lines: Sequence[Repeated]) -> None:
     _print_numbers(console, Repeated.table(lines))
 
 
+def print_test_distributions(console: Console, lines: Sequence[Row | Repeated]) -> None:
+    """Accuracy and calibration error on long-tailed test distributions, where they were asked for.
+
+    A line for each classifier from forward to backward, as papers have it; where a terminal is too narrow for that, a
+    table for each classifier, with a line for each distribution.
+    """
+    means = [line.mean if isinstance(line, Repeated) else line for line in lines]
+    names = list(means[0].test_distributions or ())
+    if not names:
+        return
+    cells = {key: [_under(line, names, key) for line in lines] for key in ("accuracy", "calibration_error")}
+    titles = [f"{line.mean.name}, {line.network}" if isinstance(line, Repeated) else line.name for line in lines]
+    body = [
+        row
+        for title, right, error in zip(titles, *cells.values(), strict=True)
+        for row in ([title, *right], ["ECE", *error])
+    ]
+    title = "per cent, on long-tailed test distributions"
+    wide = _of_numbers(title, ["trained on", *map(_short, names)], body)
+    if _fits(console, wide):
+        console.print(wide)
+        said = "F50: forward, the rarest class has a 50th of the share of the largest; uni.: uniform; B50: backward"
+        console.print(f"{said}; ECE: expected calibration error", style="dim", markup=False)
+        return
+    for title, right, error in zip(titles, *cells.values(), strict=True):
+        rows = [list(row) for row in zip(names, right, error, strict=True)]
+        console.print(_of_numbers(f"{title}; per cent", ["test images", "acc.", "ECE"], rows))
+    console.print("ECE: expected calibration error", style="dim", markup=False)
+
+
+def _under(line: Row | Repeated, names: Sequence[str], key: str) -> list[str]:
+    """The cells of a line: a number of each test distribution, with its deviation over several seeds."""
+    if isinstance(line, Row):
+        return [number((line.test_distributions or {})[name][key]) for name in names]
+    means, deviations = line.mean.test_distributions or {}, line.deviation.test_distributions or {}
+    spread = line.repeats > 1
+    return [f"{number(means[name][key])}{f'±{deviations[name][key]:.1f}' if spread else ''}" for name in names]
+
+
+def _short(name: str) -> str:
+    """``F50`` for ``forward-50``."""
+    kind, _, factor = name.partition("-")
+    return f"{kind[0].upper()}{factor}" if factor else "uni."
+
+
 def print_quality(console: Console, scores: Sequence[Quality]) -> None:
     """Accuracies that a distilled set is compared with, and what they come to; a column for each network."""
     numbers = Quality.table(scores)

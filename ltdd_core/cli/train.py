@@ -20,6 +20,7 @@ from ltdd_core.cli.settings import (
     only_json,
     output_options,
     repeated_options,
+    test_imbalance_option,
 )
 from ltdd_core.runs.named import as_file_name
 
@@ -47,6 +48,7 @@ from ltdd_core.runs.named import as_file_name
     help="Precision of the features: fp32 or bf16.",
 )
 @click.option("--compile", is_flag=True, help="Compile networks.")
+@test_imbalance_option
 @click.option("--out", type=PATH, help="Folder of the result; unless given, a new one under runs/.")
 @keep_option
 @data_options
@@ -56,6 +58,7 @@ def command(
     heads: tuple[str, ...],
     networks: tuple[str, ...],
     repeats: int,
+    test_imbalances: tuple[float, ...],
     out: Path | None,
     config_file: Path | None,
     preset: tuple[str, ...],
@@ -91,7 +94,13 @@ def command(
 
             configs = [[configure_original(named, preset, catalog) for named in row] for row in table]
         config = configs[0][0]
-        plan = Plan(config, [each.network for each in configs[0]], [row[0].head for row in configs], repeats)
+        plan = Plan(
+            config,
+            [each.network for each in configs[0]],
+            [row[0].head for row in configs],
+            repeats,
+            test_imbalances=test_imbalances,
+        )
         of_heads = config.head.name if len(configs) == 1 else f"{len(configs)}-heads"
         stem = f"{as_file_name(config.data.title)}-{of_heads}-seed{config.run.seed}"
         found, document, path = score(plan, out, stem, catalog, notes, quiet=quiet)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ltdd_core.data.longtail import by_count, shot_groups
+from ltdd_core.evaluation.label_shift import shares_of_classes
 from ltdd_core.evaluation.shown import COSTS, HEADINGS, NumberTable, cost_cells, number
 from ltdd_core.training.cost import TrainingCost
 
@@ -66,10 +67,16 @@ class Row:
     """Seconds of the training, measured where each network was trained; None where that is not known."""
     multiply_adds: float | None = None
     """Of the convolutions and matrix products of the training; None where that is not known."""
+    test_distributions: dict[str, dict[str, float]] | None = None
+    """``accuracy`` and ``calibration_error`` on long-tailed test distributions, by their names; None if none was asked
+    for."""
 
     def to_json(self) -> dict[str, Any]:
-        """The row as the command line prints it with ``--json``."""
-        return asdict(self)
+        """The row as the command line prints it with ``--json``; test distributions where there are some."""
+        values = asdict(self)
+        if self.test_distributions is None:
+            del values["test_distributions"]
+        return values
 
     @staticmethod
     def table(rows: Sequence[Row]) -> NumberTable:
@@ -118,6 +125,7 @@ def row(
     counts: Sequence[int],
     groups: Tensor | None = None,
     cost: TrainingCost | None = None,
+    test_imbalances: Sequence[float] = (),
 ) -> Row:
     """Score what a classifier says; the likeliest class is its prediction.
 
@@ -129,6 +137,7 @@ def row(
         counts: training images of each class of the long-tailed set.
         groups: int64 ``[classes]``.
         cost: of training the classifier, where it is known.
+        test_imbalances: imbalance factors of the long-tailed test distributions that it is scored on, too.
     """
     predicted = log_probabilities.argmax(1)
     classes = len(counts)
@@ -154,7 +163,34 @@ def row(
         images_seen=None if cost is None else cost.images_seen,
         training_seconds=None if cost is None else cost.seconds,
         multiply_adds=None if cost is None else cost.multiply_adds,
+        test_distributions=(
+            {
+                name: _under(shares, recall, log_probabilities, labels)
+                for name, shares in shares_of_classes(counts, test_imbalances).items()
+            }
+            if test_imbalances
+            else None
+        ),
     )
+
+
+def _under(shares: Tensor, recall: Tensor, log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy and calibration error where classes have these shares of the test images; see :mod:`label_shift`.
+
+    Args:
+        shares: float64 ``[classes]``; those of classes without a test image are passed over.
+        recall: per cent right of each class, NaN for one without a test image, float64 ``[classes]``.
+        log_probabilities: ``[N, classes]``.
+        labels: int64 ``[N]``.
+    """
+    tested = ~recall.isnan()
+    weights = torch.where(tested, shares, 0.0) / shares[tested].sum()
+    of_images = (weights / torch.bincount(labels, minlength=len(shares)))[labels]
+    right = log_probabilities.argmax(1) == labels
+    return {
+        "accuracy": float(weights[tested] @ recall[tested]),
+        "calibration_error": reliability(log_probabilities, right, of_images).error,
+    }
 
 
 def geometric_mean(per_class: Sequence[float | None]) -> float:
@@ -191,7 +227,7 @@ class Reliability:
     """
 
     images: Tensor
-    """How many images are in each bin, float64 ``[15]``."""
+    """How many images are in each bin, or the sum of their weights, float64 ``[15]``."""
     confidence: Tensor
     """Their mean confidence, from 0 to 1, float64 ``[15]``; NaN in a bin without images."""
     accuracy: Tensor
@@ -204,18 +240,21 @@ class Reliability:
         return float(gaps / self.images.sum() * 100)
 
 
-def reliability(log_probabilities: Tensor, right: Tensor) -> Reliability:
+def reliability(log_probabilities: Tensor, right: Tensor, weights: Tensor | None = None) -> Reliability:
     """Confidence and accuracy of a classifier, bin by bin.
 
     Args:
         log_probabilities: ``[N, classes]``, with at least one image.
         right: bool ``[N]``, whether the likeliest class is the true one.
+        weights: what each image counts for, float64 ``[N]``; 1 unless given.
     """
     confidence = log_probabilities.double().max(1).values.exp()
     bins = torch.bucketize(confidence, torch.arange(1, BINS, dtype=torch.float64) / BINS)
 
-    def total(weights: Tensor) -> Tensor:
-        return torch.bincount(bins, weights=weights.double(), minlength=BINS)
+    each = torch.ones_like(confidence) if weights is None else weights
+
+    def total(values: Tensor) -> Tensor:
+        return torch.bincount(bins, weights=each * values, minlength=BINS)
 
     images = total(torch.ones_like(confidence))
     return Reliability(images, total(confidence) / images, total(right) / images)
@@ -260,9 +299,21 @@ def _combine(rows: Sequence[Row], how: Any) -> Row:
             if column == "per_class":
                 values = [[math.nan if value is None else value for value in row.per_class] for row in rows]
             known = all(value is not None for value in values)
-            fields[column] = how(torch.tensor(values, dtype=torch.float64)).tolist() if known else None
+            if column == "test_distributions":
+                fields[column] = _combine_distributions(values, how) if known else None
+            else:
+                fields[column] = how(torch.tensor(values, dtype=torch.float64)).tolist() if known else None
     fields["per_class"] = _or_none(fields["per_class"])
     return Row(**fields)
+
+
+def _combine_distributions(values: Sequence[dict[str, dict[str, float]]], how: Any) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            key: float(how(torch.tensor([value[name][key] for value in values], dtype=torch.float64))) for key in first
+        }
+        for name, first in values[0].items()
+    }
 
 
 def _or_none(values: Sequence[float]) -> list[float | None]:

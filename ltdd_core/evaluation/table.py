@@ -199,7 +199,12 @@ def check_fits(data: LongTailedSet, distilled: DistilledSet) -> None:
 
 
 def row_of(
-    line: Line, scores: Scores, data: LongTailedSet, distilled: DistilledSet | None, groups: Tensor | None
+    line: Line,
+    scores: Scores,
+    data: LongTailedSet,
+    distilled: DistilledSet | None,
+    groups: Tensor | None,
+    test_imbalances: Sequence[float] = (),
 ) -> Row:
     """The row of a line, from what its classifier says about the test images.
 
@@ -209,9 +214,10 @@ def row_of(
         data: the long-tailed set.
         distilled: the distilled set, if there is one.
         groups: the partition whose group accuracy is told, int64 ``[classes]``.
+        test_imbalances: imbalance factors of the test distributions that it is scored on, too.
     """
-    images = line.images(data, distilled)
-    return row(line.name, images, scores.log_probabilities, data.test_labels, data.counts, groups, scores.cost)
+    images, said, labels = line.images(data, distilled), scores.log_probabilities, data.test_labels
+    return row(line.name, images, said, labels, data.counts, groups, scores.cost, test_imbalances)
 
 
 def _calibration(scores: Scores, data: LongTailedSet) -> dict[str, Any]:
