@@ -39,7 +39,7 @@ from ltdd_core.progress import Display, usual_display
 from ltdd_core.runs.distilled import DISTILLED_FILE, load_distilled, save_distilled
 from ltdd_core.runs.export import FORMATS as OF_SETS, export_distilled, format_of
 from ltdd_core.runs.facts import versions
-from ltdd_core.runs.folder import CLASSIFIERS, CONFIG, RunFolder
+from ltdd_core.runs.folder import CLASSIFIERS, CONFIG, RunFolder, claimed
 from ltdd_core.setup import Setup
 
 
@@ -258,16 +258,20 @@ def relabel(
     config = resolve(catalog, given, preset, stored=asked_for(catalog, before))
     _check_leaves_the_images(before, config)
     store = NetworkStore(config.compute.store or out / NETWORKS)
-    with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
-        check_fits(setup.data, distilled)
-        check_same_images(setup.data, distilled)
-        RunFolder(out).check(config, resume=resume)
-        if not (out / DISTILLED_FILE).exists():
-            found = labelled(fitted(setup, distilled), replace(distilled, soft_labels=None, labeller=None))
-            found = replace(found, origin=_relabelled(distilled.origin, config))
-            with RunFolder.open(out, config, resume=resume) as folder:
-                save_distilled(folder.path / DISTILLED_FILE, found)
-    return distill(config, out, resume=True, display=display, catalog=catalog, store=store)
+    RunFolder(out).check(config, resume=resume)
+    with claimed(out, ""):
+        with (
+            RunFolder.open(out, config, resume=resume, warn=display.warn) as folder,
+            Setup.open(config, catalog=catalog, display=display, store=store) as setup,
+        ):
+            check_fits(setup.data, distilled)
+            check_same_images(setup.data, distilled)
+            if not (out / DISTILLED_FILE).exists():
+                found = labelled(fitted(setup, distilled), replace(distilled, soft_labels=None, labeller=None))
+                if folder.is_empty():
+                    folder.begin(config)
+                save_distilled(out / DISTILLED_FILE, replace(found, origin=_relabelled(distilled.origin, config)))
+        return distill(config, out, resume=True, display=display, catalog=catalog, store=store)
 
 
 OF_THE_IMAGES = ("matcher", "ipc", "iterations", "init")

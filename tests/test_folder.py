@@ -304,7 +304,9 @@ def test_the_size_is_their_own_where_they_agree(tmp_path, sizes, side):
 
 def test_no_root(tmp_path):
     assert refusal(None) == "data source 'folder' needs root=: a folder with train/ and test/, one folder a class."
-    assert refusal(tmp_path / "gone") == f'root="{tmp_path / "gone"}": there is no such folder.'
+    assert refusal(tmp_path / "gone") == (
+        f'root="{tmp_path / "gone"}": there is no such folder. Name the place of the data with root=.'
+    )
     (tmp_path / "file").touch()
     assert refusal(tmp_path / "file").startswith(f'root="{tmp_path / "file"}": this is a file; give the folder')
 

@@ -335,7 +335,7 @@ def test_npz_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
 
 def test_npz_that_is_no_archive(tmp_path):
     path = tmp_path / "set.npz"
-    assert refusal(Npz, root=path) == f'root="{path}": there is no such file.'
+    assert refusal(Npz, root=path) == (f'root="{path}": there is no such file. Name the place of the data with root=.')
     assert "this is a folder" in refusal(Npz, root=tmp_path)
     assert "needs root=" in refusal(Npz)
     for content in (b"", b"hello", b"\x80\x04K\x01."):
@@ -419,7 +419,9 @@ def test_a_download_that_fails_leaves_no_cache_folder(tmp_path, monkeypatch, no_
 
 def test_a_root_that_is_no_folder_is_refused_before_any_download(tmp_path):
     (tmp_path / "file").touch()
-    assert refusal(Cifar10, root=tmp_path / "gone") == f'root="{tmp_path / "gone"}": there is no such folder.'
+    assert refusal(Cifar10, root=tmp_path / "gone") == (
+        f'root="{tmp_path / "gone"}": there is no such folder. Name the place of the data with root=.'
+    )
     assert "this is a file" in refusal(Cifar10, root=tmp_path / "file")
     assert not (tmp_path / "gone").exists()
 

@@ -206,7 +206,9 @@ class _GridWorker:
         """Give a run that is about to begin the rows that other runs have in common with it."""
         known = {line.name: self.kept.scores(line) for line in lines if self.kept.has(line)}
         if known and not (path / PREDICTIONS).exists():
-            with RunFolder.open(path, config, resume=True):
+            with RunFolder.open(path, config, resume=True) as folder:
+                if folder.is_empty():
+                    folder.begin(config)
                 keep_scores(path, known)
 
     def _train(self, line: CellLine, distilled: DistilledSet | None) -> None:

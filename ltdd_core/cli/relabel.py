@@ -18,6 +18,7 @@ from ltdd_core.cli.settings import (
     layers,
     only_json,
     output_options,
+    root_option,
     verbose_option,
 )
 from ltdd_core.runs.named import check_there, file_of_set
@@ -34,6 +35,7 @@ from ltdd_core.runs.named import check_there, file_of_set
 )
 @click.option("--out", type=PATH, help="Folder of the new run; unless given, RUN-NAME beside the old one.")
 @click.option("--resume", is_flag=True, help="Resume a relabelling that was interrupted.")
+@root_option
 @classifier_options
 @compute_options
 @keep_option

@@ -32,6 +32,11 @@ def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
     return command
 
 
+def root_option(command: Command) -> Command:
+    """The option ``--root``, which says where the data are."""
+    return click.option("--root", metavar="DIR", shell_complete=FILES, help="Folder or file of the data.")(command)
+
+
 def data_options(command: Command) -> Command:
     """The options that choose the data: ``--data``, where it is, ``--name`` and those of a long-tailed set.
 
@@ -51,7 +56,7 @@ def data_options(command: Command) -> Command:
             shell_complete=names("data"),
             help="Data source: digits-lt, cifar10-lt, folder, ...",
         ),
-        click.option("--root", metavar="DIR", shell_complete=FILES, help="Folder or file of the data."),
+        root_option,
         click.option("--train", metavar="FILE", shell_complete=FILES, help="List of the training images, for list."),
         click.option("--test", metavar="FILE", shell_complete=FILES, help="List of the test images."),
         click.option("--val", metavar="FILE", shell_complete=FILES, help="List of the validation images."),

@@ -33,6 +33,18 @@ def is_passed_over(name: str) -> bool:
     return name.startswith(".") or name.lower() in NOT_OF_THE_USER
 
 
+def no_such(kind: str, path: Path) -> InputError:
+    """An error for data that are not there; the path may be that of a run, so nobody need have typed it.
+
+    Args:
+        kind: what is missing, a folder or a file.
+        path: where it was looked for.
+    """
+    here = "" if path.is_absolute() else f" in {Path.cwd()}"
+    missing = f"{how_to_set('root', path)}: there is no such {kind}{here}."
+    return InputError(f"{missing} Name the place of the data with {how_to_set('root')}.")
+
+
 def subfolders(folder: Path) -> list[str]:
     """Names of the folders inside, sorted, those of a system and those with runs of ltdd left out.
 
@@ -43,7 +55,7 @@ def subfolders(folder: Path) -> list[str]:
         with os.scandir(folder) as entries:
             found = sorted(entry.name for entry in entries if entry.is_dir() and not is_passed_over(entry.name))
     except FileNotFoundError as error:
-        raise InputError(f"{how_to_set('root', folder)}: there is no such folder.") from error
+        raise no_such("folder", folder) from error
     except NotADirectoryError as error:
         raise InputError(
             f"{how_to_set('root', folder)}: this is a file; give the folder that holds the images."

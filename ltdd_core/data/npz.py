@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ltdd_core.data.colours import Range, as_8_bits
+from ltdd_core.data.files import no_such
 from ltdd_core.data.folder import OwnDataOptions, held_out, name_of_place, range_of
 from ltdd_core.data.imagefile import SMALLEST_SIDE, fitted
 from ltdd_core.data.medmnist import check_is_for_classes, class_names
@@ -229,7 +230,7 @@ def _opened(path: Path) -> Iterator[Any]:
             with np.load(file, allow_pickle=False) as archive:
                 yield archive
     except FileNotFoundError as error:
-        raise InputError(f"{how_to_set('root', path)}: there is no such file.") from error
+        raise no_such("file", path) from error
     except IsADirectoryError as error:
         raise InputError(
             f"{how_to_set('root', path)}: this is a folder; give the .npz file, or use data source 'folder'."

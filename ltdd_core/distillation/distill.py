@@ -46,8 +46,8 @@ from ltdd_core.runs.distilled import (
     load_distilled,
     save_distilled,
 )
-from ltdd_core.runs.facts import data_facts, session_facts
-from ltdd_core.runs.folder import CLASSIFIERS, RESULT, TIMES, RunFolder
+from ltdd_core.runs.facts import data_facts, other_machine, session_facts
+from ltdd_core.runs.folder import CLASSIFIERS, RESULT, TIMES, RunFolder, claimed
 from ltdd_core.runs.pictures import save_picture
 from ltdd_core.runs.steplog import seconds_logged
 from ltdd_core.setup import Setup
@@ -146,16 +146,18 @@ def distill(
     check_recipe(config)
     lines = lines_of(config, catalog) if lines is None else lines  # that each can be had, before the work begins
     RunFolder(out).check(config, resume=resume)
-    if not RunFolder(out).is_empty():
-        with RunFolder(out).locked(display.warn):
-            pass  # another process may be at work here: say so before the data are read and networks are trained
     store = store or NetworkStore(config.compute.store or out / NETWORKS)
-    with Setup.open(config, catalog=catalog, display=display, store=store) as setup:
+    with (
+        claimed(out, ""),  # and locked: another process must not do the same work at once
+        RunFolder.open(out, config, resume=resume, warn=display.warn) as folder,
+        Setup.open(config, catalog=catalog, display=display, store=store) as setup,
+    ):
         matcher: Matcher = config.matcher.make()
         own = OwnSeconds(setup.beforehand)
         setup.check_network()
+        folder.check_data(data_facts(setup.data))
         task = task_of(setup)
-        if not (out / DISTILLED_FILE).exists() or RunFolder(out).has_other_length(config):
+        if not (out / DISTILLED_FILE).exists() or folder.has_other_length(config):
             display.ahead(lambda: classifiers_ahead(setup, lines, matcher, task, out))
             with own.counted():
                 matcher.prepare(task)
@@ -164,41 +166,49 @@ def distill(
         display.data(f"{setup.data.summary()}; {size} of training images on {setup.device.type}")
         if note := lettering(setup.data.class_names).note():
             display.note(note)
-        with RunFolder.open(out, config, resume=resume, warn=display.warn) as folder:
-            if folder.has_other_length(config):
-                begin_other_length(folder, config)
-            checkpoint = folder.load_checkpoint()
-            start = checkpoint[0] if checkpoint else 0
-            session = session_facts(config, setup.device, [str(plugin) for plugin in observers.active])
-            folder.begin_session(
-                data_facts(setup.data), {"from_step": start, "to_step": config.run.iterations, **session}
+        if folder.is_empty():
+            folder.begin(config)
+        if folder.has_other_length(config):
+            begin_other_length(folder, config)
+        checkpoint = folder.load_checkpoint()
+        start = checkpoint[0] if checkpoint else 0
+        begin_session(folder, setup, start, [str(plugin) for plugin in observers.active])
+        run = Run(config, folder.path, setup.data, start)
+        observers.tell("ltdd_run_started", run=run)
+        try:
+            active = ActiveRun(run, folder, matcher, task, setup, observers, own)
+            distilled = finished_set(active, checkpoint)
+            table = score(active, distilled, lines)
+            seconds = folder.seconds_taken() or time.monotonic() - began
+            result = Result(
+                folder.path,
+                config,
+                setup.data,
+                distilled,
+                Table(table.rows),
+                table.intervals,
+                table.groups,
+                table.saving,
+                seconds,
             )
-            run = Run(config, folder.path, setup.data, start)
-            observers.tell("ltdd_run_started", run=run)
-            try:
-                active = ActiveRun(run, folder, matcher, task, setup, observers, own)
-                distilled = finished_set(active, checkpoint)
-                table = score(active, distilled, lines)
-                seconds = folder.seconds_taken() or time.monotonic() - began
-                result = Result(
-                    folder.path,
-                    config,
-                    setup.data,
-                    distilled,
-                    Table(table.rows),
-                    table.intervals,
-                    table.groups,
-                    table.saving,
-                    seconds,
-                )
-                write_report(folder, result, observers)
-            except BaseException as error:
-                observers.tell("ltdd_run_failed", run=run, error=error)
-                raise
-            observers.tell("ltdd_run_finished", run=run, distilled=distilled)
-            if observers.detached:
-                write_report(folder, result, observers)
+            write_report(folder, result, observers)
+        except BaseException as error:
+            observers.tell("ltdd_run_failed", run=run, error=error)
+            raise
+        observers.tell("ltdd_run_finished", run=run, distilled=distilled)
+        if observers.detached:
+            write_report(folder, result, observers)
     return result
+
+
+def begin_session(folder: RunFolder, setup: Setup, start: int, plugins: Sequence[str]) -> None:
+    """Note what this process computes with, and say so if that is not what the one before it did."""
+    now = session_facts(setup.config, setup.device, plugins)
+    steps = {"from_step": start, "to_step": setup.config.run.iterations}
+    earlier = folder.begin_session(data_facts(setup.data), {**steps, **now})
+    said = other_machine(earlier[-1], now) if earlier and start else None
+    if said is not None and not (folder.path / DISTILLED_FILE).exists():
+        setup.display.warn(said)
 
 
 def begin_other_length(folder: RunFolder, config: Config) -> None:

@@ -74,16 +74,20 @@ class StoredRun(WithRows):
         """
         return load_classifier(self.path, line, device=device)
 
-    def load_data(self, *, display: Display | None = None) -> LongTailedSet:
+    def load_data(self, *, root: Path | str | None = None, display: Display | None = None) -> LongTailedSet:
         """Its long-tailed set, from where the run found it.
 
         Args:
+            root: the folder or file of the data, where they have moved.
             display: shows how many images are read; one line unless given, and ``Display()`` shows nothing.
 
         Raises:
             InputError: the images are not there any more, or have changed.
         """
-        chosen = resolve_data(installed(), [Layer(str(self.path / CONFIG), {"data": dict(self.config["data"])})])
+        layers = [Layer(str(self.path / CONFIG), {"data": dict(self.config["data"])})]
+        if root is not None:
+            layers.append(Layer(how_to_set("root", root), {"data": {"root": str(root)}}))
+        chosen = resolve_data(installed(), layers)
         data = load_long_tailed(chosen.name, chosen.make(), display or usual_display())
         if not knows_again(self.data, data):
             raise InputError(f"{self.path} holds a run on other images than those of the data set {data.name!r} now.")

@@ -200,6 +200,8 @@ def _opened(out: Path, plan: Plan, display: Display) -> Iterator[RunFolder]:
     with RunFolder.open(out, plan.config, resume=unfinished, warn=display.warn) as folder:
         if (out / RESULT).exists():  # another process was faster
             folder.check(plan.config, resume=False)
+        if folder.is_empty():
+            folder.begin(plan.config)
         shutil.rmtree(out / CLASSIFIERS, ignore_errors=True)  # of a process that was killed; the store has more
         yield folder
 

@@ -12,6 +12,7 @@ import torch
 
 from ltdd_core.config.model import Config
 from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.runs.moved import paths_of
 
 
 def data_facts(data: LongTailedSet) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def knows_again(facts: Mapping[str, Any], data: LongTailedSet) -> bool:
 
 
 def session_facts(config: Config, device: torch.device, plugins: Sequence[str]) -> dict[str, Any]:
-    """When a process began and what it computes on and with; ``plugins`` are the active ones.
+    """When a process began, what it computes on and with, and where its files are; ``plugins`` are the active ones.
 
     Where its networks begin with pretrained weights, a digest of their file is among them.
     """
@@ -50,10 +51,34 @@ def session_facts(config: Config, device: torch.device, plugins: Sequence[str]) 
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
+        "paths": paths_of(config),
         "active_plugins": list(plugins),
         "versions": versions(config),
         **({} if weights is None else {"weights": weights}),
     }
+
+
+def other_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """A sentence for a run that goes on with what may round in another way; None where it does not.
+
+    Args:
+        before: what :func:`session_facts` said of the process that went before.
+        now: what it says of this one.
+    """
+    said = []
+    if before.get("device") != now["device"]:
+        said.append(f"on {before.get('device')} before, and on {now['device']} now")
+    elif before.get("threads") != now["threads"] and now["device"].startswith("cpu"):
+        said.append(f"on {before.get('threads')} CPU threads before, and on {now['threads']} now")
+    torch_before, torch_now = (session.get("versions", {}).get("torch") for session in (before, now))
+    if torch_before != torch_now:
+        said.append(f"with torch {torch_before} before, and with {torch_now} now")
+    if not said:
+        return None
+    return (
+        f"the run was {' and '.join(said)}: sums are rounded in another way, so its pixels are those of an "
+        "uninterrupted run up to rounding, and not bit for bit."
+    )
 
 
 def versions(config: Config) -> dict[str, str]:

@@ -22,6 +22,7 @@ from ltdd_core.config.model import Config, differences
 from ltdd_core.errors import InputError, RunFailed, WriteError, how_to_set
 from ltdd_core.networks.store import FOLDER as NETWORKS
 from ltdd_core.runs.checkpoint import CHECKPOINT, PARTS, load_checkpoint, save_checkpoint
+from ltdd_core.runs.moved import found_again
 from ltdd_core.runs.named import RUNS
 from ltdd_core.runs.steplog import StepLog, lines_before
 from ltdd_core.storage import json_text, parse_json, sync, write_atomically, writing
@@ -62,6 +63,8 @@ class RunFolder:
     ) -> Iterator[RunFolder]:
         """Make the folder, or resume in it, and keep other processes out until the block ends.
 
+        A new one holds no run yet: :meth:`begin` is for when all is ready.
+
         Raises:
             InputError: it holds a run already and ``resume`` is not asked for, or one of another
                 configuration, or it belongs to a running process, or it cannot be written.
@@ -73,8 +76,6 @@ class RunFolder:
         with folder.locked(warn):
             folder.check(config, resume=resume)  # again: another process may have been faster
             folder._remove_temporary()
-            if folder.is_empty():
-                folder.begin(config)
             yield folder
 
     def _remove_temporary(self) -> None:
@@ -145,14 +146,17 @@ class RunFolder:
                 raise RunFailed(f"{error} What was saved before is kept.") from error
 
     def stored_config(self) -> dict[str, Any]:
-        """The configuration tree of the run in this folder.
+        """The configuration tree of the run in this folder, with the paths under which its files are found from here.
 
         Raises:
             InputError: there is no run, or its configuration is damaged.
         """
         if not (self.path / CONFIG).is_file():
             raise InputError(f"{self.path} holds no run to resume.")
-        return from_file(self.path / CONFIG).tree
+        tree = from_file(self.path / CONFIG).tree
+        sessions = self.stored(FACTS, _RunFacts).sessions if (self.path / FACTS).exists() else []
+        known = sessions[-1] if sessions else {}  # an earlier version noted no paths
+        return found_again(tree, known.get("paths", {}), known.get("run", ""), self.path)
 
     def check_same(self, config: Config) -> None:
         """Refuse a run of another configuration; where and on what it runs may differ.
@@ -226,7 +230,7 @@ class RunFolder:
 
     def begin_session(
         self, data: Mapping[str, Any], session: Mapping[str, Any], *, distilled: Mapping[str, Any] | None = None
-    ) -> None:
+    ) -> list[dict[str, Any]]:
         """Note which data the run is about, and what this process computes on; one entry a process.
 
         A process that only looks at a finished run is none of them.  A run of an earlier version has no digests of its
@@ -237,10 +241,13 @@ class RunFolder:
             session: what this process computes on.
             distilled: the distilled set, with its ``digest``, where classifiers are trained on one that exists.
 
+        Returns:
+            The sessions before this one.
+
         Raises:
             InputError: the run began with other data, with another distilled set, or with other pretrained weights.
         """
-        sessions = self.check_data(data)
+        sessions = earlier = self.check_data(data)
         if sessions:
             before = self.stored(FACTS, _RunFacts).distilled or {}
             if before.get("digest") != (distilled or {}).get("digest"):
@@ -252,9 +259,10 @@ class RunFolder:
                     "Delete the folder, and the run begins again."
                 )
         if not (self.path / RESULT).exists():
-            sessions = [*sessions, session]
+            sessions = [*sessions, {**session, "run": os.path.abspath(self.path)}]  # noqa: PTH100 - links stay
         made_of = {} if distilled is None else {"distilled": distilled}
         self.write_json(FACTS, {"data": data, **made_of, "sessions": sessions})
+        return earlier
 
     def check_data(self, data: Mapping[str, Any]) -> list[Any]:
         """See that the run, if one has begun here, is about these data; its sessions so far.

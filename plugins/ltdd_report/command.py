@@ -19,7 +19,8 @@ from ltdd_report.visible import visible
     type=PATH,
     help="The file to write (default: report-NAME.html here, NAME the folder's).",
 )
-def report(run: Path, out: Path | None) -> None:
+@click.option("--root", metavar="DIR", type=PATH, help="Folder or file of the data, where they have moved.")
+def report(run: Path, out: Path | None, root: Path | None) -> None:
     """Write a page about a finished run.
 
     RUN is the folder of the run, or what ltdd train or ltdd evaluate wrote. The page is one HTML file. It shows what
@@ -39,7 +40,7 @@ def report(run: Path, out: Path | None) -> None:
     target, record = out or Path(f"report-{run.resolve().name}.html"), read_record(run)
     console, notes = consoles(False)
     if isinstance(record, RunRecord):
-        write_report(record, target)
+        write_report(record, target, root)
     else:
         write_trained(record, target)
         notes.print(f"{visible(str(run))} holds classifiers alone: steps and distilled images are left out.")

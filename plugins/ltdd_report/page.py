@@ -81,13 +81,18 @@ class Picture:
         return base64.b64decode(self.source.removeprefix(start)) if self.source.startswith(start) else None
 
 
-def write_report(run: RunRecord, out: Path) -> None:
+def write_report(run: RunRecord, out: Path, root: Path | None = None) -> None:
     """Write the page of a run.
+
+    Args:
+        run: a finished run.
+        out: the file.
+        root: where the data of the run are now, if they have moved.
 
     Raises:
         InputError: it cannot be written.
     """
-    data = _data_at_hand(run)
+    data = _data_at_hand(run, root)
     found = tested(run, data)
     shown, unseen = ([], 0) if isinstance(found, str) else _mistakes(run, found)
     with _fonts([*run.data["classes"], *(row["name"] for row in run.rows)]):
@@ -147,10 +152,10 @@ def _page(
     )
 
 
-def _data_at_hand(run: RunRecord) -> LongTailedSet | str:
+def _data_at_hand(run: RunRecord, root: Path | None) -> LongTailedSet | str:
     """The set of the run, or why it cannot be had."""
     try:
-        return data_of(run)
+        return data_of(run, root)
     except InputError as error:
         return str(error)
 

@@ -262,15 +262,19 @@ def temperatures(run: RunRecord) -> dict[str, float]:
     return found
 
 
-def data_of(run: Record) -> LongTailedSet:
+def data_of(run: Record, root: Path | None = None) -> LongTailedSet:
     """The long-tailed set of a run, loaded again.
+
+    Args:
+        run: whose data.
+        root: where they are now, if they have moved.
 
     Raises:
         InputError: the data are not where the run found them, or are others now.
     """
     if isinstance(run, RunRecord):
-        return read_stored(run.path).load_data(display=Display())
-    options = dict(run.config["data"])
+        return read_stored(run.path).load_data(root=root, display=Display())
+    options = {**run.config["data"], **({} if root is None else {"root": root})}
     name = options.pop("name")
     data = load_data(name, display=Display(), **options)
     if not has_data_of(run, data):
