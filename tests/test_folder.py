@@ -927,4 +927,5 @@ def test_the_path_may_say_the_class_in_each_part(tmp_path):
     assert refusal(tmp_path, class_from="^.") == said
     assert "finds 1 class(es) in the paths below" in refusal(tmp_path, class_from="-|png")
     assert "this is no regular expression: " in refusal(tmp_path, class_from="(")
+    assert 'say with data={"class_from": REGEX} where in their names the class is.' in refusal(tmp_path / "test")
     assert "there is no such folder" in refusal(tmp_path / "gone", class_from=".")

@@ -83,7 +83,7 @@ class FileOptions(OwnDataOptions):
     )
     skip_bad: bool = option(
         False,
-        "leave out images that cannot be used, such as damaged ones, and say which; all are decoded once more",
+        "leave out images that cannot be used, such as damaged ones, and say which; all are decoded before the cut",
     )
 
 

@@ -82,6 +82,11 @@ def class_folders(folder: Path) -> dict[str, Path]:
         raise InputError(f"{folder} has only {', '.join(names)}: give it both train/ and test/, or folders of classes.")
     if len(names) == 1 and len(subfolders(folder / names[0])) > 1:
         raise InputError(f"{folder}: its one folder is {names[0]!r}: try {how_to_set('root', folder / names[0])}.")
+    if not names and image_files(folder):
+        raise InputError(
+            f"{folder}: the images are in no folders of classes: make some, or say with "
+            f"{how_to_set('data.class_from', 'REGEX')} where in their names the class is."
+        )
     if len(names) < 2:
         raise InputError(f"{folder}: {len(names)} class folder(s); at least two are needed, one a class.")
     found = dict[str, Path]()
