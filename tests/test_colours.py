@@ -11,6 +11,7 @@ from PIL import Image
 
 from ltdd_core import InputError
 from ltdd_core.data.folder import ImageFolder
+from ltdd_core.data.given import find_images, range_of, read_image
 from ltdd_core.data.imagefile import decode, read_header
 from ltdd_core.data.load import load_long_tailed
 
@@ -146,6 +147,14 @@ def test_values_whose_range_is_declared(tmp_path, kind, levels):
         said = r"a.tif: a value is infinite or no number \(NaN\): remove it or put it right"
         with pytest.raises(InputError, match=said):
             decode(tmp_path / "a.tif", "L", 8, 8, levels)
+
+
+def test_a_classifier_reads_files_in_the_range_of_its_training(tmp_path):
+    path, facts = tmp_path / "a.png", {"data": {"range": [0, 4095]}}
+    Image.fromarray(np.full((8, 8), 2048, np.uint16)).save(path)
+    (given,) = find_images([path])
+    assert read_image(given, (1, 8, 8), range_of(facts))[0].unique().tolist() == [128]
+    assert read_image(given, (1, 8, 8), range_of({}))[0].unique().tolist() == [8]
 
 
 # ---- channels beyond colour --------------------------------------------------------------------------

@@ -76,9 +76,9 @@ class FileOptions(OwnDataOptions):
     )
     group: str = option(
         "none",
-        "what belongs together, so that the test and validation images that are held out are of other groups than "
-        "those that train: none; folder, for the folders in those of the classes; or a regular expression over the "
-        "path below root, whose first part in brackets, or else whose match, is the name of the group",
+        "images that belong together, so that the test and validation images that are held out are of other groups "
+        "than those that train: none; folder, for the folders in those of the classes; or a regular expression over "
+        "the path below root, whose first part in brackets, or else whose match, is the name of the group",
         min_length=1,
     )
     skip_bad: bool = option(
