@@ -53,6 +53,8 @@ def test_profile_of_cifar10(n_max, imbalance, expected):
         (100, 500, 20, 15907),
         (100, 500, 50, 12608),
         (100, 500, 100, 10847),
+        (200, 500, 10, 39072),
+        (200, 500, 100, 21549),
     ],
 )
 def test_totals_of_the_literature(classes, n_max, imbalance, total):

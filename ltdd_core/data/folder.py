@@ -201,13 +201,13 @@ def images_of(
     root: Path,
     generator: torch.Generator,
     *,
-    image_size: int | None,
-    values: Range | None,
-    test_share: float,
-    test_least: int,
-    skip_bad: bool | None,
-    group: str,
-    display: Display | None,
+    image_size: int | None = None,
+    values: Range | None = None,
+    test_share: float = 0.2,
+    test_least: int = 10,
+    skip_bad: bool | None = None,
+    group: str = ALONE,
+    display: Display | None = None,
 ) -> SourceImages:
     """What a data source gives of files, once it knows them and their classes.
 

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -150,6 +151,7 @@ def _by_lower_case(classes: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
+@lru_cache(1000)  # a list asks for each of its lines
 def part_of(name: str) -> str | None:
     """Which part a name stands for: ``train``, ``test`` or ``val``; None: none."""
     core, before = name.casefold(), ""

@@ -114,7 +114,7 @@ def read_list(file: Path, columns: Columns, faults: Faults) -> Listed:
     Raises:
         InputError: it cannot be read, holds no image, or has no such columns.
     """
-    text = _text_of(file)
+    text = text_of(file)
     is_table = file.suffix.lower() in (".csv", ".tsv")
     listed = _table(file, text, columns, faults) if is_table else Listed(file, list(_plain(file, text, faults)))
     if not listed.entries:
@@ -129,7 +129,7 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     Raises:
         InputError: it cannot be read, or has a name twice.
     """
-    lines = [line.strip() for line in _text_of(file).split("\n") if line.strip()]
+    lines = [line.strip() for line in text_of(file).split("\n") if line.strip()]
     numbered = dict[int, str]()
     for line in lines:
         name, _, number = line.rpartition(" ")
@@ -147,7 +147,12 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _text_of(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         return file.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -173,6 +178,8 @@ def _table(file: Path, text: str, columns: Columns, faults: Faults) -> Listed:
     delimiter = "\t" if file.suffix.lower() == ".tsv" else max(DELIMITERS, key=first.count)
     rows = _rows(file, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), faults)
     header = [name.strip() for name in next(rows, (0, []))[1]]
+    if not header:
+        return Listed(file, [])
     path, label = _needed(file, header, "path", columns.path), _needed(file, header, "label", columns.label)
     split = _column(file, header, "split", columns.split)
     whole = [row for row in rows if _is_whole(file, header, *row, faults)]
@@ -182,8 +189,8 @@ def _table(file: Path, text: str, columns: Columns, faults: Faults) -> Listed:
     for number, row in whole:
         name, of_class = row[path].strip(), row[label].strip()
         part = "" if split is None else part_of(row[split].strip())
-        if not name or not of_class or "\0" in name:
-            faults.add(file, number, f"no value of {header[label if name else path]!r}")
+        if not name or "\0" in name or not of_class:
+            faults.add(file, number, f"no value of {header[path if of_class else label]!r}")
         elif part is None:
             faults.add(file, number, f"{header[split or 0]!r} is {row[split or 0]!r}, not train, test or val")
         else:

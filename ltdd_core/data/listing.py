@@ -72,12 +72,12 @@ def listed_by_folders(root: Path) -> Listing:
     folder = root if parts is None else parts.train
     classes = class_folders(folder)
     found = [
-        None if part is None else _in_folders(part, folders_of_classes(part, classes, folder), others, classes)
+        None if part is None else in_folders(part, folders_of_classes(part, classes, folder), others, classes)
         for part in ((None, None) if parts is None else (parts.test, parts.val))
     ]
     return Listing(
         tuple(classes),
-        _in_folders(folder, classes, others),
+        in_folders(folder, classes, others),
         found[0],
         found[1],
         (*(() if parts is None else parts.notes), *told_left_out(others), *alike_but_for_case(classes)),
@@ -143,7 +143,7 @@ def _files_of(folder: Path, by_class: Mapping[str, list[Path]], classes: Iterabl
     return Files(folder, [path for path, _ in listed], labels, [folder] * len(listed))
 
 
-def _in_folders(
+def in_folders(
     folder: Path, there: Mapping[str, Path], others: Counter[str], classes: Iterable[str] | None = None
 ) -> Files:
     """The images of the classes of a part.

@@ -73,6 +73,9 @@ class ImageList(DataSource):
     places: ClassVar[tuple[str, ...]] = ("",)
     """Folders within the root where a list may lie."""
 
+    hint: ClassVar[str] = ""
+    """Where to learn more, for one who lacks a list: a sentence that begins with a space."""
+
     @property
     def title(self) -> str | None:
         """The name of the folder, or else that of the training list, unless the user names the data."""
@@ -92,7 +95,7 @@ class ImageList(DataSource):
                 "a CSV file."
             )
         if self.options.root is not None and not os.path.isdir(self.root):  # noqa: PTH112 - a name that no path can have
-            raise InputError(f"{how_to_set('data.root', self.options.root)}: there is no such folder.")
+            raise InputError(f"{how_to_set('data.root', self.options.root)}: there is no such folder.{self.hint}")
         for part in PARTS:
             self._place(part)
         self._place("class_names")
@@ -128,7 +131,9 @@ class ImageList(DataSource):
         for place in (*(self.root / folder / file for folder in self.places if self.options.root), file):
             if os.path.isfile(place):  # noqa: PTH113 - a name that no path can have is none
                 return Path(place)
-        raise InputError(f"{how_to_set(f'data.{name}', file)}: there is no such file, in {self.root} or from here.")
+        raise InputError(
+            f"{how_to_set(f'data.{name}', file)}: there is no such file, in {self.root} or from here.{self.hint}"
+        )
 
     def _lists(self, faults: Faults) -> tuple[dict[str, Listed], tuple[str, ...]]:
         """The list of each part that there is, and what to know about them."""
@@ -164,11 +169,11 @@ class ImageList(DataSource):
         """
         import torch
 
-        found, absent = dict[str, Files](), list[str]()
+        found, absent, suffix = dict[str, Files](), list[str](), self.options.suffix
         for part, listed in lists.items():
-            paths = [self.root / (entry.name + self.options.suffix) for entry in listed.entries]
+            paths = [os.path.join(self.root, entry.name + suffix) for entry in listed.entries]  # noqa: PTH118
             labels = torch.tensor(classes.of(listed), dtype=torch.int64)
-            found[part] = Files(self.root, paths, labels, [path.parent.parent for path in paths])
+            found[part] = Files(self.root, [*map(Path, paths)], labels, _homes(paths))
             absent += [f"{paths[place]} ({listed.file}:{listed.entries[place].line})" for place in missing(paths)]
         if absent:
             total = sum(len(files.paths) for files in found.values())
@@ -181,8 +186,15 @@ class ImageList(DataSource):
         return found
 
 
-def missing(paths: Sequence[Path]) -> list[int]:
-    """The places of the files that are not there.
+def _homes(paths: Sequence[str]) -> list[Path]:
+    """The folder that the folder of each image lies in, so that images of one folder can be a group."""
+    folders = [os.path.dirname(path) for path in paths]  # noqa: PTH120 - a string is quicker
+    homes = {folder: Path(folder).parent for folder in set(folders)}
+    return [homes[folder] for folder in folders]
+
+
+def missing(paths: Sequence[str]) -> list[int]:
+    """The places of the files that are not there; paths are strings, since there may be a million.
 
     Folders are listed, which takes far less than to ask for each file where a network drive is asked; a file that is
     not listed may still be there under a name in other letters, on a system that ignores case.
