@@ -64,6 +64,16 @@ def image_folder(root, counts, side):
                 Image.fromarray(pixels).save(root / part / name / f"{index}.bmp")
 
 
+def lists_of(root):
+    """`train.txt` and `test.txt` of an image folder, and a table of all its images without their ending."""
+    rows = ["image_id,label,split"]
+    for part in ("train", "test"):
+        paths = [path.relative_to(root) for path in sorted((root / part).rglob("*.bmp"))]
+        (root / f"{part}.txt").write_text("".join(f"{path} {path.parent.name}\n" for path in paths))
+        rows += [f"{path.with_suffix('')},{path.parent.name},{part}" for path in paths]
+    (root / "labels.csv").write_text("\n".join(rows))
+
+
 def run_commands(text):
     for line in text.splitlines():
         words = [word for word in shlex.split(line) if not re.match("[A-Z_]+=", word)]
@@ -154,6 +164,7 @@ def test_the_plain_snippet_learns(tmp_path, monkeypatch):
 def test_the_commands_of_a_page_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     image_folder(tmp_path / "my_images", [12, 5, 1], side=20)
+    lists_of(tmp_path / "my_images")
     for seed in (0, 1):
         (tmp_path / f"grid-seed-{seed}.yaml").write_text(f"data: [digits-lt]\nmethods: [dm]\nseeds: [{seed}]\n")
     if "--root cifar10" in (DOCS / name).read_text():

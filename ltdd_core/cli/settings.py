@@ -57,7 +57,9 @@ def data_options(command: Command) -> Command:
             help="Data source: digits-lt, cifar10-lt, folder, ...",
         ),
         root_option,
-        click.option("--train", metavar="FILE", shell_complete=FILES, help="List of the training images, for list."),
+        click.option(
+            "--train", metavar="FILE", shell_complete=FILES, help="List of the training images (--data list)."
+        ),
         click.option("--test", metavar="FILE", shell_complete=FILES, help="List of the test images."),
         click.option("--val", metavar="FILE", shell_complete=FILES, help="List of the validation images."),
         click.option(

@@ -79,7 +79,8 @@ class ImageNetLT(KnownList):
     ImageNet_LT_val.txt and ImageNet_LT_test.txt are in the folder data/ImageNet_LT of
     https://github.com/facebookresearch/classifier-balancing.
 
-    ROOT/train/n01440764/*.JPEG and ROOT/val/n01440764/*.JPEG are the images.  ROOT or ROOT/ImageNet_LT has the lists.
+    ``ROOT/train/n01440764/*.JPEG`` and ``ROOT/val/n01440764/*.JPEG`` are the images.  ROOT or ROOT/ImageNet_LT has the
+    lists.
     The 50,000 images of ROOT/val test; the archive of ImageNet has them in one folder, and they have to be sorted into
     folders of classes.  All parts need 28 GB of memory in the size 224, and 2.3 GB with --image-size 64.
     """
@@ -104,9 +105,9 @@ class PlacesLT(KnownList):
     http://places2.csail.mit.edu/download.html.  The lists Places_LT_train.txt, Places_LT_val.txt and Places_LT_test.txt
     are in the folder data/Places_LT of https://github.com/facebookresearch/classifier-balancing.
 
-    ROOT/train/airfield/*.jpg and ROOT/val/airfield/*.jpg are the images.  ROOT or ROOT/Places_LT has the lists.  Lists
-    from elsewhere may have data_256/a/airfield/*.jpg: their first lines show which folders they expect.  All parts need
-    16 GB of memory in the size 224, and 1.3 GB with --image-size 64.
+    ``ROOT/train/airfield/*.jpg`` and ``ROOT/val/airfield/*.jpg`` are the images.  ROOT or ROOT/Places_LT has the lists.
+    Lists from elsewhere may have ``data_256/a/airfield/*.jpg``: their first lines show which folders they expect.  All
+    parts need 16 GB of memory in the size 224, and 1.3 GB with --image-size 64.
     """
 
     class Options(KnownList.Options):
@@ -129,7 +130,7 @@ class INaturalist2018(KnownList):
     and iNaturalist18_val.txt are in the folder data/iNaturalist18 of
     https://github.com/facebookresearch/classifier-balancing.
 
-    ROOT/train_val2018/Plantae/7477/*.jpg are the images, and ROOT or ROOT/iNaturalist18 has the lists.  The 24,426
+    ``ROOT/train_val2018/Plantae/7477/*.jpg`` are the images.  ROOT or ROOT/iNaturalist18 has the lists.  The 24,426
     validation images test, as in the literature: the classes of the test images are not published.  Both parts need
     70 GB of memory in the size 224, and 5.7 GB with --image-size 64.
     """
