@@ -27,6 +27,13 @@ from .data.drawing import (
     shot_colours as shot_colours,
     spread_out as spread_out,
 )
+from .data.encoded import (
+    EncodedImages as EncodedImages,
+    encoded_images as encoded_images,
+)
+from .data.folder import (
+    FileOptions as FileOptions,
+)
 from .data.longtail import (
     by_count as by_count,
     shot_groups as shot_groups,

@@ -30,6 +30,7 @@ BUILT_IN = [
     "dm",
     "ensemble",
     "hierarchical",
+    "huggingface",
     "labellers",
     "losses",
     "mtt",

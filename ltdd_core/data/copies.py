@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltdd_core.data.files import unreadable
+from ltdd_core.data.imagefile import ImageFile
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def same_files(paths: Sequence[Path]) -> list[int]:
+def same_files(paths: Sequence[ImageFile]) -> list[int]:
     """For each file the place of the first one with the same bytes; only files of the same length are read.
 
     Raises:
         InputError: a file cannot be read.
     """
     try:
-        lengths = [path.stat().st_size for path in paths]
+        lengths = [path.stat().st_size if isinstance(path, Path) else path.length() for path in paths]
         often = Counter(lengths)
         first = dict[object, int]()
         return [
@@ -83,6 +84,6 @@ def _told(found: Sequence[tuple[str | None, str | None]], one: str, several: str
     return (f"{len(found)} {one if len(found) == 1 else several}{example}.",)
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: ImageFile) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").digest()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ltdd_core.data.colours import Range
 from ltdd_core.data.files import unreadable
-from ltdd_core.data.imagefile import Header, decode, read_header, refusal, tried
+from ltdd_core.data.imagefile import Header, ImageFile, decode, read_header, refusal, tried
 from ltdd_core.data.source import ImageTable
 from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.progress import Display
@@ -27,13 +26,13 @@ USUAL_SIZE = 32
 class FileTable(ImageTable):
     """Image files, decoded to one size and number of channels."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[ImageFile, ...]
     labels: Tensor
     size: int
     grey: bool
     values: Range | None
     """Black and white in images of more than 8 bits."""
-    decoded: Mapping[Path, Tensor]
+    decoded: Mapping[ImageFile, Tensor]
     """The images that are decoded already."""
     advice: str
     """What a user can do where a file cannot be used."""
@@ -69,25 +68,25 @@ class FileTable(ImageTable):
 class Usable:
     """Which of some image files can be used, and what they become."""
 
-    headers: Mapping[Path, Header]
-    refused: Mapping[Path, InputError]
+    headers: Mapping[ImageFile, Header]
+    refused: Mapping[ImageFile, InputError]
     """The files that are left out."""
     size: int
     """The side of the images that they become."""
     grey: bool
     """Whether they become grey."""
     values: Range | None
-    decoded: Mapping[Path, Tensor]
+    decoded: Mapping[ImageFile, Tensor]
     advice: str
 
-    def table(self, paths: Sequence[Path], labels: Tensor) -> FileTable:
+    def table(self, paths: Sequence[ImageFile], labels: Tensor) -> FileTable:
         """The images of some of the files."""
         return FileTable(tuple(paths), labels, self.size, self.grey, self.values, self.decoded, self.advice)
 
 
 def usable(
-    paths: Sequence[Path],
-    validation: Sequence[Path],
+    paths: Sequence[ImageFile],
+    validation: Sequence[ImageFile],
     image_size: int | None,
     values: Range | None,
     skip_bad: bool | None,
@@ -127,7 +126,7 @@ def usable(
     return Usable(headers, refused | damaged, size, grey, values, decoded, advice)
 
 
-def pixels(path: Path, size: int, values: Range | None, *, grey: bool) -> Tensor:
+def pixels(path: ImageFile, size: int, values: Range | None, *, grey: bool) -> Tensor:
     """An image file as uint8 ``[C, size, size]``.
 
     Raises:
@@ -140,8 +139,8 @@ def pixels(path: Path, size: int, values: Range | None, *, grey: bool) -> Tensor
 
 
 def _decoded(
-    paths: Collection[Path], size: int, values: Range | None, display: Display | None, *, grey: bool
-) -> tuple[dict[Path, Tensor], dict[Path, InputError]]:
+    paths: Collection[ImageFile], size: int, values: Range | None, display: Display | None, *, grey: bool
+) -> tuple[dict[ImageFile, Tensor], dict[ImageFile, InputError]]:
     with (display or Display()).work("looking for damaged images", len(paths), "images") as told:
         return tried(paths, lambda path: pixels(path, size, values, grey=grey), told)
 

@@ -17,6 +17,7 @@ from ltdd_core.data.copies import same_files
 from ltdd_core.data.files import subfolders
 from ltdd_core.data.filetable import usable
 from ltdd_core.data.image_groups import ALONE, group_names, numbered, told_groups, whole_groups
+from ltdd_core.data.imagefile import ImageFile
 from ltdd_core.data.layout import class_folders, parts_of
 from ltdd_core.data.listing import Files, Listing, listed_by_folders, listed_by_paths
 from ltdd_core.data.source import DataSource, LongTailOptions, Order, SourceImages
@@ -34,8 +35,14 @@ MUCH_LARGER = 4
 
 
 class OwnDataOptions(LongTailOptions):
-    """What data of one's own are, and how many images test and calibrate where they have no part for it."""
+    """What data of one's own are: as they are unless an imbalance is asked for, and with parts that are held out.
 
+    How many images test and calibrate is said here, where the data have no part for it.
+    """
+
+    imbalance: float | Literal["natural"] = option(
+        "natural", "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
+    )
     range: tuple[float, float] | None = option(
         None,
         "black and white in images of more than 8 bits, as in [0, 1] or [-1000, 400]; what lies beyond becomes the "
@@ -67,19 +74,12 @@ class OwnDataOptions(LongTailOptions):
 
 
 class FileOptions(OwnDataOptions):
-    """What is done with image files."""
+    """What is done with image files, and with images that are encoded as in files."""
 
     image_size: int | None = option(
         None,
         "side of the square images; unless given, that of all files if they agree and it is at most 64, else 32",
         ge=4,
-    )
-    group: str = option(
-        "none",
-        "images that belong together, so that the test and validation images that are held out are of other groups "
-        "than those that train: none; folder, for the folders in those of the classes; or a regular expression over "
-        "the path below root, whose first part in brackets, or else whose match, is the name of the group",
-        min_length=1,
     )
     skip_bad: bool = option(
         False,
@@ -87,16 +87,25 @@ class FileOptions(OwnDataOptions):
     )
 
 
+class PathOptions(FileOptions):
+    """What is done with image files whose paths say something of them."""
+
+    group: str = option(
+        "none",
+        "images that belong together, so that the test and validation images that are held out are of other groups "
+        "than those that train: none; folder, for the folders in those of the classes; or a regular expression over "
+        "the path below root, whose first part in brackets, or else whose match, is the name of the group",
+        min_length=1,
+    )
+
+
 class ImageFolder(DataSource):
     """``root/train/<class>/*`` and ``root/test/<class>/*``, perhaps ``root/val/<class>/*``; or ``root/<class>/*``."""
 
-    class Options(FileOptions):
+    class Options(PathOptions):
         """The data as they are, unless an imbalance is asked for."""
 
         root: Path | None = option(None, "folder with train/ and test/, or with the class folders")
-        imbalance: float | Literal["natural"] = option(
-            "natural", "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
-        )
         order: Order = option(
             "native",
             "order of the classes from head to tail: native (sorted folder names), reversed or random; unused if "
@@ -277,7 +286,7 @@ def _none_to_test(root: Path, parts: str, *, grouped: bool) -> InputError:
     )
 
 
-def _check_each_class(classes: Sequence[str], train: Files, refused: Mapping[Path, InputError]) -> None:
+def _check_each_class(classes: Sequence[str], train: Files, refused: Mapping[ImageFile, InputError]) -> None:
     """See that each class has a training image that can be used.
 
     Raises:
@@ -287,6 +296,8 @@ def _check_each_class(classes: Sequence[str], train: Files, refused: Mapping[Pat
     for label, name in enumerate(classes):
         if label not in good:
             own = [path for path, of in zip(train.paths, train.labels.tolist(), strict=True) if of == label]
+            if not own:
+                raise InputError(f"{train.folder}: class {name!r} has no training image: add some.")
             raise InputError(
                 f"{train.folder}: none of the {len(own)} training images of class {name!r} can be used; the first one: "
                 f"{refused[own[0]]}"

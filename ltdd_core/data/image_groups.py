@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ltdd_core.data.imagefile import ImageFile
 from ltdd_core.errors import InputError, how_to_set
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 ALONE, BY_FOLDER = "none", "folder"
 
 
-def group_names(how: str, root: Path, paths: Sequence[Path], homes: Sequence[Path]) -> list[str]:
+def group_names(how: str, root: Path, files: Sequence[ImageFile], homes: Sequence[Path]) -> list[str]:
     """What the group of each image is called.
 
     Args:
@@ -27,14 +28,15 @@ def group_names(how: str, root: Path, paths: Sequence[Path], homes: Sequence[Pat
             is a group; else a regular expression over the path below ``root``, whose first part in brackets, or else
             whose match, is the name.
         root: the folder of all images.
-        paths: their files.
+        files: the images; those that are in no files of their own are in no groups.
         homes: the folder of the class of each.
 
     Raises:
         InputError: this is no regular expression, or some path does not match.
     """
     if how == ALONE:
-        return [str(path) for path in paths]
+        return [str(file) for file in files]
+    paths = [file for file in files if isinstance(file, Path)]
     if how == BY_FOLDER:
         inside = [path.relative_to(home) for path, home in zip(paths, homes, strict=True)]
         return [

@@ -1,14 +1,15 @@
-"""One image file: look at its header, decode it to one size, refuse what cannot be used."""
+"""One image file, or one that is encoded as in a file: look at its header, decode it, refuse what cannot be used."""
 
 from __future__ import annotations
 
+import io
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
@@ -22,6 +23,30 @@ NAMED = 3
 """How many more files that cannot be used are named after the first."""
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """An image that is encoded as in a file, but lies elsewhere."""
+
+    name: str
+    """What messages call it."""
+    content: Callable[[], bytes]
+    """Reads it."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def open(self, mode: Literal["rb"]) -> io.BytesIO:
+        """As a file that is open to be read."""
+        return io.BytesIO(self.content())
+
+    def length(self) -> int:
+        """In bytes."""
+        return len(self.content())
+
+
+ImageFile = Path | EncodedImage
+
+
 @dataclass(frozen=True)
 class Header:
     """What an image file says of itself."""
@@ -33,7 +58,7 @@ class Header:
     """In which ways its colours are converted, as :func:`ltdd_core.data.colours.told_conversions` says them."""
 
 
-def read_header(path: Path, values: Range | None = None) -> Header:
+def read_header(path: ImageFile, values: Range | None = None) -> Header:
     """Size and colours from the header, without decoding.
 
     Args:
@@ -63,8 +88,8 @@ def _or_train_with_range() -> str:
 
 
 def tried(
-    paths: Iterable[Path], read: Callable[[Path], T], told: Callable[[int], object] | None = None
-) -> tuple[dict[Path, T], dict[Path, InputError]]:
+    paths: Iterable[ImageFile], read: Callable[[ImageFile], T], told: Callable[[int], object] | None = None
+) -> tuple[dict[ImageFile, T], dict[ImageFile, InputError]]:
     """What ``read`` makes of each file that it takes, and what it says of each that it refuses.
 
     Args:
@@ -72,7 +97,7 @@ def tried(
         read: raises :class:`InputError` for a file that cannot be used.
         told: how many files are done, after each.
     """
-    found, refused = dict[Path, T](), dict[Path, InputError]()
+    found, refused = dict[ImageFile, T](), dict[ImageFile, InputError]()
     for number, path in enumerate(paths, 1):
         try:
             found[path] = read(path)
@@ -83,7 +108,7 @@ def tried(
     return found, refused
 
 
-def refusal(refused: Mapping[Path, InputError], advice: str = "") -> InputError:
+def refusal(refused: Mapping[ImageFile, InputError], advice: str = "") -> InputError:
     """One line about all files that cannot be used: why the first one cannot, and the names of some others.
 
     Args:
@@ -98,7 +123,7 @@ def refusal(refused: Mapping[Path, InputError], advice: str = "") -> InputError:
     return InputError(f"{first}{more}{'.' if 0 < len(others) <= NAMED else ''} {advice}")
 
 
-def decode(path: Path, mode: str, height: int, width: int, values: Range | None = None) -> Image.Image:
+def decode(path: ImageFile, mode: str, height: int, width: int, values: Range | None = None) -> Image.Image:
     """The upright image in a mode (``L`` or ``RGB``) and size, as :func:`fitted` makes it.
 
     Raises:
@@ -121,15 +146,15 @@ def fitted(image: Image.Image, mode: str, height: int, width: int) -> Image.Imag
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: ImageFile) -> Iterator[Image.Image]:
     """An open image file; whatever goes wrong with it in the block is said of the file, in one line."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, which leave the pixels as they are
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
                 raise InputError(f"{path}: this is a pipe or a device, not an image file: remove it.")
-            with Image.open(path) as image:
+            with path.open("rb") as file, Image.open(file) as image:
                 yield image
     except InputError as error:
         if str(error).startswith(str(path)):
@@ -151,7 +176,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{path}: this image is damaged ({reason_of(error)}): remove it or put it right.") from error
 
 
-def _is_tiff(path: Path) -> bool:
+def _is_tiff(path: ImageFile) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltdd_core.data.files import image_files, subfolders, told_left_out
 from ltdd_core.data.image_groups import matched
+from ltdd_core.data.imagefile import ImageFile
 from ltdd_core.data.layout import (
     alike_but_for_case,
     class_folders,
@@ -29,7 +30,7 @@ class Files:
     """The image files of a part."""
 
     folder: Path
-    paths: list[Path]
+    paths: Sequence[ImageFile]
     labels: Tensor
     """The class of each, int64 ``[N]``."""
     homes: list[Path]
@@ -41,7 +42,7 @@ class Files:
         paths, homes = [self.paths[index] for index in taken], [self.homes[index] for index in taken]
         return Files(self.folder, paths, self.labels[chosen], homes)
 
-    def without(self, refused: Mapping[Path, InputError]) -> Files:
+    def without(self, refused: Mapping[ImageFile, InputError]) -> Files:
         """Those that can be used."""
         import torch
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ltdd_core.data.folder import FileOptions, images_of, name_of_place, range_of
+from ltdd_core.data.folder import PathOptions, images_of, name_of_place, range_of
 from ltdd_core.data.layout import alike_but_for_case
 from ltdd_core.data.listed_classes import Classes, classes_of
 from ltdd_core.data.listfile import Columns, Faults, Listed, read_class_names, read_list
@@ -31,7 +31,7 @@ MOST_NAMED = 3
 class ImageList(DataSource):
     """Images that text files (``path label`` a line) or CSV files list: ``--root DIR --train FILE --test FILE``."""
 
-    class Options(FileOptions):
+    class Options(PathOptions):
         """The data as they are, unless an imbalance is asked for."""
 
         root: Path | None = option(
@@ -61,9 +61,6 @@ class ImageList(DataSource):
             unless_given="a usual name, if its values are parts: split, subset, ...",
         )
         suffix: str = option("", "ending of each path, for lists that name images without .jpg")
-        imbalance: float | Literal["natural"] = option(
-            "natural", "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
-        )
         order: Order = option(
             "native",
             "order of the classes from head to tail: native (by number or name), reversed or random; unused if "

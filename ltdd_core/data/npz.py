@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -61,9 +61,6 @@ class Npz(DataSource):
         """The data as they are, unless an imbalance is asked for."""
 
         root: Path | None = option(None, ".npz file with the images")
-        imbalance: float | Literal["natural"] = option(
-            "natural", "imbalance factor n_max / n_min, or 'natural' to take the data as they are"
-        )
         channels: int | None = option(
             None, "channels of the images, the last axis of the arrays, where they are neither 1 nor 3", ge=1, le=1024
         )
