@@ -186,8 +186,8 @@ def print_test_distributions(console: Console, lines: Sequence[Row | Repeated]) 
     wide = _of_numbers(title, ["trained on", *map(_short, names)], body)
     if _fits(console, wide):
         console.print(wide)
-        said = "F50: forward, the rarest class has a 50th of the share of the largest; uni.: uniform; B50: backward"
-        console.print(f"{said}; ECE: expected calibration error", style="dim", markup=False)
+        said = "F: forward and B: backward, with the imbalance factor; uni.: uniform; ECE: expected calibration error"
+        console.print(said, style="dim", markup=False)
         return
     for title, right, error in zip(titles, *cells.values(), strict=True):
         rows = [list(row) for row in zip(names, right, error, strict=True)]
