@@ -139,7 +139,7 @@ def test_every_preset_says_what_it_is(ltdd):
     assert [row["name"] for row in rows] == installed().names("preset")
     assert all(row["about"].endswith(".") for row in rows)
     shown = ltdd("describe", "preset", "ldam-drw-200").stdout
-    assert "77.03 published (Cao et al. 2019)" in shown
+    assert "77.75 published (imbalanced-DL)" in shown
     assert "epochs 160 and 180 of 200, counted from 0" in shown
 
 
