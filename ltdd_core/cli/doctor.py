@@ -68,7 +68,9 @@ def _software() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    yield "CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads", ""
+    from ltdd_core.runs.devices import usual_threads
+
+    yield "CPU", f"{os.cpu_count()} cores, {usual_threads()} threads", ""
     yield _bf16("bf16 on the CPU", torch.device("cpu"))
     if not torch.cuda.is_available():
         yield "GPU", "none that torch can use", ""

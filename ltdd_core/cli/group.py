@@ -9,6 +9,8 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import entry_points
+from itertools import chain
 from signal import Signals
 from typing import IO, Any
 
@@ -20,6 +22,11 @@ from ltdd_core.errors import InputError, RunFailed, for_command_line, is_out_of_
 from ltdd_core.runs.stop import LOST, first_word
 
 PLUGIN_COMMANDS = "ltdd.plugin_commands"
+REFUSALS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
+    *(errno.ELOOP, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EHOSTDOWN),
+}
+"""What a system answers that has nothing to do with our code: no space, no permission, a disk or a share that fails."""
 
 
 class Ended(click.ClickException):
@@ -58,6 +65,9 @@ def exit_codes() -> Iterator[None]:
         if os.strerror(errno.EMFILE) in str(error):  # of whatever type: of the system, of an import, of safetensors
             raise Ended("too many open files: allow more of them (ulimit -n 1024).", 1) from error
         _name_the_plugin(error)
+        if isinstance(error, OSError) and error.errno in REFUSALS:
+            where = f"{error.filename}: " if error.filename is not None else ""
+            raise Ended(f"{where}{error.strerror}.", 1) from error
         raise
 
 
@@ -160,10 +170,18 @@ class Commands(click.Group):
 
 
 def _block(ctx: click.Context, parameter: click.Parameter, names: Sequence[str]) -> None:
-    """Block plugins for this command and for the processes that it starts."""
-    from ltdd_core.plugging.loading import BLOCK_VARIABLE
+    """Block plugins for this command and for the processes that it starts.
+
+    Raises:
+        InputError: there is no plugin of that name, so it would be loaded under its own.
+    """
+    from ltdd_core.plugging.loading import BLOCK_VARIABLE, GROUP
 
     if names:
+        there = {entry.name for entry in entry_points(group=GROUP)}
+        for name in chain.from_iterable(name.split(",") for name in names):
+            if name not in there and not ctx.resilient_parsing:
+                raise unknown("plugin", name, there)
         before = os.environ.get(BLOCK_VARIABLE)
         os.environ[BLOCK_VARIABLE] = ",".join([*names, *([before] if before else [])])
         ctx.call_on_close(lambda: _restore(BLOCK_VARIABLE, before))

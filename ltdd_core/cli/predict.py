@@ -61,8 +61,12 @@ def command(
         check_there(path)
     # What comes now imports torch, which takes seconds.
     from ltdd_core.cli.tables import print_groups, print_predictions, print_rows, print_test_distributions
+    from ltdd_core.config.model import Compute
+    from ltdd_core.config.validation import validate_options
     from ltdd_core.data.given import find_images
     from ltdd_core.evaluation.label_shift import check_imbalances
+    from ltdd_core.evaluation.stored import load_classifier
+    from ltdd_core.runs.devices import computing, find_device
 
     results, notes = consoles(as_json)
     with only_json(as_json):
@@ -73,10 +77,13 @@ def command(
         check_imbalances(test_imbalances)
         if csv_file is not None:
             check_can_be_written(csv_file)
-        classifier = _loaded(run, line, device)
+        compute = validate_options(("compute",), Compute, {"device": device})
+        where = find_device(compute)
+        classifier = load_classifier(run, line, device=where)
         given = find_images(images)
         labels = _true_classes(truth, given, classifier)
-        answers, read, log_p = _answered(classifier, given, top, notes, quiet, keep=labels is not None)
+        with computing(compute, where):
+            answers, read, log_p = _answered(classifier, given, top, notes, quiet, keep=labels is not None)
         names = [given[index].name for index in read]
         of_read = None if labels is None else [labels[index] for index in read]
         row = None if of_read is None else _scored(classifier, log_p, of_read, test_imbalances)
@@ -97,16 +104,6 @@ def command(
     results.print(_about_probabilities(classifier), soft_wrap=True)
     if csv_file is not None and not quiet:
         notes.print(f"{len(names)} answers are in {csv_file}", soft_wrap=True)
-
-
-def _loaded(run: Path, line: str | None, device: str) -> TrainedClassifier:
-    from ltdd_core.config.model import Compute
-    from ltdd_core.config.validation import validate_options
-    from ltdd_core.evaluation.stored import load_classifier
-    from ltdd_core.runs.devices import find_device
-
-    where = find_device(validate_options(("compute",), Compute, {"device": device}))
-    return load_classifier(run, line, device=where)
 
 
 def _true_classes(truth: str | None, given: Sequence[GivenImage], classifier: TrainedClassifier) -> list[int] | None:

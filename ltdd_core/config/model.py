@@ -146,11 +146,17 @@ class Training(BaseOptions):
         return self.distilled.over(recipe, self.suggested)
 
 
+MOST_THREADS = 1024
+"""CPU threads; a system that cannot start as many as were asked for ends the process."""
+
+
 class Compute(BaseOptions):
     """What a run computes with; nothing here is part of the science."""
 
     device: Literal["auto", "cpu", "cuda"] = option("auto", "device to compute on; auto: the GPU where there is one")
-    threads: int | None = option(None, "CPU threads; all cores unless given", ge=1)
+    threads: int | None = option(
+        None, "CPU threads; unless given, as many as there are cores, or as a container may use", ge=1, le=MOST_THREADS
+    )
     precision: Literal["fp32", "bf16"] = option(
         "fp32",
         "precision of the features in matching and training; bf16 pays on GPUs and CPUs with AMX or AVX-512-BF16",

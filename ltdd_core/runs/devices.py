@@ -38,8 +38,7 @@ def find_device(compute: Compute) -> torch.device:
 def computing(compute: Compute, device: torch.device) -> Iterator[None]:
     """The number of CPU threads that a run asks for, and fp32 that is fp32 on a GPU; both as before afterwards."""
     threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-    if compute.threads is not None:
-        torch.set_num_threads(compute.threads)
+    torch.set_num_threads(compute.threads or usual_threads())
     if device.type == "cuda":
         torch.cuda.init()
         torch.backends.cudnn.allow_tf32 = False  # torch's default rounds the inputs of convolutions to 10 bits
@@ -48,6 +47,19 @@ def computing(compute: Compute, device: torch.device) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = tf32
+
+
+def usual_threads() -> int:
+    """CPU threads where nobody says how many: as many as torch would take, but no more than a container may use.
+
+    A container with one CPU of a machine with 64 would else compute with 64 threads that wait for one another.
+    """
+    threads = torch.get_num_threads()
+    if "OMP_NUM_THREADS" in os.environ:  # somebody has said how many
+        return threads
+    from joblib import cpu_count  # reads the quota of the control group
+
+    return min(threads, cpu_count())
 
 
 def chunk_size(compute: Compute, device: torch.device, image_shape: tuple[int, int, int]) -> int:

@@ -1,0 +1,124 @@
+"""Machines as people have them: containers, Windows, systems that refuse, and numbers that no machine can take."""
+
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from conftest import one_line_error
+
+HERE = Path(__file__).parents[1]
+
+
+def python(program, **settings):
+    environment = {**os.environ, **settings}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE)
+
+
+def test_nothing_that_windows_lacks_is_imported_with_the_package():
+    """Blocked for our own modules alone: what others import is for them to know."""
+    done = python(
+        """
+        import importlib, importlib.abc, pkgutil, signal, sys
+        from pathlib import Path
+
+        UNIX = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "syslog", "curses", "readline"}
+
+        class OnWindows(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path=None, target=None):
+                frame = sys._getframe(1)
+                while frame and "importlib" in frame.f_code.co_filename:
+                    frame = frame.f_back
+                if name in UNIX and frame and frame.f_globals.get("__name__", "").startswith("ltdd"):
+                    raise ImportError(f"{frame.f_globals['__name__']} imports {name}")
+
+        from torch.utils import data  # the libraries have what they need already
+        for name in UNIX:
+            sys.modules.pop(name, None)
+        sys.meta_path.insert(0, OnWindows())
+        del signal.SIGHUP
+        names = ["ltdd_core", *(folder.name for folder in Path("plugins").glob("ltdd_*"))]
+        for name in names:
+            package = importlib.import_module(name)
+            for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+                if not module.name.endswith("__main__"):
+                    importlib.import_module(module.name)
+        print(len([name for name in sys.modules if name.startswith("ltdd")]))
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 200
+
+
+def test_the_usual_threads_follow_the_quota_of_a_container():
+    program = "from ltdd_core.runs.devices import usual_threads; print(usual_threads())"
+    script = f"""
+        mount -t tmpfs none /sys/fs/cgroup && echo "50000 100000" > /sys/fs/cgroup/cpu.max || exit 77
+        exec {sys.executable} -c '{program}'
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS",)}
+    try:
+        done = subprocess.run(["unshare", "-rm", "sh", "-c", script], env=environment, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("needs unshare")
+    if done.returncode in (1, 77):
+        pytest.skip(f"no namespace for a test: {done.stderr}")
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_who_says_how_many_threads_gets_them(monkeypatch):
+    import torch
+
+    from ltdd_core.config.model import Compute
+    from ltdd_core.runs.devices import computing, usual_threads
+
+    before = torch.get_num_threads()
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert usual_threads() == before  # the variable was read when torch was loaded
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert usual_threads() == 1
+    for asked, given in ((None, 1), (2, 2)):
+        with computing(Compute(threads=asked), torch.device("cpu")):
+            assert torch.get_num_threads() == given
+        assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("threads", [1025, 100_000, 99_999_999_999])
+def test_more_threads_than_a_machine_can_start_are_one_line(threads, ltdd):
+    message = one_line_error(ltdd("train", "--threads", threads))
+    assert message == f"Error: --threads: compute.threads must be at most 1024, not {threads}."
+
+
+def test_a_plugin_that_is_not_there_cannot_be_blocked(ltdd):
+    assert "Did you mean 'twostage'?" in one_line_error(ltdd("--block", "dm,twostge", "plugins"))
+
+
+def test_the_package_is_a_command():
+    done = subprocess.run([sys.executable, "-m", "ltdd_core", "data", "shw"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: unknown command of ltdd data 'shw'. Did you mean 'show'?")
+
+
+def test_a_name_that_is_too_long_is_one_line(ltdd, finished):
+    result = ltdd("export", finished, "--format", "npz", "--out", "x" * 300)
+    assert (result.exit_code, result.stderr) == (1, f"Error: {'x' * 300}: File name too long.\n")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EDQUOT])
+def test_what_a_system_refuses_is_one_line_whatever_was_done(number, ltdd, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number), "a file")
+
+    monkeypatch.setattr("ltdd_core.data.load.load_long_tailed", refuse)
+    result = ltdd("data", "show")
+    assert (result.exit_code, result.stderr) == (1, f"Error: a file: {os.strerror(number)}.\n")
+
+
+def test_what_is_no_refusal_stays_a_bug(ltdd, monkeypatch):
+    monkeypatch.setattr("ltdd_core.data.load.load_long_tailed", lambda *arguments: Path("gone").read_text())
+    assert isinstance(ltdd("data", "show").exception, FileNotFoundError)
