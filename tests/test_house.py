@@ -26,6 +26,7 @@ FLOORS = (
     ("bench", "api", "testing"),
     ("cli",),
     ("commands",),
+    ("__main__",),
 )
 """The parts of ltdd_core from the ground up; a part imports from its own floor's parts never, and from above never."""
 
