@@ -44,7 +44,7 @@ def entries(path, text, columns=None):
     faults = Faults()
     found = read_list(path, columns or Columns(), faults)
     faults.refuse()
-    return [tuple(entry) for entry in found.entries]
+    return [entry[:4] for entry in found.entries]
 
 
 def write(path, number, size=(8, 8)):
@@ -226,6 +226,19 @@ def test_one_table_with_a_column_of_parts(root):
     )
     both = load(root=root, train="all.csv", test="all.csv", suffix=".png")
     assert both.digest == data.digest
+
+
+def test_images_of_a_group_in_a_table_stay_together(root):
+    lines = [line.rsplit(" ", 1) for line in (root / "train.txt").read_text().splitlines()]
+    rows = [f"{name},{label},{place // 3}" for place, (name, label) in enumerate(lines)]
+    (root / "all.csv").write_text("\n".join(["path,label,patient", *rows]))
+    data = load(root=root, train="all.csv", group_column="patient", validation=0)
+    counted = next(sentence for sentence in data.advice if "groups" in sentence)
+    assert counted == "the images are of 7 groups; 4 train, and 3 test."
+    assert data.test_counts == (6, 3, 0)  # one class has only one patient
+    assert "keep one of the two" in refusal(root=root, train="all.csv", group_column="patient", group="folder")
+    (root / "all.csv").write_text("\n".join(["path,label,patient", *rows, "some images/0/0.png,0,"]))
+    assert f"{root}/all.csv:23: no value of 'patient'" in refusal(root=root, train="all.csv", group_column="patient")
 
 
 def test_a_class_that_test_lacks_is_none_and_the_other_way_round_is_refused(root):

@@ -16,7 +16,7 @@ from ltdd_core.data.colours import Range, told_conversions
 from ltdd_core.data.copies import same_files
 from ltdd_core.data.files import subfolders
 from ltdd_core.data.filetable import usable
-from ltdd_core.data.image_groups import ALONE, group_names, numbered, told_groups, whole_groups
+from ltdd_core.data.image_groups import ALONE, Groups, group_names, numbered, told_groups, whole_groups
 from ltdd_core.data.imagefile import ImageFile
 from ltdd_core.data.layout import class_folders, parts_of
 from ltdd_core.data.listing import Files, Listing, listed_by_folders, listed_by_paths
@@ -215,7 +215,7 @@ def images_of(
     test_share: float = 0.2,
     test_least: int = 10,
     skip_bad: bool | None = None,
-    group: str = ALONE,
+    group: Groups = ALONE,
     display: Display | None = None,
 ) -> SourceImages:
     """What a data source gives of files, once it knows them and their classes.
@@ -231,7 +231,7 @@ def images_of(
         test_share: an option.
         test_least: an option.
         skip_bad: an option; None: there is no such option.
-        group: an option.
+        group: an option, or the name of the group of each file.
         display: told how many images are decoded.
 
     Raises:

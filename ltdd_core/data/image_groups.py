@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 ALONE, BY_FOLDER = "none", "folder"
 
 
-def group_names(how: str, root: Path, files: Sequence[ImageFile], homes: Sequence[Path]) -> list[str]:
+Groups = str | Mapping[ImageFile, str]
+"""How images are grouped, as the option ``data.group`` says, or the name of the group of each file."""
+
+
+def group_names(how: Groups, root: Path, files: Sequence[ImageFile], homes: Sequence[Path]) -> list[str]:
     """What the group of each image is called.
 
     Args:
-        how: ``none``: each image is a group; ``folder``: the folder in that of the class, and an image that is in none
-            is a group; else a regular expression over the path below ``root``, whose first part in brackets, or else
-            whose match, is the name.
+        how: the names themselves; or ``none``: each image is a group; ``folder``: the folder in that of the class, and
+            an image that is in none is a group; else a regular expression over the path below ``root``, whose first
+            part in brackets, or else whose match, is the name.
         root: the folder of all images.
         files: the images; those that are in no files of their own are in no groups.
         homes: the folder of the class of each.
@@ -34,6 +38,8 @@ def group_names(how: str, root: Path, files: Sequence[ImageFile], homes: Sequenc
     Raises:
         InputError: this is no regular expression, or some path does not match.
     """
+    if not isinstance(how, str):
+        return [how[file] for file in files]
     if how == ALONE:
         return [str(file) for file in files]
     paths = [file for file in files if isinstance(file, Path)]

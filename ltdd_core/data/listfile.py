@@ -25,6 +25,7 @@ USUAL = {
         *("dx", "y"),
     ),
     "split": ("split", "subset", "set", "partition", "part", "phase"),
+    "group": (),  # it changes which images test, so a user has to name it
 }
 """What columns are called, in letters of either case, the likeliest first."""
 DELIMITERS = ",;\t"
@@ -39,6 +40,7 @@ class Columns:
     path: str | None = None
     label: str | None = None
     split: str | None = None
+    group: str | None = None
 
 
 class Entry(NamedTuple):
@@ -52,6 +54,8 @@ class Entry(NamedTuple):
     """From 1."""
     part: str = ""
     """``train``, ``test`` or ``val``, where a column says so."""
+    group: str = ""
+    """What it belongs to, where a column says so."""
 
 
 @dataclass(frozen=True)
@@ -181,20 +185,21 @@ def _table(file: Path, text: str, columns: Columns, faults: Faults) -> Listed:
     if not header:
         return Listed(file, [])
     path, label = _needed(file, header, "path", columns.path), _needed(file, header, "label", columns.label)
-    split = _column(file, header, "split", columns.split)
+    split, group = _column(file, header, "split", columns.split), _column(file, header, "group", columns.group)
     whole = [row for row in rows if _is_whole(file, header, *row, faults)]
     if split is not None and columns.split is None and not all(part_of(row[split].strip()) for _, row in whole):
         split = None  # it is called like a column of parts, and is none
-    entries = []
+    entries, needed = [], [place for place in (path, label, group) if place is not None]
     for number, row in whole:
-        name, of_class = row[path].strip(), row[label].strip()
         part = "" if split is None else part_of(row[split].strip())
-        if not name or "\0" in name or not of_class:
-            faults.add(file, number, f"no value of {header[path if of_class else label]!r}")
+        empty = next((place for place in needed if not row[place].strip() or "\0" in row[place]), None)
+        if empty is not None:
+            faults.add(file, number, f"no value of {header[empty]!r}")
         elif part is None:
             faults.add(file, number, f"{header[split or 0]!r} is {row[split or 0]!r}, not train, test or val")
         else:
-            entries.append(Entry(name, of_class, number, part))
+            group_of = "" if group is None else row[group].strip()
+            entries.append(Entry(row[path].strip(), row[label].strip(), number, part, group_of))
     parts = "" if split is None else f", and {header[split]!r} says which part an image is in"
     said = f"{file.name}: column {header[path]!r} has the paths and {header[label]!r} the classes{parts}."
     return Listed(file, entries, (said,))

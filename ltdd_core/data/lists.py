@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ltdd_core.data.folder import PathOptions, images_of, name_of_place, range_of
+from ltdd_core.data.image_groups import ALONE, Groups
 from ltdd_core.data.layout import alike_but_for_case
 from ltdd_core.data.listed_classes import Classes, classes_of
 from ltdd_core.data.listfile import Columns, Faults, Listed, read_class_names, read_list
@@ -59,6 +60,11 @@ class ImageList(DataSource):
             None,
             "column of a CSV file that says whether an image is of the train, test or val part",
             unless_given="a usual name, if its values are parts: split, subset, ...",
+        )
+        group_column: str | None = option(
+            None,
+            "column of a CSV file that says what an image belongs to, such as its patient: the test and validation "
+            "images that are held out are of other groups than those that train",
         )
         suffix: str = option("", "ending of each path, for lists that name images without .jpg")
         order: Order = option(
@@ -116,7 +122,7 @@ class ImageList(DataSource):
             test_share=options.test_share,
             test_least=options.test_least,
             skip_bad=options.skip_bad,
-            group=options.group,
+            group=self._groups(lists, files),
             display=self.display,
         )
 
@@ -135,7 +141,7 @@ class ImageList(DataSource):
     def _lists(self, faults: Faults) -> tuple[dict[str, Listed], tuple[str, ...]]:
         """The list of each part that there is, and what to know about them."""
         options, found, notes = self.options, dict[str, Listed](), dict[str, None]()
-        columns = Columns(options.path_column, options.label_column, options.split_column)
+        columns = Columns(options.path_column, options.label_column, options.split_column, options.group_column)
         alone = options.test is None and options.val is None
         for part in PARTS:
             place = self._place(part)
@@ -157,6 +163,19 @@ class ImageList(DataSource):
             found["test"] = found.pop("val")
             notes["the validation images are the test part, since there is no other."] = None
         return found, tuple(notes)
+
+    def _groups(self, lists: Mapping[str, Listed], files: Mapping[str, Files]) -> Groups:
+        """How the images are grouped: by a column, or else as the option ``data.group`` says."""
+        options = self.options
+        if options.group_column is None:
+            return str(options.group)
+        if options.group != ALONE:
+            raise InputError(f"{how_to_set('data.group')} and {how_to_set('data.group_column')}: keep one of the two.")
+        return {
+            path: entry.group or str(path)  # a list without columns has no groups
+            for part, listed in lists.items()
+            for path, entry in zip(files[part].paths, listed.entries, strict=True)
+        }
 
     def _files(self, lists: Mapping[str, Listed], classes: Classes) -> dict[str, Files]:
         """The files of each part.
