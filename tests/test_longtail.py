@@ -377,6 +377,33 @@ def test_the_cut_is_told_and_a_published_subset_of_files_is_doubted():
     assert sum("data.subset ldam draws from the images in the order of the files" in said for said in doubted) == 1
 
 
+def test_images_that_cannot_fit_into_memory_are_refused_before_they_are_read(monkeypatch):
+    from ltdd_core.data import memory
+
+    read = []
+
+    class Large(ImageTable):
+        labels = torch.tensor([0, 1] * 50_000)
+
+        def read(self, indices):
+            read.append(len(indices))
+            return torch.zeros(len(indices), 3, 100, 100, dtype=torch.uint8)
+
+    class Source(Balanced):
+        def load(self, generator):
+            return SourceImages(Large(), Large(), ("a", "b"))
+
+    assert 10**8 < memory.memory_of_machine() < 10**15
+    monkeypatch.setattr(memory, "memory_of_machine", lambda: 4 * 10**9)
+    with pytest.raises(InputError) as refused:
+        load_long_tailed("large", Source(Source.Options(imbalance="natural")))
+    assert str(refused.value) == (
+        "data 'large': the images need 6 GB of memory in the size 100x100, and there are 4: "
+        'try a smaller size with data={"image_size": N}.'
+    )
+    assert sum(read) == 2
+
+
 def test_data_seed_alone_decides_what_stays():
     torch.manual_seed(1)
     first = load(imbalance=10)

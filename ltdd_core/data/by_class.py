@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ltdd_core.data.longtail import members_of
 from ltdd_core.data.sampler import Features, Sampler, draw_by_class
 from ltdd_core.data.sets import LongTailedSet
 
@@ -26,7 +27,7 @@ class ByClassSampler(Sampler):
     def prepare(self, data: LongTailedSet) -> None:
         """Remember which images belong to which class."""
         self.labels = data.train_labels.cpu()
-        self.members = [torch.nonzero(self.labels == label).flatten() for label in range(data.classes)]
+        self.members = members_of(self.labels, data.classes)
         self.counts = torch.tensor([len(indices) for indices in self.members], dtype=torch.float64)
 
     def weights(self, progress: float) -> Tensor | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ltdd_core.data.copies import Part, told_copies
 from ltdd_core.data.longtail import balanced_part, cut, spared_part
+from ltdd_core.data.memory import check_fits
 from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
 from ltdd_core.data.sets import LongTailedSet, counts_of
 from ltdd_core.data.source import ArrayTable, DataSource, ImageTable, LongTailOptions, SourceImages
@@ -55,6 +56,8 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
         subset=options.subset,
         generator=generator(options.seed, "long tail"),
     )
+    others = [table for table in (images.test, images.validation) if table is not None]
+    check_fits(name, [(images.train, kept), *((table, torch.arange(len(table.labels))) for table in others)])
     kept, validation = _validation_part(name, images, kept, options, display)
     train = _part("training", images.train, kept, display)
     test = _part("test", images.test, torch.arange(len(images.test.labels)), display)
@@ -114,7 +117,7 @@ def _about_subset(images: SourceImages, options: Any) -> Iterator[str]:
     if options.subset != "own" and not isinstance(images.train, ArrayTable):
         yield (
             f"data.subset {options.subset} draws from the images in the order of the files here: they are the "
-            "published ones only if that is the order of CIFAR's own files."
+            f"published ones only if the code of {DRAWN_BY[options.subset]} has them in the same order."
         )
 
 
