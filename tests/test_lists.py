@@ -295,6 +295,11 @@ def test_missing_files_are_counted_with_examples(root):
         f"{root}/some images/1/9.png ({root}/gone.txt:23), {root}/nowhere/a.png ({root}/gone.txt:24), .... "
     )
     assert "The paths start from" in message
+    data = load(root=root, train="gone.txt", test="test.txt", skip_bad=True)
+    assert data.counts == (12, 6, 3)
+    assert any(sentence.startswith("2 images are left out, since they cannot be used") for sentence in data.advice)
+    (root / "gone.txt").write_text("nowhere/a.png 0\nnowhere/b.png 1\n")
+    assert refusal(root=root, train="gone.txt", skip_bad=True).startswith("2 of 2 files are missing: ")
     assert missing([str(root / "train.txt"), str(root / "no"), str(root / "no" / "no")]) == [1, 2]
 
 

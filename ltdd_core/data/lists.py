@@ -178,10 +178,10 @@ class ImageList(DataSource):
         }
 
     def _files(self, lists: Mapping[str, Listed], classes: Classes) -> dict[str, Files]:
-        """The files of each part.
+        """The files of each part; those that are missing are left out later, with all that cannot be used.
 
         Raises:
-            InputError: some are missing.
+            InputError: some are missing, and are not to be left out.
         """
         import torch
 
@@ -191,13 +191,14 @@ class ImageList(DataSource):
             labels = torch.tensor(classes.of(listed), dtype=torch.int64)
             found[part] = Files(self.root, [*map(Path, paths)], labels, _homes(paths))
             absent += [f"{paths[place]} ({listed.file}:{listed.entries[place].line})" for place in missing(paths)]
-        if absent:
-            total = sum(len(files.paths) for files in found.values())
+        total = sum(len(files.paths) for files in found.values())
+        if absent and not (self.options.skip_bad and len(absent) < total):
             more = "" if len(absent) <= MOST_NAMED else ", ..."
             raise InputError(
                 f"{len(absent)} of {total} files are missing: {', '.join(absent[:MOST_NAMED])}{more}. The paths start "
-                f"from {self.root}, unless {how_to_set('data.root', 'DIR')} says otherwise, and "
-                f"{how_to_set('data.suffix', '.jpg')} adds an ending."
+                f"from {self.root}, unless {how_to_set('data.root', 'DIR')} says otherwise; "
+                f"{how_to_set('data.suffix', '.jpg')} adds an ending, and {how_to_set('data.skip_bad', True)} leaves "
+                "out what is missing."
             )
         return found
 
