@@ -321,7 +321,7 @@ def test_lists_that_are_none(root, content, message):
 
 def test_what_is_not_there(root):
     assert refusal().startswith("data source 'list' needs train=: ")
-    assert refusal(root=root, train="x.txt").endswith(f"there is no such file, in {root} or from here.")
+    assert refusal(root=root, train="x.txt").endswith(f"there is no such file, from here or in {root}.")
     assert refusal(root=root / "no", train="train.txt").endswith("there is no such folder.")
     (root / "one.txt").write_text("some images/0/2.png 0\nsome images/1/2.png 1\n")
     assert "every class has one image only" in refusal(root=root, train="one.txt")
@@ -332,6 +332,7 @@ def test_what_is_not_there(root):
 
 def test_the_commands_take_lists(root, monkeypatch):
     monkeypatch.chdir(root.parent)
+    (root / "test.txt").rename(root.parent / "test.txt")
     lists = ("--data", "list", "--root", root, "--train", "train.txt", "--test", "test.txt")
     shown = run("data", "show", *lists, "--json")
     assert shown.exit_code == 0, shown.output
@@ -340,6 +341,12 @@ def test_the_commands_take_lists(root, monkeypatch):
     assert result.exit_code == 0, result.output
     facts = json.loads((root.parent / "run" / "run.json").read_text())["data"]
     assert (facts["name"], facts["counts"]) == (root.name, [12, 6, 3])
+    # They are found in the root from any folder, and so is one that was named from where the command was given.
+    (root.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(root.parent / "elsewhere")
+    scored = run("evaluate", root.parent / "run", "--quiet")
+    assert scored.exit_code == 0, scored.output
+    monkeypatch.chdir(root.parent)
     # The lists may move with the images: a digest knows them again.
     moved = root.rename(root.parent / "moved")
     (moved / "train.txt").rename(moved / "t.txt")
@@ -347,7 +354,7 @@ def test_the_commands_take_lists(root, monkeypatch):
     again = run("distill", *now, "--method", "dm", "--out", "run", *TINY, "--resume")
     assert again.exit_code == 0, again.output
     wrong = run("data", "show", *lists[:3], moved, "--train", "test.tx")
-    assert one_line_error(wrong) == f"Error: --train test.tx: there is no such file, in {moved} or from here."
+    assert one_line_error(wrong) == f"Error: --train test.tx: there is no such file, from here or in {moved}."
 
 
 # ---- the sets of the literature ----------------------------------------------------------------------
@@ -386,7 +393,7 @@ def test_a_known_list_that_is_missing_says_where_to_get_it(tmp_path, name):
     where = f"'ltdd describe data {name}' says what it needs."
     assert one_line_error(run("data", "show", "--data", name)).endswith(f"a folder with images and lists. {where}")
     assert one_line_error(run("data", "show", "--data", name, "--root", tmp_path)) == (
-        f"Error: --train {stem}_train.txt: there is no such file, in {tmp_path} or from here. {where}"
+        f"Error: --train {stem}_train.txt: there is no such file, from here or in {tmp_path}. {where}"
     )
     described = run("describe", "data", name).stdout
     assert "https://github.com/facebookresearch/classifier-balancing" in " ".join(described.split())

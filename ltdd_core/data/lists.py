@@ -127,15 +127,15 @@ class ImageList(DataSource):
         )
 
     def _place(self, name: str) -> Path | None:
-        """Where the file of an option is: in the root, or as it is named; None if it is not given."""
+        """Where the file of an option is: as it is named, or in the root; None if it is not given."""
         file = getattr(self.options, name)
         if file is None:
             return None
-        for place in (*(self.root / folder / file for folder in self.places if self.options.root), file):
+        for place in (file, *(self.root / folder / file for folder in self.places if self.options.root)):
             if os.path.isfile(place):  # noqa: PTH113 - a name that no path can have is none
                 return Path(place)
         raise InputError(
-            f"{how_to_set(f'data.{name}', file)}: there is no such file, in {self.root} or from here.{self.hint}"
+            f"{how_to_set(f'data.{name}', file)}: there is no such file, from here or in {self.root}.{self.hint}"
         )
 
     def _lists(self, faults: Faults) -> tuple[dict[str, Listed], tuple[str, ...]]:

@@ -14,9 +14,17 @@ from ltdd_core.config.model import Config
 
 
 def paths_of(config: Config) -> dict[str, str]:
-    """The absolute path of every option that is a path and is set, by its place: ``data.root``, ``compute.store``."""
+    """The absolute path of every option that is a path and is set, by its place: ``data.root``, ``compute.store``.
+
+    What a component has is noted if it is there from here; a list of images, say, may be named within ``data.root``.
+    """
     sections = {kind: getattr(config, kind).options for kind in COMPONENTS} | {"compute": config.compute}
-    return {place: os.path.abspath(path) for kind, options in sections.items() for place, path in _paths(options, kind)}  # noqa: PTH100 - links stay
+    return {
+        place: os.path.abspath(path)  # noqa: PTH100 - links stay
+        for kind, options in sections.items()
+        for place, path in _paths(options, kind)
+        if kind == "compute" or os.path.exists(path)  # noqa: PTH110
+    }
 
 
 def _paths(options: Any, place: str) -> Iterator[tuple[str, Path]]:
