@@ -241,6 +241,12 @@ def test_images_of_a_group_in_a_table_stay_together(root):
     assert f"{root}/all.csv:23: no value of 'patient'" in refusal(root=root, train="all.csv", group_column="patient")
 
 
+def test_a_list_that_was_written_on_windows(root):
+    lines = [line.replace("/", "\\") for line in (root / "train.txt").read_text().splitlines()]
+    (root / "train.txt").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert load(root=root, train="train.txt", test="test.txt").counts == (12, 6, 3)
+
+
 def test_a_class_that_test_lacks_is_none_and_the_other_way_round_is_refused(root):
     (root / "few.txt").write_text("some images/0/0.png 0\n")
     assert load(root=root, train="train.txt", test="few.txt").test_counts == (1, 0, 0)
@@ -268,7 +274,8 @@ def test_all_wrong_lines_are_said_at_once(root):
     (root / "bad.txt").write_text("a.png\nsome images/0/2.png 0\n\nb.png -1\nsome images/1/2.png 1\nlonely\n")
     (root / "bad2.txt").write_text("c.png 5\n")
     assert refusal(root=root, train="bad.txt", test="bad2.txt") == (
-        f"4 lines are wrong. {root}/bad.txt:1, {root}/bad.txt:6: write a path, a space and a label; "
+        f"4 lines are wrong. {root}/bad.txt:1, {root}/bad.txt:6: "
+        "no path, space and label (a table needs a name in .csv); "
         f"{root}/bad.txt:4: class '-1' is below 0; {root}/bad2.txt:1: class '5' has no training image."
     )
     (root / "bad.csv").write_text("path,label,part\na.png,0,train\nb.png,,train\nc.png,1\nd.png,2,tset\n")

@@ -171,7 +171,7 @@ def _plain(file: Path, text: str, faults: Faults) -> Iterator[Entry]:
         if len(fields) == 2 and "\0" not in line:
             yield Entry(fields[0].lstrip(), fields[1], number)
         elif fields:
-            faults.add(file, number, "write a path, a space and a label")
+            faults.add(file, number, "no path, space and label (a table needs a name in .csv)")
 
 
 # ---- tables ----------------------------------------------------------------------------------------

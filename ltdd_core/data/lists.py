@@ -188,9 +188,16 @@ class ImageList(DataSource):
         found, absent, suffix = dict[str, Files](), list[str](), self.options.suffix
         for part, listed in lists.items():
             paths = [os.path.join(self.root, entry.name + suffix) for entry in listed.entries]  # noqa: PTH118
+            gone = missing(paths)
+            for place in gone:
+                paths[place] = paths[place].replace("\\", "/")  # as a list that was written on Windows needs it
             labels = torch.tensor(classes.of(listed), dtype=torch.int64)
             found[part] = Files(self.root, [*map(Path, paths)], labels, _homes(paths))
-            absent += [f"{paths[place]} ({listed.file}:{listed.entries[place].line})" for place in missing(paths)]
+            absent += [
+                f"{paths[place]} ({listed.file}:{listed.entries[place].line})"
+                for place in gone
+                if not os.path.exists(paths[place])  # noqa: PTH110 - a name that no path can have is none
+            ]
         total = sum(len(files.paths) for files in found.values())
         if absent and not (self.options.skip_bad and len(absent) < total):
             more = "" if len(absent) <= MOST_NAMED else ", ..."
