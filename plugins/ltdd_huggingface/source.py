@@ -67,11 +67,11 @@ class HuggingFace(DataSource):
             raise InputError(
                 f"data source 'hf' needs a folder or a name on the hub: {how_to_set('data.name', 'hf:NAME')}."
             )
-        check_installed()
         if not os.path.exists(place) and not ON_THE_HUB.fullmatch(place):  # noqa: PTH110 - a name that no path can have
             raise InputError(f"{place!r}: there is no such folder, and it is no name on the hub of Hugging Face.")
         if os.path.isfile(place):  # noqa: PTH113
             raise InputError(f"{place!r}: this is a file; give the folder that it is in.")
+        check_installed()
 
     def load(self, generator: torch.Generator) -> SourceImages:
         """Open the splits; images are decoded when they are asked for."""
