@@ -33,7 +33,7 @@ class TinyImageNet(DataSource):
     class Options(LongTailOptions):
         """IF 100 and all images of the largest class."""
 
-        root: Path | None = option(None, "the folder tiny-imagenet-200, or the folder that it lies in")
+        root: Path | None = option(None, "folder tiny-imagenet-200, or the folder that it lies in")
         n_max: int | None = option(500, "images of the largest class", source="LAD, public code", ge=1)
         image_size: int | None = option(64, "side of the square images", ge=4)
 
