@@ -250,13 +250,15 @@ def test_without_the_library_one_line_says_what_to_install(ltdd, monkeypatch):
 
 
 @needs_datasets
-def test_a_run_from_the_command_line(ltdd, tmp_path):
+def test_a_run_from_the_command_line_is_evaluated_from_another_folder(ltdd, tmp_path, monkeypatch):
     saved(tmp_path / "here" / "animals", train=split([0, 0, 0, 1, 1, 2]), test=split([0, 1, 2], 30))
     assert ltdd("distill", "--method", "dm", "--data", "hf:animals", *TINY).exit_code == 0
     (run,) = Path("runs").glob("animals-dm-*")
     config, report = (run / "config.yaml").read_text(), json.loads((run / "report.json").read_text())
     assert "root: animals" in config
     assert report["data"]["classes"] == ["cat", "dog", "owl"]
-    assert ltdd("evaluate", run, "--head", "linear", *TINY[8:]).exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    assert ltdd("evaluate", Path("here") / run, "--head", "linear", *TINY[8:]).exit_code == 0
+    monkeypatch.chdir(tmp_path / "here")
     shown = ltdd("data", "show", "--data", "hf", "--root", "animals", "--json")
     assert json.loads(shown.stdout)["counts"] == [3, 2, 1]

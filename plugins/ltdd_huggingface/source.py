@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import field_validator
 
 from ltdd_core import (
     DataSource,
@@ -36,7 +39,7 @@ class HuggingFace(DataSource):
     class Options(FileOptions):
         """Where the data set is, and what in it is what."""
 
-        root: str | None = option(None, "folder of the data set, or its name on the hub, such as uoft-cs/cifar10")
+        root: Path | str | None = option(None, "folder of the data set, or its name on the hub, as uoft-cs/cifar10")
         config: str | None = option(None, "configuration of the data set, where it has several")
         revision: str | None = option(None, "branch, tag or commit on the hub; unless given, the newest")
         image_column: str | None = option(None, "column of the images; unless given, the one that is declared so")
@@ -53,20 +56,27 @@ class HuggingFace(DataSource):
             None, "split of validation images; unless given, 'validation', 'valid', 'val' or 'dev'"
         )
 
+        @field_validator("root")
+        @classmethod
+        def _a_path_if_it_is_there(cls, root: Path | str | None) -> Path | str | None:
+            """A run that moves looks for the files of options that are paths, which a name on the hub is not."""
+            place = os.path.expandvars(os.path.expanduser(root or ""))  # noqa: PTH111 - as for all paths
+            return Path(place) if os.path.exists(place) else root  # noqa: PTH110 - a name that no path can have
+
     @property
     def title(self) -> str | None:
         """The last part of the name or of the path, unless the user names the data."""
-        place = self._place
+        place = self.options.root
         name = os.path.basename(os.path.abspath(place)) if place else None  # noqa: PTH100, PTH119 - ".." is no name
         return self.options.title or name or None
 
     def check(self) -> None:
         """See that the library is there, and that the folder is, if it is one."""
-        place = self._place
-        if place is None:
+        if not self.options.root:
             raise InputError(
                 f"data source 'hf' needs a folder or a name on the hub: {how_to_set('data.name', 'hf:NAME')}."
             )
+        place = str(self.options.root)
         if not os.path.exists(place) and not ON_THE_HUB.fullmatch(place):  # noqa: PTH110 - a name that no path can have
             raise InputError(f"{place!r}: there is no such folder, and it is no name on the hub of Hugging Face.")
         if os.path.isfile(place):  # noqa: PTH113
@@ -78,7 +88,7 @@ class HuggingFace(DataSource):
         from ltdd_huggingface.columns import classes_of, encoded, image_column, label_column
 
         self.check()
-        options, place = self.options, str(self._place)
+        options, place = self.options, str(self.options.root)
         splits = splits_of(place, options.config, options.revision)
         parts = self._parts(place, splits)
         features = splits[parts["train"]].features
@@ -106,12 +116,6 @@ class HuggingFace(DataSource):
             advice=[*self._recognised(images, labels), *_left_out(splits, used, notes), *classes.told_unused()],
             display=self.display,
         )
-
-    @property
-    def _place(self) -> str | None:
-        """The folder or the name as the system has it, without ``~``."""
-        root = self.options.root
-        return None if not root else os.path.expandvars(os.path.expanduser(root))  # noqa: PTH111 - as for other paths
 
     def _parts(self, place: str, splits: Mapping[str, Any]) -> dict[str, str]:
         """The split of each part that there is."""
