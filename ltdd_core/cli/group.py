@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import IO, Any
 import click
 
 from ltdd_core.cli.plugin_commands import COMMANDS, installed_with_commands
-from ltdd_core.cli.streams import printable, say_last_counts
+from ltdd_core.cli.streams import Output, printable, say_last_counts
 from ltdd_core.errors import InputError, RunFailed, for_command_line, is_out_of_memory, unknown
 from ltdd_core.runs.stop import LOST, first_word
 
@@ -65,7 +66,8 @@ def exit_codes() -> Iterator[None]:
         if os.strerror(errno.EMFILE) in str(error):  # of whatever type: of the system, of an import, of safetensors
             raise Ended("too many open files: allow more of them (ulimit -n 1024).", 1) from error
         _name_the_plugin(error)
-        if isinstance(error, OSError) and error.errno in REFUSALS:
+        about_output = isinstance(sys.stdout, Output) and sys.stdout.lost is not None  # who has made it says so
+        if isinstance(error, OSError) and error.errno in REFUSALS and not about_output:
             where = f"{error.filename}: " if error.filename is not None else ""
             raise Ended(f"{where}{error.strerror}.", 1) from error
         raise

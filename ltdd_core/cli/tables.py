@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from rich.box import SIMPLE_HEAD
@@ -27,11 +27,10 @@ BAR = 12
 NAME, SHORTEST = 40, 10  # characters of a line of a class name
 ZEROS = 10  # classes at 0 % that a line names
 ZERO, MARK = "bold red", "!"
-LEFT_OUT = (
-    *("multiply_adds", "training_seconds", "images_seen"),
-    *("harmonic_mean", "group_accuracy", "medium", "middle", "many", "head", "images", "few", "tail", "worst"),
-)
-"""Columns that a narrow terminal does without, the first of them first; accuracy and deviation are always there."""
+COSTS = ("multiply_adds", "training_seconds", "images_seen")
+"""Columns that a narrow terminal does without, the first of them first."""
+MOVED = (*("harmonic_mean", "group_accuracy", "medium", "middle", "many", "head", "images", "few", "tail", "worst"),)
+"""Columns that a narrow terminal has in a table of their own, the first of them first; accuracy and deviation stay."""
 
 
 def duration(seconds: float) -> str:
@@ -78,29 +77,45 @@ def print_rows(
 def _print_numbers(console: Console, numbers: NumberTable) -> None:
     """A table of numbers with a name before each row.
 
-    Where a terminal is too narrow for all digits, the columns that matter least are left out, and named below it.
+    Where a terminal is too narrow for all digits, costs are left out and named below, and then the columns that matter
+    least have tables of their own: a number that was measured is always there.
     """
-    title, keys, head, body = numbers.title, numbers.keys, numbers.head, numbers.body
+    keys, head = numbers.keys, numbers.head
     shown = list(range(len(keys)))
-    for key in LEFT_OUT:
-        if _fits(console, _of_numbers(title, [head[i] for i in shown], [[row[i] for i in shown] for row in body])):
+    for key in (*COSTS, *MOVED):
+        if _fits(console, _of_numbers(numbers, shown)):
             break
         shown = [place for place in shown if keys[place] != key]
-    console.print(_of_numbers(title, [head[i] for i in shown], [[row[i] for i in shown] for row in body]))
-    if hidden := [head[place] for place in range(len(keys)) if place not in shown]:
+    console.print(_of_numbers(numbers, shown, numbers.title))
+    moved = [place for place in range(len(keys)) if keys[place] in MOVED and place not in shown]
+    for places in _in_tables(console, numbers, moved):
+        console.print(_of_numbers(numbers, places))
+    if hidden := [head[place] for place in range(len(keys)) if place not in shown and place not in moved]:
         console.print(f"not shown, for want of room: {', '.join(hidden)}", style="dim", markup=False)
-    if said := [MEANINGS[keys[place]] for place in shown if keys[place] in MEANINGS]:
+    if said := [MEANINGS[keys[place]] for place in sorted({*shown, *moved}) if keys[place] in MEANINGS]:
         console.print("; ".join(said), style="dim", markup=False)
 
 
-def _of_numbers(title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> Table:
-    """No number and no heading of one is folded."""
+def _in_tables(console: Console, numbers: NumberTable, moved: Sequence[int]) -> Iterator[list[int]]:
+    """The places of columns, those of the names before them, as many in a table as there is room for."""
+    places = [0]
+    for place in moved:
+        if len(places) > 1 and not _fits(console, _of_numbers(numbers, [*places, place])):
+            yield places
+            places = [0]
+        places.append(place)
+    if moved:
+        yield places
+
+
+def _of_numbers(numbers: NumberTable, places: Sequence[int], title: str | None = None) -> Table:
+    """Some of the columns; no number and no heading of one is folded."""
     table = Table(title=title, title_style="dim", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column(head[0], min_width=15, overflow="fold")  # two words a line in a terminal of 80 columns
-    for heading in head[1:]:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for cells in body:
-        table.add_row(*cells)
+    table.add_column(numbers.head[0], min_width=15, overflow="fold")  # two words a line in a terminal of 80 columns
+    for place in places[1:]:
+        table.add_column(numbers.head[place], justify="right", no_wrap=True)
+    for cells in numbers.body:
+        table.add_row(*(cells[place] for place in places))
     return table
 
 
