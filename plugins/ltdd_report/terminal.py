@@ -19,20 +19,28 @@ ZEROS = 10  # classes at 0 % that a line names
 COSTS = {"images_seen": "images seen", "training_seconds": "seconds", "multiply_adds": "multiply-adds"}
 """Of what training costs: the key of a row, and its heading."""
 COLUMNS = (*reversed(COSTS.values()), "seeds", "std", "behind the best", "worst", "accuracy")
-"""Of the terminal table; a narrow terminal does without the first of them first, and is never without the last."""
+"""Of the terminal table; where there is no room, costs are left out and the others have tables of their own, the first
+of them first."""
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
     """The table, the columns without room in it, the classes that a classifier never has right, and what differs."""
     known = any(value is not None for entry in comparison.entries for value in entry.cost.values())
     columns = COLUMNS if known else COLUMNS[len(COSTS) :]
-    for hidden in range(len(columns)):
-        table = _table(comparison, columns[hidden:])
-        if Measurement.get(console, console.options.update(width=1000), table).minimum <= console.width:
-            break
-    console.print(table)
-    if hidden:
-        console.print(f"not shown, for want of room: {', '.join(columns[:hidden])}", style="dim")
+    hidden = next(
+        (hidden for hidden in range(len(columns)) if _fits(console, _table(comparison, columns[hidden:]))),
+        len(columns) - 1,
+    )
+    console.print(_table(comparison, columns[hidden:], titled=True))
+    left = [name for name in columns[:hidden] if name not in COSTS.values()]
+    while left:
+        last = next(
+            (last for last in range(len(left)) if _fits(console, _table(comparison, left[last:]))), len(left) - 1
+        )
+        console.print(_table(comparison, left[last:]))
+        left = left[:last]
+    if costs := [name for name in columns[:hidden] if name in COSTS.values()]:
+        console.print(f"not shown, for want of room: {', '.join(costs)}", style="dim")
     for line in _never_right(comparison):
         console.print(line, style="bold red")
     if any(entry.images for entry in comparison.entries):
@@ -55,10 +63,14 @@ def _print_differences(console: Console, differences: Sequence[Difference]) -> N
             console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _table(comparison: Comparison, shown: Sequence[str]) -> Table:
+def _fits(console: Console, table: Table) -> bool:
+    return Measurement.get(console, console.options.update(width=1000), table).minimum <= console.width
+
+
+def _table(comparison: Comparison, shown: Sequence[str], *, titled: bool = False) -> Table:
     data = visible(comparison.data)
     title = f"{data}: per cent, with {LEVEL:.0f} % intervals of {DRAWS} draws, ± over seeds; * not worse than the best"
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(title=Text(title) if titled else None, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
     table.add_column("trained on", min_width=15, overflow="fold")
     columns = {
