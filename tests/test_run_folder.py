@@ -12,6 +12,7 @@ import torch
 from conftest import TINY, one_line_error, unclocked
 
 from ltdd_core import InputError, configure, distill, load_tensors, save_tensors
+from ltdd_core.cli.distill import find_run
 from ltdd_core.runs.checkpoint import CHECKPOINT
 from ltdd_core.runs.folder import FACTS, METRICS, TIMES, RunFolder, claimed, new_folder
 from ltdd_dm.matcher import DistributionMatcher
@@ -85,6 +86,26 @@ def test_resume_without_a_folder_takes_the_unfinished_run(ltdd):
     os.utime(unfinished, (1, 1))
     assert ltdd(*DISTIL, "--resume").exit_code == 0
     assert (unfinished / "report.json").exists()
+
+
+def test_resume_without_a_folder_takes_the_run_that_began_last_whatever_was_touched_since(ltdd):
+    assert ltdd(*DISTIL, "--quiet").exit_code == 0
+    first = next(Path("runs").iterdir())
+    facts = json.loads((first / FACTS).read_text())
+    for name in ("report.json", "distilled.safetensors", "predictions.safetensors"):
+        (first / name).unlink()
+    began = {1: "2026-01-02T10:00:00+00:00", 2: "2026-01-03T10:00:00+00:00", 10: "2026-01-03T10:00:00+00:00", 3: None}
+    for number, moment in began.items():
+        folder = first.with_name(first.name.removesuffix("1") + str(number))
+        if number > 1:
+            shutil.copytree(first, folder)
+        facts["sessions"][-1]["began"] = moment
+        (folder / FACTS).write_text(json.dumps(facts))
+        if moment is None:  # nothing is known yet
+            (folder / FACTS).unlink()
+            os.utime(folder / "config.yaml", (0, 0))
+        os.utime(folder, (2e9 - number, 2e9 - number))  # the folder of the oldest was looked at last
+    assert find_run(configure(**RunFolder(first).stored_config())).name.endswith("-10")
 
 
 def test_resume_where_there_is_no_run_is_refused(ltdd):

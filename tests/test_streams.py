@@ -77,6 +77,12 @@ def test_what_is_printable_stays_as_it_is():
     assert printable("Z\u00fcrich \u2588 \u65e5") == "Z\u00fcrich \u2588 \u65e5"
 
 
+def test_a_folder_that_is_gone_is_one_line(tmp_path):
+    done = run('mkdir gone; cd gone; rmdir ../gone; exec "$LTDD" data show', tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.endswith("Error: the folder that you work in is gone: change to another one.\n")
+
+
 def test_colours_in_a_file_are_no_moving_bars(tmp_path):
     done = run(f'"$LTDD" distill --method dm {" ".join(TINY)} --out x', tmp_path, FORCE_COLOR="1")
     assert "\r" not in done.stderr

@@ -60,6 +60,10 @@ def _finished(output: Output) -> int:
 def _run(output: Output) -> int:
     """Run the command; how it ended."""
     try:
+        os.getcwd()  # noqa: PTH109 # torch ends a process that has none
+    except OSError:
+        return _say("the folder that you work in is gone: change to another one.", 2)
+    try:
         from ltdd_core.cli.group import cli
 
         cli(prog_name="ltdd")

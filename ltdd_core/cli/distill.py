@@ -236,12 +236,12 @@ def _as_it_is(config: Config, out: Path, display: Display) -> Config:
 
 
 def find_run(config: Any) -> Path | None:
-    """The newest run under runs/ with this configuration, one that is not finished before one that is."""
+    """The run under runs/ with this configuration that began last, one that is not finished before one that is."""
     from ltdd_core.runs.folder import RESULT, RunFolder
 
     # The data may have had another title.
     folders = [path for path in RUNS.glob(f"*-{config.matcher.name}-seed{config.run.seed}-*") if path.is_dir()]
-    folders.sort(key=lambda path: ((path / RESULT).exists(), -path.stat().st_mtime))
+    folders.sort(key=lambda path: (not (path / RESULT).exists(), RunFolder(path).began(), _number(path)), reverse=True)
     for path in folders:
         try:
             RunFolder(path).check_same(config)
@@ -249,6 +249,12 @@ def find_run(config: Any) -> Path | None:
             continue
         return path
     return None
+
+
+def _number(path: Path) -> int:
+    """What a folder under runs/ has at its end, since several may begin in one second."""
+    number = path.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def _stem(config: Any) -> str:

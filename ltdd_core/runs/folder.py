@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Set as AbstractSet
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -191,6 +192,14 @@ class RunFolder:
             raise InputError(f"{self.path} has taken {done} steps already, and the run would have {wanted}.")
         if done == 0 and (self.path / RESULT).exists():
             raise InputError(f"{self.path} has no {CHECKPOINT} from which more steps could be taken.")
+
+    def began(self) -> str:
+        """When the last process began that worked on the run, UTC in ISO 8601; whoever looked at it since is none."""
+        try:
+            return str(self.stored(FACTS, _RunFacts).sessions[-1]["began"])
+        except (InputError, LookupError):  # before the data are read, or of an earlier version
+            changed = (self.path / CONFIG).stat().st_mtime if (self.path / CONFIG).exists() else 0.0
+            return datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds")
 
     def has_other_length(self, config: Config) -> bool:
         """Whether the run in this folder was to take another number of steps."""
