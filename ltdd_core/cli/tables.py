@@ -83,13 +83,13 @@ def _print_numbers(console: Console, numbers: NumberTable) -> None:
     keys, head = numbers.keys, numbers.head
     shown = list(range(len(keys)))
     for key in (*COSTS, *MOVED):
-        if _fits(console, _of_numbers(numbers, shown)):
+        if _fits(console, _columns(numbers, shown)):
             break
         shown = [place for place in shown if keys[place] != key]
-    console.print(_of_numbers(numbers, shown, numbers.title))
+    console.print(_columns(numbers, shown, numbers.title))
     moved = [place for place in range(len(keys)) if keys[place] in MOVED and place not in shown]
     for places in _in_tables(console, numbers, moved):
-        console.print(_of_numbers(numbers, places))
+        console.print(_columns(numbers, places))
     if hidden := [head[place] for place in range(len(keys)) if place not in shown and place not in moved]:
         console.print(f"not shown, for want of room: {', '.join(hidden)}", style="dim", markup=False)
     if said := [MEANINGS[keys[place]] for place in sorted({*shown, *moved}) if keys[place] in MEANINGS]:
@@ -100,7 +100,7 @@ def _in_tables(console: Console, numbers: NumberTable, moved: Sequence[int]) -> 
     """The places of columns, those of the names before them, as many in a table as there is room for."""
     places = [0]
     for place in moved:
-        if len(places) > 1 and not _fits(console, _of_numbers(numbers, [*places, place])):
+        if len(places) > 1 and not _fits(console, _columns(numbers, [*places, place])):
             yield places
             places = [0]
         places.append(place)
@@ -108,14 +108,20 @@ def _in_tables(console: Console, numbers: NumberTable, moved: Sequence[int]) -> 
         yield places
 
 
-def _of_numbers(numbers: NumberTable, places: Sequence[int], title: str | None = None) -> Table:
-    """Some of the columns; no number and no heading of one is folded."""
+def _columns(numbers: NumberTable, places: Sequence[int], title: str | None = None) -> Table:
+    """Some of the columns of a table."""
+    chosen = [[cells[place] for place in places] for cells in (numbers.head, *numbers.body)]
+    return _of_numbers(title, chosen[0], chosen[1:])
+
+
+def _of_numbers(title: str | None, head: Sequence[str], body: Sequence[Sequence[str]]) -> Table:
+    """No number and no heading of one is folded."""
     table = Table(title=title, title_style="dim", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column(numbers.head[0], min_width=15, overflow="fold")  # two words a line in a terminal of 80 columns
-    for place in places[1:]:
-        table.add_column(numbers.head[place], justify="right", no_wrap=True)
-    for cells in numbers.body:
-        table.add_row(*(cells[place] for place in places))
+    table.add_column(head[0], min_width=15, overflow="fold")  # two words a line in a terminal of 80 columns
+    for heading in head[1:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for cells in body:
+        table.add_row(*cells)
     return table
 
 
