@@ -296,7 +296,7 @@ def test_a_kept_classifier_needs_the_file_no_more_and_the_store_knows_it_by_its_
     assert json.loads(again.stdout)["rows"][0]["network"] == "timm:test_resnet"
     assert len(list(Path("store").iterdir())) == count, "nothing was trained again"
     gone = one_line_error(ltdd("evaluate", "run", "--quiet"))
-    assert gone == "Error: w.pt: there is no such file."
+    assert gone == f"Error: {Path('w.pt').absolute()}: there is no such file."
 
 
 def test_a_teacher_with_weights_of_a_file_labels_the_views_of_a_run_and_of_its_evaluation(ltdd):

@@ -614,7 +614,9 @@ def test_describe_says_which_options_a_method_has_a_say_in(ltdd):
     shown = ltdd("describe", "training").stdout
     assert re.search(r"training\.original\.optimizer .*sgd.*'sgd', 'adamw' ", shown)
     assert re.search(r"training\.distilled\.optimizer .*the method's, or sgd.*'sgd', 'adamw' \| None", shown)
-    assert re.search(r"training\.distilled\.epochs .*the method's, or 1000.*int \| None.*DSA, public code", shown)
+    assert re.search(
+        r"training\.distilled\.epochs .*the method's, or 1000.*int \| str \| None.*DSA, public code", shown
+    )
     assert "Optional" not in shown
 
 
