@@ -109,6 +109,21 @@ def test_a_name_that_is_too_long_is_one_line(ltdd, finished):
     assert (result.exit_code, result.stderr) == (1, f"Error: {'x' * 300}: File name too long.\n")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x" * 300 + ".png",
+        pytest.param("/proc/x.png", marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux")),
+    ],
+)
+@pytest.mark.parametrize("command", [("data", "show", "--picture"), ("predict", "run", "run", "--csv")])
+def test_a_file_that_cannot_be_written_is_noticed_before_any_image_is_read(command, name, ltdd, finished, monkeypatch):
+    monkeypatch.chdir(finished.parent)
+    for read in ("ltdd_core.data.load.load_long_tailed", "ltdd_core.evaluation.stored.load_classifier"):
+        monkeypatch.setattr(read, lambda *arguments, **more: pytest.fail("nothing needs to be read"))
+    assert one_line_error(ltdd(*command, name)).startswith(f"Error: cannot write {name}: ")
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EDQUOT])
 def test_what_a_system_refuses_is_one_line_whatever_was_done(number, ltdd, monkeypatch):
     def refuse(*arguments):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 import click
@@ -279,12 +280,18 @@ def check_can_be_written(path: Path) -> None:
     """Say that a file cannot be written before images are read for hours.
 
     Raises:
-        InputError: there is no such folder, or the path is that of a folder.
+        InputError: there is no such folder, it takes no file, or the path is that of a folder, or is too long.
     """
     if not os.path.isdir(path.parent):  # noqa: PTH112 - a name that no path can have is none
         raise InputError(f"cannot write {path}: there is no folder {path.parent}.")
     if os.path.isdir(path):  # noqa: PTH112
         raise InputError(f"cannot write {path}: it is a folder.")
+    try:
+        path.exists()  # raises where the name is too long
+        with TemporaryFile(dir=path.parent):  # has no name, and leaves nothing
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}.") from error
 
 
 class PlainConsole(Console):
