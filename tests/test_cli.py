@@ -617,7 +617,13 @@ def test_describe_says_which_options_a_method_has_a_say_in(ltdd):
     assert re.search(
         r"training\.distilled\.epochs .*the method's, or 1000.*int \| str \| None.*DSA, public code", shown
     )
-    assert "Optional" not in shown
+    assert not re.search("Optional|Union|NoneType", shown + ltdd("describe", "data", "digits-lt").stdout)
+
+
+def test_describe_shows_what_a_docstring_says_and_not_its_markup(ltdd):
+    shown = " ".join(ltdd("describe", "data", "npz").stdout.split())
+    assert "The archive holds train_images, train_labels, and perhaps arrays of a test and" in shown
+    assert "D is the distance of ltdd_dc.distance." in ltdd("describe", "matcher", "dc").stdout
 
 
 def test_describe_shows_defaults_types_and_where_defaults_come_from(ltdd):
@@ -637,6 +643,8 @@ def test_describe_lists_a_kind_and_shows_presets(ltdd):
     listed = json.loads(ltdd("describe", "sampler", "--json").stdout)
     assert [row["name"] for row in listed] == SAMPLERS
     assert all(row["about"] for row in listed)
+    for kind in KINDS:  # a terminal shows no markup
+        assert not re.search(r"``|:[a-z]+:`", ltdd("describe", kind).stdout)
     lines = ltdd("describe", "sampler").stdout.splitlines()
     assert [line.split()[0] for line in lines] == SAMPLERS
     shown = ltdd("describe", "preset", "dm-paper").stdout

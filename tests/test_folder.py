@@ -345,7 +345,7 @@ def test_a_class_must_have_training_images_and_may_lack_test_images(split):
     assert data.class_names == ("a", "b", "c", "d", "e")
     assert data.test_counts == (1, 1, 1, 0, 0)
     few, none = data.advice
-    assert few == "3 of 5 classes have fewer than 10 test images (a 1, b 1, c 1): their accuracies are rough numbers."
+    assert few == "3 of 5 classes have fewer than 10 test images (a 1, b 1, c 1): their accuracies are rough."
     assert none == (
         "2 of 5 classes have no test image (d, e): their accuracies are n/a, and metrics are over the other classes."
     )
@@ -843,7 +843,7 @@ def test_a_class_of_one_group_has_no_test_image_and_of_one_group_each_is_refused
     patients(tmp_path, a={"p": 4, "q": 4}, b={"r": 6})
     data = load(tmp_path, group="folder")
     assert data.test_counts == (4, 0)
-    assert any("1 of 2 classes have no test image (b)" in sentence for sentence in data.advice)
+    assert any("1 of 2 classes has no test image (b)" in sentence for sentence in data.advice)
     shutil.rmtree(tmp_path / "a" / "q")
     assert "no class has images of two groups, so there is none to test" in refusal(tmp_path, group="folder")
 

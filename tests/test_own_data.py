@@ -67,7 +67,7 @@ def test_data_show_has_the_counts_before_and_after(here):
         assert parts[-1] == TESTS[name]
     assert "-> 32x32" in text
     assert "4 of 5 classes have fewer than 10 test images (cat 7, red fox 4, кошка 2, 猫 1)" in text
-    assert "1 of 5 classes have no test image (zebra)" in text
+    assert "1 of 5 classes has no test image (zebra)" in text
 
 
 def test_data_show_as_json_has_the_same_numbers(here):

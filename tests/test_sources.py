@@ -111,7 +111,7 @@ def test_npz_in_every_layout(tmp_path, channels, columns, write):
 def test_npz_of_any_channels_where_they_are_declared(tmp_path):
     made = arrays(4)
     path = save(tmp_path, made)
-    said = 'if the last axis is that of the channels, set data={"channels": 4}.'
+    said = 'if the last axis is that of the channels, say so with data={"channels": 4}.'
     assert refusal(Npz, root=path).endswith(said)
     data = load(Npz, root=path, channels=4)
     assert data.image_shape == (4, 8, 6)
@@ -132,7 +132,7 @@ def test_npz_of_other_numbers_where_their_range_is_known(tmp_path, kind, levels)
     assert (data.train_images.int() - expected.train_images.int()).abs().max() <= 1
     assert data.values == levels
     if levels is not None:
-        assert "nobody has said which are black and white: put it right, or set" in refusal(
+        assert "nobody has said which are black and white: put it right, or say it with" in refusal(
             Npz, root=save(tmp_path, made)
         )
         far = [white, white + 1]
@@ -200,21 +200,35 @@ def test_npz_may_lack_test_images_of_a_class(tmp_path):
     changed("test_labels", lambda x: x % 2)(made)
     data = load(Npz, root=save(tmp_path, made))
     assert data.test_counts[2] == 0
-    assert any("1 of 3 classes have no test image (2)" in sentence for sentence in data.advice)
+    assert any("1 of 3 classes has no test image (2)" in sentence for sentence in data.advice)
 
 
 def test_of_an_npz_without_a_test_part_one_is_held_out(tmp_path):
     made = arrays()
     whole = np.bincount(made["train_labels"].reshape(-1))
-    for name in ("test_images", "test_labels"):
+    for name in ("test_images", "test_labels", "val_images", "val_labels"):
         made.pop(name)
     path = save(tmp_path, made)
     data = load(Npz, root=path)
-    assert data.found == (*(whole[:2] + 1), whole[2])  # with the validation images
+    assert data.found == tuple(whole)
     assert data.test_counts == tuple(count // 2 for count in whole)  # the floor of 10 is more than there is
     assert load(Npz, root=path, test_least=1).test_counts == (1, 1, 1)
     only = save(tmp_path, {"train_images": made["train_images"][:3], "train_labels": np.arange(3)})
-    assert refusal(Npz, root=only) == f"{only}: every class has one image only, so there is none to test: add some."
+    assert refusal(Npz, root=only) == (
+        f"{only}: every class has one image only; without test_images some need two, one to train and one to test: add "
+        "some, or make test_images."
+    )
+
+
+def test_of_an_npz_without_a_test_part_the_validation_part_tests_as_that_of_a_folder_does(tmp_path):
+    made = arrays()
+    for name in ("test_images", "test_labels"):
+        made.pop(name)
+    data = load(Npz, root=save(tmp_path, made))
+    assert torch.equal(data.test_images, torch.from_numpy(made["val_images"]).permute(0, 3, 1, 2))
+    assert data.validation_images is None
+    assert data.counts == (4, 4, 4)
+    assert data.advice[0] == "val_images are the test part, since there are no test_images."
 
 
 def test_npz_of_one_class(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from textwrap import wrap
@@ -58,13 +59,18 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     chosen = select(catalog, kind, {"name": name})
     component = chosen.component
     title = f"{kind} {name}, from {chosen.owner}"
-    module = inspect.getdoc(sys.modules[component.__module__]) or ""
-    about = f"{inspect.getdoc(component) or ''}\n\n{module}".strip()
+    about = f"{_read_aloud(component)}\n\n{_read_aloud(sys.modules[component.__module__])}".strip()
     if component.argument is not None:
         about += f"\n\n{chosen.name}:{component.argument.upper()} is short for its option {component.argument}."
     suggested = getattr(component, "suggested", {})
     values = chosen.options if name != chosen.name else None
     _show(console, as_json, title, about, component.Options, prefix=f"{kind}.", suggested=suggested, values=values)
+
+
+def _read_aloud(documented: object) -> str:
+    """The docstring of a component or a module without its markup, which is for the pages of the documentation."""
+    text = inspect.getdoc(documented) or ""
+    return re.sub(r":[a-z]+:`~?([^`]+)`", r"\1", text).replace("``", "")
 
 
 def _yaml_lines(tree: Mapping[str, Any], sources: Mapping[str, str], path: tuple[str, ...] = ()) -> Iterator[str]:
@@ -94,10 +100,7 @@ def _list(console: Any, as_json: bool, catalog: Catalog, kind: str) -> None:
     for name in catalog.names(kind):
         entry = catalog.get(kind, name)
         try:
-            if kind == "preset":
-                about = preset_about(catalog, name)
-            else:
-                about = (inspect.getdoc(entry.load()) or "").split("\n")[0]
+            about = preset_about(catalog, name) if kind == "preset" else _read_aloud(entry.load()).split("\n")[0]
         except InputError as error:
             about = str(error)
         rows.append({"name": entry.name, "about": about, "from": str(entry.owner)})
@@ -172,14 +175,13 @@ def _rows(options: Any, prefix: str, values: Any = None) -> Any:
 def _type_name(annotation: Any) -> str:
     from pydantic import BaseModel
 
+    if annotation is NoneType:
+        return "None"
     if inspect.isclass(annotation):
         return "mapping" if issubclass(annotation, BaseModel) else annotation.__name__
     if get_origin(annotation) is Annotated:
         return _type_name(get_args(annotation)[0])
-    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
-    if any(get_origin(member) is Annotated for member in members):
-        return " | ".join(dict.fromkeys(_type_name(kind) for kind in members))
-    if NoneType in members:
-        return " | ".join(_type_name(kind) for kind in get_args(annotation)).replace("NoneType", "None")
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(dict.fromkeys(_type_name(kind) for kind in get_args(annotation)))
     text = str(annotation).replace("typing.", "").replace("pathlib.", "")
     return text.removeprefix("Literal[").removesuffix("]") if text.startswith("Literal[") else text

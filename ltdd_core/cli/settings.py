@@ -59,10 +59,12 @@ def data_options(command: Command) -> Command:
         ),
         root_option,
         click.option(
-            "--train", metavar="FILE", shell_complete=FILES, help="List of the training images (--data list)."
+            "--train", metavar="FILE", shell_complete=FILES, help="List of the training images, or their split."
         ),
-        click.option("--test", metavar="FILE", shell_complete=FILES, help="List of the test images."),
-        click.option("--val", metavar="FILE", shell_complete=FILES, help="List of the validation images."),
+        click.option("--test", metavar="FILE", shell_complete=FILES, help="List of the test images, or their split."),
+        click.option(
+            "--val", metavar="FILE", shell_complete=FILES, help="List of the validation images, or their split."
+        ),
         click.option(
             "--name",
             metavar="TEXT",
@@ -73,8 +75,8 @@ def data_options(command: Command) -> Command:
         click.option(
             "--order", metavar="ORDER", help="Order of the classes from head to tail: native, reversed or random."
         ),
-        click.option("--image-size", metavar="N", help="Side of the images of a folder or an archive."),
-        click.option("--skip-bad", is_flag=True, help="Leave out the images of a folder that cannot be used."),
+        click.option("--image-size", metavar="N", help="Side of the images, which become squares."),
+        click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be used."),
         click.option("--validation", metavar="X", help="Share of the training images that become validation images."),
     )
 

@@ -1,4 +1,4 @@
-"""``digits-lt``: scikit-learn's 1,797 handwritten digits of 8x8 pixels, which need no download."""
+"""These are the 1,797 digits of scikit-learn, of 8x8 pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the name of a run's data is said before torch is imported
 
 
 class Digits(DataSource):
-    """A balanced test set is held out first; the rest is cut to the long tail."""
+    """Handwritten digits that need no download, cut to a long tail after a balanced test set is held out."""
 
     class Options(LongTailOptions):
         """IF 50 leaves two images of the rarest digit."""

@@ -1,7 +1,6 @@
-"""``folder``: the images of a user, one folder a class, with or without ``train``, ``test`` and ``val`` parts.
+"""The parts may have other usual names.  Where none tests, some images of each class are held out."""
 
-torch is imported by what needs it: that a folder is not there is said at once.
-"""
+# torch is imported by what needs it, so that a folder that is not there is said at once.
 
 from __future__ import annotations
 
@@ -100,7 +99,7 @@ class PathOptions(FileOptions):
 
 
 class ImageFolder(DataSource):
-    """``root/train/<class>/*`` and ``root/test/<class>/*``, perhaps ``root/val/<class>/*``; or ``root/<class>/*``."""
+    """Images in folders, one a class: ROOT/train/CLASS and ROOT/test/CLASS, perhaps ROOT/val/CLASS; or ROOT/CLASS."""
 
     class Options(PathOptions):
         """The data as they are, unless an imbalance is asked for."""
@@ -246,7 +245,7 @@ def images_of(
     if test is None:
         held_out = _held_out_files(train, names, len(listing.classes), test_share, test_least, generator)
         if not held_out.any():
-            raise _none_to_test(root, listing.parts, grouped=group != ALONE)
+            raise none_to_test(root, listing.parts, grouped=group != ALONE)
         train, test = train.only(~held_out), train.only(held_out)
         names = group_names(group, root, train.paths, train.homes)
     else:
@@ -274,7 +273,14 @@ def images_of(
     )
 
 
-def _none_to_test(root: Path, parts: str, *, grouped: bool) -> InputError:
+def none_to_test(root: Path, parts: str, *, grouped: bool = False) -> InputError:
+    """An error where no image can be held out.
+
+    Args:
+        root: where the images are.
+        parts: what a user can make, so that none needs to be held out.
+        grouped: whether images are held out by groups.
+    """
     if grouped:
         return InputError(
             f"{root}: no class has images of two groups, so there is none to test: add some, make {parts}, or leave "

@@ -1,7 +1,6 @@
-"""``list``: images that text files or CSV files list, with the class of each.
+"""A line of a list is a path, a space and a class.  The first line of a CSV or TSV file names its columns."""
 
-A line is ``path label``, or a row of a CSV or TSV file with named columns.  torch is imported by what needs it.
-"""
+# torch is imported by what needs it, so that what a list lacks is said at once.
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ MOST_NAMED = 3
 
 
 class ImageList(DataSource):
-    """Images that text files (``path label`` a line) or CSV files list: ``--root DIR --train FILE --test FILE``."""
+    """Images that text files or CSV files list, with the class of each: ``--root DIR --train FILE --test FILE``."""
 
     class Options(PathOptions):
         """The data as they are, unless an imbalance is asked for."""

@@ -126,16 +126,13 @@ def _about_tests(images: SourceImages) -> Iterator[str]:
     named = list(zip(images.class_names, counts_of(images.test.labels, len(images.class_names)), strict=True))
     few = [f"{name} {count}" for name, count in named if 0 < count < FEW_TESTS]
     none = [name for name, count in named if not count]
-    if few:
-        yield (
-            f"{len(few)} of {len(named)} classes have fewer than {FEW_TESTS} test images ({_some(few)}): "
-            "their accuracies are rough numbers."
-        )
-    if none:
-        yield (
-            f"{len(none)} of {len(named)} classes have no test image ({_some(none)}): "
-            "their accuracies are n/a, and metrics are over the other classes."
-        )
+    for classes, lack, becomes in (
+        (few, f"fewer than {FEW_TESTS} test images", "rough."),
+        (none, "no test image", "n/a, and metrics are over the other classes."),
+    ):
+        if classes:
+            have, are = ("has", "its accuracy is") if len(classes) == 1 else ("have", "their accuracies are")
+            yield f"{len(classes)} of {len(named)} classes {have} {lack} ({_some(classes)}): {are} {becomes}"
 
 
 def _about_spared(spared: Part | None, trained: int) -> Iterator[str]:

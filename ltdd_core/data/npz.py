@@ -1,8 +1,8 @@
-"""``npz``: one NumPy archive in MedMNIST's layout.
+"""The archive holds ``train_images``, ``train_labels``, and perhaps arrays of a test and a validation part.
 
-It holds ``train_images``, ``train_labels``, and perhaps ``test_images`` and ``test_labels``, ``val_images`` and
-``val_labels``; further arrays are left alone.  Where there is no test part, one is held out.  Images that get another
-size are read a few at a time, so that they need not fit into memory as they are.
+Those are ``test_images`` and ``test_labels``, ``val_images`` and ``val_labels``; further arrays are left alone.  Where
+there is no test part, the validation part tests; where there is none either, some images are held out.  Images that get
+another size are read a few at a time, so that they need not fit into memory as they are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 
 from ltdd_core.data.colours import Range, as_8_bits
 from ltdd_core.data.files import no_such
-from ltdd_core.data.folder import OwnDataOptions, held_out, name_of_place, range_of
+from ltdd_core.data.folder import OwnDataOptions, held_out, name_of_place, none_to_test, range_of
 from ltdd_core.data.imagefile import SMALLEST_SIDE, fitted
 from ltdd_core.data.medmnist import check_is_for_classes, class_names
 from ltdd_core.data.source import ArrayTable, DataSource, SourceImages
@@ -55,7 +55,7 @@ class NpzTable(ArrayTable):
 
 
 class Npz(DataSource):
-    """Images ``[N, H, W]`` or ``[N, H, W, C]``, labels ``[N]`` or ``[N, 1]`` from 0."""
+    """An archive of NumPy as MedMNIST has them: images [N, H, W] or [N, H, W, C], labels from 0."""
 
     class Options(OwnDataOptions):
         """The data as they are, unless an imbalance is asked for."""
@@ -88,7 +88,7 @@ class Npz(DataSource):
         self.check()
         path = self.options.root
         kind = Kind(self.options.channels, range_of(self.options), self.options.image_size)
-        train, test, validation = _load_tables(path, kind)
+        train, test, validation, notes = _load_tables(path, kind)
         for part, table in (("test", test), ("validation", validation)):
             if table is not None and train.shape != table.shape:
                 shapes = [list(train.shape), list(table.shape)]
@@ -104,25 +104,31 @@ class Npz(DataSource):
                 "and every class needs an image to train."
             )
         names = class_names(path, classes)
-        return SourceImages(train, test, names, validation, resized=_resized(train), values=kind.values)
+        return SourceImages(train, test, names, validation, _resized(train), notes, values=kind.values)
 
     def _parted(self, table: NpzTable, generator: torch.Generator) -> tuple[NpzTable, NpzTable]:
         """Training and test images, of images that come without a test part."""
         options = self.options
         test = held_out(table.labels, _classes(table), options.test_share, options.test_least, generator)
         if not test.any():
-            raise InputError(f"{options.root}: every class has one image only, so there is none to test: add some.")
+            raise none_to_test(options.root, "test_images")
         return _only(table, ~test), _only(table, test)
 
 
-def _load_tables(path: Path, kind: Kind) -> tuple[NpzTable, NpzTable | None, NpzTable | None]:
+def _load_tables(path: Path, kind: Kind) -> tuple[NpzTable, NpzTable | None, NpzTable | None, tuple[str, ...]]:
+    """The training, test and validation images, and what a user should know of them, a sentence each."""
     with _opened(path) as archive:
         train, test, validation = _table(path, archive, "train", kind), None, None
-        if "test_images" in archive or "test_labels" in archive:
+        has_test = "test_images" in archive or "test_labels" in archive
+        has_validation = "val_images" in archive and "val_labels" in archive
+        if has_validation and not has_test:
+            notes = ("val_images are the test part, since there are no test_images.",)
+            return train, _table(path, archive, "val", kind), None, notes
+        if has_test:
             test = _table(path, archive, "test", kind)
-        if "val_images" in archive and "val_labels" in archive:
+        if has_validation:
             validation = _table(path, archive, "val", kind, _classes(train, test))
-        return train, test, validation
+        return train, test, validation, ()
 
 
 def _only(table: NpzTable, chosen: Tensor) -> NpzTable:
@@ -158,7 +164,7 @@ class Kind:
         if self.channels is None and own not in (1, 3):
             raise InputError(
                 f"{path}: {name} are {list(shape)}, not [N, H, W] or [N, H, W, 3]: if the last axis is that of "
-                f"the channels, set {how_to_set('data.channels', own)}."
+                f"the channels, say so with {how_to_set('data.channels', own)}."
             )
         if self.channels is not None and own != self.channels:
             raise InputError(
@@ -183,7 +189,7 @@ class Kind:
             return as_8_bits(images, self.values)
         except InputError as error:
             how = how_to_set("data.range", "[BLACK,WHITE]")
-            raise InputError(f"{path}: {name}: {error}: put it right, or set {how}.") from error
+            raise InputError(f"{path}: {name}: {error}: put it right, or say it with {how}.") from error
 
 
 def load_images(path: Path, name: str) -> np.ndarray:
