@@ -237,6 +237,12 @@ def test_images_of_a_group_in_a_table_stay_together(root):
     assert counted == "the images are of 7 groups; 4 train, and 3 test."
     assert data.test_counts == (6, 3, 0)  # one class has only one patient
     assert "keep one of the two" in refusal(root=root, train="all.csv", group_column="patient", group="folder")
+    (root / "plain.txt").write_text("a.png 0\nb.png 1\n")
+    for column in ("path", "label", "split", "group"):  # it would be passed over, and a split by groups be none
+        assert "plain.txt has no columns; a list whose name ends in .csv or .tsv has some" in refusal(
+            root=root, train="plain.txt", **{f"{column}_column": "patient"}
+        )
+    assert "plain.txt has no columns" in refusal(root=root, train="plain.txt", test="all.csv", group_column="patient")
     (root / "all.csv").write_text("\n".join(["path,label,patient", *rows, "some images/0/0.png,0,"]))
     assert f"{root}/all.csv:23: no value of 'patient'" in refusal(root=root, train="all.csv", group_column="patient")
 

@@ -375,6 +375,8 @@ def test_the_cut_is_told_and_a_published_subset_of_files_is_doubted():
     assert not any("subset" in sentence for sentence in told.advice)
     doubted = load_long_tailed("files", Files(Files.Options(subset="ldam"))).advice
     assert sum("data.subset ldam draws from the images in the order of the files" in said for said in doubted) == 1
+    whole = load_long_tailed("files", Files(Files.Options(subset="ldam", imbalance="natural"))).advice
+    assert not any("subset" in sentence for sentence in whole)  # nothing is drawn
 
 
 def test_images_that_cannot_fit_into_memory_are_refused_before_they_are_read(monkeypatch):

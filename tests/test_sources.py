@@ -137,7 +137,7 @@ def test_npz_of_other_numbers_where_their_range_is_known(tmp_path, kind, levels)
         )
         far = [white, white + 1]
         assert "most values of train_images lie beyond" in refusal(Npz, root=save(tmp_path, made), range=far)
-        assert "data.range needs two numbers" in refusal(Npz, root=save(tmp_path, made), range=(1, 1))
+        assert "data.range needs two different numbers" in refusal(Npz, root=save(tmp_path, made), range=(1, 1))
     if kind == np.float32:
         made["train_images"][0, 0, 0] = np.nan
         assert "a value is infinite or no number (NaN)" in refusal(Npz, root=save(tmp_path, made), range=levels)

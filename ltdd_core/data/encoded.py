@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltdd_core.data.folder import FileOptions, images_of, range_of
+from ltdd_core.data.folder import FileOptions, Reading, images_of
 from ltdd_core.data.imagefile import EncodedImage
 from ltdd_core.data.listing import Files, Listing
 from ltdd_core.data.source import SourceImages
@@ -73,17 +73,7 @@ def encoded_images(
         tuple(advice),
         A_TEST_PART,
     )
-    return images_of(
-        listing,
-        Path("the images"),
-        generator,
-        image_size=options.image_size,
-        values=range_of(options),
-        test_share=options.test_share,
-        test_least=options.test_least,
-        skip_bad=options.skip_bad,
-        display=display,
-    )
+    return images_of(listing, Path("the images"), generator, Reading.of(options), display=display)
 
 
 def _files(what: str, part: EncodedImages) -> Files:

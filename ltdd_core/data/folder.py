@@ -8,6 +8,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -98,6 +99,28 @@ class PathOptions(FileOptions):
     )
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How image files are read, and how many of them are held out where there is no test part, as options say it."""
+
+    image_size: int | None = None
+    values: Range | None = None
+    """See :func:`range_of`."""
+    test_share: float = 0.2
+    test_least: int = 10
+    skip_bad: bool | None = None
+    """None: there is no such option."""
+
+    @classmethod
+    def of(cls, options: FileOptions) -> Reading:
+        """As the options of a data source say.
+
+        Raises:
+            InputError: the range is none.
+        """
+        return cls(options.image_size, range_of(options), options.test_share, options.test_least, options.skip_bad)
+
+
 class ImageFolder(DataSource):
     """Images in folders, one a class: ROOT/train/CLASS and ROOT/test/CLASS, perhaps ROOT/val/CLASS; or ROOT/CLASS."""
 
@@ -140,11 +163,7 @@ class ImageFolder(DataSource):
         return load_folder(
             options.root,
             generator,
-            image_size=options.image_size,
-            values=range_of(options),
-            test_share=options.test_share,
-            test_least=options.test_least,
-            skip_bad=options.skip_bad,
+            Reading.of(options),
             group=options.group,
             class_from=options.class_from,
             display=self.display,
@@ -155,11 +174,11 @@ def range_of(options: OwnDataOptions) -> Range | None:
     """Black and white in images of more than 8 bits.
 
     Raises:
-        InputError: they are no two numbers.
+        InputError: they are no two different numbers.
     """
     values = options.range
     if values is not None and (not all(map(math.isfinite, values)) or values[0] == values[1]):
-        raise InputError(f"data.range needs two numbers, black and white, as in [0, 1], not {list(values)}.")
+        raise InputError(f"data.range needs two different numbers, black and white, as in [0, 1], not {list(values)}.")
     return values
 
 
@@ -173,47 +192,28 @@ def name_of_place(root: Path) -> str:
 def load_folder(
     root: Path,
     generator: torch.Generator,
+    how: Reading,
     *,
-    image_size: int | None = None,
-    values: Range | None = None,
-    test_share: float = 0.2,
-    test_least: int = 10,
-    skip_bad: bool | None = None,
     group: str = ALONE,
     class_from: str | None = None,
     display: Display | None = None,
 ) -> SourceImages:
-    """The image folder under ``root``; the arguments are the options of :class:`ImageFolder`.
+    """The image folder under ``root``; ``group`` and ``class_from`` are options of :class:`ImageFolder`.
 
     Raises:
         InputError: no such folder, fewer than two classes, a class without training images, no test image at all, or
             an unusable file.
     """
     listing = listed_by_folders(root) if class_from is None else listed_by_paths(root, class_from)
-    return images_of(
-        listing,
-        root,
-        generator,
-        image_size=image_size,
-        values=values,
-        test_share=test_share,
-        test_least=test_least,
-        skip_bad=skip_bad,
-        group=group,
-        display=display,
-    )
+    return images_of(listing, root, generator, how, group=group, display=display)
 
 
 def images_of(
     listing: Listing,
     root: Path,
     generator: torch.Generator,
+    how: Reading,
     *,
-    image_size: int | None = None,
-    values: Range | None = None,
-    test_share: float = 0.2,
-    test_least: int = 10,
-    skip_bad: bool | None = None,
     group: Groups = ALONE,
     display: Display | None = None,
 ) -> SourceImages:
@@ -225,12 +225,8 @@ def images_of(
         listing: the files.
         root: the folder that they are in.
         generator: draws what is held out.
-        image_size: as the other arguments, an option of :class:`ImageFolder`.
-        values: see :func:`range_of`.
-        test_share: an option.
-        test_least: an option.
-        skip_bad: an option; None: there is no such option.
-        group: an option, or the name of the group of each file.
+        how: they are read, and how many are held out.
+        group: the option of :class:`ImageFolder`, or the name of the group of each file.
         display: told how many images are decoded.
 
     Raises:
@@ -238,12 +234,13 @@ def images_of(
     """
     train, test, validation = listing.train, listing.test, listing.validation
     deciding = [path for files in (train, test) if files is not None for path in files.paths]
-    found = usable(deciding, validation.paths if validation else (), image_size, values, skip_bad, display)
+    validating = validation.paths if validation else ()
+    found = usable(deciding, validating, how.image_size, how.values, how.skip_bad, display)
     _check_each_class(listing.classes, train, found.refused)
     train = train.without(found.refused)
     names = group_names(group, root, train.paths, train.homes)
     if test is None:
-        held_out = _held_out_files(train, names, len(listing.classes), test_share, test_least, generator)
+        held_out = _held_out_files(train, names, len(listing.classes), how, generator)
         if not held_out.any():
             raise none_to_test(root, listing.parts, grouped=group != ALONE)
         train, test = train.only(~held_out), train.only(held_out)
@@ -268,7 +265,7 @@ def images_of(
             *_advice(sizes, found.size),
         ),
         groups=None if group == ALONE else numbered(names),
-        values=values,
+        values=how.values,
         left_out=tuple(map(str, found.refused.values())),
     )
 
@@ -311,11 +308,11 @@ def _check_each_class(classes: Sequence[str], train: Files, refused: Mapping[Ima
 
 
 def _held_out_files(
-    files: Files, names: Sequence[str], classes: int, share: float, least: int, generator: torch.Generator
+    files: Files, names: Sequence[str], classes: int, how: Reading, generator: torch.Generator
 ) -> Tensor:
     """As :func:`held_out`, with all images of a group and all copies of a file on one side."""
     groups = numbered(names, same_files(files.paths))
-    return held_out(files.labels, classes, share, least, generator, groups)
+    return held_out(files.labels, classes, how.test_share, how.test_least, generator, groups)
 
 
 def held_out(

@@ -28,6 +28,8 @@ USUAL = {
     "group": (),  # it changes which images test, so a user has to name it
 }
 """What columns are called, in letters of either case, the likeliest first."""
+TABLES = (".csv", ".tsv")
+"""How the names of files end that have columns."""
 DELIMITERS = ",;\t"
 MOST_FAULTS, MOST_LINES = 10, 5
 """Kinds of faults in a message, and lines with each."""
@@ -110,7 +112,7 @@ def read_list(file: Path, columns: Columns, faults: Faults) -> Listed:
     """The images of a list.
 
     Args:
-        file: a table with a header if its name ends in ``.csv`` or ``.tsv``; else each line is a path, a space and a
+        file: a table with a header if :func:`is_table` says so; else each line is a path, a space and a
             label, and the path may have spaces.
         columns: of a table.
         faults: collects the wrong lines.
@@ -119,12 +121,16 @@ def read_list(file: Path, columns: Columns, faults: Faults) -> Listed:
         InputError: it cannot be read, holds no image, or has no such columns.
     """
     text = text_of(file)
-    is_table = file.suffix.lower() in (".csv", ".tsv")
-    listed = _table(file, text, columns, faults) if is_table else Listed(file, list(_plain(file, text, faults)))
+    listed = _table(file, text, columns, faults) if is_table(file) else Listed(file, list(_plain(file, text, faults)))
     if not listed.entries:
         faults.refuse()
         raise InputError(f"{file}: there is no image in this list.")
     return listed
+
+
+def is_table(file: Path) -> bool:
+    """Whether a list has columns with names, by the name of its file."""
+    return file.suffix.lower() in TABLES
 
 
 def read_class_names(file: Path) -> tuple[str, ...]:

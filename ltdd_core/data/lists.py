@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ltdd_core.data.folder import PathOptions, images_of, name_of_place, range_of
+from ltdd_core.data.folder import PathOptions, Reading, images_of, name_of_place
 from ltdd_core.data.image_groups import ALONE, Groups
 from ltdd_core.data.layout import alike_but_for_case
 from ltdd_core.data.listed_classes import Classes, classes_of
-from ltdd_core.data.listfile import Columns, Faults, Listed, read_class_names, read_list
+from ltdd_core.data.listfile import TABLES, Columns, Faults, Listed, is_table, read_class_names, read_list
 from ltdd_core.data.listing import Files, Listing
 from ltdd_core.data.source import DataSource, Order, SourceImages
 from ltdd_core.errors import InputError, how_to_set
@@ -98,9 +98,9 @@ class ImageList(DataSource):
             )
         if self.options.root is not None and not os.path.isdir(self.root):  # noqa: PTH112 - a name that no path can have
             raise InputError(f"{how_to_set('data.root', self.options.root)}: there is no such folder.{self.hint}")
-        for part in PARTS:
-            self._place(part)
+        lists = [place for part in PARTS if (place := self._place(part)) is not None]
         self._place("class_names")
+        self._check_columns(lists)
 
     def load(self, generator: torch.Generator) -> SourceImages:
         """Read the lists, see that the files are there, and hold out a test set if there is none."""
@@ -116,14 +116,24 @@ class ImageList(DataSource):
             Listing(classes.names, files["train"], files.get("test"), files.get("val"), notes, "a list of test images"),
             self.root,
             generator,
-            image_size=options.image_size,
-            values=range_of(options),
-            test_share=options.test_share,
-            test_least=options.test_least,
-            skip_bad=options.skip_bad,
+            Reading.of(options),
             group=self._groups(lists, files),
             display=self.display,
         )
+
+    def _check_columns(self, lists: Sequence[Path]) -> None:
+        """See that some list has columns, where one is named; groups are those of the training images, the first list.
+
+        Raises:
+            InputError: none has.
+        """
+        for name in ("path_column", "label_column", "split_column", "group_column"):
+            column, having = getattr(self.options, name), lists[:1] if name == "group_column" else lists
+            if column is not None and not any(map(is_table, having)):
+                raise InputError(
+                    f"{how_to_set(f'data.{name}', column)}: {having[0]} has no columns; a list whose name ends in "
+                    f"{' or '.join(TABLES)} has some."
+                )
 
     def _place(self, name: str) -> Path | None:
         """Where the file of an option is: as it is named, or in the root; None if it is not given."""

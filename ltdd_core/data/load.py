@@ -114,10 +114,11 @@ def _about_cut(options: Any) -> str:
 
 def _about_subset(images: SourceImages, options: Any) -> Iterator[str]:
     """Whether a published subset may not be that, in a sentence."""
-    if options.subset != "own" and not isinstance(images.train, ArrayTable):
+    draws = options.imbalance != "natural" or options.n_max is not None
+    if draws and options.subset != "own" and not isinstance(images.train, ArrayTable):
         yield (
-            f"data.subset {options.subset} draws from the images in the order of the files here: they are the "
-            f"published ones only if the code of {DRAWN_BY[options.subset]} has them in the same order."
+            f"data.subset {options.subset} draws from the images in the order of the files here: those that stay are "
+            f"the published ones only if the code of {DRAWN_BY[options.subset]} has all images in that order."
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltdd_core.data.folder import images_of
+from ltdd_core.data.folder import Reading, images_of
 from ltdd_core.data.layout import class_folders, folders_of_classes
 from ltdd_core.data.listfile import Faults, text_of
 from ltdd_core.data.listing import Files, Listing, in_folders
@@ -66,7 +66,7 @@ class TinyImageNet(DataSource):
             there = folders_of_classes(root / "val", folders, root / "train")
             test = in_folders(root / "val", there, others, folders)
         listing = Listing(tuple(folders), train, test, None, ())
-        return images_of(listing, root, generator, image_size=self.options.image_size, display=self.display)
+        return images_of(listing, root, generator, Reading(self.options.image_size), display=self.display)
 
 
 def _annotated(file: Path, classes: Sequence[str]) -> Files:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from ltdd_core.data.folder import load_folder
+from ltdd_core.data.folder import Reading, load_folder
 from ltdd_core.data.layout import parts_of
 from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
 from ltdd_core.data.strong_training import STRONG_TRAINING
@@ -52,7 +52,7 @@ class VisionSource(DataSource):
         """Read what is under root; download it first where there is a network."""
         root = self.options.root
         if root is not None and parts_of(root) is not None:
-            return load_folder(root, generator, image_size=self.options.image_size)
+            return load_folder(root, generator, Reading(self.options.image_size))
         root = root or _cache()
         train, test = self._open(root, train=True), self._open(root, train=False)
         names = getattr(train, "classes", None) or [str(label) for label in range(10)]
