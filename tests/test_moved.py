@@ -161,3 +161,13 @@ def test_two_processes_do_not_prepare_one_run_at_once(place, ltdd, monkeypatch):
     assert one_line_error(ltdd(*again, "--quiet")) == "Error: enough"
     assert refused == ["Error: run is in use by another process."]
     assert not Path("run").exists()
+
+
+def test_evaluate_says_where_the_test_images_are_not_those_of_the_run(place, ltdd, monkeypatch):
+    monkeypatch.chdir(place)
+    asked = ("evaluate", "run", "--network", "mlp", "--set", "training.distilled.epochs=1", "--quiet")
+    told = "the test images of 'animals' are others than those of the run that made the distilled set"
+    assert told not in " ".join(ltdd(*asked).stderr.split())
+    next(Path("animals").glob("**/cat/*")).unlink()  # others are held out then
+    (line,) = ltdd(*asked).stderr.splitlines()  # also with --quiet
+    assert line.startswith(told)

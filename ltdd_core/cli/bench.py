@@ -99,8 +99,7 @@ def command(
 def _run(wanted: Grid, folder: Path, catalog: Catalog, notes: Console, quiet: bool, verbose: bool) -> dict[str, str]:
     """Work on the grid; on Ctrl-C say how to resume."""
     from ltdd_core.bench.work import work_on
-    from ltdd_core.cli.live import LiveDisplay
-    from ltdd_core.progress import Display
+    from ltdd_core.cli.live import LiveDisplay, WarningsOnly
 
     styles = {"run": "bold", "failed:": "yellow"}
 
@@ -108,7 +107,7 @@ def _run(wanted: Grid, folder: Path, catalog: Catalog, notes: Console, quiet: bo
         if not quiet:
             notes.print(text, style=styles.get(text.split()[0]), soft_wrap=True)
 
-    display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
+    display = WarningsOnly(notes) if quiet else LiveDisplay(notes, verbose=verbose)
     try:
         return work_on(wanted, folder, catalog=catalog, display=display, report=report)
     except Interrupted as error:

@@ -152,10 +152,9 @@ def _distil(
         method = _method(catalog, settings, preset)
         what = f"distilling {check_data(catalog, settings, preset)} with {method}"
     with announced(notes, what, quiet=quiet):  # while torch is imported
-        from ltdd_core.cli.live import LiveDisplay
+        from ltdd_core.cli.live import LiveDisplay, WarningsOnly
         from ltdd_core.distillation.distill import distill
         from ltdd_core.networks.store import FOLDER as NETWORKS, SHARED
-        from ltdd_core.progress import Display
         from ltdd_core.runs.folder import RunFolder, claimed
 
         if resume and out is not None:
@@ -166,7 +165,7 @@ def _distil(
         out = find_run(config)
         if out is None:
             notes.print(f"no run with this configuration under {RUNS}/: a new one begins.", style="yellow")
-    display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
+    display = WarningsOnly(notes) if quiet else LiveDisplay(notes, verbose=verbose)
     if finish and out is not None:
         config = _as_it_is(config, out, display)
     with claimed(out, _stem(config)) as folder:

@@ -24,7 +24,22 @@ ENOUGH = 5
 """Steps after which the time of the whole run is said."""
 
 
-class LiveDisplay(Display):
+class WarningsOnly(Display):
+    """What ``--quiet`` leaves.
+
+    Args:
+        console: on stderr.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def warn(self, text: str) -> None:
+        """A yellow line."""
+        self._console.print(text, style="yellow", markup=False, soft_wrap=True)
+
+
+class LiveDisplay(WarningsOnly):
     """What is done of the iterations, of a training and of whatever takes its time, with speed and time left.
 
     Args:
@@ -33,17 +48,14 @@ class LiveDisplay(Display):
     """
 
     def __init__(self, console: Console, *, verbose: bool = False) -> None:
-        self._console, self._verbose = console, verbose
+        super().__init__(console)
+        self._verbose = verbose
         self._advice: set[str] = set()
         self._bars: Progress | None = None
         self._steps: _Work | None = None
         self._ahead: dict[str, list[float]] = {}
         self._beforehand: list[float] = []
         self._said = False
-
-    def warn(self, text: str) -> None:
-        """A yellow line."""
-        self._console.print(text, style="yellow", markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A line."""

@@ -72,14 +72,13 @@ def command(
         check_names(installed(), settings, preset)
     # What comes now imports torch, which takes seconds.
     from ltdd_core.api import relabel
-    from ltdd_core.cli.live import LiveDisplay
+    from ltdd_core.cli.live import LiveDisplay, WarningsOnly
     from ltdd_core.cli.tables import print_groups, print_labels, print_rows
     from ltdd_core.errors import Interrupted
-    from ltdd_core.progress import Display
     from ltdd_core.runs.folder import RunFolder
 
     with only_json(as_json):
-        display = Display() if quiet else LiveDisplay(notes, verbose=verbose)
+        display = WarningsOnly(notes) if quiet else LiveDisplay(notes, verbose=verbose)
         folder = out or _beside(run, labeller)
         try:
             result = relabel(run, folder, settings=settings, preset=preset, resume=resume, display=display)

@@ -32,12 +32,11 @@ def score(
         notes: for everything that is no result.
         quiet: whether only warnings are shown.
     """
-    from ltdd_core.cli.live import LiveDisplay
+    from ltdd_core.cli.live import LiveDisplay, WarningsOnly
     from ltdd_core.evaluation.results import results_of
-    from ltdd_core.progress import Display
     from ltdd_core.runs.folder import RESULT, claimed
 
-    display = Display() if quiet else LiveDisplay(notes)
+    display = WarningsOnly(notes) if quiet else LiveDisplay(notes)
 
     def told(line: Repeated) -> None:
         if not quiet:

@@ -59,11 +59,19 @@ def data_options(command: Command) -> Command:
         ),
         root_option,
         click.option(
-            "--train", metavar="FILE", shell_complete=FILES, help="List of the training images, or their split."
+            "--train",
+            metavar="FILE",
+            shell_complete=FILES,
+            help="List of the training images, or the name of their split.",
         ),
-        click.option("--test", metavar="FILE", shell_complete=FILES, help="List of the test images, or their split."),
         click.option(
-            "--val", metavar="FILE", shell_complete=FILES, help="List of the validation images, or their split."
+            "--test", metavar="FILE", shell_complete=FILES, help="List of the test images, or the name of their split."
+        ),
+        click.option(
+            "--val",
+            metavar="FILE",
+            shell_complete=FILES,
+            help="List of the validation images, or the name of their split.",
         ),
         click.option(
             "--name",

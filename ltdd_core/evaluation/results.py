@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,6 +118,7 @@ def results_of(
     began = time.monotonic()
     store = NetworkStore(plan.store(out))
     with Setup.open(plan.config, catalog=catalog, display=display, store=store) as setup:
+        _warn_of_other_tests(plan.distilled, setup)
         if out is None:
             return _results(plan, setup, told)
         with _opened(out, plan, setup.display) as folder:
@@ -132,6 +133,17 @@ def results_of(
             facts = {"run": str(out), "seconds": round(time.monotonic() - began, 3), **_facts(plan)}
             folder.write_json(RESULT, {**facts, "data": data, **results.to_json()})
     return results
+
+
+def _warn_of_other_tests(distilled: DistilledSet | None, setup: Setup) -> None:
+    """Say it where the test images are not those of the run that made the set, as after a file of a folder is gone."""
+    facts = None if distilled is None else distilled.origin.get("data")
+    before = facts.get("test_digest") if isinstance(facts, Mapping) else None
+    if None not in (before, setup.data.test_digest) and before != setup.data.test_digest:
+        setup.display.warn(
+            f"the test images of {setup.data.name!r} are others than those of the run that made the distilled set: do "
+            "not compare these results with its own. Images that it was distilled from may be among them."
+        )
 
 
 def _results(
