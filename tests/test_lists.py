@@ -324,6 +324,7 @@ def test_missing_files_are_counted_with_examples(root):
         (b'path,label\n"a.png,0\n', "this is no CSV (unexpected end of data)"),
         (b"path,label\n", "there is no image in this list."),
         (b"a.png,0\nb.png,1\n", "which column has the paths? The first line has a.png, 0: "),
+        (b"path,label,label\na.png,0,1\n", "2 columns are called 'label': rename all but one."),
         (b"path,label\na\x00.png,0\n", "odd.csv:2: no value of 'path'"),
     ],
 )

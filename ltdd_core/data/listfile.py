@@ -240,10 +240,23 @@ def _needed(file: Path, header: Sequence[str], kind: str, named: str | None) -> 
 
 
 def _column(file: Path, header: Sequence[str], kind: str, named: str | None) -> int | None:
-    """The place of a column: the one that a user names, else the likeliest of the usual names."""
+    """The place of a column: the one that a user names, else the likeliest of the usual names.
+
+    Raises:
+        InputError: there is none of that name, or there are several.
+    """
     if named is not None:
         if named not in header:
             raise InputError(f"{file}: {unknown('column', named, header)}")
-        return header.index(named)
-    lower = [name.casefold() for name in header]
-    return next((lower.index(usual) for usual in USUAL[kind] if usual in lower), None)
+        place = header.index(named)
+    else:
+        lower = [name.casefold() for name in header]
+        usual = next((usual for usual in USUAL[kind] if usual in lower), None)
+        if usual is None:
+            return None
+        place = lower.index(usual)
+    if header.count(header[place]) > 1:
+        raise InputError(
+            f"{file}: {header.count(header[place])} columns are called {header[place]!r}: rename all but one."
+        )
+    return place

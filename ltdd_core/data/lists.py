@@ -209,11 +209,11 @@ class ImageList(DataSource):
             ]
         total = sum(len(files.paths) for files in found.values())
         if absent and not (self.options.skip_bad and len(absent) < total):
-            more = "" if len(absent) <= MOST_NAMED else ", ..."
+            named = ", ".join(absent[:MOST_NAMED]) + ("" if len(absent) <= MOST_NAMED else ", ...")
+            are = "is" if len(absent) == 1 else "are"
             raise InputError(
-                f"{len(absent)} of {total} files are missing: {', '.join(absent[:MOST_NAMED])}{more}. The paths start "
-                f"from {self.root}, unless {how_to_set('data.root', 'DIR')} says otherwise; "
-                f"{how_to_set('data.suffix', '.jpg')} adds an ending, and {how_to_set('data.skip_bad', True)} leaves "
+                f"{len(absent)} of {total} files {are} missing: {named}. The paths start from {self.root}, unless "
+                f"{how_to_set('data.root', 'DIR')} says otherwise; {how_to_set('data.suffix', '.jpg')} adds an ending, and {how_to_set('data.skip_bad', True)} leaves "
                 "out what is missing."
             )
         return found

@@ -188,8 +188,8 @@ class Kind:
         try:
             return as_8_bits(images, self.values)
         except InputError as error:
-            how = how_to_set("data.range", "[BLACK,WHITE]")
-            raise InputError(f"{path}: {name}: {error}: put it right, or say it with {how}.") from error
+            how = "" if self.values else f", or say it with {how_to_set('data.range', '[BLACK,WHITE]')}"
+            raise InputError(f"{path}: {name}: {error}: put it right{how}.") from error
 
 
 def load_images(path: Path, name: str) -> np.ndarray:
