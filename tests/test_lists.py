@@ -200,6 +200,12 @@ def test_a_list_may_lie_where_the_command_is_given(root, tmp_path_factory, monke
     assert load(root=root, train="mine.txt", test="test.txt").counts == (12, 6, 3)
 
 
+def test_lists_are_called_after_the_folder_of_their_images(root):
+    assert load(root=root, train="train.txt").name == root.name
+    assert load(train=root / "train.txt").name == root.name  # and not train, as most lists are called
+    assert load(train=root / "train.txt", title="mine").name == "mine"
+
+
 def test_without_a_test_list_the_validation_list_tests_or_some_images_are_held_out(root):
     data = load(root=root, train="train.txt", val="test.txt")
     assert (data.test_counts, data.validation_count) == ((2, 2, 2), 0)

@@ -80,9 +80,9 @@ class ImageList(DataSource):
 
     @property
     def title(self) -> str | None:
-        """The name of the folder, or else that of the training list, unless the user names the data."""
-        place = self.options.root or self.options.train
-        return self.options.title or (place and name_of_place(place)) or None
+        """The name of the folder that the paths start from, unless the user names the data; a list is called train."""
+        known = self.options.root or self.options.train
+        return self.options.title or (known and name_of_place(self.root)) or None
 
     @property
     def root(self) -> Path:
@@ -213,8 +213,8 @@ class ImageList(DataSource):
             are = "is" if len(absent) == 1 else "are"
             raise InputError(
                 f"{len(absent)} of {total} files {are} missing: {named}. The paths start from {self.root}, unless "
-                f"{how_to_set('data.root', 'DIR')} says otherwise; {how_to_set('data.suffix', '.jpg')} adds an ending, and {how_to_set('data.skip_bad', True)} leaves "
-                "out what is missing."
+                f"{how_to_set('data.root', 'DIR')} says otherwise; {how_to_set('data.suffix', '.jpg')} adds an ending, "
+                f"and {how_to_set('data.skip_bad', True)} leaves out what is missing."
             )
         return found
 
