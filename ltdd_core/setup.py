@@ -6,6 +6,7 @@ images are read, and whoever needs no random networks makes none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from rich.filesize import decimal
 from torch import Tensor
 
 from ltdd_core.config.advice import against_memory
@@ -23,14 +25,14 @@ from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.normalisation import Normalisation
 from ltdd_core.data.sampler import Features, Sampler
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.errors import memory_in_words
+from ltdd_core.errors import InputError, how_to_set, memory_in_words
 from ltdd_core.networks.network import NetworkFactory
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.store import NetworkStore
 from ltdd_core.options import Named, section_of
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.progress import Display
-from ltdd_core.runs.devices import chunk_size, computing, find_device
+from ltdd_core.runs.devices import chunk_size, computing, find_device, machine_memory
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.runs.stop import StopRequest
 from ltdd_core.seeding import generator
@@ -140,10 +142,18 @@ class Setup:
         """Synthetic images of each class, at least 1; of one that keeps its real images, as many as it has.
 
         Raises:
-            InputError: the configuration names a class that does not exist, or has too few images for all classes.
+            InputError: the configuration names a class that does not exist, or has too few images for all classes, or
+                more than the memory of the machine holds.
         """
         numbers = ipc_of_classes(self.config.run.ipc, self.data.class_names, self.data.counts)
-        return tuple(map(min, numbers, self.data.counts)) if self.keep_real else numbers
+        numbers = tuple(map(min, numbers, self.data.counts)) if self.keep_real else numbers
+        needed, there = sum(numbers) * math.prod(self.data.image_shape) * torch.float32.itemsize, machine_memory()
+        if there is not None and needed > there:
+            raise InputError(
+                f"{sum(numbers)} synthetic images take {decimal(needed)}, and this machine has {decimal(there)} of "
+                f"memory: lower {how_to_set('ipc')}."
+            )
+        return numbers
 
     @cached_property
     def sampler(self) -> Sampler:

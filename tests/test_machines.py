@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -92,6 +94,34 @@ def test_who_says_how_many_threads_gets_them(monkeypatch):
 def test_more_threads_than_a_machine_can_start_are_one_line(threads, ltdd):
     message = one_line_error(ltdd("train", "--threads", threads))
     assert message == f"Error: --threads: compute.threads must be at most 1024, not {threads}."
+
+
+def test_more_images_than_memory_holds_are_one_line(ltdd):
+    message = one_line_error(ltdd("distill", "--method", "dm", "--ipc", 10**9, "--out", "x"))
+    assert re.fullmatch(r"Error: 10000000000 synthetic images take 2\.6 TB, and .* of memory: lower --ipc\.", message)
+    assert "at most 1000000000, not 99999999999" in one_line_error(
+        ltdd("distill", "--method", "dm", "--ipc", 99999999999)
+    )
+    assert not Path("x").exists()
+
+
+def test_a_signal_ends_the_drawing_of_many_initial_images(monkeypatch):
+    from ltdd_core import Interrupted, configure
+    from ltdd_core.distillation.initial import initial_images
+    from ltdd_core.setup import Setup
+    from ltdd_core.training.augment import Augmentation
+
+    drawn, draw = [], Augmentation.draw
+
+    def counted(self, *arguments):
+        drawn.append(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return draw(self, *arguments)
+
+    monkeypatch.setattr(Augmentation, "draw", counted)
+    with pytest.raises(Interrupted), Setup.open(configure(method="dm", data="digits-lt", ipc=500)) as setup:
+        initial_images(setup)
+    assert len(drawn) == 1
 
 
 def test_a_plugin_that_is_not_there_cannot_be_blocked(ltdd):

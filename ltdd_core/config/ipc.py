@@ -89,7 +89,7 @@ def _form(value: Any) -> str:
 
 
 IPC = Annotated[
-    Annotated[int, Field(ge=1), Tag("number")]
+    Annotated[int, Field(ge=1, le=LARGEST), Tag("number")]
     | Annotated[SharedIPC, Tag("budget")]
     | Annotated[GroupedIPC, Tag("groups")],
     Discriminator(_form),

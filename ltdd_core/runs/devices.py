@@ -70,6 +70,14 @@ def chunk_size(compute: Compute, device: torch.device, image_shape: tuple[int, i
     return max(1, (CPU_PIXELS if device.type == "cpu" else GPU_PIXELS) // (height * width))
 
 
+def machine_memory() -> int | None:
+    """Bytes of memory that the machine has; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+
+
 def peak_memory() -> int | None:
     """Bytes that this process has used at most so far: of the GPU where it has used one, else of the machine.
 
