@@ -142,7 +142,9 @@ class TrainingOptions(BaseOptions):
         of_an_epoch = max(1, math.ceil(images / self.batch))
         passes = max(int(said[1] or 1), math.ceil(int(said[2]) / of_an_epoch))
         if self.warmup >= passes:
-            raise InputError(f"a warm-up takes {self.warmup} of {passes} epochs ({self.epochs}): use a smaller number.")
+            raise InputError(
+                f"warmup takes {self.warmup} of the {passes} epochs that {self.epochs} are here: use a smaller number."
+            )
         return passes
 
     @property
