@@ -231,7 +231,7 @@ def edited(path, target, **metadata):
         ("ipc", "Infinity", "not written by ltdd"),
         ("ipc", "true", "ipc must be a whole number"),
         ("ipc", "2.5", "ipc must be a whole number"),
-        ("ipc", "9" * 4000, "ipc must be at most 1e"),
+        ("ipc", "9" * 4000, "ipc must be at most 1000000000, not 9"),
         ("ipc", "9" * 5000, "not written by ltdd"),
         ("recipe", '{"lr": NaN}', "not written by ltdd"),
         ("recipe", '{"lr": 1e999}', "not written by ltdd"),
