@@ -32,7 +32,7 @@ ON_THE_HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 class HuggingFace(DataSource):
-    """A folder of save_to_disk, a folder of parquet or arrow files or of images, or a name on the hub."""
+    """Data of Hugging Face: a folder of save_to_disk, of parquet or arrow files or of images, or a name on the hub."""
 
     argument = "root"
 
