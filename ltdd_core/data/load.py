@@ -46,16 +46,7 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
     source.display = display
     images = source.load(generator(options.seed, "hold out"))
     _check_classes(name, images.class_names, images.train.labels, images.test.labels)
-    kept = cut(
-        images.train.labels,
-        images.class_names,
-        imbalance=options.imbalance,
-        n_max=options.n_max,
-        order=options.order,
-        profile=options.profile,
-        subset=options.subset,
-        generator=generator(options.seed, "long tail"),
-    )
+    kept = _kept(images, options)
     others = [table for table in (images.test, images.validation) if table is not None]
     check_fits(name, [(images.train, kept), *((table, torch.arange(len(table.labels))) for table in others)])
     kept, validation = _validation_part(name, images, kept, options, display)
@@ -92,6 +83,20 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
         left_out=images.left_out,
         cut=_about_cut(options),
         test_digest=images.test.digest(),
+    )
+
+
+def _kept(images: SourceImages, options: Any) -> Tensor:
+    """Indices of the training images of the long tail, int64 ``[N]``."""
+    return cut(
+        images.train.labels,
+        images.class_names,
+        imbalance=options.imbalance,
+        n_max=options.n_max,
+        order=options.order,
+        profile=options.profile,
+        subset=options.subset,
+        generator=generator(options.seed, "long tail"),
     )
 
 

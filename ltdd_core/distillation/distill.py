@@ -155,7 +155,8 @@ def distill(
         matcher: Matcher = config.matcher.make()
         own = OwnSeconds(setup.beforehand)
         setup.check_network()
-        folder.check_data(data_facts(setup.data))
+        facts = data_facts(setup.data)
+        folder.check_data(facts)
         task = task_of(setup)
         if not (out / DISTILLED_FILE).exists() or folder.has_other_length(config):
             display.ahead(lambda: classifiers_ahead(setup, lines, matcher, task, out))
@@ -172,7 +173,7 @@ def distill(
             begin_other_length(folder, config)
         checkpoint = folder.load_checkpoint()
         start = checkpoint[0] if checkpoint else 0
-        begin_session(folder, setup, start, [str(plugin) for plugin in observers.active])
+        begin_session(folder, setup, facts, start, [str(plugin) for plugin in observers.active])
         run = Run(config, folder.path, setup.data, start)
         observers.tell("ltdd_run_started", run=run)
         try:
@@ -201,11 +202,13 @@ def distill(
     return result
 
 
-def begin_session(folder: RunFolder, setup: Setup, start: int, plugins: Sequence[str]) -> None:
+def begin_session(
+    folder: RunFolder, setup: Setup, facts: Mapping[str, Any], start: int, plugins: Sequence[str]
+) -> None:
     """Note what this process computes with, and say so if that is not what the one before it did."""
     now = session_facts(setup.config, setup.device, plugins)
     steps = {"from_step": start, "to_step": setup.config.run.iterations}
-    earlier = folder.begin_session(data_facts(setup.data), {**steps, **now})
+    earlier = folder.begin_session(facts, {**steps, **now})
     said = other_machine(earlier[-1], now) if earlier and start else None
     if said is not None and not (folder.path / DISTILLED_FILE).exists():
         setup.display.warn(said)
