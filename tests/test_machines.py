@@ -128,6 +128,18 @@ def test_a_plugin_that_is_not_there_cannot_be_blocked(ltdd):
     assert "Did you mean 'twostage'?" in one_line_error(ltdd("--block", "dm,twostge", "plugins"))
 
 
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
+def test_threads_that_wait_do_not_take_a_core_from_others(given, spins):
+    ending = "import atexit, os; atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT')))"
+    script = f"{ending}; from ltdd_core.cli import main; main()"
+    others = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    command = [sys.executable, "-c", script, "--version"]
+    said = subprocess.run(command, env=others | given, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert said.splitlines()[-1] == spins
+
+
 def test_the_package_is_a_command():
     done = subprocess.run([sys.executable, "-m", "ltdd_core", "data", "shw"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")

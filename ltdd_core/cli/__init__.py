@@ -26,8 +26,15 @@ def __getattr__(name: str) -> Any:
     return cli
 
 
+SPINS = "1000"
+"""How often a thread of GNU OpenMP looks for new work before it sleeps, some microseconds; its own default is 300 times
+that.  Where another program keeps a core busy, threads that spin for each other made a run six times as slow."""
+
+
 def main() -> None:
     """The ``ltdd`` command; it ends the process."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
     try:
         with StopRequest().commanding():
             code = _finished(open_streams())
