@@ -163,6 +163,7 @@ from .networks.backbone import (
 )
 from .networks.compiled import (
     CompiledNetwork as CompiledNetwork,
+    compiled_function as compiled_function,
     precision_context as precision_context,
 )
 from .networks.cosine import (

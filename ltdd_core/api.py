@@ -40,6 +40,7 @@ from ltdd_core.runs.distilled import DISTILLED_FILE, load_distilled, save_distil
 from ltdd_core.runs.export import FORMATS as OF_SETS, export_distilled, format_of
 from ltdd_core.runs.facts import versions
 from ltdd_core.runs.folder import CLASSIFIERS, CONFIG, RunFolder, claimed
+from ltdd_core.runs.precision import in_one_precision
 from ltdd_core.setup import Setup
 
 
@@ -259,6 +260,7 @@ def relabel(
     _check_leaves_the_images(before, config)
     store = NetworkStore(config.compute.store or out / NETWORKS)
     RunFolder(out).check(config, resume=resume)
+    config = in_one_precision(config, out)
     with claimed(out, ""):
         with (
             RunFolder.open(out, config, resume=resume, warn=display.warn) as folder,

@@ -26,18 +26,20 @@ from ltdd_core.data.normalisation import Normalisation
 from ltdd_core.data.sampler import Features, Sampler
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError, how_to_set, memory_in_words
+from ltdd_core.networks.compiled import Compiling, compiling_pays
 from ltdd_core.networks.network import NetworkFactory
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.store import NetworkStore
 from ltdd_core.options import Named, section_of
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.progress import Display
-from ltdd_core.runs.devices import chunk_size, computing, find_device, machine_memory
+from ltdd_core.runs.devices import chunk_size, computing, find_device, has_compiler, machine_memory
 from ltdd_core.runs.distilled import DistilledSet
+from ltdd_core.runs.precision import in_one_precision
 from ltdd_core.runs.stop import StopRequest
-from ltdd_core.seeding import generator
+from ltdd_core.seeding import generator, global_generator
 from ltdd_core.training.augment import Augmentation
-from ltdd_core.training.cost import Ledger
+from ltdd_core.training.cost import FORWARD_AND_BACKWARD, Ledger, multiply_adds
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.trainer import FindComponent, Trainer
@@ -76,7 +78,7 @@ class Setup:
         """Everything for a configuration, until the block ends.
 
         Args:
-            config: the configuration.
+            config: the configuration; that of the setup says which precision it is.
             catalog: where it was resolved; made anew unless given.
             display: told what happens.
             stop: listened to already; signals are caught inside the block unless given.
@@ -87,7 +89,7 @@ class Setup:
             InputError: the device, or compilation, is asked for and cannot be had.
             RunFailed: memory ran out inside the block.
         """
-        catalog, display = catalog or installed(), display or Display()
+        catalog, display, config = catalog or installed(), display or Display(), in_one_precision(config)
         device, store = find_device(config.compute), store or NetworkStore()
         listening = nullcontext(stop) if stop is not None else StopRequest().listening()
         words = memory_in_words(against_memory(config))
@@ -244,10 +246,32 @@ class Setup:
         """
         self.networks.new("check")
 
+    @property
+    def compiling(self) -> Compiling:
+        """Whether networks are compiled: ``auto`` only where there is a compiler."""
+        asked = self.config.compute.compile
+        return False if asked == "auto" and not has_compiler(self.device) else asked
+
     @cached_property
     def networks(self) -> NetworkPool:
         """Random networks to match with."""
         return self.pool_of(self.make_network)
+
+    @cached_property
+    def matches_compiled(self) -> bool:
+        """Whether the networks that are matched with are compiled."""
+
+        def work() -> float:
+            component = self.config.matcher.component
+            if component is None or not component.iterative:
+                return 0.0
+            images = self.config.matcher.make().images_per_step(self.data.counts, self.ipc_of_class)
+            with global_generator(0, "a network to count with"):
+                network = self.make_network(self.data.image_shape, self.data.classes).eval()
+            of_an_image = FORWARD_AND_BACKWARD * multiply_adds(network, self.data.image_shape)
+            return float(self.config.run.iterations * images * of_an_image)
+
+        return compiling_pays(self.compiling, work, self.device)
 
     def pool_of(self, make: NetworkFactory) -> NetworkPool:
         """Random networks of a kind."""
@@ -259,7 +283,7 @@ class Setup:
             device=self.device,
             calibration=self._calibration,
             precision=self.config.compute.precision,
-            compiled=self.config.compute.compile,
+            compiled=self.matches_compiled,
         )
 
     def _calibration(self, step: int) -> Tensor:
@@ -307,7 +331,7 @@ class Setup:
             device=self.device,
             chunk=self.chunk,
             precision=self.config.compute.precision,
-            compiled=self.config.compute.compile,
+            compiling=self.compiling,
             store=self.store,
             keep_going=self.stop.check,
             display=self.display,

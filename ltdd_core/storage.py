@@ -28,6 +28,14 @@ NOT_OF_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
 """How file systems answer that cannot sync a folder (SMB, shared folders of virtual machines)."""
 
 
+def cache_folder() -> Path | None:
+    """The user's cache folder, which need not be there yet; None where the user has no home, as in some containers."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltdd"
+    except RuntimeError:
+        return None
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn what an operating system says when it cannot write into one line.

@@ -1,6 +1,7 @@
 """What several test files share: packages of strangers, the command line in an empty folder, a finished run."""
 
 import importlib
+import json
 import shutil
 import sys
 import textwrap
@@ -8,10 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from ltdd_core.cli import cli
 from ltdd_core.progress import Display, nobody
+from ltdd_core.runs import precision
+
+FP32 = {precision.name_of(torch.device(kind)): 1.0 for kind in ["cpu", *["cuda"] * torch.cuda.is_available()]}
+"""A measurement by which bf16 is no faster: what tests expect must not depend on the processor that they run on."""
 
 TINY = (
     *("--iterations", "3", "--ipc", "2", "--set", "network.width=8", "--set", "network.depth=2"),
@@ -31,6 +37,17 @@ MEAN_MATCHER = """
     def ltdd_register_matchers(register):
         register("mean", MeanMatcher)
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usual_precision(tmp_path_factory):
+    """A cache folder for the tests alone, by which this machine, and each command that they start, computes in fp32."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "ltdd").mkdir()
+    (cache / "ltdd" / precision.FILE).write_text(json.dumps(FP32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        yield
 
 
 class Noting(Display):

@@ -32,6 +32,7 @@ from ltdd_core.progress import Display
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
 from ltdd_core.runs.facts import data_facts, versions
 from ltdd_core.runs.folder import RESULT, RunFolder
+from ltdd_core.runs.precision import in_one_precision
 from ltdd_core.runs.stop import StopRequest
 from ltdd_core.setup import DISTILLED, Setup
 from ltdd_core.storage import writing
@@ -206,6 +207,7 @@ class _GridWorker:
         """Give a run that is about to begin the rows that other runs have in common with it."""
         known = {line.name: self.kept.scores(line) for line in lines if self.kept.has(line)}
         if known and not (path / PREDICTIONS).exists():
+            config = in_one_precision(config, path)
             with RunFolder.open(path, config, resume=True) as folder:
                 if folder.is_empty():
                     folder.begin(config)

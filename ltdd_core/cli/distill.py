@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from ltdd_core.cli.completion import choices, names
+from ltdd_core.cli.completion import names
 from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import (
     announced,
@@ -61,13 +61,6 @@ NOTHING_TO_RESUME = "{} holds no run to resume: leave out --resume to begin one.
     shell_complete=names("labeller"),
     help="Labeller that gives the synthetic images soft labels.",
 )
-@click.option(
-    "--precision",
-    metavar="fp32|bf16",
-    shell_complete=choices("fp32", "bf16"),
-    help="Precision of the features: fp32 or bf16.",
-)
-@click.option("--compile", is_flag=True, help="Compile networks, in matching and training.")
 @click.option("--out", type=PATH, help="Folder of the run; unless given, a new one under runs/.")
 @keep_option
 @click.option(

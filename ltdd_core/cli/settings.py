@@ -21,6 +21,8 @@ from ltdd_core.cli.streams import printable, say_last_counts
 from ltdd_core.config.layers import Layer, from_assignments, from_file, said_again
 from ltdd_core.errors import PATHS, InputError
 
+YES_OR_NO = ("compile",)
+"""Options with a form that says no; of the others, False is that they were not given."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 NUMBERS = ("imbalance", "n_max", "image_size", "validation", "ipc", "iterations", "seed", "threads")
@@ -124,14 +126,34 @@ def device_options(command: Command) -> Command:
     )
 
 
-def compute_options(command: Command) -> Command:
-    """The options of what computes: ``--seed``, ``--device``, ``--threads``, ``--store``, and those of a configuration.
+def speed_options(command: Command) -> Command:
+    """The options of what makes networks fast: ``--precision`` and ``--compile``."""
+    return _with(
+        command,
+        click.option(
+            "--precision",
+            metavar="auto|fp32|bf16",
+            shell_complete=choices("auto", "fp32", "bf16"),
+            help="Precision of the features; auto, the default: the faster one on this machine.",
+        ),
+        click.option(
+            "--compile/--no-compile",
+            default=None,
+            help="Compile networks, or do not; unless given, where the work is long enough.",
+        ),
+    )
 
-    The last are ``--set``, ``--config`` and ``--preset``.
+
+def compute_options(command: Command) -> Command:
+    """The options of what computes, and those of a configuration.
+
+    The first are ``--seed``, ``--device``, ``--threads``, ``--precision``, ``--compile`` and ``--store``, the others
+    ``--set``, ``--config`` and ``--preset``.
 
     Args:
         command: a function that becomes a click command; takes the values as ``seed``, ``device``, ``threads``,
-            ``store``, ``config_file`` (a path), each None if not given, and the tuples ``assignments`` and ``preset``.
+            ``precision``, ``compile``, ``store``, ``config_file`` (a path), each None if not given, and the tuples
+            ``assignments`` and ``preset``.
 
     Returns:
         The same function with the options.
@@ -140,6 +162,7 @@ def compute_options(command: Command) -> Command:
         command,
         click.option("--seed", metavar="N", help="Seed of everything random except the cut to the long tail."),
         device_options,
+        speed_options,
         click.option(
             "--store",
             metavar="DIR",
@@ -237,7 +260,7 @@ def layers(config_file: Path | None, assignments: tuple[str, ...], given: dict[s
     """
     settings = [from_file(config_file)] if config_file is not None else []
     for name, value in given.items():
-        if value is None or value == () or value is False:
+        if value is None or value == () or (value is False and name not in YES_OR_NO):
             continue
         flag = "--" + name.replace("_", "-")
         if value == "" or (name == "plugin" and "" in value):

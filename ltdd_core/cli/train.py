@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ltdd_core.cli.completion import choices, names
+from ltdd_core.cli.completion import names
 from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import (
     announced,
@@ -41,13 +41,6 @@ from ltdd_core.runs.named import as_file_name
     "--plugin", multiple=True, metavar="NAME", shell_complete=names("plugin"), help="Plugin to activate; repeatable."
 )
 @repeated_options
-@click.option(
-    "--precision",
-    metavar="fp32|bf16",
-    shell_complete=choices("fp32", "bf16"),
-    help="Precision of the features: fp32 or bf16.",
-)
-@click.option("--compile", is_flag=True, help="Compile networks.")
 @test_imbalance_option
 @click.option("--out", type=PATH, help="Folder of the result; unless given, a new one under runs/.")
 @keep_option

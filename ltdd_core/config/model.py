@@ -157,11 +157,16 @@ class Compute(BaseOptions):
     threads: int | None = option(
         None, "CPU threads; unless given, as many as there are cores, or as a container may use", ge=1, le=MOST_THREADS
     )
-    precision: Literal["fp32", "bf16"] = option(
-        "fp32",
-        "precision of the features in matching and training; bf16 pays on GPUs and CPUs with AMX or AVX-512-BF16",
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto",
+        "precision of the features in matching and training; auto: the one that this machine trains networks in "
+        "fastest, as it is on most GPUs, and on CPUs with AMX or AVX-512-BF16, bf16",
     )
-    compile: bool = option(False, "compiled networks in matching and training, for which a C++ compiler is needed")
+    compile: Literal["auto"] | bool = option(
+        "auto",
+        "compiled networks in matching and training, for which a C++ compiler is needed; auto: in work that is long "
+        "enough to pay for compiling, if there is a compiler",
+    )
     checkpoint_every: int = option(20, "steps between two checkpoints", ge=1)
     chunk: int | None = option(
         None,
@@ -291,12 +296,16 @@ def _science(tree: Tree) -> Tree:
     return tree
 
 
+LEFT_TO_THE_MACHINE = ("compute.precision", "compute.compile")
+"""Options that may be ``auto``."""
+
+
 def differences(stored: Tree, now: Tree, changed: Tree) -> dict[str, str]:
     """What a stored configuration says otherwise, by the path of an option: ``"was 1 and is now 2"``.
 
     Args:
         stored: perhaps by an earlier version; an option that it does not have is taken to have today's default.
-        now: everything spelt out.
+        now: everything spelt out; what it leaves to the machine is as it was.
         changed: what of it differs from today's defaults.
     """
     if "suggested" not in stored.get("training", {}):
@@ -306,6 +315,7 @@ def differences(stored: Tree, now: Tree, changed: Tree) -> dict[str, str]:
         key: f"was {brief(before.get(key))} and is now {brief(after.get(key))}"
         for key in sorted({*before, *after})
         if (before[key] != after.get(key) if key in before else key in unusual)
+        if not (key in LEFT_TO_THE_MACHINE and after.get(key) == "auto")  # what it chose before
     }
 
 

@@ -69,11 +69,19 @@ def _faults(section: Place, model: type[BaseModel], error: ValidationError) -> d
             faults[full] = str(unknown(section_option, place[-1], holder.model_fields))
         elif fault["type"] in WANTED:
             wanted.setdefault(full, {})[WANTED[fault["type"]].format(**context)] = None
-            faults[full] = f"{name} must be {' or '.join(wanted[full])}, not {brief(fault['input'])}."
+            faults[full] = f"{name} must be {_any_of(list(wanted[full]))}, not {brief(fault['input'])}."
         else:
             reason = str(context.get("error", fault["msg"])).rstrip(".")
             faults[full] = f"{name}: {' '.join(reason.split())}."
     return dict(list(faults.items())[:MOST_FAULTS])
+
+
+def _any_of(wanted: list[str]) -> str:
+    """``a number or 'natural'``, ``'auto', true or false``."""
+    if len(wanted) == 1:
+        return wanted[0]
+    *others, last = " or ".join(wanted).split(" or ")
+    return f"{', '.join(others)} or {last}"
 
 
 def _place(model: type[BaseModel], location: Sequence[Any]) -> Place:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import pickle
 import socket
 from collections.abc import Iterator, Mapping
@@ -53,7 +52,7 @@ class VisionSource(DataSource):
         root = self.options.root
         if root is not None and parts_of(root) is not None:
             return load_folder(root, generator, Reading(self.options.image_size))
-        root = root or _cache()
+        root = root or _cache_folder()
         train, test = self._open(root, train=True), self._open(root, train=False)
         names = getattr(train, "classes", None) or [str(label) for label in range(10)]
         return SourceImages(_table(root, train), _table(root, test), tuple(names))
@@ -136,18 +135,18 @@ class FashionMnist(VisionSource):
     files = "FashionMNIST/raw with the four idx files"
 
 
-def _cache() -> Path:
+def _cache_folder() -> Path:
     """The user's cache folder.
 
     Raises:
-        InputError: the user has no home, as in some containers.
+        InputError: the user has no home.
     """
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltdd"
-    except RuntimeError as error:
-        raise InputError(
-            f"this user has no home folder for the data: name a folder with {how_to_set('data.root')}."
-        ) from error
+    from ltdd_core.storage import cache_folder
+
+    folder = cache_folder()
+    if folder is None:
+        raise InputError(f"this user has no home folder for the data: name a folder with {how_to_set('data.root')}.")
+    return folder
 
 
 @contextlib.contextmanager

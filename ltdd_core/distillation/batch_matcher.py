@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -59,6 +59,10 @@ class BatchMatcher(Matcher, ABC):
         self.labels = task.initial_labels
         self.optimizer = torch.optim.SGD([self.images], lr=self.options.lr_img, momentum=self.options.momentum)
         self.keep(images=self.images, optimizer=self.optimizer)
+
+    def images_per_step(self, counts: Sequence[int], ipc_of_class: Sequence[int]) -> int:
+        """The real images that are drawn, and the synthetic ones."""
+        return sum(min(count, self.options.batch_real) for count in counts) + sum(ipc_of_class)
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """One step on all classes."""

@@ -49,6 +49,7 @@ from ltdd_core.runs.distilled import (
 from ltdd_core.runs.facts import data_facts, other_machine, session_facts
 from ltdd_core.runs.folder import CLASSIFIERS, RESULT, TIMES, RunFolder, claimed
 from ltdd_core.runs.pictures import save_picture
+from ltdd_core.runs.precision import in_one_precision
 from ltdd_core.runs.steplog import seconds_logged
 from ltdd_core.setup import Setup
 
@@ -146,6 +147,7 @@ def distill(
     check_recipe(config)
     lines = lines_of(config, catalog) if lines is None else lines  # that each can be had, before the work begins
     RunFolder(out).check(config, resume=resume)
+    config = in_one_precision(config, out)
     store = store or NetworkStore(config.compute.store or out / NETWORKS)
     with (
         claimed(out, ""),  # and locked: another process must not do the same work at once
@@ -164,7 +166,10 @@ def distill(
                 matcher.prepare(task)
             try_labeller(setup)
         size = decimal(setup.data.train_images.nbytes)
-        display.data(f"{setup.data.summary()}; {size} of training images on {setup.device.type}")
+        display.data(
+            f"{setup.data.summary()}; {size} of training images on {setup.device.type}; "
+            f"networks in {setup.config.compute.precision}{', compiled' * setup.matches_compiled}"
+        )
         if note := lettering(setup.data.class_names).note():
             display.note(note)
         if folder.is_empty():

@@ -7,7 +7,7 @@ are int64 ``[n]`` from 0 to ``classes - 1``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -277,6 +277,18 @@ class Matcher(Component, ABC):
         Returns:
             Scalars to record, ``loss`` among them.  A loss that is not finite stops the run.
         """
+
+    def images_per_step(self, counts: Sequence[int], ipc_of_class: Sequence[int]) -> int:
+        """About how many images go forward and backward through a network of ``task.networks`` in a step.
+
+        It decides whether compiling these networks pays, and 0 is for a method that uses none.  It is asked of a method
+        that was not prepared.  Unless it is overridden, these are the synthetic images.
+
+        Args:
+            counts: training images of each class.
+            ipc_of_class: synthetic images of each class.
+        """
+        return sum(ipc_of_class)
 
     def keep(self, **parts: Any) -> None:
         """Say what the next step depends on, once, in :meth:`prepare`; then a run can be saved and resumed.

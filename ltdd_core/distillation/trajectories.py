@@ -91,7 +91,7 @@ class Trajectories:
     def _announce(self, left: Sequence[int]) -> None:
         """Tell how long the epochs will take that are left of each; of compiled networks nobody knows."""
         trainer, options = self._trainer, self._trainer.options[self._data.name]
-        if trainer.compiled or not any(each > 0 for each in left):
+        if trainer.compiling is True or not any(each > 0 for each in left):
             return
 
         def seconds() -> list[float]:

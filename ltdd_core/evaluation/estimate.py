@@ -33,7 +33,7 @@ def training_ahead(
         recipe: how the method wants networks to be trained on them.
     """
     ahead: dict[str, list[float]] = {}
-    if setup.config.compute.compile:
+    if setup.config.compute.compile is True:
         return ahead
     trainer = setup.trainer(recipe).changed(validation=setup.validation)
 

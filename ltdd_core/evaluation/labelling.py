@@ -122,13 +122,14 @@ def as_labelled(setup: Setup, distilled: DistilledSet) -> Setup:
     if isinstance(tree.get("network"), Mapping):
         tree["network"] = _with_its_weights(tree["network"], now)
     made = resolve(setup.catalog, [Layer("the distilled set", tree)], distils=False)
+    precision = now.compute.precision if made.compute.precision == "auto" else made.compute.precision
     config = replace(
         now,
         network=made.network,
         sampler=made.sampler,
         training=made.training,
         run=now.run.model_copy(update={"seed": made.run.seed, "augment": made.run.augment}),
-        compute=now.compute.model_copy(update={"precision": made.compute.precision, "compile": made.compute.compile}),
+        compute=now.compute.model_copy(update={"precision": precision, "compile": made.compute.compile}),
     )
     if config == now:
         return setup

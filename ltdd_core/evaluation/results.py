@@ -24,6 +24,7 @@ from ltdd_core.progress import Display
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.runs.facts import data_facts, session_facts, versions
 from ltdd_core.runs.folder import CLASSIFIERS, CONFIG, FACTS, RESULT, RunFolder
+from ltdd_core.runs.precision import in_one_precision
 from ltdd_core.setup import Setup
 from ltdd_core.storage import digest_of
 
@@ -116,6 +117,7 @@ def results_of(
         RunFailed: training diverged, memory ran out, or a file cannot be written.
     """
     began = time.monotonic()
+    plan = replace(plan, config=in_one_precision(plan.config, out))
     store = NetworkStore(plan.store(out))
     with Setup.open(plan.config, catalog=catalog, display=display, store=store) as setup:
         _warn_of_other_tests(plan.distilled, setup)

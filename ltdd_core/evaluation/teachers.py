@@ -132,7 +132,7 @@ class TeacherTraining:
         self, head: ClassifierHead, trainers: Sequence[Trainer], data: TrainingSet, options: TrainingOptions
     ) -> None:
         """Tell how long the trainings will take that are not found; of compiled networks nobody knows."""
-        if self.trainer.compiled:
+        if self.trainer.compiling is True:
             return
         jobs = [job for trainer in trainers for job in trainer.plan(lambda planning: head.fit([data], planning))]
         new = len(self.store.missing(jobs))

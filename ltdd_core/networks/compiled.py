@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from ltdd_core.networks.network import Network
 
-Embed = Callable[[Tensor], Tensor]
+Result = TypeVar("Result")
+Compiling = bool | Literal["auto"]
+"""Whether networks are compiled; ``auto``: where it pays for itself."""
 KINDS = 64
 """Kinds of networks of one class that a process compiles."""
+PAYS_FROM = {"cpu": 6e12, "cuda": 3e14}
+"""Multiply-adds of a work from which on compiling pays.  A device takes a minute or more for them, and compiling takes
+10 to 20 seconds and saves a third.  It is no measurement, so that the same work is always done in the same way."""
 
 
 def precision_context(precision: str, device: torch.device) -> AbstractContextManager[Any]:
@@ -28,17 +35,55 @@ def precision_context(precision: str, device: torch.device) -> AbstractContextMa
     return nullcontext()
 
 
-def _compile(embed: Embed) -> Embed:
-    """Compiled once for every kind of network (width, image shape, mode, gradients or none) of a class in a process.
+def compiling_pays(compiling: Compiling, multiply_adds: Callable[[], float], device: torch.device) -> bool:
+    """Whether to compile a network for some work.
 
+    Args:
+        compiling: what was asked for.
+        multiply_adds: counts those of the whole work.
+        device: where it is done.
+    """
+    if compiling == "auto":
+        return multiply_adds() >= PAYS_FROM.get(device.type, PAYS_FROM["cuda"])
+    return compiling
+
+
+def compiled_function(function: Callable[..., Result]) -> Callable[..., Result]:
+    """A function that torch compiles at its first call, the same up to rounding.
+
+    It is compiled once for every kind of network (width, image shape, mode, gradients or none) of a class in a process.
     torch shares what it has compiled between networks of the same kind, and by default leaves the ninth kind as it is:
     a grid over widths then continues without compiling, with a warning in torch's log.
+
+    Where torch cannot compile it, as with a compiler that does not work, the function runs as it is, with a warning.
+
+    Args:
+        function: of tensors, or of what holds tensors.
     """
     import torch._dynamo.config as dynamo  # takes a second
+    from torch._dynamo.exc import TorchDynamoException
 
     dynamo.recompile_limit = max(dynamo.recompile_limit, KINDS)
-    compiled: Embed = torch.compile(embed)
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_about_this_machine)
+    faster: Callable[..., Result] | None = torch.compile(function)
+
+    def compiled(*args: Any) -> Result:
+        nonlocal faster
+        if faster is not None:
+            try:
+                return faster(*args)
+            except TorchDynamoException as error:
+                faster = None
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                warnings.warn(f"torch cannot compile the network, which runs as it is: {reason}", stacklevel=2)
+        return function(*args)
+
     return compiled
+
+
+def _about_this_machine(record: logging.LogRecord) -> bool:
+    """Leave out what torch says with each first compilation on a machine that has CUDA's folder and no GPU."""
+    return not record.getMessage().startswith("No CUDA runtime is found")
 
 
 class CompiledNetwork(Network):
@@ -55,7 +100,7 @@ class CompiledNetwork(Network):
     def __init__(self, inner: Network, precision: str, compiled: bool) -> None:
         super().__init__()
         self.inner, self.linear = inner, inner.linear
-        self._inner_embed = _compile(inner.embed) if compiled else inner.embed
+        self._inner_embed = compiled_function(inner.embed) if compiled else inner.embed
         self._precision, self._compiled = precision, compiled
 
     def made_of(self) -> tuple[Sequence[Any], Mapping[str, Any]]:

@@ -28,10 +28,11 @@ def find_device(compute: Compute) -> torch.device:
         asked, instead = (how_to_set("compute.device", name) for name in ("cuda", "cpu"))
         raise InputError(f"{asked}: this machine has no usable CUDA device; use {instead} or auto.")
     on_gpu = available and compute.device != "cpu"
-    if compute.compile and not any(map(shutil.which, compilers(on_gpu))):
+    device = torch.device("cuda" if on_gpu else "cpu")
+    if compute.compile is True and not has_compiler(device):
         asked = how_to_set("compute.compile", True)
         raise InputError(f"{asked} needs a compiler: install g++ (gcc for a GPU) or clang, or leave {asked} out.")
-    return torch.device("cuda" if on_gpu else "cpu")
+    return device
 
 
 @contextmanager
@@ -91,6 +92,11 @@ def peak_memory() -> int | None:
         return None
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else 1024 * used
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile finds what it needs for a device."""
+    return any(map(shutil.which, compilers(on_gpu=device.type == "cuda")))
 
 
 def compilers(on_gpu: bool) -> list[str]:

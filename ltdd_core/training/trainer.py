@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ltdd_core.errors import RunFailed, either, how_to_set
 from ltdd_core.identity import Unidentified, identity
-from ltdd_core.networks.compiled import CompiledNetwork
+from ltdd_core.networks.compiled import CompiledNetwork, Compiling, compiling_pays
 from ltdd_core.networks.job import Epoch, Job, Key, Length, Start
 from ltdd_core.networks.network import MakeNetwork, Network
 from ltdd_core.networks.store import NetworkStore, Plan
@@ -82,7 +83,7 @@ class Trainer:
         device: where networks and batches are.
         chunk: images at once through a network.
         precision: ``bf16`` computes features in mixed precision, ``fp32`` as they are.
-        compiled: compile networks.
+        compiling: whether networks are compiled; ``auto``: in trainings that are long enough.
         store: keeps the networks; one in memory unless given.
         keep_going: called between steps; raises to stop.
         display: told what is about to be trained, and how far it is.
@@ -110,7 +111,7 @@ class Trainer:
         device: torch.device,
         chunk: int,
         precision: str = "fp32",
-        compiled: bool = False,
+        compiling: Compiling = False,
         store: NetworkStore | None = None,
         keep_going: Callable[[], None] = lambda: None,
         display: Display | None = None,
@@ -121,7 +122,7 @@ class Trainer:
     ) -> None:
         self.make, self.options, self.augmentation = make, options, augmentation
         self.seed, self.device, self.chunk = seed, device, chunk
-        self.precision, self.compiled = precision, compiled
+        self.precision, self.compiling = precision, compiling
         self.store = store or NetworkStore()
         self.keep_going, self.display, self.component = keep_going, display or Display(), component
         self.validation = validation
@@ -314,7 +315,7 @@ class Trainer:
                 "training": identity(options.model_dump(exclude={"epochs"})),
                 "epochs": options.passes(len(data)),
                 "augmentation": self._told_augmentation(options),
-                "compute": [self.precision, self.compiled],
+                "compute": [self.precision],  # compiled networks are the same up to the rounding of other machines
                 "code": identity([train, type(data), type(data.normalisation), type(self.augmentation)]),
                 **{name: identity(value) for name, value in decided_by.items()},
             }
@@ -341,11 +342,16 @@ class Trainer:
         """
         epochs = options.passes(len(data))
         # The body of a network under a new last layer was made fast when it was trained.
-        precision, compiled = (self.precision, self.compiled) if fast else ("fp32", False)
+        precision, compiling = (self.precision, self.compiling) if fast else ("fp32", False)
+
+        @cache
+        def compiled() -> bool:
+            return compiling_pays(compiling, lambda: epochs * len(data) * of_an_image(), self.device)
 
         def trained(network: Network, start: Start, after_epoch: Callable[[Epoch], None]) -> Network:
             what = f"{purpose} on the {data.name} set"
-            self.display.training(f"{what} ({self._variant})" if self._variant else what)
+            with_variant = f"{what} ({self._variant})" if self._variant else what
+            self.display.training(f"{with_variant}, compiled" if compiled() else with_variant)
             with self.display.work(f"training {what}", epochs, "epochs", start.done, of=data.name) as told:
 
                 def told_after(epoch: Epoch) -> None:
@@ -367,12 +373,12 @@ class Trainer:
                     after_epoch=told_after,
                     chunk=self.chunk,
                     precision=precision,
-                    compiled=compiled,
+                    compiled=compiled(),
                 )
 
         def ready(network: Network) -> Network:
-            plain = precision == "fp32" and not compiled
-            return network if plain else CompiledNetwork(network, precision, compiled).eval()
+            plain = precision == "fp32" and not compiled()
+            return network if plain else CompiledNetwork(network, precision, compiled()).eval()
 
         def extendable() -> bool:
             return options.schedule == "constant" and not options.remembers and loss_at is None and data.steady

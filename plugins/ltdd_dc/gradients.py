@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, grad_and_value
 
-from ltdd_core import Batch, CompiledNetwork, Network, cross_entropy, gradient_in_chunks
+from ltdd_core import Batch, CompiledNetwork, Network, compiled_function, cross_entropy, gradient_in_chunks
 from ltdd_dc.distance import DISTANCES, Distance, Gradient, compares
 
 SECOND_ORDER = 8  # an image takes about so many times the memory when its gradient is differentiated again
@@ -46,7 +46,7 @@ class GradientMatching:
             pixel_gradient = torch.vmap(pixel_gradient, in_dims=(0, 0, 0, None, None))
         else:
             pixel_gradient = _of_one(pixel_gradient)
-        self._pixel_gradient = torch.compile(pixel_gradient) if compiled else pixel_gradient
+        self._pixel_gradient = compiled_function(pixel_gradient) if compiled else pixel_gradient
 
     def __call__(self, real: Batch, synthetic: Batch) -> tuple[Tensor, Tensor]:
         """Distances ``[classes]`` and the gradient of their sum in the synthetic images ``[n, C, H, W]``."""

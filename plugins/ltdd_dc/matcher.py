@@ -24,7 +24,7 @@ it trains theta and takes new ones from real images before each matching.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -99,12 +99,22 @@ class GradientMatcher(BatchMatcher):
     def prepare(self, task: Distillation) -> None:
         """Start from the initial images."""
         super().prepare(task)
-        outer, inner = published_loops(max(task.ipc_of_class))
-        self.outer_loop = self.options.outer_loop if self.options.outer_loop is not None else outer
-        self.inner_loop = self.options.inner_loop if self.options.inner_loop is not None else inner
+        self.outer_loop, self.inner_loop = self._loops(task.ipc_of_class)
         gradients = self.options.gradients
         self._batched = gradients == "batched" or (gradients == "auto" and task.device.type == "cuda")
         self._matching: GradientMatching | None = None
+
+    def images_per_step(self, counts: Sequence[int], ipc_of_class: Sequence[int]) -> int:
+        """Those of all matchings, whose synthetic images go twice as far, and of the training between them."""
+        outer, inner = self._loops(ipc_of_class)
+        once = super().images_per_step(counts, ipc_of_class) + sum(ipc_of_class)
+        return outer * once + (outer - 1) * inner * sum(ipc_of_class)
+
+    def _loops(self, ipc_of_class: Sequence[int]) -> tuple[int, int]:
+        """Matchings of an iteration, and epochs of training between two."""
+        outer, inner = published_loops(max(ipc_of_class))
+        options = self.options
+        return options.outer_loop or outer, inner if options.inner_loop is None else options.inner_loop
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """One iteration; its loss is the mean over matchings and classes, as in the public code's log."""

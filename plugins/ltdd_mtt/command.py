@@ -49,8 +49,6 @@ def command() -> None:
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True,
               help="Number of processes that share the work.")  # fmt: skip
 @click.option("--network", metavar="NAME", help="Network to train, and later to match with.")
-@click.option("--precision", metavar="fp32|bf16", help="Precision of the features: fp32 or bf16.")
-@click.option("--compile", is_flag=True, help="Compile the network.")
 @data_options
 @compute_options
 @output_options

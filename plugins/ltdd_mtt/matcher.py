@@ -12,7 +12,7 @@ preset mtt-paper has the published values.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -110,6 +110,11 @@ class TrajectoryMatcher(Matcher):
             compiled=task.networks.compiled and options.memory != "unroll",
             chunk=task.chunk,
         )
+
+    def images_per_step(self, counts: Sequence[int], ipc_of_class: Sequence[int]) -> int:
+        """Those of all steps of a student; a gradient through them costs some three times the steps themselves."""
+        images = sum(ipc_of_class)
+        return 4 * self.options.syn_steps * min(images, self.options.batch_syn or images)
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """Follow one stretch of one expert's trajectory.

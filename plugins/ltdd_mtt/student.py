@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, replace_all_batch_norm_modules_
 from torch.nn import functional as F
 
-from ltdd_core import Network, precision_context
+from ltdd_core import Network, compiled_function, precision_context
 
 Layout = list[tuple[str, tuple[int, ...]]]
 
@@ -55,8 +55,10 @@ class Student:
         self.layout = layout_of(network)
         self._sizes = [math.prod(shape) for _, shape in self.layout]
         self._precision, self._chunk = precision, None if whole else chunk
-        faster: Any = torch.compile if compiled else lambda function: function
-        self._gradient, self._pullback = faster(self._gradient_of_part), faster(self._pullback_of_part)
+        self._gradient, self._pullback = self._gradient_of_part, self._pullback_of_part
+        if compiled:
+            self._gradient = compiled_function(self._gradient)
+            self._pullback = compiled_function(self._pullback)
 
     def gradient(self, theta: Tensor, images: Tensor, labels: Tensor, *, graph: bool = False) -> Tensor:
         """Gradient ``[P]`` of the loss of a batch.

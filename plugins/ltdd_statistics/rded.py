@@ -7,7 +7,7 @@ image is what a network sees: nothing is decoded.  The teacher labels the images
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -66,6 +66,10 @@ class CropMatcher(Matcher):
         self.images: Tensor = tiled(chosen_crops(task, teachers, self.options.crops, factor**2), factor)
         self.images[task.kept] = task.kept_images
         self.soft_labels = teachers.soft_labels(self.images)
+
+    def images_per_step(self, counts: Sequence[int], ipc_of_class: Sequence[int]) -> int:
+        """None: the networks of this method are its teachers."""
+        return 0
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """Never called."""

@@ -145,6 +145,10 @@ class RecoveryMatcher(Matcher, ABC):
         ]
         self.keep(images=self.images, optimizer=self.optimizer, averages=self.averages)
 
+    def images_per_step(self, counts: Sequence[int], ipc_of_class: Sequence[int]) -> int:
+        """None: the networks of this method are its teachers."""
+        return 0
+
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """One step of Adam on all images, group by group through one network."""
         task, options = self.task, self.options

@@ -34,8 +34,6 @@ def command() -> None:
               help="Number of seeds: so many networks of each kind are trained.")  # fmt: skip
 @click.option("--groups", "counts", multiple=True, type=click.IntRange(min=2),
               help="Number of groups K; repeatable. Default: 2 and 3, if there are so many classes.")  # fmt: skip
-@click.option("--precision", metavar="fp32|bf16", help="Precision of the features.")
-@click.option("--compile", is_flag=True, help="Compile the networks.")
 @data_options
 @compute_options
 @click.option("--out", type=PATH, help="Folder for figures and grouping.json.")

@@ -1,0 +1,195 @@
+"""Which precision a run takes, and whether its networks are compiled, where nobody says it."""
+
+import json
+import warnings
+
+import click
+import pytest
+import torch
+import yaml
+from conftest import TINY, Noting, one_line_error
+
+from ltdd_core import ClassMatcher, compiled_function, configure, distill, make_network
+from ltdd_core.cli.settings import compute_options, layers
+from ltdd_core.config.layers import Layer
+from ltdd_core.config.model import Compute
+from ltdd_core.config.resolve import resolve
+from ltdd_core.networks import compiled
+from ltdd_core.networks.compiled import compiling_pays
+from ltdd_core.plugging.catalog import installed
+from ltdd_core.runs import precision
+from ltdd_core.runs.precision import bf16_speed, in_one_precision
+from ltdd_core.setup import Setup
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """Say how fast bf16 was measured to be on this machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def say(speed):
+        folder = tmp_path / "cache" / "ltdd"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / precision.FILE).write_text(json.dumps({precision.name_of(CPU): speed}))
+        return folder / precision.FILE
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("speed", "asked", "expected"),
+    [(1.6, "auto", "bf16"), (1.0, "auto", "fp32"), (0.3, "auto", "fp32"), (0.3, "bf16", "bf16"), (1.6, "fp32", "fp32")],
+)
+def test_the_faster_precision_is_taken_unless_one_is_named(speed, asked, expected, measured):
+    measured(speed)
+    config = configure(method="dm", compute={"precision": asked, "device": "cpu"})
+    assert in_one_precision(config).compute.precision == expected
+    with Setup.open(config) as setup:
+        assert setup.config.compute.precision == setup.trainer().precision == setup.networks.precision == expected
+
+
+@pytest.mark.parametrize("damage", [None, "no json", "[]", '{"other": 2}', '{"other": "x"}'])
+def test_a_machine_is_measured_once(damage, measured, monkeypatch):
+    file = measured(1.0)
+    file.unlink()
+    if damage is not None:
+        file.write_text(damage)
+    speed = bf16_speed(Compute(), CPU)
+    assert 0.01 < speed < 100
+    monkeypatch.setattr(precision, "_measured", lambda device: pytest.fail("measured again"))
+    assert bf16_speed(Compute(), CPU) == speed
+    assert json.loads(file.read_text())[precision.name_of(CPU)] == speed
+
+
+def test_a_machine_whose_measurement_cannot_be_kept_is_measured_each_time(tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    speeds = iter([1.5, 0.5])
+    monkeypatch.setattr(precision, "_measured", lambda device: next(speeds))
+    assert [bf16_speed(Compute(), CPU) for _ in range(2)] == [1.5, 0.5]
+
+
+def test_measuring_leaves_random_numbers_and_threads_alone(measured):
+    measured(1.0).unlink()
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    bf16_speed(Compute(threads=1), CPU)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_with(ltdd, measured, tmp_path):
+    measured(2.0)
+    begun = ltdd("distill", "--method", "dm", "--out", "run", *TINY)
+    assert begun.exit_code == 0, begun.output
+    assert "; networks in bf16" in begun.stderr
+    stored = yaml.safe_load((tmp_path / "here" / "run" / "config.yaml").read_text())
+    assert stored["compute"]["precision"] == "bf16"
+    measured(1.0)
+    longer = ltdd("distill", "--method", "dm", "--out", "run", *TINY, "--iterations", "4", "--resume")
+    assert (longer.exit_code, "; networks in bf16" in longer.stderr) == (0, True)
+    refused = one_line_error(
+        ltdd("distill", "--method", "dm", "--out", "run", *TINY, "--precision", "fp32", "--resume")
+    )
+    assert "compute.precision was 'bf16' and is now 'fp32'" in refused
+    kept = ltdd("evaluate", "run", "--out", "scores")
+    assert kept.exit_code == 0, kept.output
+    assert yaml.safe_load((tmp_path / "here" / "scores" / "config.yaml").read_text())["compute"]["precision"] == "bf16"
+
+
+def test_a_run_of_one_precision_is_not_measured(ltdd, monkeypatch):
+    monkeypatch.setattr(precision, "bf16_speed", lambda *given: pytest.fail("measured"))
+    assert ltdd("distill", "--method", "dm", *TINY, "--precision", "fp32").exit_code == 0
+
+
+# ---- compiled networks ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("compiling", "multiply_adds", "pays"),
+    [("auto", 6e12, True), ("auto", 5.9e12, False), (True, 1, True), (False, 1e20, False)],
+)
+def test_compiling_pays_in_long_work(compiling, multiply_adds, pays):
+    assert compiling_pays(compiling, lambda: multiply_adds, CPU) is pays
+
+
+def test_work_is_not_counted_where_it_decides_nothing():
+    assert not compiling_pays(False, lambda: pytest.fail("counted"), CPU)
+
+
+class Counting(ClassMatcher):
+    """Counts the images that it is given."""
+
+    seen = 0
+
+    def class_loss(self, network, real, synthetic):
+        """The mean of the features; an image counts each time that it is given."""
+        self.seen += len(real) + len(synthetic)
+        return network.embed(synthetic).mean()
+
+
+def test_the_images_of_a_step_are_those_that_a_class_matcher_is_given():
+    config = configure(method="dm", ipc=2, network={"name": "mlp"}, matcher={"batch_real": 7})
+    with Setup.open(config) as setup:
+        from ltdd_core.distillation.task import task_of
+
+        matcher = Counting(config.matcher.options)
+        matcher.prepare(task_of(setup))
+        matcher.step(0)
+        assert matcher.seen == matcher.images_per_step(setup.data.counts, setup.ipc_of_class)
+
+
+def test_long_work_is_compiled_and_says_so(monkeypatch, tmp_path):
+    monkeypatch.setitem(compiled.PAYS_FROM, "cpu", 5e6)  # between what the two sets take
+    made, known = [], compiled_function
+    monkeypatch.setattr(compiled, "compiled_function", lambda function: made.append(function) or known(function))
+    trained = []
+    config = configure(
+        method="dm",
+        ipc=1,
+        iterations=1,
+        network={"name": "mlp", "width": 16},
+        training={"original": {"epochs": 100}, "distilled": {"epochs": 1}},
+    )
+    distill(config, tmp_path / "run", display=Noting(trained))
+    assert trained == ["classes on the original set, compiled", "classes on the distilled set"]
+    assert {function.__self__.__class__.__name__ for function in made} == {"MLP"}
+
+
+def test_nothing_is_compiled_without_a_compiler_unless_it_is_asked_for(monkeypatch, ltdd):
+    monkeypatch.setattr("ltdd_core.runs.devices.shutil.which", lambda name: None)
+    monkeypatch.setitem(compiled.PAYS_FROM, "cpu", 0)
+    with Setup.open(configure(method="dm")) as setup:
+        assert (setup.compiling, setup.matches_compiled) == (False, False)
+    assert "--compile needs a compiler" in one_line_error(ltdd("distill", "--method", "dm", *TINY, "--compile"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [((), "auto"), (("--compile",), True), (("--no-compile",), False), (("--precision", "bf16"), "auto")],
+)
+def test_compile_is_said_both_ways(flag, expected):
+    @click.command()
+    @compute_options
+    def command(config_file, preset, assignments, **given):
+        found.append(resolve(installed(), [Layer("here", {"method": "dm"}), *layers(config_file, assignments, given)]))
+
+    found = []
+    command.main(flag, standalone_mode=False)
+    assert found[0].compute.compile == expected
+
+
+def test_a_compiler_that_does_not_work_costs_no_run(tmp_path):
+    import torch._inductor.config as inductor
+
+    network = make_network("convnet-d3", (1, 8, 8), 3, width=5).eval()
+    images = torch.zeros(2, 1, 8, 8)
+    embed = compiled_function(network.embed)
+    with inductor.patch({"cpp.cxx": (None, str(tmp_path / "missing")), "force_disable_caches": True}):
+        with pytest.warns(UserWarning, match="torch cannot compile the network, which runs as it is: .*compiler"):
+            features = embed(images)
+        torch.testing.assert_close(features, network.embed(images), rtol=0, atol=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            embed(images)  # said once
