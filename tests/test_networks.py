@@ -10,7 +10,7 @@ from torch import nn
 from ltdd_core import InputError, generator
 from ltdd_core.networks.backbone import small_stem
 from ltdd_core.networks.pool import NetworkPool
-from ltdd_core.networks.zoo import MLP, VGG11, AlexNet, ConvNet, ResNet18, ResNet32
+from ltdd_core.networks.zoo import MLP, VGG11, AlexNet, AveragePool, ConvNet, ResNet18, ResNet32
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.seeding import global_generator
 
@@ -353,3 +353,20 @@ def test_compiled_networks_give_what_the_others_give(norm):
         for values in features:
             values.square().mean().backward()
         torch.testing.assert_close(batches[0].grad, batches[1].grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 1, 2, 6), (2, 3, 7, 9), (3, 2, 6, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_means_of_pixels_are_those_of_torch(shape, dtype, layout):
+    draws = torch.Generator().manual_seed(0)
+    maps = torch.randn(shape, generator=draws, dtype=torch.float64).to(dtype, memory_format=layout).requires_grad_(True)
+    exact = maps.detach().double().requires_grad_(True)
+    found, expected = AveragePool(2)(maps), torch.nn.functional.avg_pool2d(exact, 2)
+    rounding = 2**-7 if dtype == torch.bfloat16 else 1e-6
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=rounding)
+    slopes = torch.randn(expected.shape, generator=draws, dtype=torch.float64).to(dtype)
+    (gradient,) = torch.autograd.grad(found, maps, slopes)
+    (reference,) = torch.autograd.grad(expected, exact, slopes.double())
+    torch.testing.assert_close(gradient.double(), reference, rtol=rounding, atol=rounding)
