@@ -552,6 +552,25 @@ def test_the_twelfth_kind_of_network_of_a_process_is_still_compiled(monkeypatch)
     assert CompiledNetwork(small(Telling), "fp32", compiled=False).embed(images).isnan().all()
 
 
+def test_networks_of_a_kind_are_compiled_once_whatever_their_weights_and_batches(monkeypatch):
+    """A graph for training and one for use; another width is another kind.
+
+    (There is another graph for more than 15 images, of which torch's convolutions take another way.)
+    """
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))  # without a C++ compiler
+    torch.compiler.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
+    for number, width in enumerate((5, 6), 1):
+        for seed, batch in enumerate((10, 7, 3)):  # of 24 images: batches of 4, 3 and 24 / 3 at the end, too
+            torch.manual_seed(seed)
+            network = trained(network=small(width=width), epochs=2, batch=batch, chunk=5, compiled=True)
+            use = CompiledNetwork(network, "fp32", compiled=True).eval()
+            for size in (2, 9, 15):
+                use(torch.randn(size, 1, 8, 8))
+        assert graphs["unique_graphs"] - before == 2 * number, width
+
+
 class Stop(Exception):
     pass
 

@@ -116,6 +116,8 @@ class CompiledNetwork(Network):
         """Features ``[n, D]`` in float32."""
         if torch.compiler.is_exporting():  # a graph for other tools, few of which compute in bf16
             return self.inner.embed(images)
+        if self._compiled:
+            torch._dynamo.maybe_mark_dynamic(images, 0)  # one graph for all sizes of a batch, and no slower
         with precision_context(self._precision, images.device):
             features = self._inner_embed(images)
         return features.float() if self._precision == "bf16" else features
