@@ -144,6 +144,9 @@ def test_another_device_or_torch_is_said_and_nothing_where_all_is_as_before():
     assert other_machine(on_gpu, {**on_gpu, "threads": 8}) is None
     assert "on cpu: x86_64 before, and on cuda: H100 now" in other_machine(before, on_gpu)
     later = {**before, "threads": 1, "versions": {"torch": "2.11"}}
+    assert other_machine(before, {**before, "compiled": True}) is None  # by an earlier version
+    said = other_machine({**before, "compiled": False}, {**before, "compiled": True})
+    assert "the run was without compiled networks before, and with them now: sums are rounded" in said
     assert "2 CPU threads before, and on 1 now and with torch 2.10 before" in other_machine(before, later)
 
 

@@ -211,7 +211,7 @@ def begin_session(
     folder: RunFolder, setup: Setup, facts: Mapping[str, Any], start: int, plugins: Sequence[str]
 ) -> None:
     """Note what this process computes with, and say so if that is not what the one before it did."""
-    now = session_facts(setup.config, setup.device, plugins)
+    now = {**session_facts(setup.config, setup.device, plugins), "compiled": setup.matches_compiled}
     steps = {"from_step": start, "to_step": setup.config.run.iterations}
     earlier = folder.begin_session(facts, {**steps, **now})
     said = other_machine(earlier[-1], now) if earlier and start else None

@@ -73,6 +73,9 @@ def other_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | No
     torch_before, torch_now = (session.get("versions", {}).get("torch") for session in (before, now))
     if torch_before != torch_now:
         said.append(f"with torch {torch_before} before, and with {torch_now} now")
+    if before.get("compiled", now.get("compiled")) != now.get("compiled"):
+        of_before, of_now = ("with" if each.get("compiled") else "without" for each in (before, now))
+        said.append(f"{of_before} compiled networks before, and {of_now} them now")
     if not said:
         return None
     return (
