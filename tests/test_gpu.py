@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from ltdd_core import configure, distill
+from ltdd_core.config.model import Compute
+from ltdd_core.runs.precision import FASTER, bf16_speed
 from ltdd_core.seeding import generator
 from ltdd_core.training.augment import OPERATIONS
 
@@ -44,3 +46,11 @@ def test_precision_and_compile(tmp_path, precision, compiled):
     compute = {"device": "cuda", "precision": precision, "compile": compiled}
     result = distill(configure(**TINY, compute=compute), tmp_path / "a")
     assert torch.isfinite(result.distilled.images).all()
+
+
+def test_a_card_with_bf16_is_measured_to_be_faster_in_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    speed = bf16_speed(Compute(device="cuda"), torch.device("cuda"))
+    assert speed > (FASTER if torch.cuda.get_device_capability() >= (8, 0) else 0)
+    result = distill(configure(**TINY, compute={"device": "cuda"}), tmp_path / "a")
+    assert result.config.compute.precision == ("bf16" if speed >= FASTER else "fp32")

@@ -139,7 +139,7 @@ def _train(config: Config, jobs: int, notes: Console) -> dict[str, Any]:
                     train_experts(task, options, experts, report)
                 else:
                     threads = max(1, torch.get_num_threads() // jobs)
-                    train_in_processes(config, jobs, threads, report, setup.stop.check)
+                    train_in_processes(setup.config, jobs, threads, report, setup.stop.check)
         except Interrupted as error:
             anything = any(experts[number].epochs() for number in range(options.count))
             saved = "stopped and saved" if anything else "stopped before anything was saved"
