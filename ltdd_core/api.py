@@ -119,7 +119,7 @@ def evaluate(
         controls: other images that are trained on with the same labels and in the same way: the representatives of a
             sampler, such as ``random`` or ``herding``, or the ``whole`` long-tailed set; and the ``teacher`` itself.
         test_imbalances: imbalance factors above 1 of long-tailed test distributions, which ``test_distributions`` of a
-            row are about.
+            row are about; those of the run unless given.
         out: folder that keeps the configuration, the table, the predictions and the classifiers; nothing is kept
             unless given.
         catalog: finds components by name; made anew unless given.
@@ -135,8 +135,9 @@ def evaluate(
         RunFailed: training diverged, memory ran out, or a file cannot be written.
     """
     catalog = catalog or installed()
-    asked: dict[str, Any] = {"controls": controls, "test_imbalances": test_imbalances}
-    plan = plan_evaluation(distilled, networks, repeats, settings, preset, catalog, **asked)
+    if test_imbalances:
+        settings = [*settings, Layer("evaluate()", {"test_imbalances": [*test_imbalances]})]
+    plan = plan_evaluation(distilled, networks, repeats, settings, preset, catalog, controls=controls)
     display = display or usual_display()
     results = results_of(plan, None if out is None else Path(out), catalog=catalog, display=display, told=told)
     return Table(results.lines)
@@ -306,7 +307,6 @@ def plan_evaluation(
     *,
     controls: Sequence[str] = (),
     quality: bool = False,
-    test_imbalances: Sequence[float] = (),
 ) -> Plan:
     """What :func:`evaluate`, whose arguments these are, will do.
 
@@ -335,7 +335,7 @@ def plan_evaluation(
     if TEACHER in controls and not loaded.has_soft_labels:
         raise InputError(f"{distilled} has hard labels, so there is no teacher: leave out that control.")
     of_set = (loaded, Path(distilled), controls, quality)
-    return Plan(configs[0], chosen, [configs[0].head], repeats, *of_set, test_imbalances=test_imbalances)
+    return Plan(configs[0], chosen, [configs[0].head], repeats, *of_set)
 
 
 def train_original(
@@ -344,7 +344,6 @@ def train_original(
     networks: Sequence[Selection] = (),
     heads: Sequence[Selection] = (),
     repeats: int = 1,
-    test_imbalances: Sequence[float] = (),
     out: Path | None = None,
     catalog: Catalog | None = None,
     display: Display | None = None,
@@ -357,8 +356,6 @@ def train_original(
         networks: those to train; the configured one unless given.
         heads: each is trained with each network; the configured one unless given.
         repeats: how many seeds, from the configured one on.
-        test_imbalances: imbalance factors above 1 of long-tailed test distributions, which ``test_distributions`` of a
-            row are about.
         out: folder that keeps the configuration, the table, the predictions and the classifiers; nothing is kept
             unless given.
         catalog: where ``config`` was resolved; made anew unless given.
@@ -372,7 +369,7 @@ def train_original(
         InputError: the data or the folder cannot be used, or head and recipe do not go together.
         RunFailed: training diverged, or a file cannot be written.
     """
-    plan = Plan(config, networks or [config.network], heads or [config.head], repeats, test_imbalances=test_imbalances)
+    plan = Plan(config, networks or [config.network], heads or [config.head], repeats)
     return Table(results_of(plan, out, catalog=catalog, display=display or usual_display(), told=told).lines)
 
 

@@ -95,6 +95,7 @@ PATHS = {
     "network": "network.name",
     "sampler": "sampler.name",
     "plugin": "plugins",
+    "test_imbalance": "test_imbalances",
     "ipc": "ipc",
     "iterations": "iterations",
     "init": "init",

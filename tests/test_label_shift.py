@@ -2,9 +2,11 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import one_line_error
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
@@ -14,6 +16,7 @@ from ltdd_core.cli.tables import print_test_distributions
 from ltdd_core.evaluation.label_shift import check_imbalances, shares_of_classes
 from ltdd_core.evaluation.metrics import average, row
 
+GRID = "iterations: 1, network: mlp, training: {original: {epochs: 1}, distilled: {epochs: 1}}"
 SADE = [2, 5, 10, 25, 50]
 NAMES = [
     *("forward-50", "forward-25", "forward-10", "forward-5", "forward-2", "uniform"),
@@ -141,7 +144,46 @@ def test_train_and_predict_score_on_the_distributions_that_are_asked_for(ltdd, t
     assert list(scored["test_distributions"]) == names
     assert scored["test_distributions"]["uniform"]["accuracy"] == pytest.approx(scored["accuracy"])
     assert "B50" in ltdd(*predict, "--truth", "folder").stdout
-    assert "a number above 1, not 1." in ltdd("train", *of_mlp, "--test-imbalance", "1").stderr
+    wrong = ltdd("train", *of_mlp, "--test-imbalance", "1")
+    assert one_line_error(wrong) == "Error: --test-imbalance: each item of test_imbalances must be above 1, not 1.0."
+
+
+def test_a_run_is_scored_again_without_training_and_its_page_shows_it(ltdd, finished):
+    before = {path: path.read_bytes() for path in (finished / "classifiers").iterdir()}
+    shown = ltdd("distill", "--out", finished, "--resume", "--test-imbalance", 50, "--quiet")
+    assert "F50" in shown.stdout, shown.output
+    assert {path: path.read_bytes() for path in (finished / "classifiers").iterdir()} == before
+    (line, *_) = json.loads((finished / "report.json").read_text())["rows"]
+    names = ["forward-50", "uniform", "backward-50"]
+    assert list(line["test_distributions"]) == names
+    again = ltdd("distill", "--out", finished, "--resume", "--quiet", "--json")
+    assert json.loads(again.stdout)["rows"][0]["test_distributions"] == line["test_distributions"]
+    assert ltdd("report", finished, "--out", "page.html").exit_code == 0
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert all(f'<th scope="col">{name}</th>' in page for name in names)
+    score = line["test_distributions"]["backward-50"]
+    assert f'<td>{score["accuracy"]:.1f} <span class="quiet below">ECE {score["calibration_error"]:.1f}</span>' in page
+    evaluated = ltdd(
+        "evaluate", finished, "--network", "mlp", "--quiet", "--json", "--set", "training.distilled.epochs=1"
+    )
+    assert list(json.loads(evaluated.stdout)["rows"][0]["test_distributions"]) == names
+
+
+def test_a_grid_shows_them_and_trains_nothing_for_it(ltdd):
+    text = f"methods: [coreset]\nipc: [1]\nseeds: [0, 1]\ncommon: {{{GRID}}}\n"
+    Path("grid.yaml").write_text(text)
+    assert ltdd("bench", "grid.yaml", "--quiet").exit_code == 0
+    assert "forward" not in Path("runs/bench-grid/table.md").read_text()
+    found = ltdd("bench", "grid.yaml", "--only-table", "--set", "test_imbalances=[50]")
+    assert "F50" in found.stdout, found.output
+    document = json.loads(Path("runs/bench-grid/table.json").read_text())
+    row = document["rows"][-1]
+    mean = sum(each["test_distributions"]["backward-50"]["accuracy"] for each in row["each"]) / 2
+    assert row["test_distributions"]["backward-50"]["accuracy"] == pytest.approx(mean)
+    written = f"{mean:.1f} ± {row['deviation']['test_distributions']['backward-50']['accuracy']:.1f}"
+    assert f"| {written} |" in Path("runs/bench-grid/table.md").read_text()
+    assert "backward-50 accuracy deviation" in Path("runs/bench-grid/table.csv").read_text()
+    assert ltdd("bench", "grid.yaml", "--list", "--set", "test_imbalances=[50]").stdout.count("finished  ") == 2
 
 
 def test_repeats_are_averaged_distribution_by_distribution():

@@ -93,7 +93,7 @@ class StoredPredictions:
 
     def __init__(self, out: Path) -> None:
         self.folder = out / LINES
-        self._read: dict[str, ScoredPrediction] = {}
+        self._read: dict[tuple[str, tuple[float, ...]], ScoredPrediction] = {}
         self.damaged: dict[str, str] = {}
         """Why a file could not be read, by its name."""
 
@@ -133,13 +133,15 @@ class StoredPredictions:
 
     def get(self, line: CellLine) -> ScoredPrediction | None:
         """None if it was not trained yet, or if its file is damaged, which is noted."""
-        if line.file not in self._read and line.file not in self.damaged and self.has(line):
+        imbalances = line.config.run.test_imbalances
+        known = (line.file, imbalances)
+        if known not in self._read and line.file not in self.damaged and self.has(line):
             try:
-                self._read[line.file] = _scored(self._load(line))
+                self._read[known] = _scored(self._load(line), imbalances)
             except InputError as error:
                 advice = "" if TRAIN_AGAIN in str(error) else f" {TRAIN_AGAIN}"
                 self.damaged[line.file] = f"{error}{advice}"
-        return self._read.get(line.file)
+        return self._read.get(known)
 
     def check_data(self, lines: Iterable[CellLine], data: LongTailedSet) -> None:
         """See that what is known of these classifiers is about these images; a file of an earlier version does not say.
@@ -180,8 +182,9 @@ class StoredPredictions:
         return kept
 
 
-def _scored(stored: StoredPrediction) -> ScoredPrediction:
-    scores = row("", stored.images, stored.log_probabilities, stored.labels, stored.counts, cost=stored.cost)
+def _scored(stored: StoredPrediction, test_imbalances: Sequence[float]) -> ScoredPrediction:
+    predicted = (stored.log_probabilities, stored.labels, stored.counts)
+    scores = row("", stored.images, *predicted, cost=stored.cost, test_imbalances=test_imbalances)
     return ScoredPrediction(scores, stored.groups, stored.class_names, stored.data)
 
 

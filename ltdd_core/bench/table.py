@@ -97,7 +97,7 @@ def _numbers(row: Row | None) -> Document:
     if row is None:
         return {**dict.fromkeys((*METRICS, *COSTS)), "per_class": []}
     values = row.to_json()
-    return {key: values[key] for key in (*METRICS, *COSTS, "per_class")}
+    return {key: values[key] for key in (*METRICS, *COSTS, "per_class", "test_distributions") if key in values}
 
 
 def _reason(cell: Cell, line: CellLine, failures: Mapping[str, str]) -> str:
@@ -114,6 +114,7 @@ def markdown(document: Document) -> str:
     sources = list(dict.fromkeys(row["published"]["source"] for row in rows if row["published"]))
     parts = [f"# {_text(document['title'])}", _caption(rows), _main_table(rows, sources)]
     parts += [f"\\[{number}\\] {_text(source)}" for number, source in enumerate(sources, start=1)]
+    parts += [_distribution_table(rows, names) for names in _distributions(rows)]
     parts += [_class_table(rows, classes, sources) for classes in _class_lists(rows)]
     missing = [
         f"- {_text(row['line'])}, seed {entry['seed']}: {_text(entry['reason'])}"
@@ -157,6 +158,25 @@ def _main_table(rows: Sequence[Document], sources: Sequence[str]) -> str:
 def shown(rows: Sequence[Document]) -> tuple[str, ...]:
     """Metrics of the table: classes by count, or by rank where some count has none."""
     return ("accuracy", "std", *parts_of(rows), "worst", "group_accuracy")
+
+
+def _distributions(rows: Sequence[Document]) -> list[tuple[str, ...]]:
+    """The names of test distributions that rows are scored on, each list once."""
+    return list(dict.fromkeys(tuple(row["test_distributions"]) for row in rows if "test_distributions" in row))
+
+
+def _distribution_table(rows: Sequence[Document], names: Sequence[str]) -> str:
+    """Accuracy on each long-tailed test distribution, and beneath it the expected calibration error."""
+    lines = [["accuracy on test distributions", *names]]
+    for row in rows:
+        if tuple(row.get("test_distributions", ())) != tuple(names):
+            continue
+        several, name = len(row["seeds"]) > 1, ", ".join([_text(row["line"]), *where(row, rows)])
+        mean, deviation = row["test_distributions"], row["deviation"]["test_distributions"]
+        for heading, key in ((name, "accuracy"), ("*ECE*", "calibration_error")):
+            cells = (_spread(mean[each][key], deviation[each][key], several=several) for each in names)
+            lines.append([heading, *cells])
+    return _table(lines)
 
 
 def _class_lists(rows: Sequence[Document]) -> list[tuple[str, ...]]:
@@ -245,6 +265,10 @@ def _flat(row: Document) -> Document:
     flat["seeds"] = " ".join(map(str, row["seeds"]))
     for key in (*METRICS, *COSTS):
         flat |= {key: _rounded(row[key]), f"{key} deviation": _rounded(row["deviation"][key])}
+    for name, scores in row.get("test_distributions", {}).items():
+        for key, value in scores.items():
+            deviation = row["deviation"]["test_distributions"][name][key]
+            flat |= {f"{name} {key}": _rounded(value), f"{name} {key} deviation": _rounded(deviation)}
     flat |= {f"published {key}": published.get(key) for key in (*PUBLISHED, "source")}
     flat["missing"] = "; ".join(f"seed {entry['seed']}: {entry['reason']}" for entry in row["missing"])
     known = published.get("per_class") or [None] * len(row["classes"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ltdd_core.bench.grid import Grid
+    from ltdd_core.cli.tables import UnderDistributions
     from ltdd_core.plugging.catalog import Catalog
 
 
@@ -138,6 +140,7 @@ def _print(results: Console, document: dict[str, Any]) -> None:
     from rich.table import Table
 
     from ltdd_core.bench.table import HEADINGS, spread, where
+    from ltdd_core.cli.tables import print_distributions
     from ltdd_core.evaluation.metrics import parts_of
 
     rows = document["rows"]
@@ -152,3 +155,12 @@ def _print(results: Console, document: dict[str, Any]) -> None:
         numbers = [spread(row, key) for key in shown]
         table.add_row(name, str(len(row["seeds"])), *numbers, "" if known is None else f"{known:.1f}")
     results.print(table)
+    print_distributions(results, [_distributions(row, rows) for row in rows])
+
+
+def _distributions(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> UnderDistributions:
+    """What a row says of long-tailed test distributions."""
+    from ltdd_core.bench.table import where
+
+    deviation = row["deviation"].get("test_distributions") if len(row["seeds"]) > 1 else None
+    return ", ".join([row["line"], *where(row, rows)]), row.get("test_distributions", {}), deviation

@@ -23,6 +23,7 @@ from ltdd_core.cli.settings import (
     layers,
     only_json,
     output_options,
+    test_imbalance_option,
     verbose_option,
 )
 from ltdd_core.config.layers import Layer
@@ -61,6 +62,7 @@ NOTHING_TO_RESUME = "{} holds no run to resume: leave out --resume to begin one.
     shell_complete=names("labeller"),
     help="Labeller that gives the synthetic images soft labels.",
 )
+@test_imbalance_option
 @click.option("--out", type=PATH, help="Folder of the run; unless given, a new one under runs/.")
 @keep_option
 @click.option(
@@ -99,13 +101,21 @@ def command(
             raise InputError("--finish ends a run that was stopped: name it with --out RUN --resume --finish.")
         settings = layers(config_file, assignments, given)
         result = _distil(out, resume, finish, settings, preset, notes, quiet, verbose)
-    from ltdd_core.cli.tables import duration, print_groups, print_images, print_labels, print_rows
+    from ltdd_core.cli.tables import (
+        duration,
+        print_groups,
+        print_images,
+        print_labels,
+        print_rows,
+        print_test_distributions,
+    )
     from ltdd_core.distillation.steps import PICTURE
 
     if as_json:
         click.echo(json.dumps(result.to_json()))
     else:
         print_rows(results, result.rows, result.data.class_names, result.data.counts, result.chance())
+        print_test_distributions(results, result.rows)
         print_groups(results, result.group_names())
         print_images(results, result.distilled)
         print_labels(results, result.distilled)

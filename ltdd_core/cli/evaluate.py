@@ -46,7 +46,6 @@ def command(
     run: Path,
     networks: tuple[str, ...],
     repeats: int,
-    test_imbalances: tuple[float, ...],
     controls: tuple[str, ...],
     quality: bool,
     out: Path | None,
@@ -77,7 +76,7 @@ def command(
         from ltdd_core.api import plan_evaluation
         from ltdd_core.cli.scoring import score, show
 
-        asked: dict[str, Any] = {"controls": controls, "quality": quality, "test_imbalances": test_imbalances}
+        asked: dict[str, Any] = {"controls": controls, "quality": quality}
         plan = plan_evaluation(run, networks, repeats, settings, preset, catalog, **asked)
         config = plan.config
         stem = f"{as_file_name(config.data.title)}-evaluated-{config.head.name}-seed{config.run.seed}"

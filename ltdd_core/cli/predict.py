@@ -46,7 +46,7 @@ def command(
     top: int,
     csv_file: Path | None,
     truth: str | None,
-    test_imbalances: tuple[float, ...],
+    test_imbalance: tuple[float, ...],
     device: str,
     as_json: bool,
     quiet: bool,
@@ -72,9 +72,9 @@ def command(
     with only_json(as_json):
         if as_json and csv_file is not None:
             raise InputError("--json and --csv: choose one of them.")
-        if test_imbalances and truth is None:
+        if test_imbalance and truth is None:
             raise InputError("--test-imbalance is about scores: use --truth too, which says what the classes are.")
-        check_imbalances(test_imbalances)
+        check_imbalances(test_imbalance)
         if csv_file is not None:
             check_can_be_written(csv_file)
         compute = validate_options(("compute",), Compute, {"device": device})
@@ -86,7 +86,7 @@ def command(
             answers, read, log_p = _answered(classifier, given, top, notes, quiet, keep=labels is not None)
         names = [given[index].name for index in read]
         of_read = None if labels is None else [labels[index] for index in read]
-        row = None if of_read is None else _scored(classifier, log_p, of_read, test_imbalances)
+        row = None if of_read is None else _scored(classifier, log_p, of_read, test_imbalance)
         truths = None if of_read is None else [classifier.class_names[label] for label in of_read]
     groups = _groups(classifier)
     of_class = {name: number for number, members in enumerate(groups, 1) for name in members}

@@ -19,6 +19,7 @@ from ltdd_core.cli.settings import (
     only_json,
     output_options,
     root_option,
+    test_imbalance_option,
     verbose_option,
 )
 from ltdd_core.runs.named import check_there, file_of_set
@@ -38,6 +39,7 @@ from ltdd_core.runs.named import check_there, file_of_set
 @root_option
 @classifier_options
 @compute_options
+@test_imbalance_option
 @keep_option
 @output_options
 @verbose_option
@@ -73,7 +75,7 @@ def command(
     # What comes now imports torch, which takes seconds.
     from ltdd_core.api import relabel
     from ltdd_core.cli.live import LiveDisplay, WarningsOnly
-    from ltdd_core.cli.tables import print_groups, print_labels, print_rows
+    from ltdd_core.cli.tables import print_groups, print_labels, print_rows, print_test_distributions
     from ltdd_core.errors import Interrupted
     from ltdd_core.runs.folder import RunFolder
 
@@ -93,6 +95,7 @@ def command(
         click.echo(json.dumps(result.to_json()))
         return
     print_rows(results, result.rows, result.data.class_names, result.data.counts, result.chance())
+    print_test_distributions(results, result.rows)
     print_groups(results, result.group_names())
     print_labels(results, result.distilled)
     if not quiet:

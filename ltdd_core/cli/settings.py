@@ -238,7 +238,7 @@ def test_imbalance_option(command: Command) -> Command:
     """The option ``--test-imbalance`` of what scores classifiers."""
     return click.option(
         "--test-imbalance",
-        "test_imbalances",
+        "test_imbalance",
         type=float,
         multiple=True,
         metavar="FACTOR",
@@ -265,7 +265,7 @@ def layers(config_file: Path | None, assignments: tuple[str, ...], given: dict[s
         flag = "--" + name.replace("_", "-")
         if value == "" or (name == "plugin" and "" in value):
             raise InputError(f"{flag}: a value is missing.")
-        tree: Any = list(value) if name == "plugin" else _number(value) if name in NUMBERS else value
+        tree: Any = list(value) if isinstance(value, tuple) else _number(value) if name in NUMBERS else value
         for key in reversed(PATHS[name].split(".")):
             tree = {key: tree}
         settings.append(Layer(flag, tree))

@@ -192,12 +192,30 @@ def print_test_distributions(console: Console, lines: Sequence[Row | Repeated]) 
     A line for each classifier from forward to backward, as papers have it; where a terminal is too narrow for that, a
     table for each classifier, with a line for each distribution.
     """
-    means = [line.mean if isinstance(line, Repeated) else line for line in lines]
-    names = list(means[0].test_distributions or ())
-    if not names:
+    entries: list[UnderDistributions] = []
+    for line in lines:
+        if isinstance(line, Row):
+            entries.append((line.name, line.test_distributions or {}, None))
+        else:
+            deviation = line.deviation.test_distributions if line.repeats > 1 else None
+            entries.append((f"{line.mean.name}, {line.network}", line.mean.test_distributions or {}, deviation))
+    print_distributions(console, entries)
+
+
+UnderDistributions = tuple[str, Mapping[str, Mapping[str, float]], Mapping[str, Mapping[str, float]] | None]
+"""The name of a line, its scores by test distribution, and their deviations where there are several seeds."""
+
+
+def print_distributions(console: Console, entries: Sequence[UnderDistributions]) -> None:
+    """The table of :func:`print_test_distributions`; nothing where no line is scored so."""
+    entries = [entry for entry in entries if entry[1]]
+    if not entries:
         return
-    cells = {key: [_under(line, names, key) for line in lines] for key in ("accuracy", "calibration_error")}
-    titles = [f"{line.mean.name}, {line.network}" if isinstance(line, Repeated) else line.name for line in lines]
+    titles, names = [title for title, *_ in entries], list(entries[0][1])
+    cells = {
+        key: [_under(scores, deviations, names, key) for _, scores, deviations in entries]
+        for key in ("accuracy", "calibration_error")
+    }
     body = [
         row
         for title, right, error in zip(titles, *cells.values(), strict=True)
@@ -216,13 +234,15 @@ def print_test_distributions(console: Console, lines: Sequence[Row | Repeated]) 
     console.print("ECE: expected calibration error", style="dim", markup=False)
 
 
-def _under(line: Row | Repeated, names: Sequence[str], key: str) -> list[str]:
+def _under(
+    scores: Mapping[str, Mapping[str, float]],
+    deviations: Mapping[str, Mapping[str, float]] | None,
+    names: Sequence[str],
+    key: str,
+) -> list[str]:
     """The cells of a line: a number of each test distribution, with its deviation over several seeds."""
-    if isinstance(line, Row):
-        return [number((line.test_distributions or {})[name][key]) for name in names]
-    means, deviations = line.mean.test_distributions or {}, line.deviation.test_distributions or {}
-    spread = line.repeats > 1
-    return [f"{number(means[name][key])}{f'±{deviations[name][key]:.1f}' if spread else ''}" for name in names]
+    spread = {} if deviations is None else {name: f"±{deviations[name][key]:.1f}" for name in names}
+    return [f"{number(scores[name][key])}{spread.get(name, '')}" for name in names]
 
 
 def _short(name: str) -> str:

@@ -51,7 +51,6 @@ def command(
     heads: tuple[str, ...],
     networks: tuple[str, ...],
     repeats: int,
-    test_imbalances: tuple[float, ...],
     out: Path | None,
     config_file: Path | None,
     preset: tuple[str, ...],
@@ -87,13 +86,7 @@ def command(
 
             configs = [[configure_original(named, preset, catalog) for named in row] for row in table]
         config = configs[0][0]
-        plan = Plan(
-            config,
-            [each.network for each in configs[0]],
-            [row[0].head for row in configs],
-            repeats,
-            test_imbalances=test_imbalances,
-        )
+        plan = Plan(config, [each.network for each in configs[0]], [row[0].head for row in configs], repeats)
         of_heads = config.head.name if len(configs) == 1 else f"{len(configs)}-heads"
         stem = f"{as_file_name(config.data.title)}-{of_heads}-seed{config.run.seed}"
         found, document, path = score(plan, out, stem, catalog, notes, quiet=quiet)

@@ -7,9 +7,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from ltdd_core.config.ipc import DEFAULT, IPC, read_ipc
 from ltdd_core.config.layers import COMPONENTS, Tree, flat
@@ -52,6 +52,11 @@ class RunOptions(BaseOptions):
     )
     seed: int = option(0, "seed of everything random except the cut to the long tail (data.seed)", ge=0)
     plugins: tuple[str, ...] = option((), "active plugins, which choose components and watch the run")
+    test_imbalances: tuple[Annotated[float, Field(gt=1)], ...] = option(
+        (),
+        "imbalance factors of long-tailed test distributions on which classifiers are scored, too; each is above 1",
+        source="LADE and SADE",
+    )
 
     @field_validator("ipc", mode="before")
     @classmethod
@@ -286,6 +291,7 @@ class Config:
 
 
 def _science(tree: Tree) -> Tree:
+    tree.pop("test_imbalances", None)  # what is said of a classifier changes neither it nor the images
     for key in ("root", "title"):
         tree["data"].pop(key, None)
     weights = tree["network"].get("weights")

@@ -172,7 +172,7 @@ def distill(
         )
         if note := lettering(setup.data.class_names).note():
             display.note(note)
-        if folder.is_empty():
+        if folder.is_empty() or folder.is_scored_otherwise(config):
             folder.begin(config)
         if folder.has_other_length(config):
             begin_other_length(folder, config)

@@ -113,7 +113,6 @@ def repeated_rows(
     controls: Sequence[str] = (),
     keep: Path | None = None,
     scores: dict[str, Scores] | None = None,
-    test_imbalances: Sequence[float] = (),
 ) -> Iterator[Repeated]:
     """Score each head, with the configured recipe, on each network and seed.
 
@@ -126,7 +125,6 @@ def repeated_rows(
         controls: those that each head has besides; see :mod:`ltdd_core.evaluation.controls`.
         keep: folder in which the classifiers are kept.  Where there are several, network and seed are in their names.
         scores: gets what each classifier says of the test images, by the name of the classifier.
-        test_imbalances: imbalance factors of the test distributions that each is scored on, too.
 
     Raises:
         InputError: the distilled set is not of this data set, or there is none and the recipe asks for it; or two
@@ -160,7 +158,7 @@ def repeated_rows(
                 keep_classifier(keep, name, line, classifier, said, variant, distilled)
             if scores is not None:
                 scores[name] = said
-            return row_of(line, said, variant.data, distilled, said.groups, test_imbalances)
+            return row_of(line, said, variant, distilled, said.groups)
 
         for shown, rows in repeated(of_head, networks, repeats, measure):
             mean, deviation = average(rows)

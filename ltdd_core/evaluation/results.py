@@ -13,7 +13,6 @@ from typing import Any
 
 from ltdd_core.config.model import Config, Selection
 from ltdd_core.errors import InputError, how_to_set
-from ltdd_core.evaluation.label_shift import check_imbalances
 from ltdd_core.evaluation.predictions import PREDICTIONS, Scores, save_predictions
 from ltdd_core.evaluation.quality import Quality, quality_of
 from ltdd_core.evaluation.repeats import Repeated, repeated_rows
@@ -34,7 +33,7 @@ class Plan:
     """Which classifiers are trained, and on what.
 
     Raises:
-        InputError: there would be no seed, or an imbalance factor is not above 1.
+        InputError: there would be no seed.
     """
 
     config: Config
@@ -53,13 +52,10 @@ class Plan:
     """What else is trained in the place of the distilled set, with its labels."""
     quality: bool = False
     """Whether the distilled set is also compared with the whole one and with random real images."""
-    test_imbalances: Sequence[float] = ()
-    """Imbalance factors of the long-tailed test distributions that the classifiers are scored on, too."""
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise InputError(f"{how_to_set('repeats')} is a number of seeds, at least 1, not {self.repeats}.")
-        check_imbalances(self.test_imbalances)
 
     def store(self, out: Path | None) -> Path | None:
         """The folder of the trained networks; None: they are kept in memory.
@@ -166,7 +162,6 @@ def _results(
         controls=plan.controls,
         keep=keep,
         scores=scores,
-        test_imbalances=plan.test_imbalances,
     ):
         results.lines.append(line)
         told(line)

@@ -68,7 +68,7 @@ def result_table(
             groups = kept[line.name].groups
     labels = setup.data.test_labels
     right = torch.stack([kept[line.name].log_probabilities.argmax(1) == labels for line in lines])
-    rows = [row_of(line, kept[line.name], setup.data, distilled, groups) for line in lines]
+    rows = [row_of(line, kept[line.name], setup, distilled, groups) for line in lines]
     costs = {sets: kept[line.name].cost for line in reversed(lines) for sets in [line.sets]}
     saving = saving_of(costs.get((ORIGINAL,)), costs.get((DISTILLED,)), stored_costs(folder).distilling)
     return ResultTable(rows, row_intervals(right.numpy(), labels.numpy()), groups, saving)
@@ -129,7 +129,7 @@ def keep_classifier(
         WriteError: the file cannot be written.
     """
     config, data = setup.config, setup.data
-    row = row_of(line, scores, data, distilled, scores.groups).to_json()
+    row = row_of(line, scores, setup, distilled, scores.groups).to_json()
     facts: dict[str, Any] = {
         "row": {key: value for key, value in row.items() if key != "confusion"},
         "data": {
@@ -198,24 +198,17 @@ def check_fits(data: LongTailedSet, distilled: DistilledSet) -> None:
         raise InputError(f"data {data.name!r} has images {data.image_shape}; the distilled ones are {shape}.")
 
 
-def row_of(
-    line: Line,
-    scores: Scores,
-    data: LongTailedSet,
-    distilled: DistilledSet | None,
-    groups: Tensor | None,
-    test_imbalances: Sequence[float] = (),
-) -> Row:
+def row_of(line: Line, scores: Scores, setup: Setup, distilled: DistilledSet | None, groups: Tensor | None) -> Row:
     """The row of a line, from what its classifier says about the test images.
 
     Args:
         line: that the row answers.
         scores: of its classifier.
-        data: the long-tailed set.
+        setup: with the long-tailed set, and the test distributions that the classifier is scored on, too.
         distilled: the distilled set, if there is one.
         groups: the partition whose group accuracy is told, int64 ``[classes]``.
-        test_imbalances: imbalance factors of the test distributions that it is scored on, too.
     """
+    data, test_imbalances = setup.data, setup.config.run.test_imbalances
     images, said, labels = line.images(data, distilled), scores.log_probabilities, data.test_labels
     return row(line.name, images, said, labels, data.counts, groups, scores.cost, test_imbalances)
 

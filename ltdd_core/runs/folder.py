@@ -40,11 +40,11 @@ CLASSIFIERS = "classifiers"
 FREE = {
     *("data.root", "data.title", "data.train", "data.test", "data.val", "data.class_names"),
     *("compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk"),
-    *("compute.store", "compute.keep"),
+    *("compute.store", "compute.keep", "test_imbalances"),
 }
-"""What may change when a run is resumed: where it runs, where its data lie (a digest knows them again), and what it
-keeps.  Another device, number of threads or chunk
-can change the last bits of a sum, so bit for bit holds only where these stay."""
+"""What may change when a run is resumed: where it runs, where its data lie (a digest knows them again), what it keeps,
+and on which test distributions it is scored.  Another device, number of threads or chunk can change the last bits of a
+sum, so bit for bit holds only where these stay."""
 
 
 ITERATIONS = "iterations"
@@ -205,6 +205,11 @@ class RunFolder:
         """Whether the run in this folder was to take another number of steps."""
         now = config.run.iterations
         return (self.path / CONFIG).exists() and self.stored_config().get(ITERATIONS, now) != now
+
+    def is_scored_otherwise(self, config: Config) -> bool:
+        """Whether the run in this folder was to be scored on other test distributions."""
+        known = self.stored_config().get("test_imbalances", [])
+        return list(known) != list(config.run.test_imbalances)
 
     def steps_done(self) -> int:
         """How many steps the checkpoint of the run has behind it; 0 where there is none.

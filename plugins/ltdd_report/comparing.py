@@ -466,9 +466,13 @@ def _differences(settings: Mapping[str, Settings]) -> list[Difference]:
     return found
 
 
+NO_PART = ("seed", "compute", "test_imbalances")
+"""Of a configuration, what tells no classifiers apart."""
+
+
 def _settings(record: Record) -> Settings:
     """The options of a run, or those that the rows of a table of classifiers share."""
-    tree = {key: value for key, value in record.config.items() if key not in ("seed", "compute") and value != NO_METHOD}
+    tree = {key: value for key, value in record.config.items() if key not in NO_PART and value != NO_METHOD}
     tree["data"] = {key: value for key, value in tree["data"].items() if key not in ("root", "title")}
     if not isinstance(record, RunRecord):  # its configuration has the defaults of a distillation, which nobody ran
         tree = {key: value for key, value in tree.items() if key not in ("ipc", "iterations", "init")}

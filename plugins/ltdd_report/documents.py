@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import chain
 from typing import Annotated, Any, Self
 
@@ -101,6 +102,13 @@ class TrainedFacts(Document):
     sessions: list[Session]
 
 
+class UnderDistribution(Document):
+    """The scores of a line on a long-tailed test distribution."""
+
+    accuracy: PerCent
+    calibration_error: PerCent
+
+
 class Measured(Document):
     """A line of a result table: one classifier, or the means over several."""
 
@@ -121,6 +129,8 @@ class Measured(Document):
     training_seconds: Seconds | None = None
     multiply_adds: Amount | None = None
     """These three are not there in a folder of an earlier version."""
+    test_distributions: dict[str, UnderDistribution] | None = None
+    """Only where they were asked for."""
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
@@ -153,6 +163,12 @@ class Line(Measured):
         return self
 
 
+def _check_distributions(rows: Sequence[Measured]) -> None:
+    """All rows are scored on the same test distributions."""
+    if len({tuple(row.test_distributions or ()) for row in rows}) > 1:
+        raise ValueError("must have rows with the same test distributions")
+
+
 def _saving(document: Any) -> Any:
     if document is not None:
         Saving.from_json(document)
@@ -175,6 +191,7 @@ class Report(Document):
             raise ValueError("must have another name for each row")
         if any(len(row.per_class) != len(self.data.classes) for row in self.rows):
             raise ValueError("must have rows with as many classes as the data have")
+        _check_distributions(self.rows)
         if any(sum(map(sum, row.confusion)) != self.data.test_images for row in self.rows):
             raise ValueError("must have rows with as many test images as the data have")
         if self.groups is not None and sorted(chain(*self.groups)) != sorted(self.data.classes):
@@ -194,6 +211,7 @@ class Deviation(Document):
     harmonic_mean: PerCent
     group_accuracy: PerCent | None
     calibration_error: PerCent
+    test_distributions: dict[str, UnderDistribution] | None = None
 
 
 class TrainedRow(Measured):
@@ -210,6 +228,8 @@ class TrainedRow(Measured):
     def _seeds_fit(self) -> Self:
         if not len(set(self.seeds)) == len(self.seeds) == len(self.classifiers) == self.repeats:
             raise ValueError("must have a seed and a classifier for each repeat")
+        if (self.test_distributions or {}).keys() != (self.deviation.test_distributions or {}).keys():
+            raise ValueError("must have a deviation for each test distribution")
         return self
 
 
@@ -239,6 +259,7 @@ class TrainedReport(Document):
         of_a_head = [control for control in (None, *self.controls) for _ in self.networks]
         if [row.control for row in self.rows] != of_a_head * len(self.heads) or len(set(names)) < len(names):
             raise ValueError("must have a row for each head, control and network, and another name for each classifier")
+        _check_distributions(self.rows)
         if any(len(row.per_class) != len(self.data.classes) for row in self.rows):
             raise ValueError("must have rows with as many classes as the data have")
         return self

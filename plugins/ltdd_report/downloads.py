@@ -43,7 +43,8 @@ def tables_of(run: RunRecord) -> dict[str, bytes]:
     """Every table behind the page as CSV in UTF-8, by file name.
 
     ``table.csv`` has the lines of the result table, ``classes.csv`` the classes, ``confusion.csv`` test images by line,
-    true class and predicted class, and ``steps.csv`` the loss and the seconds of each step, if there are steps.
+    true class and predicted class, ``test-distributions.csv`` the scores on them, if there are any, and
+    ``steps.csv`` the loss and the seconds of each step, if there are steps.
     Numbers are not rounded, and what is not known is left empty.
     """
     names, counts, rows = run.data["classes"], run.data["counts"], run.rows
@@ -66,6 +67,19 @@ def tables_of(run: RunRecord) -> dict[str, bytes]:
             ),
         ),
     }
+    if names_of := rows[0].get("test_distributions"):
+        tables["test-distributions.csv"] = _csv(
+            ["line", "test distribution", "accuracy", "calibration error"],
+            (
+                [
+                    row["name"],
+                    name,
+                    *(row["test_distributions"][name][key] for key in ("accuracy", "calibration_error")),
+                ]
+                for row in rows
+                for name in names_of
+            ),
+        )
     if len(run.steps):
         steps = zip_longest(run.steps.tolist(), run.losses.tolist(), run.seconds.tolist()[: len(run.steps)])
         tables["steps.csv"] = _csv(["step", "loss", "seconds"], steps)

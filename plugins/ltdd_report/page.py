@@ -134,6 +134,7 @@ def _page(
         costs=_known(COSTS, rows),
         cell=_cell,
         cell_of=_cost,
+        cell_under=_cell_under,
         best=_best(rows),
         calibrated=not isinstance(found, str) and bool(found.temperatures),
         intervals=any(row.get("accuracy_interval") for row in rows),
@@ -197,6 +198,7 @@ def _page_of_trained(record: TrainedRecord, rows: Sequence[Mapping[str, Any]], l
         costs=_known(COSTS, rows),
         cell=_cell_over_seeds,
         cell_of=_cost,
+        cell_under=_cell_under,
         best=_best(rows),
         zeros=_zeros(rows, names, order),
         counts=_picture(figures.counts_figure(names, counts), _listed("Training images", names, counts, order)),
@@ -292,6 +294,12 @@ def _cell_over_seeds(row: Mapping[str, Any], key: str) -> str:
     """A mean, with the deviation over seeds where there are several."""
     deviation = row["deviation"].get(key)
     return _cell(row[key]) + (f"±{deviation:.1f}" if row["repeats"] > 1 and deviation is not None else "")
+
+
+def _cell_under(row: Mapping[str, Any], name: str, key: str) -> str:
+    """A score on a test distribution, with the deviation over seeds where there are several."""
+    deviation = row["deviation"]["test_distributions"][name][key] if row.get("repeats", 1) > 1 else None
+    return _cell(row["test_distributions"][name][key]) + ("" if deviation is None else f"±{deviation:.1f}")
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
