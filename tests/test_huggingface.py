@@ -173,6 +173,29 @@ def test_which_column_and_which_split_can_be_said(tmp_path):
 
 
 @needs_datasets
+def test_the_images_of_a_group_stay_together(tmp_path):
+    from datasets import Value
+
+    labels = [0, 1, 2] * 8
+    patients = [index // 6 for index in range(24)]
+    place = saved(tmp_path / "clinic", train=split(labels, patient=(patients, Value("int64"))))
+    data = load(place, group_column="patient", validation=0)
+    home = {pixels(index).tobytes(): patient for index, patient in enumerate(patients)}
+    sides = [
+        {home[image.permute(1, 2, 0).numpy().tobytes()] for image in part}
+        for part in (data.train_images, data.test_images)
+    ]
+    assert sides[0] | sides[1] == {0, 1, 2, 3}
+    assert not sides[0] & sides[1]
+    assert f"the images are of 4 groups; {len(sides[0])} train, and {len(sides[1])} test." in data.advice
+    assert "unknown column 'patients'. Did you mean 'patient'?" in refusal(place, group_column="patients")
+    assert "Did you mean 'group_column'?" in refusal(place, group="patient")
+    patients[3] = None
+    place = saved(tmp_path / "gap", train=split(labels, patient=(patients, Value("int64"))))
+    assert "1 of 24 images of split 'train' have no value in 'patient'" in refusal(place, group_column="patient")
+
+
+@needs_datasets
 def test_a_test_split_with_secret_classes_is_left_out(tmp_path):
     secret = split([-1, -1], 50)
     data = load(saved(tmp_path / "x", train=split([0, 1, 2] * 2), test=secret, validation=split([0, 1, 2], 20)))

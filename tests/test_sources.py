@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Noting
 from PIL import Image
 
 from ltdd_core import InputError
@@ -219,6 +220,30 @@ def test_of_an_npz_without_a_test_part_one_is_held_out(tmp_path):
         f"{only}: every class has one image only; without test_images some need two, one to train and one to test: add "
         "some, or make test_images."
     )
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_of_an_npz_the_images_of_a_group_stay_together(tmp_path, size):
+    labels, patients = np.arange(24) % 2, np.arange(24) // 4  # six patients, with two images of each class
+    pixels = np.broadcast_to(patients[:, None, None] * 10, (24, 6, 6)).astype(np.uint8)
+    made = {"train_images": pixels, "train_labels": labels, "train_patients": patients.astype("<U3")}
+    data = load(Npz, root=save(tmp_path, made), group="patients", image_size=size, validation=0.2)
+    parts = [{int(image[0, 0, 0]) for image in part} for part in (data.train_images, data.test_images)]
+    parts.append({int(image[0, 0, 0]) for image in data.validation_images})
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 6
+    counted = [sentence for sentence in data.advice if "groups" in sentence]
+    assert counted == [f"the images are of 6 groups; {6 - len(parts[1])} train, and {len(parts[1])} test."]
+    path = tmp_path / "set.npz"
+    assert "array 'train_cameras' is missing; it has train_images, " in refusal(Npz, root=path, group="cameras")
+    save(tmp_path, {**made, "train_patients": patients[:5]})
+    said = "train_patients are int64 [5]; 24 whole numbers or texts are needed, one group an image."
+    assert refusal(Npz, root=path, group="patients") == f"{path}: {said}"
+
+
+def test_an_npz_that_is_scaled_tells_how_far_it_is(tmp_path):
+    begun = []
+    load_long_tailed("npz", Npz(Npz.Options(root=save(tmp_path, arrays()), image_size=8)), Noting([], begun))
+    assert [total for _, total, _ in begun][:3] == [12, 6, 2]  # training, test and validation images
 
 
 def test_of_an_npz_without_a_test_part_the_validation_part_tests_as_that_of_a_folder_does(tmp_path):

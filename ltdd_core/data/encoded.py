@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltdd_core.data.folder import FileOptions, Reading, images_of
+from ltdd_core.data.image_groups import ALONE, Groups
 from ltdd_core.data.imagefile import EncodedImage
 from ltdd_core.data.listing import Files, Listing
 from ltdd_core.data.source import SourceImages
@@ -32,6 +33,8 @@ class EncodedImages:
     """The image of an index, 0 to ``N - 1``, as PNG, JPEG or another usual format."""
     name: Callable[[int], str]
     """What messages call the image of an index."""
+    groups: Sequence[str] | None = None
+    """The name of what each image belongs to, such as its patient; None: each stands alone."""
 
     def image(self, index: int) -> EncodedImage:
         """The image of an index, which is not read yet."""
@@ -53,7 +56,8 @@ def encoded_images(
 
     Args:
         class_names: the name of each class, in the order of the labels.
-        train: the training images.
+        train: the training images; where they have groups, none of these is both among the images that train and among
+            the test and validation images that are held out.
         test: the test images; None: as many of the training images of each class as ``options`` say are held out, all
             copies of an image or none.
         validation: the validation images, if there are some.
@@ -73,7 +77,19 @@ def encoded_images(
         tuple(advice),
         A_TEST_PART,
     )
-    return images_of(listing, Path("the images"), generator, Reading.of(options), display=display)
+    how, root = Reading.of(options), Path("the images")
+    return images_of(listing, root, generator, how, group=_groups(listing, train, test), display=display)
+
+
+def _groups(listing: Listing, train: EncodedImages, test: EncodedImages | None) -> Groups:
+    """The group of each image that trains or tests."""
+    if train.groups is None:
+        return ALONE
+    found = dict(zip(listing.train.paths, train.groups, strict=True))
+    if test is not None and listing.test is not None:
+        paths = listing.test.paths
+        found |= zip(paths, map(str, paths) if test.groups is None else test.groups, strict=True)
+    return found
 
 
 def _files(what: str, part: EncodedImages) -> Files:

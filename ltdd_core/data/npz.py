@@ -7,35 +7,31 @@ another size are read a few at a time, so that they need not fit into memory as 
 
 from __future__ import annotations
 
-import math
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from ltdd_core.data.archive import array_of, chunks_of, header_of, opened
 from ltdd_core.data.colours import Range, as_8_bits
-from ltdd_core.data.files import no_such
 from ltdd_core.data.folder import OwnDataOptions, held_out, name_of_place, none_to_test, range_of
+from ltdd_core.data.image_groups import numbered, told_groups
 from ltdd_core.data.imagefile import SMALLEST_SIDE, fitted
 from ltdd_core.data.medmnist import check_is_for_classes, class_names
 from ltdd_core.data.source import ArrayTable, DataSource, SourceImages
-from ltdd_core.errors import InputError, how_to_set, is_out_of_memory, reason_of
+from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.options import option
+from ltdd_core.progress import Display, Told
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-DAMAGE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
-"""What zipfile and numpy raise for a damaged member, one that holds Python objects, and an encrypted one."""
-MOST_PACKED = 1100
-"""Bytes that deflate can make of one; it is 1032 in theory."""
+PARTS = {"train": "training", "test": "test", "val": "validation"}
 AT_ONCE = 256
 """Images that are in memory in the size that they have in the file, where they get another one."""
 
@@ -48,6 +44,8 @@ class NpzTable(ArrayTable):
     """``(C, H, W)`` in the file."""
     in_file: str | None
     """The digest of the images as they are in the file where they get another size; None: nobody knows."""
+    groups: tuple[str, ...] | None
+    """The name of the group of each image; None: each stands alone."""
 
     def digest(self) -> str | None:
         """Of the images as they are in the file."""
@@ -67,6 +65,13 @@ class Npz(DataSource):
         image_size: int | None = option(
             None, "side of the square images; unless given, the images stay as they are", ge=4
         )
+        group: str | None = option(
+            None,
+            "array of what an image belongs to, without its part: patients stands for train_patients and, if it is "
+            "there, test_patients; the test and validation images that are held out are of other groups than those "
+            "that train",
+            min_length=1,
+        )
 
     @property
     def title(self) -> str | None:
@@ -78,7 +83,7 @@ class Npz(DataSource):
         if self.options.root is None:
             raise InputError(f"data source 'npz' needs {how_to_set('data.root')}: a .npz file in MedMNIST's layout.")
         check_is_for_classes(self.options.root)
-        with _opened(self.options.root):
+        with opened(self.options.root):
             pass
 
     def load(self, generator: torch.Generator) -> SourceImages:
@@ -87,8 +92,8 @@ class Npz(DataSource):
 
         self.check()
         path = self.options.root
-        kind = Kind(self.options.channels, range_of(self.options), self.options.image_size)
-        train, test, validation, notes = _load_tables(path, kind)
+        kind = Kind(self.options.channels, range_of(self.options), self.options.image_size, self.options.group)
+        train, test, validation, notes = _load_tables(path, kind, self.display or Display())
         for part, table in (("test", test), ("validation", validation)):
             if table is not None and train.shape != table.shape:
                 shapes = [list(train.shape), list(table.shape)]
@@ -104,35 +109,47 @@ class Npz(DataSource):
                 "and every class needs an image to train."
             )
         names = class_names(path, classes)
-        return SourceImages(train, test, names, validation, _resized(train), notes, values=kind.values)
+        groups = None
+        if train.groups is not None:
+            groups, notes = numbered(train.groups), (*notes, *told_groups(train.groups, _names_of_groups(test)))
+        return SourceImages(train, test, names, validation, _resized(train), notes, groups, kind.values)
 
     def _parted(self, table: NpzTable, generator: torch.Generator) -> tuple[NpzTable, NpzTable]:
         """Training and test images, of images that come without a test part."""
         options = self.options
-        test = held_out(table.labels, _classes(table), options.test_share, options.test_least, generator)
+        groups = None if table.groups is None else numbered(table.groups)
+        test = held_out(table.labels, _classes(table), options.test_share, options.test_least, generator, groups)
         if not test.any():
-            raise none_to_test(options.root, "test_images")
+            raise none_to_test(options.root, "test_images", grouped=groups is not None)
         return _only(table, ~test), _only(table, test)
 
 
-def _load_tables(path: Path, kind: Kind) -> tuple[NpzTable, NpzTable | None, NpzTable | None, tuple[str, ...]]:
+def _load_tables(
+    path: Path, kind: Kind, display: Display
+) -> tuple[NpzTable, NpzTable | None, NpzTable | None, tuple[str, ...]]:
     """The training, test and validation images, and what a user should know of them, a sentence each."""
-    with _opened(path) as archive:
-        train, test, validation = _table(path, archive, "train", kind), None, None
+    with opened(path) as archive:
+        train, test, validation = _table(path, archive, "train", kind, display), None, None
         has_test = "test_images" in archive or "test_labels" in archive
         has_validation = "val_images" in archive and "val_labels" in archive
         if has_validation and not has_test:
             notes = ("val_images are the test part, since there are no test_images.",)
-            return train, _table(path, archive, "val", kind), None, notes
+            return train, _table(path, archive, "val", kind, display), None, notes
         if has_test:
-            test = _table(path, archive, "test", kind)
+            test = _table(path, archive, "test", kind, display)
         if has_validation:
-            validation = _table(path, archive, "val", kind, _classes(train, test))
+            validation = _table(path, archive, "val", kind, display, _classes(train, test))
         return train, test, validation, ()
 
 
 def _only(table: NpzTable, chosen: Tensor) -> NpzTable:
-    return NpzTable(table.images[chosen], table.labels[chosen], table.shape, None)
+    groups = None if table.groups is None else tuple(itertools.compress(table.groups, chosen.tolist()))
+    return NpzTable(table.images[chosen], table.labels[chosen], table.shape, None, groups)
+
+
+def _names_of_groups(table: NpzTable) -> Sequence[str]:
+    """Of each image; one that stands alone has a name that no other has."""
+    return table.groups or [f"test image {number}" for number in range(len(table.labels))]
 
 
 def _resized(table: NpzTable) -> str:
@@ -153,6 +170,8 @@ class Kind:
     values: Range | None
     side: int | None
     """Of the square images; None: they stay as they are."""
+    group: str | None
+    """The array of groups, without its part; None: no image belongs to another."""
 
     def check(self, path: Path, name: str, shape: tuple[int, ...]) -> None:
         """See that the last axis of an array is that of the channels.
@@ -198,12 +217,12 @@ def load_images(path: Path, name: str) -> np.ndarray:
     Raises:
         InputError: the archive is damaged, or the array is missing or of another kind.
     """
-    with _opened(path) as archive:
+    with opened(path) as archive:
         return _images(path, archive, name)
 
 
 def _images(path: Path, archive: Any, name: str, kind: Kind | None = None) -> np.ndarray:
-    images = _array(path, archive, name)
+    images = array_of(path, archive, name)
     _check_images(path, name, images.dtype, images.shape, kind)
     return images
 
@@ -219,52 +238,39 @@ def _check_images(path: Path, name: str, dtype: np.dtype, shape: tuple[int, ...]
         )
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """An open archive; whatever is wrong with it is said in one line."""
-    try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise InputError(f"{how_to_set('root', path)}: this is a pipe or a device; give the .npz file.")
-        with path.open("rb") as file:
-            # np.load would take a single array or a pickle as well.
-            if not zipfile.is_zipfile(file):
-                raise InputError(f"{path}: this is not a .npz archive: write it with numpy.savez.")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                yield archive
-    except FileNotFoundError as error:
-        raise no_such("file", path) from error
-    except IsADirectoryError as error:
-        raise InputError(
-            f"{how_to_set('root', path)}: this is a folder; give the .npz file, or use data source 'folder'."
-        ) from error
-    except MemoryError as error:
-        raise InputError(_too_large(path)) from error
-    except DAMAGE as error:
-        if is_out_of_memory(error):
-            raise InputError(_too_large(path)) from error
-        raise InputError(f"{path}: cannot be read as an archive of plain arrays ({reason_of(error)}).") from error
-
-
-def _too_large(path: Path) -> str:
-    return f"{path}: its arrays do not fit into memory: try {how_to_set('data.image_size', 'N')} with a smaller N."
-
-
-def _table(path: Path, archive: Any, part: str, kind: Kind, classes: int | None = None) -> NpzTable:
+def _table(path: Path, archive: Any, part: str, kind: Kind, display: Display, classes: int | None = None) -> NpzTable:
     """The images of a part; ``classes`` is how many there are, where that is known."""
     name = f"{part}_images"
     if kind.side is not None:
         shape, chunks = _streamed(path, archive, name, kind)
         labels = _labels(path, archive, part, shape[0], classes)
-        return _scaled(shape, (kind.in_8_bits(path, name, chunk) for chunk in chunks), labels, kind.side)
+        groups = _groups(path, archive, part, shape[0], kind.group)
+        in_8_bits = (kind.in_8_bits(path, name, chunk) for chunk in chunks)
+        with display.work(f"scaling the {PARTS[part]} images", shape[0], "images") as told:
+            return replace(_scaled(shape, in_8_bits, labels, kind.side, told), groups=groups)
     images = _images(path, archive, name, kind)
     labels = _labels(path, archive, part, len(images), classes)
     pixels = _channels_first(kind.in_8_bits(path, name, images))
-    return NpzTable(pixels, labels, tuple(pixels.shape[1:]), None)
+    groups = _groups(path, archive, part, len(images), kind.group)
+    return NpzTable(pixels, labels, tuple(pixels.shape[1:]), None, groups)
 
 
-def _scaled(shape: tuple[int, ...], chunks: Iterator[np.ndarray], labels: Tensor, side: int) -> NpzTable:
-    """Images uint8 of a shape ``[N, H, W]`` or ``[N, H, W, C]``, some at a time, made squares."""
+def _groups(path: Path, archive: Any, part: str, images: int, group: str | None) -> tuple[str, ...] | None:
+    """The name of the group of each image of a part, of which only that of training needs them."""
+    name = f"{part}_{group}"
+    if group is None or (part != "train" and name not in archive):
+        return None
+    values = array_of(path, archive, name)
+    if values.dtype.kind not in "iuUSb" or values.size != images:
+        raise InputError(
+            f"{path}: {name} are {values.dtype} {list(values.shape)}; {images} whole numbers or texts are needed, one "
+            "group an image."
+        )
+    return tuple(map(str, values.reshape(-1).tolist()))
+
+
+def _scaled(shape: tuple[int, ...], chunks: Iterator[np.ndarray], labels: Tensor, side: int, told: Told) -> NpzTable:
+    """Images uint8 of a shape ``[N, H, W]`` or ``[N, H, W, C]``, some at a time, made squares; told how many are."""
     import torch
 
     from ltdd_core.storage import TensorDigest
@@ -277,15 +283,16 @@ def _scaled(shape: tuple[int, ...], chunks: Iterator[np.ndarray], labels: Tensor
         digest.update(_channels_first(chunk))
         scaled[done : done + len(chunk)] = _channels_first(np.stack([_fitted(image, side) for image in chunk]))
         done += len(chunk)
+        told(done)
     digest.begin("labels", labels.dtype, labels.shape)
     digest.update(labels)
-    return NpzTable(scaled, labels, in_file, digest.hexdigest())
+    return NpzTable(scaled, labels, in_file, digest.hexdigest(), None)
 
 
 def _labels(path: Path, archive: Any, part: str, images: int, classes: int | None) -> Tensor:
     import torch
 
-    labels = _array(path, archive, f"{part}_labels")
+    labels = array_of(path, archive, f"{part}_labels")
     if labels.ndim == 2 and labels.shape[1] != 1:
         raise InputError(f"{path}: {part}_labels have {labels.shape[1]} columns; one label an image is needed.")
     labels = labels.reshape(-1)
@@ -312,69 +319,11 @@ def _fitted(image: np.ndarray, side: int) -> np.ndarray:
     return np.stack([np.asarray(fitted(Image.fromarray(channel), "L", side, side)) for channel in channels], axis=-1)
 
 
-def _array(path: Path, archive: Any, name: str) -> np.ndarray:
-    _check_header(path, archive, name)
-    array = archive[name]
-    if not isinstance(array, np.ndarray):  # numpy hands out the bytes of whatever else is in the archive
-        raise InputError(f"{path}: {name!r} is not a NumPy array: write the archive with numpy.savez.")
-    return array
-
-
 def _streamed(path: Path, archive: Any, name: str, kind: Kind) -> tuple[tuple[int, ...], Iterator[np.ndarray]]:
     """The shape of an array of images, and the images, some at a time."""
-    header = _check_header(path, archive, name)
+    header = header_of(path, archive, name)
     if header is None or header.fortran_order:  # the latter has the first pixels of all images first
         images = _images(path, archive, name, kind)
         return images.shape, iter(np.array_split(images, max(1, len(images) // AT_ONCE)))
     _check_images(path, name, header.dtype, header.shape, kind)
-    return header.shape, _read_images(archive.zip, name, header)
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What an array in an archive says of itself."""
-
-    shape: tuple[int, ...]
-    fortran_order: bool
-    dtype: np.dtype
-
-
-def _read_images(archive: zipfile.ZipFile, name: str, header: _Header) -> Iterator[np.ndarray]:
-    with archive.open(_member(archive, name)) as file:
-        _read_header(file)
-        for start in range(0, header.shape[0], AT_ONCE):
-            shape = (min(AT_ONCE, header.shape[0] - start), *header.shape[1:])
-            chunk = file.read(math.prod(shape) * header.dtype.itemsize)
-            yield np.frombuffer(bytearray(chunk), header.dtype).reshape(shape)
-
-
-def _check_header(path: Path, archive: Any, name: str) -> _Header | None:
-    """The header of an array; None for what is no array that is taken here.
-
-    Raises:
-        InputError: there is no such array, or it claims more than there is, so that numpy would make room for it.
-    """
-    if name not in archive:
-        raise InputError(f"{path}: array {name!r} is missing; it has {', '.join(sorted(archive)) or 'none'}.")
-    member = _member(archive.zip, name)
-    with archive.zip.open(member) as file:
-        header = _read_header(file)
-    if header is None:
-        return None
-    claimed, packed = math.prod(header.shape) * header.dtype.itemsize, min(member.compress_size, path.stat().st_size)
-    if claimed > member.file_size or member.file_size > MOST_PACKED * (packed + 1):
-        raise InputError(f"{path}: {name!r} claims {claimed} bytes, which the file cannot hold: it is damaged.")
-    return header
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
-    return archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
-
-
-def _read_header(file: IO[bytes]) -> _Header | None:
-    readers = {b"\1\0": np.lib.format.read_array_header_1_0, b"\2\0": np.lib.format.read_array_header_2_0}
-    start = file.read(len(np.lib.format.MAGIC_PREFIX) + 2)
-    reader = readers.get(start[-2:])
-    if not start.startswith(np.lib.format.MAGIC_PREFIX) or reader is None:
-        return None
-    return _Header(*reader(file))
+    return header.shape, chunks_of(archive.zip, name, header, AT_ONCE)

@@ -90,6 +90,32 @@ def values_of(split: Any, column: str) -> list[Any]:
     return [None if value == -1 else value for value in split.select_columns([column])[:][column]]
 
 
+def groups_of(place: str, column: str, splits: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The group of each image by the name of the split, of those that have the column.
+
+    Args:
+        place: what messages call the data set.
+        column: of the groups.
+        splits: those that are used, by name; the first is that of training, which needs the column.
+
+    Raises:
+        InputError: there is no such column, or an image has no value in it.
+    """
+    _check_there(place, column, next(iter(splits.values())).features)
+    found: dict[str, list[str]] = {}
+    for name, split in splits.items():
+        if column not in split.features:
+            continue
+        values = split.select_columns([column])[:][column]
+        if None in values:
+            raise InputError(
+                f"{place}: {values.count(None)} of {len(values)} images of split {name!r} have no value in {column!r}: "
+                "every image needs a group."
+            )
+        found[name] = [str(value) for value in values]
+    return found
+
+
 @dataclass(frozen=True)
 class Classes:
     """The classes of a data set."""

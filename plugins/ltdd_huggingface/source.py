@@ -46,6 +46,11 @@ class HuggingFace(DataSource):
         label_column: str | None = option(
             None, "column of the classes; unless given, the one that is declared so, or that is called 'label'"
         )
+        group_column: str | None = option(
+            None,
+            "column of what an image belongs to, such as its patient: the test and validation images that are held out "
+            "are of other groups than those that train",
+        )
         train: str | None = option(None, "split that trains; unless given, 'train', or the only one")
         test: str | None = option(
             None,
@@ -85,7 +90,7 @@ class HuggingFace(DataSource):
 
     def load(self, generator: torch.Generator) -> SourceImages:
         """Open the splits; images are decoded when they are asked for."""
-        from ltdd_huggingface.columns import classes_of, encoded, image_column, label_column
+        from ltdd_huggingface.columns import classes_of, encoded, groups_of, image_column, label_column
 
         self.check()
         options, place = self.options, str(self.options.root)
@@ -102,8 +107,11 @@ class HuggingFace(DataSource):
             notes.append(f"split {parts['test']!r} is the test part, since there is no other.")
         used = {name: splits[name] for name in parts.values()}
         classes = classes_of(place, labels, used)
+        groups = {} if options.group_column is None else groups_of(place, options.group_column, used)
         found = {
-            part: EncodedImages(classes.labels[name], *encoded(place, name, used[name], images))
+            part: EncodedImages(
+                classes.labels[name], *encoded(place, name, used[name], images), groups=groups.get(name)
+            )
             for part, name in parts.items()
         }
         return encoded_images(
