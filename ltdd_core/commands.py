@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltdd_core.cli.paths import PATH
+from ltdd_core.cli.rows import print_rows_of_text
 from ltdd_core.cli.settings import (
     compute_options,
     consoles,
@@ -50,6 +51,7 @@ __all__ = [
     "only_json",
     "open_setup",
     "output_options",
+    "print_rows_of_text",
     "read_config",
     "task_of",
 ]

@@ -624,3 +624,17 @@ def test_the_help_of_an_option_stands_alone(options):
             text,
         )
         assert "alike" not in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "option", "most"),
+    [
+        ({"method": "mtt", "matcher": {"syn_steps": 10**9}}, "matcher.syn_steps", 1000),
+        ({"method": "rded", "matcher": {"crops": {"count": 10**9}}}, "matcher.crops.count", 1000),
+        ({"method": "dm", "network": {"name": "mlp", "depth": 10**9}}, "network.depth", 100),
+    ],
+)
+def test_as_many_of_something_as_no_machine_has_room_for_are_refused(settings, option, most):
+    """Each is an object, or a graph, of its own: memory would run out slowly, and a signal be seen after that."""
+    with pytest.raises(InputError, match=f"{option} must be at most {most}, not 1000000000"):
+        configure(**settings)

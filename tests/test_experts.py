@@ -452,6 +452,7 @@ def test_experts_are_listed_and_removed(ltdd):
         (["--set", "matcher.name=dm"], "method 'dm' has no experts"),
         (["--count", "0"], "--count"),
         (["--jobs", "0"], "--jobs"),
+        (["--jobs", "1000000000"], f"so use at most {4 * os.cpu_count()}."),
         (["--count", "1000000000"], "the experts need"),
         (["--preset", "nope"], "unknown preset"),
     ],

@@ -11,6 +11,7 @@ from importlib.metadata import version
 import pytest
 from conftest import MEAN_MATCHER, TINY, one_line_error
 from test_built_ins import BUILT_IN
+from test_completion import completed
 
 from ltdd_core import InputError, configure
 from ltdd_core.config.resolve import component_maker
@@ -391,6 +392,18 @@ def test_a_component_that_fails_in_a_run_is_named_with_its_package_and_version(s
     *traceback, last = result.stderr.strip().splitlines()
     assert last == "Error: plugin 'weak' (stranger-weak 1.5) failed: ZeroDivisionError: division by zero"
     assert any("stranger_weak.py" in line for line in traceback)
+
+
+@pytest.mark.parametrize("variable", ["LTDD_BLOCK_PLUGINS", "LTDD_LOAD_PLUGINS"])
+def test_a_plugin_that_is_not_there_is_no_plugin_to_block_or_to_let_in(variable, monkeypatch, ltdd):
+    monkeypatch.setenv(variable, "dm, dmm")
+    assert one_line_error(ltdd("plugins")).startswith(f"Error: {variable}: unknown plugin 'dmm'. Did you mean 'dm'?")
+    with pytest.raises(InputError, match=f"{variable}: unknown plugin 'dmm'"):
+        configure(method="dm")
+    offered = completed("ltdd ")
+    assert "distill" in offered
+    assert "compare" not in offered
+    assert completed("ltdd distill --method ") == []
 
 
 @pytest.mark.parametrize(("allowed", "blocked"), [("", {"a", "b"}), ("a", {"b"}), ("a,b", set())])

@@ -281,10 +281,10 @@ def test_a_wrong_data_folder_is_refused_at_once(finished, tmp_path):
         evaluate(finished, settings=[{"data": {"name": "folder", "root": str(tmp_path / "none")}}])
 
 
-@pytest.mark.parametrize("repeats", [0, -1])
+@pytest.mark.parametrize("repeats", [0, -1, 10**9])
 @pytest.mark.parametrize("function", [evaluate, ltdd_core.quality])
-def test_a_table_of_no_seed_is_refused(finished, function, repeats):
-    with pytest.raises(InputError, match=f"repeats= is a number of seeds, at least 1, not {repeats}"):
+def test_a_table_of_no_seed_or_of_too_many_is_refused(finished, function, repeats):
+    with pytest.raises(InputError, match=f"repeats= is a number of seeds, 1 to 1000, not {repeats}"):
         function(finished, repeats=repeats)
 
 

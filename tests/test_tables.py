@@ -10,6 +10,7 @@ import torch
 from rich.cells import cell_len
 from rich.console import Console
 
+from ltdd_core.cli.rows import print_rows_of_text
 from ltdd_core.cli.tables import MOVED, print_data, print_repeated, print_rows
 from ltdd_core.evaluation.metrics import average, row
 from ltdd_core.evaluation.repeats import Repeated
@@ -199,3 +200,37 @@ def test_a_comparison_keeps_its_digits_and_names_lost_classes(width):
     assert text.count("0 %: c, a (dm: two-stage,") == text.count("0 %:") == 1
     assert "; dm: distilled, direct)" in " ".join(text.split())
     assert "not shown" not in text
+
+
+# ---- tables of text, and commands, in narrow terminals ---------------------------------------------
+
+
+@pytest.mark.parametrize("width", [140, 80, 60, 40])
+def test_no_character_of_a_cell_is_cut(width):
+    head = ("option", "default", "type", "what it does")
+    body = [
+        ("training.distilled.milestones", "color_crop_cutout_flip", "list", "words " * 9),
+        ("b", "", "int", "x" * 50),
+    ]
+    text = printed(width, lambda console: print_rows_of_text(console, head, body, title="A title"))
+    assert all(cell_len(line) <= width for line in text.splitlines())
+    assert "…" not in text
+    assert "training.distilled.milestones" in text
+    assert text.count("words") == 9
+    assert sum(line.count("x") for line in text.splitlines()) == 50
+    assert ("what it does: words" in text) == (width <= 60)
+
+
+COMMANDS = (
+    *(("describe", "run"), ("describe", "head", "twostage"), ("plugins",), ("plugins", "dm"), ("data", "show")),
+    *(("networks", "list", "--folder", "RUN"), ("compare", "RUN"), ("watch", "RUN"), ("describe", "matcher", "mtt")),
+)
+
+
+@pytest.mark.parametrize("width", [40, 60])
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_commands_cut_nothing_in_a_narrow_terminal(command, width, ltdd, finished_once, monkeypatch):
+    monkeypatch.setattr("ltdd_core.cli.settings.PlainConsole.width", width)
+    shown = ltdd(*(str(finished_once) if word == "RUN" else word for word in command))
+    assert shown.exit_code == 0, shown.output
+    assert "…" not in shown.stdout

@@ -136,25 +136,20 @@ def _list(results: Console, wanted: Grid, folder: Path, as_json: bool) -> None:
 
 def _print(results: Console, document: dict[str, Any]) -> None:
     """The table without what only fits a page: accuracy, its spread, and what was published."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from ltdd_core.bench.table import HEADINGS, spread, where
-    from ltdd_core.cli.tables import print_distributions
+    from ltdd_core.cli.tables import print_distributions, print_numbers
     from ltdd_core.evaluation.metrics import parts_of
+    from ltdd_core.evaluation.shown import NumberTable
 
     rows = document["rows"]
     shown = ("accuracy", "std", parts_of(rows)[-1], "worst", "group_accuracy")
-    table = Table(title=document["title"], title_style="dim", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("trained on")
-    for key in ("seeds", *shown, "published"):
-        table.add_column(HEADINGS.get(key, key), justify="right")
+    keys, body = ("line", "seeds", *shown, "published"), []
     for row in rows:
         name = ", ".join([row["line"], *where(row, rows)])
         known = row["published"] and row["published"]["accuracy"]
         numbers = [spread(row, key) for key in shown]
-        table.add_row(name, str(len(row["seeds"])), *numbers, "" if known is None else f"{known:.1f}")
-    results.print(table)
+        body.append([name, str(len(row["seeds"])), *numbers, "" if known is None else f"{known:.1f}"])
+    print_numbers(results, NumberTable(document["title"], keys, [HEADINGS.get(key, key) for key in keys], body))
     print_distributions(results, [_distributions(row, rows) for row in rows])
 
 

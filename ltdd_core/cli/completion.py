@@ -7,6 +7,8 @@ from collections.abc import Callable
 import click
 from click.shell_completion import CompletionItem
 
+from ltdd_core.errors import InputError
+
 Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 FILES: Completion = click.Path().shell_complete
 
@@ -17,7 +19,10 @@ def names(kind: str) -> Completion:
     def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from ltdd_core.plugging.catalog import KINDS, installed
 
-        catalog = installed()
+        try:
+            catalog = installed()
+        except InputError:  # of a variable; a shell has no place to show it, and the command itself says it
+            return []
         if kind == "plugin":
             found = [plugin.name for plugin in catalog.plugins.listed]
         else:

@@ -123,8 +123,7 @@ def _show(
     suggested: Mapping[str, Any] | None = None,
     values: Any = None,
 ) -> None:
-    from rich.table import Column, Table
-
+    from ltdd_core.cli.rows import print_rows_of_text
     from ltdd_core.config.layers import flat
 
     rows = list(_rows(options, prefix, values))
@@ -143,12 +142,12 @@ def _show(
     if not rows:
         console.print("no options")
         return
-    longest = max(len(row["option"]) for row in rows)  # a name that is cut cannot be used
-    table = Table(Column("option", min_width=longest), "default", "type", "what it does", "default from")
-    for row in rows:
-        default = row["unless_given"] or str(row["default"])
-        table.add_row(row["option"], default, row["type"], row["help"], row["source"])
-    console.print(table)
+    head = ("option", "default", "type", "what it does", "default from")
+    body = [
+        (row["option"], row["unless_given"] or str(row["default"]), row["type"], row["help"], row["source"])
+        for row in rows
+    ]
+    print_rows_of_text(console, head, body)
 
 
 def _rows(options: Any, prefix: str, values: Any = None) -> Any:
@@ -181,6 +180,10 @@ def _type_name(annotation: Any) -> str:
         return "mapping" if issubclass(annotation, BaseModel) else annotation.__name__
     if get_origin(annotation) is Annotated:
         return _type_name(get_args(annotation)[0])
+    if annotation is Ellipsis:
+        return "..."
+    if get_origin(annotation) is tuple:
+        return f"tuple[{', '.join(map(_type_name, get_args(annotation)))}]"
     if get_origin(annotation) in (Union, UnionType):
         return " | ".join(dict.fromkeys(_type_name(kind) for kind in get_args(annotation)))
     text = str(annotation).replace("typing.", "").replace("pathlib.", "")

@@ -165,7 +165,12 @@ class Commands(click.Group):
 
     def _of_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
         if PLUGIN_COMMANDS not in ctx.meta:
-            _, found = installed_with_commands()
+            try:
+                _, found = installed_with_commands()
+            except InputError:
+                if not ctx.resilient_parsing:
+                    raise
+                return {}  # a shell completes words, and has no place to show it
             ctx.meta[PLUGIN_COMMANDS] = {name: command for name, (command, _) in found.items()}
         commands: dict[str, click.Command] = ctx.meta[PLUGIN_COMMANDS]
         return commands

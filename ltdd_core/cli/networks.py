@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltdd_core.cli.paths import PATH
+from ltdd_core.cli.rows import print_rows_of_text
 from ltdd_core.cli.settings import consoles, json_option
 from ltdd_core.errors import InputError
 
@@ -49,19 +50,20 @@ def list_networks(folder: Path, as_json: bool) -> None:
 
     from rich.box import SIMPLE_HEAD
     from rich.filesize import decimal
-    from rich.table import Table
 
-    table = Table("name", "what", "epochs", "seed", "written", "size", "folder", box=SIMPLE_HEAD, pad_edge=False)
+    body = []
     for network in networks:
         written = datetime.fromtimestamp(network.modified).strftime("%Y-%m-%d %H:%M")
         what, seed = str(network.key.get("what")), str(network.key.get("seed"))
         epochs = f"0 to {network.epochs}" if network.trajectory else str(network.epochs)
         if not network.finished:
             epochs = f"{network.epochs} of {network.key.get('epochs')}"
-        table.add_row(_name(network), what, epochs, seed, written, decimal(network.bytes), str(network.path.parent))
+        size, place = decimal(network.bytes), str(network.path.parent)
+        body.append((_name(network), what, epochs, seed, written, size, place))
     results = consoles(as_json)[0]
     if networks:
-        results.print(table)
+        head = ("name", "what", "epochs", "seed", "written", "size", "folder")
+        print_rows_of_text(results, head, body, box=SIMPLE_HEAD)
     results.print(
         f"{_count(networks)}, {decimal(sum(network.bytes for network in networks))}, under {folder}",
         soft_wrap=True,

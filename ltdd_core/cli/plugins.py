@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ltdd_core.cli.plugin_commands import installed_with_commands
+from ltdd_core.cli.rows import print_rows_of_text
 from ltdd_core.cli.settings import consoles, json_option
 from ltdd_core.errors import InputError, unknown
 from ltdd_core.plugging.catalog import KINDS, Catalog, Entry
@@ -85,18 +86,16 @@ def _failing(catalog: Catalog, plugins: Sequence[Plugin]) -> Iterator[tuple[str,
 
 
 def _print(rows: Sequence[Mapping[str, Any]]) -> None:
-    from rich.table import Table
-
     console, notes = consoles(False)
-    table = Table("plugin", "from", "state", "offers")
+    body = []
     for row in rows:
         offered = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in row["offers"].items())
         state = [row["state"] + (f": {row['reason']}" if row["reason"] else "")]
         if row["import_seconds"] > SLOW_IMPORT:
             state.append(f"import took {row['import_seconds']:.1f} s")
         state += [f"{offer}: {fault}" for offer, fault in row["faults"].items()]
-        table.add_row(row["name"], f"{row['distribution']} {row['version']}", "\n".join(state), offered)
-    console.print(table)
+        body.append((row["name"], f"{row['distribution']} {row['version']}", "\n".join(state), offered))
+    print_rows_of_text(console, ("plugin", "from", "state", "offers"), body)
     for row in rows:
         if row["traceback"]:
             console.print(row["traceback"], soft_wrap=True)

@@ -29,7 +29,10 @@ ZEROS = 10  # classes at 0 % that a line names
 ZERO, MARK = "bold red", "!"
 COSTS = ("multiply_adds", "training_seconds", "images_seen")
 """Columns that a narrow terminal does without, the first of them first."""
-MOVED = (*("harmonic_mean", "group_accuracy", "medium", "middle", "many", "head", "images", "few", "tail", "worst"),)
+MOVED = (
+    *("seeds", "published", "harmonic_mean", "group_accuracy", "medium", "middle", "many", "head", "images"),
+    *("few", "tail", "worst"),
+)
 """Columns that a narrow terminal has in a table of their own, the first of them first; accuracy and deviation stay."""
 
 
@@ -59,7 +62,7 @@ def print_rows(
         counts: training images of each class; tables of classes go from head to tail.
         note: a sentence under the table.
     """
-    _print_numbers(console, Row.table(rows))
+    print_numbers(console, Row.table(rows))
     of_rows: dict[tuple[str, ...], list[str]] = {}  # the classes at 0 %, and the rows where it is these
     for row in rows:
         zero = tuple(class_names[label] for label in by_count(counts) if row.per_class[label] == 0)
@@ -74,7 +77,7 @@ def print_rows(
     _print_classes(console, rows, class_names, counts)
 
 
-def _print_numbers(console: Console, numbers: NumberTable) -> None:
+def print_numbers(console: Console, numbers: NumberTable) -> None:
     """A table of numbers with a name before each row.
 
     Where a terminal is too narrow for all digits, costs are left out and named below, and then the columns that matter
@@ -183,7 +186,7 @@ def print_labels(console: Console, distilled: DistilledSet) -> None:
 
 def print_repeated(console: Console, lines: Sequence[Repeated]) -> None:
     """Mean and deviation over seeds, a line for each network, or for each head and network."""
-    _print_numbers(console, Repeated.table(lines))
+    print_numbers(console, Repeated.table(lines))
 
 
 def print_test_distributions(console: Console, lines: Sequence[Row | Repeated]) -> None:
@@ -276,8 +279,9 @@ def print_data(console: Console, data: LongTailedSet) -> None:
     columns = {"found": data.found, "training": data.counts, "validation": data.validation_counts}
     columns = {name: counts for name, counts in {**columns, "test": data.test_counts}.items() if any(counts)}
     room = console.width - len(" ".join([*columns, "medium"])) - 3
-    name = min(NAME, max(map(cell_len, data.class_names)), max(SHORTEST, room - BAR))
-    width = max(SHORTEST, min(40, room - name))
+    longest = max(len("class"), min(NAME, max(map(cell_len, data.class_names))))
+    name = min(longest, max(SHORTEST, room - BAR))
+    width = min(40, room - name) if room - name >= SHORTEST else 0
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     table.add_column("class", no_wrap=True)
     for part in columns:

@@ -27,13 +27,16 @@ from ltdd_core.runs.precision import in_one_precision
 from ltdd_core.setup import Setup
 from ltdd_core.storage import digest_of
 
+MOST_SEEDS = 1000
+"""Of a row; their names and scores are all in memory, and a deviation over more is no better known."""
+
 
 @dataclass(frozen=True)
 class Plan:
     """Which classifiers are trained, and on what.
 
     Raises:
-        InputError: there would be no seed.
+        InputError: there would be no seed, or more than :data:`MOST_SEEDS`.
     """
 
     config: Config
@@ -54,8 +57,8 @@ class Plan:
     """Whether the distilled set is also compared with the whole one and with random real images."""
 
     def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise InputError(f"{how_to_set('repeats')} is a number of seeds, at least 1, not {self.repeats}.")
+        if not 1 <= self.repeats <= MOST_SEEDS:
+            raise InputError(f"{how_to_set('repeats')} is a number of seeds, 1 to {MOST_SEEDS}, not {self.repeats}.")
 
     def store(self, out: Path | None) -> Path | None:
         """The folder of the trained networks; None: they are kept in memory.

@@ -232,7 +232,7 @@ class MLP(Network):
         """Size of the hidden layers."""
 
         width: int = option(128, "units of a hidden layer", source="DC, public code", ge=1)
-        depth: int = option(2, "hidden layers", source="DC, public code", ge=1)
+        depth: int = option(2, "hidden layers", source="DC, public code", ge=1, le=100)
 
     def __init__(self, image_shape: Shape, outputs: int, options: Any) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set as AbstractSet
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points, version
@@ -183,13 +183,18 @@ def load_plugins(block: Sequence[str] = ()) -> Plugins:
 
     ``LTDD_BLOCK_PLUGINS=a,b`` blocks some; ``LTDD_LOAD_PLUGINS=a,b`` loads only those beside the
     built-ins (empty: none of them).
+
+    Raises:
+        InputError: one of these variables names a plugin that there is not.
     """
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     plugins = Plugins(manager)
-    blocked = {*block, *_listed_in(BLOCK_VARIABLE)}
-    allowed = _listed_in(LOAD_VARIABLE) if LOAD_VARIABLE in os.environ else None
-    for entry in sorted(entry_points(group=GROUP), key=_loading_order):
+    entries = sorted(entry_points(group=GROUP), key=_loading_order)
+    there = {entry.name for entry in entries}
+    blocked = {*block, *_listed_in(BLOCK_VARIABLE, there)}
+    allowed = _listed_in(LOAD_VARIABLE, there) if LOAD_VARIABLE in os.environ else None
+    for entry in entries:
         plugin = _describe(entry)
         if any(listed.name == plugin.name and listed.target == plugin.target for listed in plugins.listed):
             continue  # one distribution can be seen twice on the path
@@ -243,5 +248,13 @@ def _loading_order(entry: EntryPoint) -> tuple[bool, str, str]:
     return (not ours, entry.name, entry.value)
 
 
-def _listed_in(variable: str) -> set[str]:
-    return {name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()}
+def _listed_in(variable: str, there: AbstractSet[str]) -> set[str]:
+    """The names in a variable.
+
+    Raises:
+        InputError: there is no plugin of such a name: the one that is meant would be loaded, or left out, unnoticed.
+    """
+    names = {name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()}
+    for name in sorted(names - there):
+        raise InputError(f"{variable}: {unknown('plugin', name, there)}")
+    return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ltdd_mtt.experts import ExpertOptions
 
 SECONDS_BETWEEN_LINES = 30.0
+PROCESSES_A_CORE = 4
 
 
 @click.group("experts")
@@ -78,6 +80,7 @@ def train(
         above["--out"] = {"compute": {"store": str(out)}}
     with only_json(as_json):
         began = time.monotonic()
+        _check_jobs(jobs)
         config = read_config(
             given,
             assignments=assignments,
@@ -103,6 +106,17 @@ def train(
 
 def _experts(count: int, epochs: int) -> str:
     return f"{count} {'expert' if count == 1 else 'experts'} of {epochs} {'epoch' if epochs == 1 else 'epochs'}"
+
+
+def _check_jobs(jobs: int) -> None:
+    """Refuse more processes than a machine can hold: each of them needs a core, and memory for torch.
+
+    Raises:
+        InputError: saying how many there may be.
+    """
+    cores = os.cpu_count() or 1
+    if jobs > PROCESSES_A_CORE * cores:
+        raise InputError(f"--jobs {jobs}: this machine has {cores} cores, so use at most {PROCESSES_A_CORE * cores}.")
 
 
 def _check_method(config: Config) -> None:
@@ -139,7 +153,7 @@ def _train(config: Config, jobs: int, notes: Console) -> dict[str, Any]:
                     train_experts(task, options, experts, report)
                 else:
                     threads = max(1, torch.get_num_threads() // jobs)
-                    train_in_processes(setup.config, jobs, threads, report, setup.stop.check)
+                    train_in_processes(setup.config, min(jobs, options.count), threads, report, setup.stop.check)
         except Interrupted as error:
             anything = any(experts[number].epochs() for number in range(options.count))
             saved = "stopped and saved" if anything else "stopped before anything was saved"

@@ -58,7 +58,7 @@ class TrajectoryMatcher(Matcher):
         """Students, optimisers, experts."""
 
         syn_steps: int = option(
-            20, "number N of steps of the student on the synthetic images", source="MTT, public code", ge=1
+            20, "number N of steps of the student on the synthetic images", source="MTT, public code", ge=1, le=1000
         )
         expert_epochs: int = option(
             3, "number M of epochs of the expert that the student has to match", source="MTT, public code", ge=1

@@ -214,9 +214,9 @@ def _time(seconds: float) -> str:
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 1))
-    table.add_column("trained on")
+    table.add_column("trained on", overflow="fold")
     for heading in COLUMNS.values():
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         values = (row.get(key) for key in COLUMNS)
         table.add_row(Text(visible(row["name"])), *("n/a" if value is None else f"{value:.1f}" for value in values))

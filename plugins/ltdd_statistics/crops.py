@@ -23,7 +23,7 @@ class CropOptions(BaseOptions):
         300, "number of real images per class that are cropped, or all where a class has fewer", source="RDED", ge=1
     )
     count: int = option(
-        5, "number of crops of each image, or more where a class has too few images", source="RDED", ge=1
+        5, "number of crops of each image, or more where a class has too few images", source="RDED", ge=1, le=1000
     )
     smallest: float = option(
         0.08, "smallest share of the area of an image that a crop has", source="torchvision", gt=0, le=1

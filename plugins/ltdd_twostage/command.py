@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltdd_core.commands import PATH, compute_options, consoles, data_options, only_json, output_options, read_config
+from ltdd_core.commands import (
+    PATH,
+    compute_options,
+    consoles,
+    data_options,
+    only_json,
+    output_options,
+    print_rows_of_text,
+    read_config,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +39,7 @@ def command() -> None:
               "repeatable. Default: test and original.")  # fmt: skip
 @click.option("--network", "networks", multiple=True, metavar="NAME",
               help="Network to train; repeatable. Default: convnet-d3.")  # fmt: skip
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True,
+@click.option("--seeds", type=click.IntRange(min=1, max=1000), default=3, show_default=True,
               help="Number of seeds: so many networks of each kind are trained.")  # fmt: skip
 @click.option("--groups", "counts", multiple=True, type=click.IntRange(min=2),
               help="Number of groups K; repeatable. Default: 2 and 3, if there are so many classes.")  # fmt: skip
@@ -81,8 +90,8 @@ def grouping(
     if as_json:
         click.echo(json.dumps(document, allow_nan=False))
         return
-    for table in tables:
-        results.print(table)
+    for title, head, body in tables:
+        print_rows_of_text(results, head, body, title=title)
     if out is not None:
         results.print(f"figures and numbers are in {out}", soft_wrap=True)
 
@@ -107,14 +116,14 @@ def _views(
 
 def _results(
     class_names: Sequence[str], views: Sequence[View], counts: Sequence[int], data: str
-) -> tuple[dict[str, Any], list[Any]]:
+) -> tuple[dict[str, Any], list[TextTable]]:
     """The JSON document and the tables."""
     from dataclasses import asdict
 
     from ltdd_twostage.grouping import partition_of, stability
 
     document: dict[str, Any] = {"data": data, "classes": list(class_names), "partitions": [], "stability": []}
-    tables: list[Any] = []
+    tables: list[TextTable] = []
     for groups in dict.fromkeys(counts):
         partitions = [partition_of(view, groups) for view in views]
         agreements = stability(partitions)
@@ -124,38 +133,33 @@ def _results(
     return document, tables
 
 
-def _partition_table(groups: int, class_names: Sequence[str], partitions: Sequence[Partition]) -> Any:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+TextTable = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+"""Title, headings and rows."""
 
-    table = Table(title=f"{groups} groups", box=box.SIMPLE_HEAD)
-    for column in ("source", "network", "seed", "groups", "margin %", "of the bound %"):
-        table.add_column(column, justify="left" if column in ("source", "network", "groups") else "right")
+
+def _partition_table(groups: int, class_names: Sequence[str], partitions: Sequence[Partition]) -> TextTable:
+    body: list[tuple[str, ...]] = []
     for partition in partitions:
         members = partition.to_json(class_names)["groups"] if len(class_names) <= 40 else []
-        table.add_row(
+        cells = (
             partition.view.source,
             partition.view.network,
             str(partition.view.seed),
-            Text(" | ".join(", ".join(names) for names in members)),
+            " | ".join(", ".join(names) for names in members),
             "n/a" if partition.margin is None else f"{partition.margin:.2f}",
             f"{100 * partition.value / partition.bound:.1f}",
         )
-    return table
+        body.append(cells)
+    return f"{groups} groups", ("source", "network", "seed", "groups", "margin %", "of the bound %"), body
 
 
-def _stability_table(groups: int, agreements: Sequence[tuple[str, Agreement]]) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=f"{groups} groups: agreement (adjusted Rand index)", box=box.SIMPLE_HEAD)
-    for column in ("between", "pairs", "mean", "lowest", "same %", "p"):
-        table.add_column(column, justify="left" if column == "between" else "right")
+def _stability_table(groups: int, agreements: Sequence[tuple[str, Agreement]]) -> TextTable:
+    body: list[tuple[str, ...]] = []
     for name, scores in agreements:
         cells = (str(scores.pairs), f"{scores.mean:.2f}", f"{scores.lowest:.2f}", f"{100 * scores.same:.0f}")
-        table.add_row(name, *cells, f"{scores.p_value:.3f}")
-    return table
+        body.append((name, *cells, f"{scores.p_value:.3f}"))
+    title = f"{groups} groups: agreement (adjusted Rand index)"
+    return title, ("between", "pairs", "mean", "lowest", "same %", "p"), body
 
 
 def _write(
