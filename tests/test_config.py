@@ -632,6 +632,7 @@ def test_the_help_of_an_option_stands_alone(options):
         ({"method": "mtt", "matcher": {"syn_steps": 10**9}}, "matcher.syn_steps", 1000),
         ({"method": "rded", "matcher": {"crops": {"count": 10**9}}}, "matcher.crops.count", 1000),
         ({"method": "dm", "network": {"name": "mlp", "depth": 10**9}}, "network.depth", 100),
+        ({"method": "dm", "head": {"name": "ensemble", "members": 10**9}}, "head.members", 1000),
     ],
 )
 def test_as_many_of_something_as_no_machine_has_room_for_are_refused(settings, option, most):

@@ -5,18 +5,20 @@ import functools
 import io
 import json
 import re
+import unicodedata
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from conftest import TINY, one_line_error
+from hypothesis import given, strategies as st
 from made_folder import make_folder
 from PIL import Image
 
 from ltdd_core.cli import cli
 from ltdd_core.evaluation.metrics import average, row
-from ltdd_core.runs.named import LONGEST_NAME, as_file_name
+from ltdd_core.runs.named import LONGEST_NAME, as_file_name, as_folder_names
 
 COUNTS = {"cat": 14, "red fox": 9, "кошка": 5, "猫": 3, "zebra": 1}
 """The last one, the only one without a test image, is last in order: what counts labels by the largest misses it."""
@@ -267,6 +269,47 @@ def test_a_run_is_found_again_under_another_name(here):
 )
 def test_a_title_is_the_name_of_a_folder(title, name):
     assert as_file_name(title) == name
+
+
+FOLDERS = {
+    "cat": "cat",
+    "top/T-shirt": "top-T-shirt",
+    "a:b": "a-b",
+    "CON": "CON-",
+    "aux.txt": "aux-.txt",
+    "Com1 ": "Com1-",
+    "cat.": "cat-",
+    "two. ": "two--",
+    "Cat": "Cat-2",
+    ".": "-",
+    "": "--2",
+    ".hidden": "-hidden",
+    "console": "console",
+    "caf\N{LATIN SMALL LETTER E WITH ACUTE}": "caf\N{LATIN SMALL LETTER E WITH ACUTE}",
+    "cafe\N{COMBINING ACUTE ACCENT}": "cafe\N{COMBINING ACUTE ACCENT}-2",
+    "猫": "猫",
+    "a\tb": "a-b-2",
+}
+
+
+def test_each_class_has_a_folder_whatever_the_system():
+    assert dict(zip(FOLDERS, as_folder_names(list(FOLDERS)), strict=True)) == FOLDERS
+
+
+@given(
+    st.lists(st.text(max_size=12), max_size=6) | st.lists(st.sampled_from([*FOLDERS, *FOLDERS.values()]), max_size=9)
+)
+def test_the_rule_of_windows_for_names_of_folders(names):
+    """https://learn.microsoft.com/windows/win32/fileio/naming-a-file"""
+    found = as_folder_names(names)
+    assert len(found) == len(names)
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in found}) == len(found)
+    devices = {"CON", "PRN", "AUX", "NUL"} | {f"{kind}{digit}" for kind in ("COM", "LPT") for digit in range(1, 10)}
+    for name in found:
+        assert name
+        assert not any(letter in '<>:"/\\|?*' or ord(letter) < 32 for letter in name)
+        assert not name.endswith((".", " "))
+        assert name.partition(".")[0].strip().upper() not in devices
 
 
 # ---- arrays of other channels and numbers ------------------------------------------------------------

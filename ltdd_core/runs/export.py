@@ -19,6 +19,7 @@ from torch import Tensor
 from ltdd_core.errors import InputError, either, how_to_set
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.runs.distilled import DistilledSet, load_distilled
+from ltdd_core.runs.named import as_folder_names
 from ltdd_core.storage import json_text, write_atomically, writing
 from ltdd_core.training.options import TrainingOptions
 
@@ -107,9 +108,7 @@ def _ddranking(distilled: DistilledSet, target: Path) -> None:
 
 
 def _folder(distilled: DistilledSet, target: Path) -> None:
-    names = [name.replace("/", "-").replace("\0", "") or "-" for name in distilled.class_names]
-    if len({*names} - {".", ".."}) < len(names):
-        raise InputError(f"the classes {distilled.class_names} cannot all be folders: export them as npz.")
+    names = as_folder_names(distilled.class_names)
     pixels = (distilled.normalisation.invert(distilled.images) * 255).round().to(torch.uint8)
     labels = distilled.labels
 

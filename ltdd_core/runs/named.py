@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from unicodedata import normalize
 
 from ltdd_core.errors import InputError
 
@@ -15,6 +17,38 @@ DISTILLED_FILE = "distilled.safetensors"
 _NOT_IN_NAMES = set('/\\:*?"<>|')
 LONGEST_NAME = 150
 """Bytes of what names of folders begin with; a file system allows 255 for the whole."""
+
+
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{kind}{digit}" for kind in ("com", "lpt") for digit in range(1, 10))}
+"""Names of devices on Windows, which no file can have, with whatever ending."""
+
+
+def as_folder_names(names: Sequence[str]) -> list[str]:
+    """A folder name for each name, which every system takes: the name itself where that is one.
+
+    A letter that Windows refuses becomes a hyphen, and so does a dot or a space at an end; the name of a device gets a
+    hyphen.  Of names that differ in case alone, or in the form of Unicode, the later ones get a number.
+    """
+    found: dict[str, str] = {}  # by what a system without case tells names apart by
+    for name in names:
+        plain = wanted = _as_folder_name(name)
+        number = 1
+        while (key := normalize("NFC", wanted).casefold()) in found:
+            number += 1
+            wanted = f"{plain}-{number}"
+        found[key] = wanted
+    return list(found.values())
+
+
+def _as_folder_name(name: str) -> str:
+    kept = "".join("-" if letter in _NOT_IN_NAMES or ord(letter) < ord(" ") else letter for letter in name)
+    kept = kept.encode(errors="replace")[:LONGEST_NAME].decode(errors="ignore")
+    inside = kept.rstrip(". ")
+    kept = inside + "-" * (len(kept) - len(inside))
+    if kept.startswith("."):
+        kept = "-" + kept[1:]  # else it would be hidden
+    stem, dot, ending = kept.partition(".")
+    return (f"{stem}-{dot}{ending}" if stem.rstrip().lower() in _RESERVED else kept) or "-"
 
 
 def as_file_name(title: str) -> str:

@@ -37,7 +37,7 @@ class EnsembleHead(ClassifierHead):
         """The members of the ensemble."""
 
         of: Named = option("linear", "head that trains each network of the ensemble", component="head")
-        members: int = option(2, "number of networks in the ensemble", ge=2)
+        members: int = option(2, "number of networks in the ensemble", ge=2, le=1000)
 
     def fit(self, sets: Sequence[TrainingSet], trainer: Trainer) -> Classifier:
         """Train every member on the one set; the first member is what the head gives without an ensemble.
