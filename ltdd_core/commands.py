@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.rows import print_rows_of_text
 from ltdd_core.cli.settings import (
+    check_can_be_written,
     compute_options,
     consoles,
     data_options,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PATH",
+    "check_can_be_written",
     "check_there",
     "compute_options",
     "consoles",

@@ -864,3 +864,20 @@ def test_home_and_variables_in_paths_are_replaced(ltdd, tmp_path, monkeypatch):
     assert (tmp_path / "home" / "b" / "report.json").exists()
     assert not Path("~").exists()
     assert "no such" in ltdd("data", "show", "--data", "folder", "--root", "$NOT_SET/x").stderr
+
+
+def test_a_place_that_takes_no_file_is_refused_before_anything_is_read_or_trained(ltdd):
+    """Each of these commands would find something else wrong after that."""
+    Path("file").write_text("")
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text("")
+    said = "Error: cannot write file/there/{}: file is no folder."
+    report = ltdd("report", "run", "--out", "file/there/a.html")
+    assert one_line_error(report) == said.format("a.html")
+    assert one_line_error(ltdd("compare", "run", "--html", "file/there/a.html")) == said.format("a.html")
+    grouping = ltdd("analyze", "grouping", "--network", "nope", "--out", "file/there")
+    assert one_line_error(grouping) == said.format("grouping.json")
+    Path("folder").mkdir()
+    assert "it is a folder" in one_line_error(ltdd("report", "run", "--out", "folder"))
+    assert "is not finished" in one_line_error(ltdd("report", "run", "--out", "new/folder/a.html"))
+    assert not Path("new").exists()

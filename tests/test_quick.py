@@ -40,6 +40,12 @@ WRONG = [
     (("compare", "run", "runs"), "runs is not the folder of a run"),
     (("watch", "runs"), "runs is not the folder of a run"),
     (("evaluate", "runs"), "runs: no distilled.safetensors in this folder; did the run finish?"),
+    (("predict", "runs", "run"), "runs: there is no classifier in this folder."),
+    (
+        ("export", "runs", "--format", "npz"),
+        "runs: there is no distilled set and no classifier in this folder; did the",
+    ),
+    (("report", "run", "--out", "run/config.yaml/page.html"), "run/config.yaml is no folder."),
     (("export", "run", "--format", "onx"), "Did you mean 'onnx'?"),
     (("watch", "none"), "none: there is no such file or folder."),
     (("bench", "none"), "cannot read none: No such file or directory."),

@@ -8,8 +8,8 @@ import click
 
 from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import consoles
-from ltdd_core.errors import unknown
-from ltdd_core.runs.named import check_there
+from ltdd_core.errors import InputError, unknown
+from ltdd_core.runs.named import check_there, holds_results
 
 FORMATS = ("ddranking", "folder", "npz", "torch", "onnx", "state-dict")
 """Those of :func:`ltdd_core.export`, here without torch: of distilled sets, and then of classifiers."""
@@ -58,6 +58,8 @@ def command(run: Path, kind: str, out: Path | None, line: str | None) -> None:
     config.json.
     """
     check_there(run)
+    if not holds_results(run):
+        raise InputError(f"{run}: there is no distilled set and no classifier in this folder; did the run finish?")
     from ltdd_core.api import export  # which imports torch
 
     target = export(run, kind, out, line=line)

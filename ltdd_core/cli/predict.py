@@ -12,7 +12,7 @@ import click
 from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import check_can_be_written, consoles, only_json, test_imbalance_option
 from ltdd_core.errors import InputError
-from ltdd_core.runs.named import check_there
+from ltdd_core.runs.named import check_there, holds_results
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +59,8 @@ def command(
     """
     for path in (run, *images):
         check_there(path)
+    if not holds_results(run):
+        raise InputError(f"{run}: there is no classifier in this folder.")
     # What comes now imports torch, which takes seconds.
     from ltdd_core.cli.tables import print_groups, print_predictions, print_rows, print_test_distributions
     from ltdd_core.config.model import Compute

@@ -309,19 +309,27 @@ def only_json(as_json: bool) -> Iterator[None]:
         yield
 
 
-def check_can_be_written(path: Path) -> None:
+def check_can_be_written(path: Path, *, makes_folders: bool = False) -> None:
     """Say that a file cannot be written before images are read for hours.
+
+    Args:
+        path: of the file.
+        makes_folders: whether what writes it makes the folders that it is in.
 
     Raises:
         InputError: there is no such folder, it takes no file, or the path is that of a folder, or is too long.
     """
-    if not os.path.isdir(path.parent):  # noqa: PTH112 - a name that no path can have is none
-        raise InputError(f"cannot write {path}: there is no folder {path.parent}.")
+    folder = path.parent
+    while makes_folders and not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if not os.path.isdir(folder):  # noqa: PTH112 - a name that no path can have is none
+        what = f"{folder} is no folder" if os.path.lexists(folder) else f"there is no folder {folder}"
+        raise InputError(f"cannot write {path}: {what}.")
     if os.path.isdir(path):  # noqa: PTH112
         raise InputError(f"cannot write {path}: it is a folder.")
     try:
         path.exists()  # raises where the name is too long
-        with TemporaryFile(dir=path.parent):  # has no name, and leaves nothing
+        with TemporaryFile(dir=folder):  # has no name, and leaves nothing
             pass
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}.") from error

@@ -76,6 +76,17 @@ def check_there(path: Path) -> None:
     raise InputError(f"{path}: there is no such file or folder.{hint}")
 
 
+def holds_results(path: Path) -> bool:
+    """Whether a folder may hold a distilled set or classifiers: it has a configuration, or files of tensors in it.
+
+    Args:
+        path: what the user named; a file may be anything.
+    """
+    if not os.path.isdir(path):  # noqa: PTH112 - a name that no path can have is none
+        return True
+    return any(file.name in ("config.yaml", "classifiers") or file.suffix == ".safetensors" for file in path.iterdir())
+
+
 def file_of_set(path: Path) -> Path:
     """The file of a distilled set: what the user named, or the file in it where that is a folder.
 

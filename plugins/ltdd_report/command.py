@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ltdd_core.commands import PATH, check_there, consoles, json_option
+from ltdd_core.commands import PATH, check_can_be_written, check_there, consoles, json_option
 from ltdd_report.place import check_run
 from ltdd_report.visible import visible
 
@@ -31,14 +31,15 @@ def report(run: Path, out: Path | None, root: Path | None) -> None:
     """
     check_there(run)
     check_run(run)
+    target = out or Path(f"report-{run.resolve().name}.html")
+    check_can_be_written(target, makes_folders=True)
     from rich.filesize import decimal
 
     from ltdd_report.page import write_report, write_trained
     from ltdd_report.reading import RunRecord
     from ltdd_report.trained import read_record
 
-    target, record = out or Path(f"report-{run.resolve().name}.html"), read_record(run)
-    console, notes = consoles(False)
+    record, (console, notes) = read_record(run), consoles(False)
     if isinstance(record, RunRecord):
         write_report(record, target, root)
     else:
@@ -85,6 +86,8 @@ def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     for run in runs:
         check_there(run)
         check_run(run)
+    if html is not None:
+        check_can_be_written(html, makes_folders=True)
     from ltdd_report.comparing import compare_runs
     from ltdd_report.page import write_comparison
     from ltdd_report.terminal import print_comparison

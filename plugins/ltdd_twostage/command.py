@@ -11,6 +11,7 @@ import click
 
 from ltdd_core.commands import (
     PATH,
+    check_can_be_written,
     compute_options,
     consoles,
     data_options,
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from ltdd_core import Config
     from ltdd_twostage.agreement import Agreement
     from ltdd_twostage.grouping import Partition, View
+
+
+DOCUMENT = "grouping.json"
 
 
 @click.group("analyze")
@@ -67,6 +71,8 @@ def grouping(
     the same groups, 0 for groups by chance.
     """
     results, notes = consoles(as_json)
+    if out is not None:
+        check_can_be_written(out / DOCUMENT, makes_folders=True)
     with only_json(as_json):
 
         def read(**trees: Any) -> Config:
@@ -177,7 +183,7 @@ def _write(
 
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "grouping.json", json.dumps(document, indent=1, allow_nan=False).encode())
+    write_atomically(out / DOCUMENT, json.dumps(document, indent=1, allow_nan=False).encode())
     for view in views:
         if view.seed != views[0].seed:
             continue
