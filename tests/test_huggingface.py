@@ -110,6 +110,13 @@ def test_a_folder_of_images_is_read_as_the_library_reads_it(tmp_path):
     assert (data.class_names, data.counts, data.test_counts) == (("a", "b"), (3, 3), (2, 2))
     assert (data.image_shape, data.resized) == ((3, 6, 6), "9x9 -> 6x6")
     assert "split 'validation' is the test part, since there is no other." in data.advice
+    assert any(sentence.startswith("A folder of images is read with") for sentence in data.advice)
+    (tmp_path / "flat").mkdir()
+    pixels(0).save(tmp_path / "flat" / "0.png")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "read.me").write_text("")
+    for name in ("flat", "notes"):
+        assert "A folder of images is read with" in refusal(tmp_path / name)
     data = load(tmp_path / "own", val="validation")
     assert (data.counts, data.validation_counts, data.test_counts) == ((2, 2), (2, 2), (1, 1))
 

@@ -58,8 +58,21 @@ def splits_of(place: str, config: str | None, revision: str | None) -> dict[str,
             raise InputError(
                 f"{place!r}: choose with {how_to_set('data.config', 'NAME')}. {_reason(error)}."
             ) from error
-        raise InputError(f"{place!r}: {no_folder}it is no data set of Hugging Face ({_reason(error)}).") from error
+        hint = "" if no_folder else f" {of_images(place)}"
+        raise InputError(
+            f"{place!r}: {no_folder}it is no data set of Hugging Face ({_reason(error)}).{hint}"
+        ) from error
     return dict(found) if isinstance(found, Mapping) else {ONLY: found}
+
+
+def of_images(place: str) -> str:
+    """A sentence about folders of images, which the core reads as people have them."""
+    return f"A folder of images is read with {how_to_set('data', {'name': 'folder', 'root': place})}."
+
+
+def is_of_images(split: Any) -> bool:
+    """Whether the library has taken a folder for one of images, since there are no tables in it."""
+    return getattr(split.info, "builder_name", None) == "imagefolder"
 
 
 def _load(folder: Path, place: str, config: str | None, revision: str | None) -> Any:

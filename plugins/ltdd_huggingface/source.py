@@ -21,7 +21,7 @@ from ltdd_core import (
     option,
     unknown,
 )
-from ltdd_huggingface.library import ONLY, check_installed, splits_of
+from ltdd_huggingface.library import ONLY, check_installed, is_of_images, of_images, splits_of
 
 if TYPE_CHECKING:
     import torch
@@ -97,9 +97,12 @@ class HuggingFace(DataSource):
         splits = splits_of(place, options.config, options.revision)
         parts = self._parts(place, splits)
         features = splits[parts["train"]].features
+        notes = [of_images(place)] if is_of_images(splits[parts["train"]]) else []
         images = image_column(place, features, options.image_column)
-        labels = label_column(place, features, options.label_column)
-        notes = []
+        try:
+            labels = label_column(place, features, options.label_column)
+        except InputError as error:
+            raise InputError(" ".join([str(error), *notes])) from error
         if "test" in parts and options.test is None and not _has_values(splits[parts["test"]], labels):
             notes.append(f"split {parts.pop('test')!r} is left out, since its images have no classes.")
         if "test" not in parts and "val" in parts and options.val is None:
