@@ -639,3 +639,26 @@ def test_as_many_of_something_as_no_machine_has_room_for_are_refused(settings, o
     """Each is an object, or a graph, of its own: memory would run out slowly, and a signal be seen after that."""
     with pytest.raises(InputError, match=f"{option} must be at most {most}, not 1000000000"):
         configure(**settings)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"training": {"original": {"schedule": "cosine", "milestones": [0.5]}}},
+        {"training": {"distilled": {"schedule": "constant", "milestones": [0.5]}}},
+        {"method": "rded", "matcher": {"teacher": {"schedule": "cosine", "milestones": [0.5]}}},
+    ],
+)
+def test_milestones_that_a_schedule_would_pass_over_are_refused(section):
+    with pytest.raises(
+        InputError, match=r"milestones are those of schedule=step, and this is co.*: write milestones=null"
+    ):
+        configure(**{"method": "dm", **section})
+
+
+def test_milestones_of_a_preset_can_be_left_out():
+    training = {"original": {"schedule": "cosine", "milestones": None}}
+    options = configure("drw-200", method="dm", training=training).training.original
+    assert (options.schedule, options.milestones) == ("cosine", None)
+    with pytest.raises(InputError, match="write milestones=null"):
+        configure("drw-200", method="dm", training={"original": {"schedule": "cosine"}})

@@ -7,16 +7,16 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ltdd_core.config.ipc import DEFAULT, IPC, read_ipc
 from ltdd_core.config.layers import COMPONENTS, Tree, flat
 from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError, brief
 from ltdd_core.options import BaseOptions, Named, changes, option
-from ltdd_core.training.options import EPOCHS, Epochs, TrainingOptions, unset_option
+from ltdd_core.training.options import EPOCHS, Epochs, TrainingOptions, check_milestones, unset_option
 
 DEFAULT_NAMES = {
     "data": "digits-lt",
@@ -70,6 +70,11 @@ class OriginalTraining(TrainingOptions):
     epochs: Epochs = option(60, EPOCHS)
     lr: float = option(0.05, "initial learning rate", gt=0)
 
+    @model_validator(mode="after")
+    def _has_a_use_for_milestones(self) -> Self:
+        check_milestones(self.schedule, self.milestones)
+        return self
+
 
 def _of_the_method(name: str, default: Any = None, source: str | None = None) -> Any:
     """An option of a training that a method may have a say in: None until somebody has said something."""
@@ -102,6 +107,11 @@ class DistilledTraining(BaseOptions):
     soft_loss: Literal["cross-entropy", "mse", "kl"] | None = _of_the_method("soft_loss")
     temperature: float | None = _of_the_method("temperature")
     hard_weight: float | None = _of_the_method("hard_weight")
+
+    @model_validator(mode="after")
+    def _has_a_use_for_milestones(self) -> Self:
+        check_milestones(self.schedule, self.milestones)
+        return self
 
     def said(self) -> dict[str, Any]:
         """The options of which somebody has said something."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from ltdd_core.options import BaseOptions, Named, option
-from ltdd_core.training.options import Epochs, unset_option
+from ltdd_core.training.options import Epochs, check_milestones, unset_option
 
 APART = {"network", "head", "sampler", "count"}
 """What says which teachers there are; the other options say how each is trained."""
@@ -40,6 +42,11 @@ class TeacherTrainingOptions(BaseOptions):
     cutmix: float | None = _of_the_run("cutmix")
     label_smoothing: float | None = _of_the_run("label_smoothing")
     average: float | None = _of_the_run("average")
+
+    @model_validator(mode="after")
+    def _have_a_use_for_milestones(self) -> Self:
+        check_milestones(self.schedule, self.milestones)
+        return self
 
     def training(self) -> dict[str, Any]:
         """The options of :class:`ltdd_core.TrainingOptions` that are given."""

@@ -72,7 +72,7 @@ def train(
     """
     if start.done and not start.state and options.remembers:
         raise ValueError("training with momentum, AdamW or an average cannot resume from the weights alone")
-    epochs = options.passes(len(data))
+    epochs = options.passes(len(data), data.name)
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = _optimizer(options, learning)
     average = _Average(network, options.average) if options.average else None

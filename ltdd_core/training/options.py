@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, field_validator, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from ltdd_core.errors import InputError
+from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.options import BaseOptions, Named, option
 
 STEPS = re.compile(r"(?:([1-9]\d*) or )?([1-9]\d*) steps")
@@ -130,8 +131,12 @@ class TrainingOptions(BaseOptions):
             raise ValueError(f"warmup takes {self.warmup} of {self.epochs} epochs: use a smaller number")
         return self
 
-    def passes(self, images: int) -> int:
+    def passes(self, images: int, of: str = "") -> int:
         """Epochs on so many images, whether :attr:`epochs` says that in epochs or in steps.
+
+        Args:
+            images: how many there are.
+            of: the set that they are of, ``original`` or ``distilled``, whose options a message names.
 
         Raises:
             InputError: a warm-up takes all of them.
@@ -142,15 +147,30 @@ class TrainingOptions(BaseOptions):
         of_an_epoch = max(1, math.ceil(images / self.batch))
         passes = max(int(said[1] or 1), math.ceil(int(said[2]) / of_an_epoch))
         if self.warmup >= passes:
-            raise InputError(
-                f"warmup takes {self.warmup} of the {passes} epochs that {self.epochs} are here: use a smaller number."
-            )
+            known = of in ("original", "distilled")
+            how = f", {how_to_set(f'training.{of}.warmup', 'N')}" if known else ""
+            here = f"the {passes} epochs that {self.epochs} are here"
+            raise InputError(f"warmup takes {self.warmup} of {here}: use a smaller number{how}.")
         return passes
 
     @property
     def remembers(self) -> bool:
         """Whether more than the weights goes from one step to the next, so that a training cannot resume from them."""
         return bool(self.momentum or self.average or self.optimizer == "adamw")
+
+
+def check_milestones(schedule: str | None, milestones: Sequence[float] | None) -> None:
+    """Refuse milestones beside a schedule that has none, which would be passed over.
+
+    Args:
+        schedule: as it was said; None: nobody has.
+        milestones: likewise.
+
+    Raises:
+        ValueError: saying how to leave them out.
+    """
+    if milestones is not None and schedule not in (None, "step"):
+        raise ValueError(f"milestones are those of schedule=step, and this is {schedule}: write milestones=null")
 
 
 def unset_option(name: str, unless_given: str, source: str | None = None) -> Any:

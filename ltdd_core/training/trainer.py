@@ -313,7 +313,7 @@ class Trainer:
                 "seed": self.seed,
                 "data": data.identity(),
                 "training": identity(options.model_dump(exclude={"epochs"})),
-                "epochs": options.passes(len(data)),
+                "epochs": options.passes(len(data), data.name),
                 "augmentation": self._told_augmentation(options),
                 "compute": [self.precision],  # compiled networks are the same up to the rounding of other machines
                 "code": identity([train, type(data), type(data.normalisation), type(self.augmentation)]),
@@ -340,7 +340,7 @@ class Trainer:
 
         ``of_an_image`` counts the multiply-adds of a training step on one image.
         """
-        epochs = options.passes(len(data))
+        epochs = options.passes(len(data), data.name)
         # The body of a network under a new last layer was made fast when it was trained.
         precision, compiling = (self.precision, self.compiling) if fast else ("fp32", False)
 
