@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,17 +11,18 @@ from torch import Tensor, nn
 
 from ltdd_core.errors import RunFailed, either, how_to_set
 from ltdd_core.identity import Unidentified, identity
-from ltdd_core.networks.compiled import CompiledNetwork, Compiling, compiling_pays
-from ltdd_core.networks.job import Epoch, Job, Key, Length, Start
+from ltdd_core.networks.compiled import Compiling
+from ltdd_core.networks.job import Job, Key
 from ltdd_core.networks.network import MakeNetwork, Network
 from ltdd_core.networks.store import NetworkStore, Plan
 from ltdd_core.progress import Display
 from ltdd_core.seeding import global_generator
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.augmentation import TrainingAugmentation
-from ltdd_core.training.cost import BACKWARD, FORWARD_AND_BACKWARD, Ledger, TrainingCost, multiply_adds
+from ltdd_core.training.cost import BACKWARD, FORWARD_AND_BACKWARD, Ledger, multiply_adds
 from ltdd_core.training.loop import train
 from ltdd_core.training.losses import Loss, LossSchedule, cross_entropy
+from ltdd_core.training.network_training import NetworkTraining
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
 
@@ -211,12 +210,21 @@ class Trainer:
         key = self._key(
             data, options, purpose, network=self.make, outputs=outputs, layer=layer, loss=loss, loss_at=loss_at
         )
-        advice = f"training.{data.name}.lr"
 
         def of_an_image() -> int:
             return FORWARD_AND_BACKWARD * multiply_adds(make().eval(), data.image_shape)
 
-        return self._kept(key, make, data, options, purpose, loss, loss_at, advice, of_an_image, fast=True)
+        return self._trained(
+            key,
+            make,
+            data,
+            options,
+            purpose,
+            of_an_image,
+            loss=loss,
+            loss_at=loss_at,
+            option=f"training.{data.name}.lr",
+        )
 
     def retrain(
         self,
@@ -256,7 +264,8 @@ class Trainer:
             last = network.linear.in_features * network.linear.out_features
             return multiply_adds(network, data.image_shape) + BACKWARD * last
 
-        return self._kept(key, make, data, options, purpose, loss, None, lr_option, of_an_image, fast=False)
+        # The body was made fast when it was trained.
+        return self._trained(key, make, data, options, purpose, of_an_image, loss=loss, fast=False, option=lr_option)
 
     def features(self, network: Network, data: TrainingSet) -> Tensor:
         """Features of all images of a set, float32 ``[N, D]`` on the CPU, without augmentation.
@@ -322,77 +331,47 @@ class Trainer:
         except Unidentified:
             return None
 
-    def _kept(
+    def _trained(
         self,
         key: Key | None,
         make: Callable[[], Network],
         data: TrainingSet,
         options: TrainingOptions,
         purpose: str,
-        loss: Loss,
-        loss_at: LossSchedule | None,
-        option: str,
         of_an_image: Callable[[], int],
         *,
-        fast: bool,
+        loss: Loss,
+        loss_at: LossSchedule | None = None,
+        fast: bool = True,
+        option: str,
     ) -> Network:
-        """The network of a key, trained now if need be; ``fast``: compiled and in the precision of the trainer.
+        """The network of a key, trained now if need be.
 
-        ``of_an_image`` counts the multiply-adds of a training step on one image.
+        Args:
+            fast: in the precision of the trainer, and compiled where it pays.
+            option: that a message names where training diverges.
         """
-        epochs = options.passes(len(data), data.name)
-        # The body of a network under a new last layer was made fast when it was trained.
-        precision, compiling = (self.precision, self.compiling) if fast else ("fp32", False)
-
-        @cache
-        def compiled() -> bool:
-            return compiling_pays(compiling, lambda: epochs * len(data) * of_an_image(), self.device)
-
-        def trained(network: Network, start: Start, after_epoch: Callable[[Epoch], None]) -> Network:
-            what = f"{purpose} on the {data.name} set"
-            with_variant = f"{what} ({self._variant})" if self._variant else what
-            self.display.training(f"{with_variant}, compiled" if compiled() else with_variant)
-            with self.display.work(f"training {what}", epochs, "epochs", start.done, of=data.name) as told:
-
-                def told_after(epoch: Epoch) -> None:
-                    told(epoch.done, loss=epoch.loss)
-                    after_epoch(epoch)
-
-                return train(
-                    network,
-                    data,
-                    options,
-                    loss=loss,
-                    loss_at=loss_at,
-                    augmentation=self.augmentation_of(options),
-                    seed=self.seed,
-                    purpose=f"{purpose} on {data.name}",
-                    device=self.device,
-                    keep_going=self.keep_going,
-                    start=start,
-                    after_epoch=told_after,
-                    chunk=self.chunk,
-                    precision=precision,
-                    compiled=compiled(),
-                )
-
-        def ready(network: Network) -> Network:
-            plain = precision == "fp32" and not compiled()
-            return network if plain else CompiledNetwork(network, precision, compiled()).eval()
-
-        def extendable() -> bool:
-            return options.schedule == "constant" and not options.remembers and loss_at is None and data.steady
-
-        def cost(seconds: float | None) -> TrainingCost:
-            seen = epochs * len(data)
-            return TrainingCost(seen, seconds, seen * of_an_image())
-
+        training = NetworkTraining(
+            make,
+            data,
+            options,
+            purpose,
+            loss,
+            loss_at,
+            self.augmentation_of(options),
+            self.seed,
+            self.device,
+            self.keep_going,
+            self.chunk,
+            self.precision if fast else "fp32",
+            self.compiling if fast else False,
+            of_an_image,
+            self.display,
+            self._variant,
+        )
         try:
             with self.ledger.spending():
-                steps = math.ceil(len(data) / options.batch)  # of an epoch
-                length = Length(data.name, epochs * steps, math.ceil(len(data) / max(1, steps)))
-                job = Job(key, make, trained, ready, epochs, extendable, length)
-                found = self.store.trained(job, self.keep_going)
+                found = self.store.trained(training.job(key), self.keep_going)
         except RunFailed as error:
             evaluates = either("ltdd evaluate RUN", "evaluate(..., settings=[...])")
             advice = (
@@ -400,5 +379,5 @@ class Trainer:
             )
             raise RunFailed(f"{error} {advice}") from error
         if not isinstance(self.store, Plan):
-            self.ledger.note(key, lambda: cost(found.seconds))
+            self.ledger.note(key, lambda: training.cost(found.seconds))
         return found.network
