@@ -11,10 +11,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from ltdd_core.cli.rows import print_rows_of_text
-from ltdd_core.cli.tables import MOVED, print_data, print_repeated, print_rows
+from ltdd_core.cli.tables import MOVED, print_data, print_numbers, print_repeated, print_rows
 from ltdd_core.evaluation.metrics import average, row
 from ltdd_core.evaluation.repeats import Repeated
-from ltdd_core.evaluation.shown import MEANINGS
+from ltdd_core.evaluation.shown import MEANINGS, NumberTable
 from ltdd_core.testing import tiny_long_tailed
 from ltdd_report.comparing import Comparison, Entry, Interval
 from ltdd_report.terminal import print_comparison
@@ -219,6 +219,16 @@ def test_no_character_of_a_cell_is_cut(width):
     assert text.count("words") == 9
     assert sum(line.count("x") for line in text.splitlines()) == 50
     assert ("what it does: words" in text) == (width <= 60)
+
+
+@pytest.mark.parametrize("width", [100, 60, 40])
+def test_no_number_of_a_grid_is_cut(width):
+    keys = ("line", "seeds", "accuracy", "std", "few", "worst", "group_accuracy", "published")
+    spreads = [f"{value}.5 ± 0.{value}" for value in range(1, 6)]
+    numbers = NumberTable("grid", keys, keys, [["original + dm, two stages", "12", *spreads, "98.7"]])
+    text = printed(width, lambda console: print_numbers(console, numbers))
+    assert all(cell_len(line) <= width for line in text.splitlines())
+    assert all(cell in text for cell in [*spreads, "98.7", "published", "group_accuracy"])
 
 
 COMMANDS = (

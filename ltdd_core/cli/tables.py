@@ -121,8 +121,9 @@ def _of_numbers(title: str | None, head: Sequence[str], body: Sequence[Sequence[
     """No number and no heading of one is folded."""
     table = Table(title=title, title_style="dim", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column(head[0], min_width=15, overflow="fold")  # two words a line in a terminal of 80 columns
-    for heading in head[1:]:
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading, *numbers in list(zip(head, *body, strict=True))[1:]:
+        whole = max(map(cell_len, (heading, *numbers)))  # rich would measure the longest word of "9.5 ± 0.1"
+        table.add_column(heading, justify="right", no_wrap=True, min_width=whole)
     for cells in body:
         table.add_row(*cells)
     return table
