@@ -13,32 +13,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import torch
+from measuring import (
+    VARIANTS,
+    as_configured,
+    data_of,
+    machine,
+    matcher_of,
+    options_of,
+    peak_memory,
+    print_table,
+    timed,
+    times,
+    with_compute,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltdd_core import configure, generator
-from ltdd_core.commands import open_setup, task_of
 from ltdd_core.config.model import Config
 from ltdd_core.seeding import global_generator
-from ltdd_dc.matcher import DatasetCondensation, GradientMatcher, SiameseCondensation
+from ltdd_dc.matcher import DatasetCondensation, SiameseCondensation
 
-VARIANTS = {
-    "literal fp32": {},
-    "ltdd fp32": {},
-    "ltdd fp32 --compile": {"compile": True},
-    "ltdd bf16": {"precision": "bf16"},
-    "ltdd bf16 --compile": {"precision": "bf16", "compile": True},
-}
 MATCHERS = {"dc": DatasetCondensation, "dsa": SiameseCondensation}
 
 
@@ -101,7 +100,7 @@ def distance(one: Tensor, other: Tensor) -> Tensor:
 
 def variant_config(base: Config, name: str) -> Config:
     """The configuration of a variant."""
-    config = replace(base, compute=base.compute.model_copy(update=VARIANTS[name]))
+    config = with_compute(base, VARIANTS[name])
     if name.startswith("literal"):
         chosen = {"network": config.network.component, "network_options": config.network.options}
         literal = type("LiteralMatcher", (Literal, MATCHERS[config.matcher.name]), chosen)
@@ -109,86 +108,27 @@ def variant_config(base: Config, name: str) -> Config:
     return config
 
 
-def matcher_of(config: Config) -> GradientMatcher:
-    """The matcher of a configuration, ready for step 0."""
-    with open_setup(config) as setup:
-        matcher: GradientMatcher = config.matcher.make()
-        matcher.prepare(task_of(setup))
-    return matcher
-
-
-def steppers(base: Config, names: list[str]) -> dict[str, GradientMatcher]:
-    """A matcher for each variant, ready for step 0."""
-    return {name: matcher_of(variant_config(base, name)) for name in names}
-
-
-def timed(matcher: GradientMatcher, step: int) -> float:
-    """Seconds of an iteration."""
-    began = time.perf_counter()
-    float(matcher.step(step)["loss"])  # waits for the GPU
-    return time.perf_counter() - began
-
-
-def times(base: Config, steps: int) -> dict[str, float]:
-    """Median seconds an iteration of each variant, taken in turns."""
-    matchers = steppers(base, list(VARIANTS))
-    seconds: dict[str, list[float]] = {name: [] for name in matchers}
-    for matcher in matchers.values():
-        timed(matcher, 0)
-    for step in range(1, steps + 1):
-        for name, matcher in matchers.items():
-            seconds[name].append(timed(matcher, step))
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def peak_memory(base: Config, name: str) -> float:
-    """MiB that the iterations of this process's variant take at most, above what was there before them."""
-    (matcher,) = steppers(base, [name]).values()
-    if matcher.task.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        timed(matcher, 0)
-        return torch.cuda.max_memory_allocated() / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far: loading the data
-    before = status("VmRSS")
-    timed(matcher, 0)
-    return status("VmHWM") - before
-
-
-def status(field: str) -> float:
-    """MiB of a field of this process's status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(field))
-
-
 def main() -> None:
     """Print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--method", choices=MATCHERS, default="dc")
-    parser.add_argument("--data", default="digits-lt")
-    parser.add_argument("--root")
-    parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--outer", type=int, help="matchings an iteration; the published number unless given")
     parser.add_argument("--inner", type=int, help="epochs between two; the published number unless given")
     parser.add_argument("--gradients", choices=("auto", "loop", "batched"), default="auto")
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    data = {"name": given.data, **({"root": given.root} if given.root else {})}
     matcher = {"outer_loop": given.outer, "inner_loop": given.inner, "gradients": given.gradients}
-    base = configure(method=given.method, data=data, ipc=given.ipc, matcher=matcher, compute={"threads": given.threads})
-    if given.memory_of:
-        print(json.dumps(peak_memory(base, given.memory_of)))
-        return
-    seconds = times(base, given.steps)
-    print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, {given.data}\n")
-    print("| variant | s an iteration | times faster | peak MiB |\n|---|---|---|---|")
-    for name, value in seconds.items():
-        memory = subprocess.run(
-            [sys.executable, *sys.argv, "--memory-of", name], check=True, capture_output=True, text=True
-        ).stdout.splitlines()[-1]
-        ratio = seconds["literal fp32"] / value
-        print(f"| {name} | {value:.3f} | {ratio:.2f} | {float(memory):.0f} |", flush=True)
+    settings = {"ipc": given.ipc, "matcher": matcher, "compute": {"threads": given.threads}}
+    base = configure(method=given.method, data=data_of(given), **settings)
+    with as_configured(base):
+        if given.memory_of:
+            measured = matcher_of(variant_config(base, given.memory_of))
+            print(json.dumps(peak_memory(lambda: timed(measured, 0))))
+            return
+        print(f"{machine(given.data)}\n")
+        matchers = {name: matcher_of(variant_config(base, name)) for name in VARIANTS}
+        print_table("an iteration", times(matchers, given.steps, warm_up=1))
 
 
 if __name__ == "__main__":

@@ -11,31 +11,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from measuring import (
+    VARIANTS,
+    as_configured,
+    data_of,
+    machine,
+    matcher_of,
+    options_of,
+    peak_memory,
+    print_table,
+    timed,
+    times,
+    with_compute,
+)
 from torch import Tensor
 
 from ltdd_core import BatchMatcher, configure, distill, generator
-from ltdd_core.commands import open_setup, task_of
 from ltdd_core.config.model import Config
 from ltdd_core.seeding import global_generator
-
-VARIANTS = {
-    "literal fp32": {},
-    "ltdd fp32": {},
-    "ltdd fp32 --compile": {"compile": True},
-    "ltdd bf16": {"precision": "bf16"},
-    "ltdd bf16 --compile": {"precision": "bf16", "compile": True},
-}
 
 
 class LiteralDM(BatchMatcher):
@@ -71,64 +71,12 @@ class LiteralDM(BatchMatcher):
 
 def variant_config(base: Config, name: str) -> Config:
     """The configuration of a variant."""
-    config = replace(base, compute=base.compute.model_copy(update=VARIANTS[name]))
+    config = with_compute(base, VARIANTS[name])
     if name.startswith("literal"):
         chosen = {"network": config.network.component, "network_options": config.network.options}
         literal = type("LiteralDM", (LiteralDM,), chosen)
         config = replace(config, matcher=replace(config.matcher, component=literal))
     return config
-
-
-def matcher_of(config: Config) -> BatchMatcher:
-    """The matcher of a configuration, ready for step 0."""
-    with open_setup(config) as setup:
-        matcher: BatchMatcher = config.matcher.make()
-        matcher.prepare(task_of(setup))
-    return matcher
-
-
-def steppers(base: Config, names: list[str]) -> dict[str, BatchMatcher]:
-    """A matcher for each variant, ready for step 0."""
-    return {name: matcher_of(variant_config(base, name)) for name in names}
-
-
-def timed(matcher: BatchMatcher, step: int) -> float:
-    """Seconds of a step."""
-    began = time.perf_counter()
-    float(matcher.step(step)["loss"])  # waits for the GPU
-    return time.perf_counter() - began
-
-
-def times(base: Config, steps: int) -> dict[str, float]:
-    """Median seconds a step of each variant, taken in turns."""
-    matchers = steppers(base, list(VARIANTS))
-    seconds: dict[str, list[float]] = {name: [] for name in matchers}
-    for step in range(2):
-        for matcher in matchers.values():
-            timed(matcher, step)
-    for step in range(2, steps + 2):
-        for name, matcher in matchers.items():
-            seconds[name].append(timed(matcher, step))
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def peak_memory(base: Config, name: str) -> float:
-    """MiB that the steps of this process's variant take at most, above what was there before them."""
-    (matcher,) = steppers(base, [name]).values()
-    if matcher.task.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        timed(matcher, 0), timed(matcher, 1)
-        return torch.cuda.max_memory_allocated() / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far: loading the data
-    before = status("VmRSS")
-    timed(matcher, 0), timed(matcher, 1)
-    return status("VmHWM") - before
-
-
-def status(field: str) -> float:
-    """MiB of a field of this process's status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
 def accuracies(base: Config, name: str) -> list[float]:
@@ -144,39 +92,34 @@ def accuracies(base: Config, name: str) -> list[float]:
 
 def main() -> None:
     """Print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="digits-lt")
-    parser.add_argument("--root")
-    parser.add_argument("--ipc", type=int, default=10)
+    parser = options_of(__doc__)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--iterations", type=int, default=100, help="length of the runs of --accuracy")
     parser.add_argument("--accuracy", action="store_true")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    data = {"name": given.data, **({"root": given.root} if given.root else {})}
-    compute = {"threads": given.threads}
-    settings = {"ipc": given.ipc, "iterations": given.iterations, "compute": compute}
+    settings = {"ipc": given.ipc, "iterations": given.iterations, "compute": {"threads": given.threads}}
     training = {"original": {"epochs": 1}}  # its line of the table is not looked at here
-    base = configure(method="dm", data=data, training=training, **settings)
-    if given.memory_of:
-        print(json.dumps(peak_memory(base, given.memory_of)))
-        return
-    seconds = times(base, given.steps)
-    print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, {given.data}\n")
-    print("| variant | s a step | times faster | peak MiB |\n|---|---|---|---|")
-    for name, value in seconds.items():
-        memory = subprocess.run(
-            [sys.executable, *sys.argv, "--memory-of", name], check=True, capture_output=True, text=True
-        ).stdout.splitlines()[-1]
-        ratio = seconds["literal fp32"] / value
-        print(f"| {name} | {value:.3f} | {ratio:.2f} | {float(memory):.0f} |", flush=True)
-    if given.accuracy:
-        print("\n| variant | accuracy %, seeds 0, 1, 2 | mean |\n|---|---|---|")
-        for name in ("literal fp32", "ltdd fp32", "ltdd fp32 --compile", "ltdd bf16 --compile"):
-            values = accuracies(base, name)
-            shown = ", ".join(f"{value:.1f}" for value in values)
-            print(f"| {name} | {shown} | {statistics.mean(values):.1f} |", flush=True)
+    base = configure(method="dm", data=data_of(given), training=training, **settings)
+    with as_configured(base):
+        if given.memory_of:
+            matcher = matcher_of(variant_config(base, given.memory_of))
+            print(json.dumps(peak_memory(lambda: (timed(matcher, 0), timed(matcher, 1)))))
+            return
+        print(f"{machine(given.data)}\n")
+        matchers = {name: matcher_of(variant_config(base, name)) for name in VARIANTS}
+        print_table("a step", times(matchers, given.steps, warm_up=2))
+        if given.accuracy:
+            print_accuracies(base)
+
+
+def print_accuracies(base: Config) -> None:
+    """A Markdown table of the accuracies of some variants."""
+    print("\n| variant | accuracy %, seeds 0, 1, 2 | mean |\n|---|---|---|")
+    for name in ("literal fp32", "ltdd fp32", "ltdd fp32 --compile", "ltdd bf16 --compile"):
+        values = accuracies(base, name)
+        shown = ", ".join(f"{value:.1f}" for value in values)
+        print(f"| {name} | {shown} | {statistics.mean(values):.1f} |", flush=True)
 
 
 if __name__ == "__main__":

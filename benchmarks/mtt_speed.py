@@ -12,60 +12,57 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import torch
+from measuring import (
+    BF16,
+    COMPILED,
+    FP32,
+    VARIANTS as EXPERTS,
+    as_configured,
+    data_of,
+    machine,
+    matcher_of,
+    options_of,
+    peak_memory as peak_of,
+    with_compute,
+)
 from torch.func import functional_call
 
 from ltdd_core import TrainingSet, cross_entropy, generator
 from ltdd_core.api import configure
-from ltdd_core.commands import open_setup, task_of
 from ltdd_core.config.model import Config
 from ltdd_core.training.loop import train
 from ltdd_core.training.options import TrainingOptions
 from ltdd_mtt.matcher import TrajectoryMatcher
 
-EXPERTS = {
-    "literal fp32": {},
-    "ltdd fp32": {},
-    "ltdd fp32 --compile": {"compile": True},
-    "ltdd bf16": {"precision": "bf16"},
-    "ltdd bf16 --compile": {"precision": "bf16", "compile": True},
-}
 MATCHERS = {
-    "literal fp32": ("unroll", {}),
-    "unroll fp32": ("unroll", {}),
-    "checkpoint fp32": ("checkpoint", {}),
-    "tesla fp32": ("tesla", {}),
-    "checkpoint fp32 --compile": ("checkpoint", {"compile": True}),
-    "checkpoint bf16": ("checkpoint", {"precision": "bf16"}),
-    "checkpoint bf16 --compile": ("checkpoint", {"precision": "bf16", "compile": True}),
-    "tesla bf16 --compile": ("tesla", {"precision": "bf16", "compile": True}),
+    "literal fp32": ("unroll", FP32),
+    "unroll fp32": ("unroll", FP32),
+    "checkpoint fp32": ("checkpoint", FP32),
+    "tesla fp32": ("tesla", FP32),
+    "checkpoint fp32 --compile": ("checkpoint", FP32 | COMPILED),
+    "checkpoint bf16": ("checkpoint", BF16),
+    "checkpoint bf16 --compile": ("checkpoint", BF16 | COMPILED),
+    "tesla bf16 --compile": ("tesla", BF16 | COMPILED),
 }
 IN_MEMORY = ("literal fp32", "unroll fp32", "checkpoint fp32", "tesla fp32", "checkpoint bf16 --compile")
-SCRIPT = Path(__file__).resolve()
 PROBE = 4
 ROOM = 0.7
 """Share of the free memory that a variant may take."""
 
 
-def matcher_of(base: Config, memory: str, compute: dict, steps: int) -> TrajectoryMatcher:
+def trajectory_matcher(base: Config, memory: str, compute: dict, steps: int) -> TrajectoryMatcher:
     """A matcher whose experts are one epoch long, which does not matter for its speed."""
     options = base.matcher.options.model_copy(update={"memory": memory, "syn_steps": steps})
-    config = replace(
-        base, matcher=replace(base.matcher, options=options), compute=base.compute.model_copy(update=compute)
-    )
-    with open_setup(config) as setup:
-        matcher: TrajectoryMatcher = config.matcher.make()
-        matcher.prepare(task_of(setup))
-    return matcher
+    return matcher_of(with_compute(replace(base, matcher=replace(base.matcher, options=options)), compute))
 
 
 def literal_step(matcher: TrajectoryMatcher) -> None:
@@ -90,7 +87,7 @@ def literal_step(matcher: TrajectoryMatcher) -> None:
 def step_of(base: Config, name: str, steps: int) -> Callable[[], None]:
     """One iteration of a variant."""
     memory, compute = MATCHERS[name]
-    matcher = matcher_of(base, memory, compute, steps)
+    matcher = trajectory_matcher(base, memory, compute, steps)
     if name.startswith("literal"):
         return lambda: literal_step(matcher)
     return lambda: print(float(matcher._loop(0, 0, 0).gradient(memory).lr), file=sys.stderr)
@@ -98,7 +95,7 @@ def step_of(base: Config, name: str, steps: int) -> Callable[[], None]:
 
 def epoch_of(base: Config, name: str) -> Callable[[], None]:
     """One epoch of an expert as published: batches of 256."""
-    matcher = matcher_of(base, "checkpoint", {}, 1)
+    matcher = trajectory_matcher(base, "checkpoint", FP32, 1)
     task, compute = matcher.task, EXPERTS[name]
     data = task.data
     original = TrainingSet("original", data.train_images, data.train_labels, data.normalisation, data.classes)
@@ -127,8 +124,8 @@ def epoch_of(base: Config, name: str) -> Callable[[], None]:
             purpose="benchmark",
             device=task.device,
             chunk=task.chunk,
-            precision=compute.get("precision", "fp32"),
-            compiled=compute.get("compile", False),
+            precision=compute["precision"],
+            compiled=compute["compile"],
         )
 
     return literal if name.startswith("literal") else ours
@@ -159,77 +156,60 @@ def table(title: str, names: list[str], make: Callable[[str], Callable[[], None]
 def peak_memory(base: Config, name: str, steps: int) -> float:
     """MiB that an iteration in this process takes at most, above what was there before."""
     work = step_of(base, name, steps)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        work()
-        return torch.cuda.max_memory_allocated() / 2**20
     if "--compile" in name:
         work()  # the compiler's own memory is not the method's
-    Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far
-    before = status("VmRSS")
-    work()
-    return status("VmHWM") - before
+    return peak_of(work)
 
 
-def status(field: str) -> float:
-    """MiB of a field of this process's status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(field))
-
-
-def memory_table(lengths: list[int]) -> None:
+def memory_table(lengths: list[int], folder: str) -> None:
     """A Markdown table of MiB; what would not fit is not tried."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
     print(f"\n| peak MiB | {' | '.join(f'N = {steps}' for steps in lengths)} |\n|---|{'---|' * len(lengths)}")
     for name in IN_MEMORY:
-        a_step = measured(name, PROBE) / PROBE
+        a_step = measured(name, PROBE, folder) / PROBE
         cells = []
         for steps in lengths:
             grows = MATCHERS[name][0] == "unroll"
             fits = not grows or a_step * steps < ROOM * free
-            cells.append(f"{measured(name, steps):.0f}" if fits else f"about {a_step * steps:.0f}, not tried")
+            cells.append(f"{measured(name, steps, folder):.0f}" if fits else f"about {a_step * steps:.0f}, not tried")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def measured(name: str, steps: int) -> float:
-    """Peak memory in a process of its own."""
-    command = [sys.executable, str(SCRIPT), *sys.argv[1:], "--folder", str(Path.cwd()), "--memory-of", name, str(steps)]
+def measured(name: str, steps: int, folder: str) -> float:
+    """Peak memory in a process of its own, which finds its expert in a folder."""
+    command = [sys.executable, *sys.argv, "--folder", folder, "--memory-of", name, str(steps)]
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return float(found.splitlines()[-1])
 
 
 def main() -> None:
     """Print Markdown tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="digits-lt")
-    parser.add_argument("--root", type=Path, help="an absolute path")
-    parser.add_argument("--ipc", type=int, default=10)
+    parser = options_of(__doc__)
     parser.add_argument("--steps", type=int, default=20, help="N")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--only", nargs="+", help="variants of the matcher")
     parser.add_argument("--no-experts", action="store_true")
     parser.add_argument("--memory", nargs="*", type=int, default=[], metavar="N", help="measure memory too")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    root = {"root": str(given.root)} if given.root else {}
-    data = {"name": given.data, **root}
     matcher = {"expert_epochs": 1, "syn_lr": 1e-3, "experts": {"count": 1, "epochs": 1, "batch": 256, "lr": 0.01}}
-    base = configure(method="mtt", data=data, ipc=given.ipc, matcher=matcher, compute={"threads": given.threads})
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(given.folder or folder)  # where the expert is kept
+    with ExitStack() as stack:
+        folder = given.folder or stack.enter_context(tempfile.TemporaryDirectory())  # where the expert is kept
+        compute = {"threads": given.threads, "store": folder}
+        base = configure(method="mtt", data=data_of(given), ipc=given.ipc, matcher=matcher, compute=compute)
+        stack.enter_context(as_configured(base))
         if given.memory_of:
             name, steps = given.memory_of
             print(peak_memory(base, name, int(steps)))
             return
-        print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, {given.data}")
+        print(machine(given.data))
         if not given.no_experts:
             table("an epoch of an expert", list(EXPERTS), lambda name: epoch_of(base, name), given.repeats)
         names = given.only or list(MATCHERS)
         table(f"an iteration, N = {given.steps}", names, lambda name: step_of(base, name, given.steps), given.repeats)
         if given.memory:
-            memory_table(given.memory)
+            memory_table(given.memory, folder)
 
 
 if __name__ == "__main__":
