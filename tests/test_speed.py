@@ -109,3 +109,16 @@ def test_a_dm_step_has_the_multiply_adds_of_its_layers(script):
     means = classes * features * (real + 2 * synthetic)  # a product with what says which class an image is of
     assert count == real * an_image + synthetic * there_and_back + means
     assert (real, count) == (342, 726_816)
+
+
+def test_the_page_about_public_codes_has_commands_that_there_are(script, monkeypatch, capsys):
+    page = (SCRIPTS / "peers.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python benchmarks/(\w+)\.py (.+)$", page, re.MULTILINE)
+    assert [name for name, _ in commands] == ["dm_speed", "dc_speed", "mtt_speed"]
+    for name, options in commands:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+        with pytest.raises(SystemExit):
+            script(name).main()
+        assert set(re.findall(r"--[\w-]+", options)) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    for link in re.findall(r"\]\((\.\./[^)]+)\)", page):
+        assert (SCRIPTS / link).is_file()
