@@ -21,6 +21,7 @@ from ltdd_core.distillation.steps import loss_increase
 from ltdd_core.progress import Display
 from ltdd_core.runs.checkpoint import CHECKPOINT
 from ltdd_core.runs.folder import RunFolder
+from ltdd_core.runs.precision import in_one_precision
 from ltdd_core.storage import load_tensors
 from ltdd_dm.matcher import DistributionMatcher
 
@@ -72,7 +73,8 @@ def test_the_folder_of_a_run_holds_everything(tmp_path):
         "run.json",
         "times.jsonl",
     }
-    assert configure(**yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())) == tiny(plugins=["twostage"])
+    stored = configure(**yaml.safe_load((tmp_path / "a" / "config.yaml").read_text()))
+    assert stored == in_one_precision(tiny(plugins=["twostage"]))
     steps = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in steps] == list(range(12))
     times = [json.loads(line) for line in (tmp_path / "a" / "times.jsonl").read_text().splitlines()]
