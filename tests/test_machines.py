@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -138,6 +139,26 @@ def test_threads_that_wait_do_not_take_a_core_from_others(given, spins):
     command = [sys.executable, "-c", script, "--version"]
     said = subprocess.run(command, env=others | given, capture_output=True, text=True, check=True, timeout=60).stdout
     assert said.splitlines()[-1] == spins
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library")
+def test_a_network_is_trained_in_memory_that_the_process_has_already():
+    """Without, each step of this network asks the system for some ten thousand pages."""
+    script = """
+        import resource, torch
+        from ltdd_core import make_network
+        from ltdd_core.config.model import Compute
+        from ltdd_core.runs.devices import computing
+        network, images = make_network("convnet-d3", (3, 32, 32), 10), torch.zeros(32, 3, 32, 32)
+        def faults():
+            network(images).sum().backward()
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        with computing(Compute(threads=1), torch.device("cpu")):
+            first = [faults() for _ in range(4)]
+            print([faults() for _ in range(3)][-1] - first[-1])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    assert int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout) < 2000
 
 
 def test_the_package_is_a_command():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 
 import torch
 
@@ -35,9 +37,32 @@ def find_device(compute: Compute) -> torch.device:
     return device
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # numbers of the GNU C library
+KEPT, LARGEST_KEPT, LARGEST_OF_OLD = 512 * 2**20, 256 * 2**20, 32 * 2**20
+"""Bytes of freed memory that are kept; of the largest block among them, and that in versions before 2.35."""
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for what is allocated next, once for the process.
+
+    It gives large blocks back to the system at once unless told otherwise.  The maps of a network are such blocks, and
+    a training in fp32 on a CPU then spends a quarter of its time, or more, on getting them again.  Who sets
+    ``MALLOC_...`` has said what should happen; other C libraries are left alone.
+    """
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, KEPT)
+        if not mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT):
+            mallopt(M_MMAP_THRESHOLD, LARGEST_OF_OLD)
+
+
 @contextmanager
 def computing(compute: Compute, device: torch.device) -> Iterator[None]:
     """The number of CPU threads that a run asks for, and fp32 that is fp32 on a GPU; both as before afterwards."""
+    keep_freed_memory()
     threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
     torch.set_num_threads(compute.threads or usual_threads())
     if device.type == "cuda":
