@@ -23,6 +23,7 @@ import itertools
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -49,6 +50,8 @@ PRODUCTS = 7
 """Products of a size that are measured, after one that is not."""
 OPERATORS = 12
 """Lines of a profile."""
+FUSED = "fused by torch.compile"
+"""What a profile calls the code that the compiler wrote: all but the products, which stay calls of a library."""
 
 
 class Part(NamedTuple):
@@ -220,7 +223,7 @@ class Limits:
         for precision in self.rates:
             for way, work in self.works(name, precision).items():
                 work()
-                print(f"\n{PARTS[name].title}, {precision}, {way}: operators by their own time")
+                print(f"\n{PARTS[name].title}, {precision}, {way}: operators by their own time (wall clock)")
                 print_operators(work, self.device)
 
 
@@ -230,13 +233,17 @@ def print_operators(work: Work, device: torch.device) -> None:
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
         work()
     kind = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    own = {event.key: (getattr(event, kind) / 1e6, event.count) for event in profiler.key_averages()}
-    total = sum(taken for taken, _ in own.values())
-    counted = sum(taken for key, (taken, _) in own.items() if is_product(key))
+    own: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        key = FUSED if event.key.startswith("## Call CompiledFxGraph") else event.key
+        own[key] += getattr(event, kind) / 1e6
+        calls[key] += event.count
+    total, counted = sum(own.values()), sum(taken for key, taken in own.items() if is_product(key))
     print("\n| operator | own s | share | calls |\n|---|---|---|---|")
     print(f"| all convolutions and matrix products | {counted:.4f} | {counted / total:.0%} | |")
-    for key, (taken, calls) in sorted(own.items(), key=lambda item: -item[1][0])[:OPERATORS]:
-        print(f"| `{key}` | {taken:.4f} | {taken / total:.0%} | {calls} |")
+    for key, taken in own.most_common(OPERATORS):
+        print(f"| `{key}` | {taken:.4f} | {taken / total:.0%} | {calls[key]} |")
 
 
 def is_product(operator: str) -> bool:
