@@ -14,7 +14,7 @@ $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-demo: $(VENV)/.run      ## the main job on embedded data, in a minute or less
+demo: $(VENV)/.run      ## the main job on embedded data, in half a minute
 	$(BIN)/ltdd distill --method dm --plugin twostage
 
 test: $(VENV)/.dev      ## the fast tests, two at a time with one thread each
