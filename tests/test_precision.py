@@ -71,6 +71,18 @@ def test_a_machine_whose_measurement_cannot_be_kept_is_measured_each_time(tmp_pa
     assert [bf16_speed(Compute(), CPU) for _ in range(2)] == [1.5, 0.5]
 
 
+def test_a_machine_that_cannot_compute_in_bf16_computes_in_fp32(measured, monkeypatch):
+    file = measured(1.0)
+    file.unlink()
+
+    def refuses(device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(precision, "_measured", refuses)
+    assert in_one_precision(configure(method="dm", compute={"device": "cpu"})).compute.precision == "fp32"
+    assert not file.exists()  # there may be room the next time
+
+
 def test_measuring_leaves_random_numbers_and_threads_alone(measured):
     measured(1.0).unlink()
     before, threads = torch.get_rng_state(), torch.get_num_threads()

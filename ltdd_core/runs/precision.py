@@ -57,6 +57,8 @@ def _of_run(folder: Path | None) -> str:
 def bf16_speed(compute: Compute, device: torch.device) -> float:
     """How many times as fast as in fp32 a network is trained in bf16 here, measured once for a processor.
 
+    0 where it cannot be measured, as on a GPU without bf16 or without room.
+
     Args:
         compute: says how many threads there are.
         device: where it is trained.
@@ -64,8 +66,11 @@ def bf16_speed(compute: Compute, device: torch.device) -> float:
     folder, machine = cache_folder(), name_of(device)
     known = _read(folder)
     if machine not in known:
-        with computing(compute, device):
-            known[machine] = round(_measured(device), 2)
+        try:
+            with computing(compute, device):
+                known[machine] = round(_measured(device), 2)
+        except RuntimeError:  # torch's, for either
+            return 0.0
         _keep(folder, known)
     return known[machine]
 
