@@ -466,3 +466,10 @@ def test_twenty_kills_resume_to_the_same_bytes(tmp_path):
     print(f"{same} of 20 the same bytes; {inside} killed inside a checkpoint write")
     assert same == 20
     assert inside >= 5
+
+
+def test_a_run_without_classifiers_distils_alone(tmp_path):
+    result = distill(tiny(), tmp_path / "a", lines=[])
+    assert (list(result.rows), result.chance()) == ([], None)
+    whole = distill(tiny(), tmp_path / "b").distilled
+    assert torch.equal(load_distilled(tmp_path / "a").images, whole.images)

@@ -133,7 +133,7 @@ def distill(
         catalog: where ``config`` was resolved; made anew unless given.
         store: keeps the networks that are trained; that of the configuration unless given, or else the folder
             ``networks`` of the run.
-        lines: the classifiers of the table; those of the configuration unless given.
+        lines: the classifiers of the table; those of the configuration unless given.  With none, the run distils alone.
 
     Raises:
         InputError: the data or the folder cannot be used; nothing was written.

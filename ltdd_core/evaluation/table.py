@@ -56,6 +56,8 @@ def result_table(
     accuracy of a direct line is that of its predicted classes under the partition of the multi-stage line.
     """
     lines = lines_of(setup.config, setup.catalog) if lines is None else lines
+    if not lines:
+        return ResultTable([], [], None, None)
     kept = kept_scores(folder, lines, setup.data)
     groups = None
     for line in lines:
