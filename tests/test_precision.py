@@ -50,17 +50,26 @@ def test_the_faster_precision_is_taken_unless_one_is_named(speed, asked, expecte
         assert setup.config.compute.precision == setup.trainer().precision == setup.networks.precision == expected
 
 
-@pytest.mark.parametrize("damage", [None, "no json", "[]", '{"other": 2}', '{"other": "x"}'])
-def test_a_machine_is_measured_once(damage, measured, monkeypatch):
+def test_a_machine_is_measured_once(measured, monkeypatch):
     file = measured(1.0)
     file.unlink()
-    if damage is not None:
-        file.write_text(damage)
-    speed = bf16_speed(Compute(), CPU)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    speed = bf16_speed(Compute(threads=1), CPU)
     assert 0.01 < speed < 100
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
     monkeypatch.setattr(precision, "_measured", lambda device: pytest.fail("measured again"))
     assert bf16_speed(Compute(), CPU) == speed
     assert json.loads(file.read_text())[precision.name_of(CPU)] == speed
+
+
+@pytest.mark.parametrize("damage", ["no json", "[]", '{"other": 2}', '{"other": "x"}', "\udcff"])
+def test_a_damaged_file_of_measurements_is_written_anew(damage, measured, monkeypatch):
+    file = measured(1.0)
+    file.write_bytes(damage.encode(errors="surrogateescape"))
+    monkeypatch.setattr(precision, "_measured", lambda device: 1.257)
+    assert bf16_speed(Compute(), CPU) == 1.26
+    assert json.loads(file.read_text())[precision.name_of(CPU)] == 1.26
 
 
 def test_a_machine_whose_measurement_cannot_be_kept_is_measured_each_time(tmp_path, monkeypatch):
@@ -81,14 +90,6 @@ def test_a_machine_that_cannot_compute_in_bf16_computes_in_fp32(measured, monkey
     monkeypatch.setattr(precision, "_measured", refuses)
     assert in_one_precision(configure(method="dm", compute={"device": "cpu"})).compute.precision == "fp32"
     assert not file.exists()  # there may be room the next time
-
-
-def test_measuring_leaves_random_numbers_and_threads_alone(measured):
-    measured(1.0).unlink()
-    before, threads = torch.get_rng_state(), torch.get_num_threads()
-    bf16_speed(Compute(threads=1), CPU)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.get_num_threads() == threads
 
 
 def test_a_run_goes_on_in_the_precision_that_it_began_with(ltdd, measured, tmp_path):
