@@ -170,6 +170,17 @@ def test_long_work_is_compiled_and_says_so(monkeypatch, tmp_path):
     assert {function.__self__.__class__.__name__ for function in made} == {"MLP"}
 
 
+def test_the_reference_never_finds_a_network_that_was_compiled():
+    def key(compiling, epochs=2):
+        training = {"original": {"epochs": epochs, "schedule": "constant", "momentum": 0}}
+        with Setup.open(configure(method="dm", compute={"compile": compiling}, training=training)) as setup:
+            (job,) = setup.trainer().plan(lambda trainer: trainer.train(setup.original, outputs=setup.data.classes))
+        return {name: value for name, value in job.key.items() if name != "epochs"}
+
+    assert [key(True) == key(False), key("auto") == key(False), key("auto") == key(True)] == [False] * 3
+    assert key("auto") == key("auto", epochs=10**6)  # which extends the shorter one
+
+
 def test_nothing_is_compiled_without_a_compiler_unless_it_is_asked_for(monkeypatch, ltdd):
     monkeypatch.setattr("ltdd_core.runs.devices.shutil.which", lambda name: None)
     monkeypatch.setitem(compiled.PAYS_FROM, "cpu", 0)
@@ -193,13 +204,14 @@ def test_compile_is_said_both_ways(flag, expected):
     assert found[0].compute.compile == expected
 
 
-def test_a_compiler_that_does_not_work_costs_no_run(tmp_path):
+def test_a_compiler_that_does_not_work_costs_no_run(tmp_path, monkeypatch):
     import torch._inductor.config as inductor
 
     network = make_network("convnet-d3", (1, 8, 8), 3, width=5).eval()
     images = torch.zeros(2, 1, 8, 8)
     embed = compiled_function(network.embed)
-    with inductor.patch({"cpp.cxx": (None, str(tmp_path / "missing")), "force_disable_caches": True}):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "nothing compiled yet"))
+    with inductor.patch({"cpp.cxx": (None, str(tmp_path / "missing"))}):
         with pytest.warns(UserWarning, match="torch cannot compile the network, which runs as it is: .*compiler"):
             features = embed(images)
         torch.testing.assert_close(features, network.embed(images), rtol=0, atol=0)

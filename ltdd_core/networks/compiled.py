@@ -19,8 +19,9 @@ Compiling = bool | Literal["auto"]
 KINDS = 64
 """Kinds of networks of one class that a process compiles."""
 PAYS_FROM = {"cpu": 6e12, "cuda": 3e14}
-"""Multiply-adds of a work from which on compiling pays.  A device takes a minute or more for them, and compiling takes
-10 to 20 seconds and saves a third.  It is no measurement, so that the same work is always done in the same way."""
+"""Multiply-adds of a work from which on compiling pays: a CPU takes a minute or more for them, and compiling takes some
+15 seconds and saves a third.  That of a GPU is a guess.  They are fixed, so that the same work is always done in the
+same way."""
 
 
 def precision_context(precision: str, device: torch.device) -> AbstractContextManager[Any]:

@@ -324,7 +324,7 @@ class Trainer:
                 "training": identity(options.model_dump(exclude={"epochs"})),
                 "epochs": options.passes(len(data), data.name),
                 "augmentation": self._told_augmentation(options),
-                "compute": [self.precision],  # compiled networks are the same up to the rounding of other machines
+                "compute": [self.precision, self.compiling],  # as asked for: a longer training may become compiled
                 "code": identity([train, type(data), type(data.normalisation), type(self.augmentation)]),
                 **{name: identity(value) for name, value in decided_by.items()},
             }
