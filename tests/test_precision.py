@@ -111,6 +111,16 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(ltdd, measured, tmp_p
     assert yaml.safe_load((tmp_path / "here" / "scores" / "config.yaml").read_text())["compute"]["precision"] == "bf16"
 
 
+@pytest.mark.parametrize("said", [True, False])
+def test_a_run_goes_on_compiled_or_not_as_it_was_asked_to(said, tmp_path):
+    config = configure(method="dm", compute={"precision": "fp32", "compile": said})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_tree()))
+    later = in_one_precision(configure(method="dm"), tmp_path).compute
+    assert (later.precision, later.compile) == ("fp32", said)
+    asked = in_one_precision(configure(method="dm", compute={"precision": "bf16", "compile": not said}), tmp_path)
+    assert (asked.compute.precision, asked.compute.compile) == ("bf16", not said)  # which a resume refuses
+
+
 def test_a_run_of_one_precision_is_not_measured(ltdd, monkeypatch):
     monkeypatch.setattr(precision, "bf16_speed", lambda *given: pytest.fail("measured"))
     assert ltdd("distill", "--method", "dm", *TINY, "--precision", "fp32").exit_code == 0

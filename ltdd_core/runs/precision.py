@@ -33,25 +33,26 @@ def in_one_precision(config: Config, folder: Path | None = None) -> Config:
 
     Args:
         config: the configuration.
-        folder: of a run, which goes on in the precision that it began with.
+        folder: of a run, which goes on in the precision that it began with, and compiled if it was asked to be.
 
     Raises:
         InputError: the device is asked for and cannot be had.
     """
     compute = config.compute
-    if compute.precision != "auto":
-        return config
-    precision = _of_run(folder)
-    if precision == "auto":
-        precision = "bf16" if bf16_speed(compute, find_device(compute)) >= FASTER else "fp32"
-    return replace(config, compute=compute.model_copy(update={"precision": precision}))
+    if folder is not None and (folder / CONFIG).exists():
+        compute = _as_begun(compute, folder)
+    if compute.precision == "auto":
+        faster = "bf16" if bf16_speed(compute, find_device(compute)) >= FASTER else "fp32"
+        compute = compute.model_copy(update={"precision": faster})
+    return replace(config, compute=compute)
 
 
-def _of_run(folder: Path | None) -> str:
-    """The precision of the run in a folder; ``auto`` where there is none."""
-    if folder is None or not (folder / CONFIG).exists():
-        return "auto"
-    return str(RunFolder(folder).stored_config().get("compute", {}).get("precision", "auto"))
+def _as_begun(compute: Compute, folder: Path) -> Compute:
+    """What is left to the machine is as the run in a folder has it."""
+    begun = RunFolder(folder).stored_config().get("compute", {})
+    known = {"precision": ("fp32", "bf16"), "compile": (True, False)}
+    left = [name for name in known if getattr(compute, name) == "auto"]
+    return compute.model_copy(update={name: begun[name] for name in left if begun.get(name) in known[name]})
 
 
 def bf16_speed(compute: Compute, device: torch.device) -> float:
