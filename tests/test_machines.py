@@ -154,11 +154,13 @@ def test_a_network_is_trained_in_memory_that_the_process_has_already():
             network(images).sum().backward()
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         with computing(Compute(threads=1), torch.device("cpu")):
-            first = [faults() for _ in range(4)]
+            first = [faults() for _ in range(8)]
             print([faults() for _ in range(3)][-1] - first[-1])
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    assert int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout) < 2000
+    assert (
+        int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout) < 10_000
+    )  # of some 40,000
 
 
 def test_the_package_is_a_command():
