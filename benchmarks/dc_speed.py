@@ -19,6 +19,7 @@ from dataclasses import replace
 import torch
 from measuring import (
     VARIANTS,
+    add_choice_of_variants,
     as_configured,
     data_of,
     machine,
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--inner", type=int, help="epochs between two; the published number unless given")
     parser.add_argument("--gradients", choices=("auto", "loop", "batched"), default="auto")
     parser.add_argument("--steps", type=int, default=3)
+    add_choice_of_variants(parser)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     given = parser.parse_args()
     matcher = {"outer_loop": given.outer, "inner_loop": given.inner, "gradients": given.gradients}
@@ -127,8 +129,8 @@ def main() -> None:
             print(json.dumps(peak_memory(lambda: timed(measured, 0))))
             return
         print(f"{machine(given.data)}\n")
-        matchers = {name: matcher_of(variant_config(base, name)) for name in VARIANTS}
-        print_table("an iteration", times(matchers, given.steps, warm_up=1))
+        matchers = {name: matcher_of(variant_config(base, name)) for name in given.only}
+        print_table("an iteration", times(matchers, given.steps, warm_up=1), memory=not given.no_memory)
 
 
 if __name__ == "__main__":

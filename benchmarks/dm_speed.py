@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from measuring import (
     VARIANTS,
+    add_choice_of_variants,
     as_configured,
     data_of,
     machine,
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--iterations", type=int, default=100, help="length of the runs of --accuracy")
     parser.add_argument("--accuracy", action="store_true")
+    add_choice_of_variants(parser)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     given = parser.parse_args()
     settings = {"ipc": given.ipc, "iterations": given.iterations, "compute": {"threads": given.threads}}
@@ -107,8 +109,8 @@ def main() -> None:
             print(json.dumps(peak_memory(lambda: (timed(matcher, 0), timed(matcher, 1)))))
             return
         print(f"{machine(given.data)}\n")
-        matchers = {name: matcher_of(variant_config(base, name)) for name in VARIANTS}
-        print_table("a step", times(matchers, given.steps, warm_up=2))
+        matchers = {name: matcher_of(variant_config(base, name)) for name in given.only}
+        print_table("a step", times(matchers, given.steps, warm_up=2), memory=not given.no_memory)
         if given.accuracy:
             print_accuracies(base)
 

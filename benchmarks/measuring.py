@@ -46,6 +46,12 @@ def options_of(about: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def add_choice_of_variants(parser: argparse.ArgumentParser) -> None:
+    """Options of the scripts that measure some of :data:`VARIANTS`."""
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants to measure")
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, which takes a process each")
+
+
 def data_of(given: argparse.Namespace) -> dict[str, str]:
     """The section ``data`` of a configuration."""
     return {"name": given.data, **({"root": str(given.root)} if given.root else {})}
@@ -105,15 +111,20 @@ def status(field: str) -> float:
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
-def print_table(unit: str, seconds: Mapping[str, float]) -> None:
-    """A Markdown table of seconds, with the peak memory of each variant in a process of its own."""
-    print(f"| variant | s {unit} | times faster | peak MiB |\n|---|---|---|---|")
+def print_table(unit: str, seconds: Mapping[str, float], *, memory: bool) -> None:
+    """A Markdown table of seconds, and perhaps of the peak memory of each variant in a process of its own."""
+    print(f"| variant | s {unit} | times faster{' | peak MiB' * memory} |\n|---|---|---|{'---|' * memory}")
+    first = next(iter(seconds.values()))
     for name, value in seconds.items():
-        memory = subprocess.run(
-            [sys.executable, *sys.argv, "--memory-of", name], check=True, capture_output=True, text=True
-        ).stdout.splitlines()[-1]
-        ratio = seconds["literal fp32"] / value
-        print(f"| {name} | {value:.3f} | {ratio:.2f} | {json.loads(memory):.0f} |", flush=True)
+        taken = f" | {memory_of(name):.0f}" if memory else ""
+        print(f"| {name} | {value:.3g} | {first / value:.2f}{taken} |", flush=True)
+
+
+def memory_of(name: str) -> float:
+    """MiB that a variant takes at most, in a process of its own."""
+    command = [sys.executable, *sys.argv, "--memory-of", name]
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return float(json.loads(found.splitlines()[-1]))
 
 
 def machine(data: str) -> str:

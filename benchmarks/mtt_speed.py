@@ -46,6 +46,7 @@ from ltdd_mtt.matcher import TrajectoryMatcher
 MATCHERS = {
     "literal fp32": ("unroll", FP32),
     "unroll fp32": ("unroll", FP32),
+    "unroll bf16": ("unroll", BF16),
     "checkpoint fp32": ("checkpoint", FP32),
     "tesla fp32": ("tesla", FP32),
     "checkpoint fp32 --compile": ("checkpoint", FP32 | COMPILED),

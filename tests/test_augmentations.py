@@ -7,6 +7,7 @@ import torch
 from conftest import TINY, one_line_error
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from ltdd_augmentations.policies import AutoAugmentation, TrivialAugmentation
 from ltdd_core import PerChannel, TrainingAugmentation, generator, seeded_by
@@ -57,6 +58,19 @@ def test_a_part_of_the_image_is_scaled_to_its_size_and_never_smaller_than_asked(
     assert 0.45 < shares.min() < 0.6
     assert shares.max() > 0.9
     assert torch.equal(applied(ResizedCrop, ramp, smallest=1.0, ratio=1.0, flip=0.0), ramp)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (3, 20, 33)], ids=str)
+@pytest.mark.parametrize("kind", [CropFlip, ResizedCrop])
+def test_a_batch_is_changed_as_torchvision_changes_one_image_after_another(kind, shape):
+    before = torch.randn(12, *shape, generator=generator(0, "images"))
+    size = shape[1:]
+    resized = v2.RandomResizedCrop(size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), antialias=True)
+    crop = {CropFlip: v2.RandomCrop(size, padding=4), ResizedCrop: resized}[kind]
+    change = v2.Compose([crop, v2.RandomHorizontalFlip()])
+    with seeded_by(generator(5, "augment")):
+        expected = torch.stack([change(image) for image in before])
+    torch.testing.assert_close(applied(kind, before, seed=5), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [AutoAugmentation, TrivialAugmentation])

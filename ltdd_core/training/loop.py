@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ltdd_core.errors import InputError, RunFailed, reason_of
 from ltdd_core.networks.compiled import CompiledNetwork
@@ -74,7 +75,7 @@ def train(
         raise ValueError("training with momentum, AdamW or an average cannot resume from the weights alone")
     epochs = options.passes(len(data), data.name)
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = _optimizer(options, learning)
+    optimizer = _optimizer(options, learning, fused=device.type == "cuda")
     average = _Average(network, options.average) if options.average else None
     parts = {"network": network, "optimizer": optimizer, "average": average and average.parts}
     if start.state:
@@ -95,20 +96,21 @@ def train(
                 _step(optimizer, learning, gradient)
                 losses, seen = losses + of_batch * len(images), seen + len(images)
                 if average is not None:
-                    average.update(network)
+                    average.update()
         _check_finite(learning, f"training of {purpose} diverged in epoch {epoch + 1}", options.lr)
         after_epoch(Epoch(epoch + 1, float(losses) / max(1, seen), lambda: state_of(parts)))
     if average is not None:
-        average.fill(network)
+        average.fill()
     optimizer.zero_grad()  # a store keeps the network, and need not keep its last gradient
     return network.eval().requires_grad_(False)
 
 
-def _optimizer(options: TrainingOptions, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(options: TrainingOptions, parameters: Sequence[nn.Parameter], *, fused: bool) -> torch.optim.Optimizer:
     lr, decay = options.lr, options.weight_decay
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, betas=(options.momentum, 0.999), weight_decay=decay)
-    return torch.optim.SGD(parameters, lr=lr, momentum=options.momentum, weight_decay=decay)
+        betas = (options.momentum, 0.999)
+        return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay, fused=fused)
+    return torch.optim.SGD(parameters, lr=lr, momentum=options.momentum, weight_decay=decay, fused=fused)
 
 
 class _Average:
@@ -116,25 +118,25 @@ class _Average:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._decay, self._steps = decay, torch.zeros((), dtype=torch.long)
-        self._values = {name: value.clone() for name, value in self._of(network)}
+        self._current = dict(self._of(network))  # steps change these tensors and put no others in their place
+        self._values = {name: value.clone() for name, value in self._current.items()}
 
     @property
     def parts(self) -> dict[str, Any]:
         """What it remembers."""
         return {"steps": self._steps, "values": self._values}
 
-    def update(self, network: nn.Module) -> None:
+    def update(self) -> None:
         """After a step.  Of the first steps it is the plain average, as long as that forgets faster."""
         self._steps += 1
         steps = int(self._steps)
         kept = min(self._decay, (steps - 1) / steps)
-        for name, value in self._of(network):
-            self._values[name].lerp_(value, 1 - kept)
+        get_ema_multi_avg_fn(kept)(list(self._values.values()), list(self._current.values()), steps)
 
-    def fill(self, network: nn.Module) -> None:
+    def fill(self) -> None:
         """Make the network what the average is."""
         with torch.no_grad():
-            for name, value in self._of(network):
+            for name, value in self._current.items():
                 value.copy_(self._values[name])
 
     @staticmethod
@@ -216,7 +218,7 @@ def _gradient(
     total: tuple[Tensor, ...] = ()
     value = torch.zeros((), device=images.device)
     for rows in torch.arange(len(images), device=images.device).tensor_split(count):
-        part = objective(network(images[rows]), rows)
+        part = objective(network(images if count == 1 else images[rows]), rows)
         share = torch.autograd.grad(part, parameters, materialize_grads=True)
         total, value = tuple(map(torch.add, total, share)) if total else share, value + part.detach()
     return total, value
