@@ -24,10 +24,10 @@ from ltdd_core import Interrupted
 from ltdd_core.bench import predictions
 from ltdd_core.bench.grid import read_grid
 from ltdd_core.bench.table import METRICS, markdown, table_of
-from ltdd_core.bench.work import work_on
+from ltdd_core.bench.work import CLAIMS, work_on
+from ltdd_core.locking import locked
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.progress import Display
-from ltdd_core.runs.folder import RunFolder
 from ltdd_core.storage import digest_of, load_tensors, save_tensors
 
 COMMON = {
@@ -399,12 +399,48 @@ def test_a_signal_stops_and_the_same_call_goes_on(tmp_path, display):
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
-def test_one_process_at_a_time(ltdd):
-    write("grid.yaml", methods=["dm"], seeds=[0])
-    Path("out").mkdir()
-    with RunFolder(Path("out")).locked():
-        error = one_line_error(ltdd("bench", "grid.yaml", "--out", "out"))
-    assert error == "Error: out is in use by another process."
+def runs_begun(out):
+    """The cells that a process has begun, from its log."""
+    return re.findall(r"^run \d/\d: (.*?seed \d)", Path(f"{out}.log").read_text(), re.MULTILINE)
+
+
+def test_two_processes_share_the_work_of_a_grid(ltdd, tmp_path):
+    grid = write(tmp_path / "grid.yaml", seeds=[0, 1])
+    processes = [start(grid, tmp_path / "out") for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    begun = runs_begun(tmp_path / "out")
+    assert len(begun) == len(set(begun)) == 4
+    assert ltdd("bench", grid, "--out", tmp_path / "whole").exit_code == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_process_takes_the_run_of_another_that_was_killed(ltdd, tmp_path):
+    grid = write(tmp_path / "grid.yaml", methods=["dm"], seeds=[0, 1], common={**COMMON, "iterations": 12})
+    out = tmp_path / "out"
+    first = start(grid, out)
+    while not list(out.glob("runs/*/checkpoint.safetensors")):
+        time.sleep(0.001)
+    second = start(grid, out)
+    kill_when(first, lambda: len(runs_begun(out)) == 2)
+    assert second.wait() == 0
+    assert len(runs_begun(out)) == 3  # the run of the first was begun twice
+    assert ltdd("bench", grid, "--out", tmp_path / "whole").exit_code == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_process_waits_for_the_last_run_of_another_and_can_be_stopped(tmp_path):
+    catalog, out, said = installed(), tmp_path / "out", []
+    grid = read_grid(write(tmp_path / "grid.yaml", methods=["dm"], seeds=[0]), catalog)
+    (out / CLAIMS).mkdir(parents=True)
+
+    def report(text):
+        said.append(text)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    elsewhere = locked(out / CLAIMS / grid.cells[0].folder, wait=False)
+    with elsewhere, pytest.raises(Interrupted):
+        work_on(grid, out, catalog=catalog, display=Display(), report=report)
+    assert said == ["waiting for other processes, which work on the last run"]
 
 
 def test_list_and_only_table(ltdd):

@@ -165,8 +165,7 @@ def test_the_commands_of_a_page_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     image_folder(tmp_path / "my_images", [12, 5, 1], side=20)
     lists_of(tmp_path / "my_images")
-    for seed in (0, 1):
-        (tmp_path / f"grid-seed-{seed}.yaml").write_text(f"data: [digits-lt]\nmethods: [dm]\nseeds: [{seed}]\n")
+    (tmp_path / "grid.yaml").write_text("data: [digits-lt]\nmethods: [dm]\nseeds: [0, 1]\n")
     if "--root cifar10" in (DOCS / name).read_text():
         image_folder(tmp_path / "cifar10", CIFAR10_COUNTS, side=8)
     for commands in blocks(DOCS / name, "sh"):

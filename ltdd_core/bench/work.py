@@ -21,10 +21,11 @@ from ltdd_core.config.model import Config
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.distill import distill
-from ltdd_core.errors import InputError, RunFailed
+from ltdd_core.errors import InputError, RunFailed, WriteError
 from ltdd_core.evaluation.lines import lines_of
 from ltdd_core.evaluation.predictions import PREDICTIONS
 from ltdd_core.evaluation.table import keep_scores, kept_scores, scores_of
+from ltdd_core.locking import locked
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.plugging.loading import one_line
@@ -38,6 +39,10 @@ from ltdd_core.setup import DISTILLED, Setup
 from ltdd_core.storage import writing
 
 RUNS = "runs"
+CLAIMS = ".claims"
+"""Has a lock file for each run that a process has taken."""
+WAIT = 1.0
+"""Seconds between two looks at runs that other processes work on."""
 DATA_SETS = 2  # in memory: a method may see the images of a cell in other colours than the next
 
 Failures = dict[str, str]
@@ -84,49 +89,78 @@ def work_on(
         display: shows what happens inside a run.
         report: takes a line for each run and each classifier.
 
+    Several processes may work on one grid in one folder: each takes the runs that no other has begun, and all end when
+    everything is done.  A run whose process was killed is taken by another.
+
     Raises:
-        InputError: the folder cannot be written, or another process works in it.
+        InputError: the folder cannot be written.
+        RunFailed: a file could not be written.
         Interrupted: a signal came; everything finished is kept, and the run at hand has saved itself.
     """
     with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    with RunFolder(out).locked(display.warn), StopRequest().listening() as stop:
+        (out / CLAIMS).mkdir(parents=True, exist_ok=True)
+    with StopRequest().listening() as stop:
         work = _GridWorker(grid, out, catalog, display, report, stop)
-        left = [
-            cells for cells in grid.runs() if not all(state_of(cell, out, work.kept) == "finished" for cell in cells)
-        ]
-        pace = _TimeLeft(len(grid.runs()), left)
-        write_table(out, table_of(grid, work.kept, work.failures))
-        for cells in left:
-            stop.check()
-            report(pace.begin(cells[0]))
-            work.on(cells)
-            pace.end(cells[0])
-            write_table(out, table_of(grid, work.kept, work.failures))
+        left = [cells for cells in grid.runs() if not work.is_done(cells)]
+        pace, told = _TimeLeft(len(grid.runs())), False
+        work.write_table()
+        while left:
+            elsewhere: list[list[Cell]] = []
+            for index, cells in enumerate(left):
+                stop.check()
+                with _claimed(out, cells[0], display.warn) as mine:
+                    if not mine:
+                        elsewhere.append(cells)
+                    elif not work.is_done(cells):  # another process may have been faster
+                        report(pace.begin(cells[0], [*elsewhere, *left[index:]]))
+                        work.on(cells)
+                        pace.end(cells[0])
+                        work.write_table()
+            if len(elsewhere) == len(left):
+                if not told:
+                    report(f"waiting for other processes, which work on {_runs(len(left))}")
+                told = True
+                time.sleep(WAIT)
+            left = elsewhere
+        work.write_table()
         return work.failures
+
+
+@contextmanager
+def _claimed(out: Path, cell: Cell, warn: Callable[[str], None]) -> Iterator[bool]:
+    """Keep other processes from a run until the block ends; whether none of them has it."""
+    with locked(out / CLAIMS / cell.folder, wait=False, warn=warn) as mine:
+        try:
+            yield mine
+        except WriteError as error:
+            raise RunFailed(f"{error} What was saved before is kept.") from error
+
+
+def _runs(count: int) -> str:
+    return "the last run" if count == 1 else f"the last {count} runs"
 
 
 class _TimeLeft:
     """How far the grid is and how long it may take: a run to come takes what those of its method took."""
 
-    def __init__(self, total: int, left: Sequence[Sequence[Cell]]) -> None:
-        self._total, self._left = total, [cells[0].method for cells in left]
+    def __init__(self, total: int) -> None:
+        self._total = total
         self._taken: dict[str, list[float]] = {}
         self._began = 0.0
 
-    def begin(self, cell: Cell) -> str:
+    def begin(self, cell: Cell, left: Sequence[Sequence[Cell]]) -> str:
+        """A line that says which run begins; ``left`` are the runs that are not finished, this one among them."""
         self._began = time.monotonic()
-        return f"run {self._total - len(self._left) + 1}/{self._total}: {cell.name}{self._time_left()}"
+        return f"run {self._total - len(left) + 1}/{self._total}: {cell.name}{self._time_left(left)}"
 
     def end(self, cell: Cell) -> None:
         self._taken.setdefault(cell.method, []).append(time.monotonic() - self._began)
-        self._left.pop(0)
 
-    def _time_left(self) -> str:
+    def _time_left(self, left: Sequence[Sequence[Cell]]) -> str:
         known = list(itertools.chain.from_iterable(self._taken.values()))
         if not known:
             return ""
-        seconds = [self._taken.get(method, known) for method in self._left]
+        seconds = [self._taken.get(cells[0].method, known) for cells in left]
         return f"  (about {timedelta(seconds=round(sum(map(fmean, seconds))))} left)"
 
 
@@ -142,7 +176,8 @@ class _GridWorker:
         report: Callable[[str], None],
         stop: StopRequest,
     ) -> None:
-        self.out, self.catalog, self.display, self.report, self.stop = out, catalog, display, report, stop
+        self.grid, self.out, self.catalog = grid, out, catalog
+        self.display, self.report, self.stop = display, report, stop
         self.kept, self.failures = StoredPredictions(out), Failures()
         self._lines_on: dict[str, dict[str, CellLine]] = {}
         for line in (line for cell in grid.cells for line in cell.lines):
@@ -150,6 +185,14 @@ class _GridWorker:
         self._data: dict[str, LongTailedSet] = {}
         self._store: NetworkStore | None = None
         self._networks_of: tuple[object, ...] = ()
+
+    def is_done(self, cells: Sequence[Cell]) -> bool:
+        """Whether a run and all classifiers of its cells are finished."""
+        return all(state_of(cell, self.out, self.kept) == "finished" for cell in cells)
+
+    def write_table(self) -> None:
+        """The table of what is known now."""
+        write_table(self.out, table_of(self.grid, self.kept, self.failures))
 
     def on(self, cells: Sequence[Cell]) -> None:
         """All that is left of a run and of the classifiers of its cells.

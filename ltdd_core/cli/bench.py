@@ -58,7 +58,8 @@ def command(
     """Run the grid of a YAML file and write its table.
 
     Each combination of data, imbalance, IPC, method, plugin and seed has a run folder. What is finished is not done
-    again, and the same command resumes a grid that was stopped. The table, with published values beside ours, is
+    again, and the same command resumes a grid that was stopped. Start it several times, and the processes share the
+    runs. The table, with published values beside ours, is
     written after every run: table.md, table.csv and table.json.
     """
     from_file(grid)  # says what is wrong with the file before torch is imported

@@ -19,9 +19,12 @@ Compiling = bool | Literal["auto"]
 KINDS = 64
 """Kinds of networks of one class that a process compiles."""
 PAYS_FROM = {"cpu": 6e12, "cuda": 3e14}
-"""Multiply-adds of a work from which on compiling pays.  A CPU takes a minute or more for them, and compiling takes some
-15 seconds and saves a third.  An H200 takes three minutes for those of small networks, and compiling takes 30 seconds and
-saves a tenth or more.  They are fixed, so that the same work is always done in the same way."""
+"""Multiply-adds of a work from which on compiling pays.
+
+A CPU takes a minute or more for them, and compiling takes some 15 seconds and saves a third.  An H200 takes three
+minutes for those of small networks, and compiling takes 30 seconds and saves a tenth or more.  They are fixed, so that
+the same work is always done in the same way.
+"""
 
 
 def precision_context(precision: str, device: torch.device) -> AbstractContextManager[Any]:
