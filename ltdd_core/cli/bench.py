@@ -59,8 +59,7 @@ def command(
 
     Each combination of data, imbalance, IPC, method, plugin and seed has a run folder. What is finished is not done
     again, and the same command resumes a grid that was stopped. Start it several times, and the processes share the
-    runs. The table, with published values beside ours, is
-    written after every run: table.md, table.csv and table.json.
+    runs. The table, with published values beside ours, is written after every run: table.md, table.csv and table.json.
     """
     from_file(grid)  # says what is wrong with the file before torch is imported
     from ltdd_core.bench.grid import read_grid
