@@ -31,6 +31,7 @@ from ltdd_core.cli.settings import (
     output_options,
 )
 from ltdd_core.config.layers import Layer, Presets
+from ltdd_core.processes import Say, check_jobs, work_in_processes
 from ltdd_core.runs.named import check_there
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PATH",
+    "Say",
     "check_can_be_written",
+    "check_jobs",
     "check_there",
     "compute_options",
     "consoles",
@@ -56,6 +59,7 @@ __all__ = [
     "print_rows_of_text",
     "read_config",
     "task_of",
+    "work_in_processes",
 ]
 
 

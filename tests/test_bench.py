@@ -414,6 +414,18 @@ def test_two_processes_share_the_work_of_a_grid(ltdd, tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_jobs_share_the_runs_and_name_what_failed(ltdd, tmp_path):
+    bad = {"method": "dm", "label": "diverges", "training": {"distilled": {"lr": 1e30}}}
+    grid = write(tmp_path / "grid.yaml", methods=["dm", bad], seeds=[0, 1])
+    result = ltdd("bench", grid, "--out", tmp_path / "out", "--jobs", "2")
+    assert result.exit_code == 1
+    begun = re.findall(r"^run \d/4: (.*?seed \d)", result.stderr, re.MULTILINE)
+    assert len(begun) == len(set(begun)) == 4  # what fails is not tried by the other, too
+    alone = ltdd("bench", grid, "--out", tmp_path / "alone")
+    assert alone.stderr.splitlines()[-1].replace("/alone/", "/out/") == result.stderr.splitlines()[-1]
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+
+
 def test_a_process_takes_the_run_of_another_that_was_killed(ltdd, tmp_path):
     grid = write(tmp_path / "grid.yaml", methods=["dm"], seeds=[0, 1], common={**COMMON, "iterations": 12})
     out = tmp_path / "out"
@@ -433,13 +445,14 @@ def test_a_process_waits_for_the_last_run_of_another_and_can_be_stopped(tmp_path
     grid = read_grid(write(tmp_path / "grid.yaml", methods=["dm"], seeds=[0]), catalog)
     (out / CLAIMS).mkdir(parents=True)
 
-    def report(text):
-        said.append(text)
-        os.kill(os.getpid(), signal.SIGTERM)
+    class Stopping(Display):
+        def note(self, text):
+            said.append(text)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     elsewhere = locked(out / CLAIMS / grid.cells[0].folder, wait=False)
     with elsewhere, pytest.raises(Interrupted):
-        work_on(grid, out, catalog=catalog, display=Display(), report=report)
+        work_on(grid, out, catalog=catalog, display=Stopping())
     assert said == ["waiting for other processes, which work on the last run"]
 
 

@@ -35,6 +35,7 @@ from ltdd_core.data.load import load_long_tailed
 from ltdd_core.networks import trajectory
 from ltdd_core.networks.store import SHARED, stored_networks
 from ltdd_core.networks.trajectory import flat_parameters
+from ltdd_core.processes import _check_end
 from ltdd_core.seeding import global_generator
 from ltdd_core.storage import digest_of, load_tensors, save_tensors
 from ltdd_mtt.experts import (
@@ -42,7 +43,7 @@ from ltdd_mtt.experts import (
     experts_of,
     train_experts,
 )
-from ltdd_mtt.jobs import _check_end
+from ltdd_mtt.jobs import bad_end
 
 DATA = {"name": "digits-lt", "n_max": 20, "imbalance": 20}
 SMALL = {"method": "mtt", "ipc": 2, "data": DATA, "network": {"name": "convnet-d3", "width": 8, "depth": 2}}
@@ -503,7 +504,7 @@ def test_what_ends_one_of_several_processes_is_one_line(ltdd):
 )
 def test_fewer_processes_are_advised_only_where_one_was_killed(code, message):
     with pytest.raises(RunFailed) as error:
-        _check_end(SimpleNamespace(join=lambda: None, exitcode=code))
+        _check_end(SimpleNamespace(join=lambda: None, exitcode=code), bad_end)
     assert str(error.value) == f"a process that trained experts {message}"
 
 

@@ -15,7 +15,7 @@ CORE = ROOT / "ltdd_core"
 FLOORS = (
     ("errors", "options", "seeding", "progress", "hookspecs"),
     ("storage",),
-    ("identity", "locking"),
+    ("identity", "locking", "processes"),
     ("plugging", "data", "networks"),
     ("training",),
     ("config",),

@@ -6,6 +6,7 @@ A run or a classifier that fails is noted and costs the others nothing.
 from __future__ import annotations
 
 import itertools
+import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -36,11 +37,11 @@ from ltdd_core.runs.folder import RESULT, RunFolder
 from ltdd_core.runs.precision import in_one_precision
 from ltdd_core.runs.stop import StopRequest
 from ltdd_core.setup import DISTILLED, Setup
-from ltdd_core.storage import writing
+from ltdd_core.storage import json_text, write_atomically, writing
 
 RUNS = "runs"
 CLAIMS = ".claims"
-"""Has a lock file for each run that a process has taken."""
+"""Has a lock file for each run that a process has taken, and what failed in it."""
 WAIT = 1.0
 """Seconds between two looks at runs that other processes work on."""
 DATA_SETS = 2  # in memory: a method may see the images of a cell in other colours than the next
@@ -82,15 +83,15 @@ def work_on(
 ) -> Failures:
     """Do all that is left of a grid; the table in ``out`` is written anew after every run.
 
+    Several processes may work on one grid in one folder: each takes the runs that no other has begun, and all end when
+    everything is done.  A run whose process was killed is taken by another; what fails is tried by one of them.
+
     Args:
         grid: from :func:`ltdd_core.bench.grid.read_grid`.
         out: folder of everything.
         catalog: where the grid was resolved.
         display: shows what happens inside a run.
         report: takes a line for each run and each classifier.
-
-    Several processes may work on one grid in one folder: each takes the runs that no other has begun, and all end when
-    everything is done.  A run whose process was killed is taken by another.
 
     Raises:
         InputError: the folder cannot be written.
@@ -111,14 +112,14 @@ def work_on(
                 with _claimed(out, cells[0], display.warn) as mine:
                     if not mine:
                         elsewhere.append(cells)
-                    elif not work.is_done(cells):  # another process may have been faster
+                    elif not work.is_settled(cells):  # another process may have been faster
                         report(pace.begin(cells[0], [*elsewhere, *left[index:]]))
-                        work.on(cells)
+                        work.try_on(cells)
                         pace.end(cells[0])
                         work.write_table()
             if len(elsewhere) == len(left):
                 if not told:
-                    report(f"waiting for other processes, which work on {_runs(len(left))}")
+                    display.note(f"waiting for other processes, which work on {_runs(len(left))}")
                 told = True
                 time.sleep(WAIT)
             left = elsewhere
@@ -179,6 +180,7 @@ class _GridWorker:
         self.grid, self.out, self.catalog = grid, out, catalog
         self.display, self.report, self.stop = display, report, stop
         self.kept, self.failures = StoredPredictions(out), Failures()
+        self._began = time.time()  # of the clock, which other processes have too
         self._lines_on: dict[str, dict[str, CellLine]] = {}
         for line in (line for cell in grid.cells for line in cell.lines):
             self._lines_on.setdefault(_data_key(line.config), {})[line.file] = line
@@ -189,6 +191,27 @@ class _GridWorker:
     def is_done(self, cells: Sequence[Cell]) -> bool:
         """Whether a run and all classifiers of its cells are finished."""
         return all(state_of(cell, self.out, self.kept) == "finished" for cell in cells)
+
+    def is_settled(self, cells: Sequence[Cell]) -> bool:
+        """Whether they are finished, or have failed in another process since this one began."""
+        if self.is_done(cells):
+            return True
+        path = self._failed(cells)
+        if not path.exists() or path.stat().st_mtime < self._began:
+            return False
+        self.failures.update(json.loads(path.read_text(encoding="utf-8")))
+        return True
+
+    def try_on(self, cells: Sequence[Cell]) -> None:
+        """As :meth:`on`; what fails is left for other processes to read."""
+        before = set(self.failures)
+        self._failed(cells).unlink(missing_ok=True)
+        self.on(cells)
+        if failed := {task: reason for task, reason in self.failures.items() if task not in before}:
+            write_atomically(self._failed(cells), json_text(failed).encode())
+
+    def _failed(self, cells: Sequence[Cell]) -> Path:
+        return self.out / CLAIMS / f"{cells[0].folder}.failed.json"
 
     def write_table(self) -> None:
         """The table of what is known now."""

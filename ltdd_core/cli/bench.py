@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -13,12 +13,14 @@ from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import consoles, device_options, layers, only_json, output_options, verbose_option
 from ltdd_core.config.layers import from_file
 from ltdd_core.errors import InputError, Interrupted, RunFailed
+from ltdd_core.processes import check_jobs
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ltdd_core.bench.grid import Grid
     from ltdd_core.cli.tables import UnderDistributions
+    from ltdd_core.config.layers import Layer
     from ltdd_core.plugging.catalog import Catalog
 
 
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 )
 @click.option("--list", "only_list", is_flag=True, help="List the cells and which are finished; run nothing.")
 @click.option("--only-table", is_flag=True, help="Write the table of what is finished; run nothing.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Number of processes that share the runs.",
+)  # fmt: skip
 @device_options
 @click.option(
     "--store", metavar="DIR", help="Folder of trained networks; unless given, the folder networks inside --out."
@@ -49,6 +55,7 @@ def command(
     out: Path | None,
     only_list: bool,
     only_table: bool,
+    jobs: int,
     assignments: tuple[str, ...],
     as_json: bool,
     quiet: bool,
@@ -71,8 +78,9 @@ def command(
     folder = out or Path("runs") / f"bench-{grid.stem}"
     failed: dict[str, str] = {}
     with only_json(as_json):
-        catalog = installed()
-        wanted = read_grid(grid, catalog, layers(None, assignments, given))
+        check_jobs(jobs)
+        catalog, above = installed(), layers(None, assignments, given)
+        wanted = read_grid(grid, catalog, above)
     if only_list:
         _list(results, wanted, folder, as_json)
         return
@@ -80,7 +88,7 @@ def command(
         raise InputError(f"{folder}: there is no such folder, so nothing is finished.")
     if not only_table:
         with only_json(as_json):
-            failed = _run(wanted, folder, catalog, notes, quiet, verbose)
+            failed = _run(_Work(grid, wanted, above, folder, jobs), catalog, notes, quiet, verbose)
     kept = StoredPredictions(folder)
     document = table_of(wanted, kept, failed)
     write_table(folder, document)
@@ -98,8 +106,19 @@ def command(
         )
 
 
-def _run(wanted: Grid, folder: Path, catalog: Catalog, notes: Console, quiet: bool, verbose: bool) -> dict[str, str]:
+class _Work(NamedTuple):
+    """What there is to do."""
+
+    file: Path
+    grid: Grid
+    above: Sequence[Layer]
+    folder: Path
+    jobs: int
+
+
+def _run(work: _Work, catalog: Catalog, notes: Console, quiet: bool, verbose: bool) -> dict[str, str]:
     """Work on the grid; on Ctrl-C say how to resume."""
+    from ltdd_core.bench.jobs import work_in_jobs
     from ltdd_core.bench.work import work_on
     from ltdd_core.cli.live import LiveDisplay, WarningsOnly
 
@@ -111,7 +130,9 @@ def _run(wanted: Grid, folder: Path, catalog: Catalog, notes: Console, quiet: bo
 
     display = WarningsOnly(notes) if quiet else LiveDisplay(notes, verbose=verbose)
     try:
-        return work_on(wanted, folder, catalog=catalog, display=display, report=report)
+        if work.jobs == 1:
+            return work_on(work.grid, work.folder, catalog=catalog, display=display, report=report)
+        return work_in_jobs(*work, display=display, report=report)
     except Interrupted as error:
         raise Interrupted(f"{error}: stopped; what is finished is kept, the same command resumes it.") from error
 

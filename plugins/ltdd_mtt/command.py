@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from rich.filesize import decimal
 from ltdd_core import InputError, Interrupted
 from ltdd_core.commands import (
     PATH,
+    check_jobs,
     compute_options,
     consoles,
     data_options,
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ltdd_mtt.experts import ExpertOptions
 
 SECONDS_BETWEEN_LINES = 30.0
-PROCESSES_A_CORE = 4
 
 
 @click.group("experts")
@@ -80,7 +79,7 @@ def train(
         above["--out"] = {"compute": {"store": str(out)}}
     with only_json(as_json):
         began = time.monotonic()
-        _check_jobs(jobs)
+        check_jobs(jobs)
         config = read_config(
             given,
             assignments=assignments,
@@ -106,17 +105,6 @@ def train(
 
 def _experts(count: int, epochs: int) -> str:
     return f"{count} {'expert' if count == 1 else 'experts'} of {epochs} {'epoch' if epochs == 1 else 'epochs'}"
-
-
-def _check_jobs(jobs: int) -> None:
-    """Refuse more processes than a machine can hold: each of them needs a core, and memory for torch.
-
-    Raises:
-        InputError: saying how many there may be.
-    """
-    cores = os.cpu_count() or 1
-    if jobs > PROCESSES_A_CORE * cores:
-        raise InputError(f"--jobs {jobs}: this machine has {cores} cores, so use at most {PROCESSES_A_CORE * cores}.")
 
 
 def _check_method(config: Config) -> None:
