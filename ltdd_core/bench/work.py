@@ -103,7 +103,7 @@ def work_on(
     with StopRequest().listening() as stop:
         work = _GridWorker(grid, out, catalog, display, report, stop)
         left = [cells for cells in grid.runs() if not work.is_done(cells)]
-        pace, told = _TimeLeft(len(grid.runs())), False
+        pace, told = _TimeLeft(grid), False
         work.write_table()
         while left:
             elsewhere: list[list[Cell]] = []
@@ -113,7 +113,8 @@ def work_on(
                     if not mine:
                         elsewhere.append(cells)
                     elif not work.is_settled(cells):  # another process may have been faster
-                        report(pace.begin(cells[0], [*elsewhere, *left[index:]]))
+                        ahead = [other for other in [*elsewhere, *left[index:]] if not work.is_settled(other)]
+                        report(pace.begin(cells[0], ahead))
                         work.try_on(cells)
                         pace.end(cells[0])
                         work.write_table()
@@ -142,17 +143,18 @@ def _runs(count: int) -> str:
 
 
 class _TimeLeft:
-    """How far the grid is and how long it may take: a run to come takes what those of its method took."""
+    """Which run begins, and how long the rest may take: a run to come takes what those of its method took."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self, grid: Grid) -> None:
+        self._places = {cells[0].folder: place for place, cells in enumerate(grid.runs(), start=1)}
         self._taken: dict[str, list[float]] = {}
         self._began = 0.0
 
     def begin(self, cell: Cell, left: Sequence[Sequence[Cell]]) -> str:
         """A line that says which run begins; ``left`` are the runs that are not finished, this one among them."""
         self._began = time.monotonic()
-        return f"run {self._total - len(left) + 1}/{self._total}: {cell.name}{self._time_left(left)}"
+        place = f"{self._places[cell.folder]}/{len(self._places)}"
+        return f"run {place}: {cell.name}{self._time_left(left)}"
 
     def end(self, cell: Cell) -> None:
         self._taken.setdefault(cell.method, []).append(time.monotonic() - self._began)
