@@ -113,7 +113,7 @@ def work_on(
                     if not mine:
                         elsewhere.append(cells)
                     elif not work.is_settled(cells):  # another process may have been faster
-                        ahead = [other for other in [*elsewhere, *left[index:]] if not work.is_settled(other)]
+                        ahead = [other for other in [*elsewhere, *left[index:]] if not work.is_done(other)]
                         report(pace.begin(cells[0], ahead))
                         work.try_on(cells)
                         pace.end(cells[0])
