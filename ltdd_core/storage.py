@@ -26,6 +26,8 @@ from ltdd_core.errors import InputError, WriteError, reason_of
 
 NOT_OF_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
 """How file systems answer that cannot sync a folder (SMB, shared folders of virtual machines)."""
+TEMPORARY = ".tmp"
+"""How the names of files end that are not written to their end yet."""
 
 
 def cache_folder() -> Path | None:
@@ -49,19 +51,24 @@ def writing(path: Path) -> Iterator[None]:
         raise WriteError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
     """Write a file so that a reader sees all of it or what was there before, whatever happens meanwhile.
 
     Several processes may write the same file at once; the last to finish wins.
 
+    Args:
+        path: of the file, which is replaced where there is one.
+        content: all of it, or its parts one after another.
+
     Raises:
         WriteError: it cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     with writing(path):
         try:
             with temporary.open("xb") as file:
-                file.write(content)
+                for part in (content,) if isinstance(content, bytes) else content:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -101,6 +108,40 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     write_atomically(path, _sorted_header(safetensors_bytes(plain, metadata)))
 
 
+def save_bytes_in_parts(
+    path: Path, name: str, shape: Sequence[int], parts: Iterable[Tensor], facts: Mapping[str, Any]
+) -> None:
+    """A safetensors file with one uint8 tensor that need not fit into memory, written atomically.
+
+    Args:
+        path: of the file, which is replaced where there is one.
+        name: of the tensor.
+        shape: of the tensor.
+        parts: uint8 on the CPU, of the shape of the tensor except for the first dimension; all of them make it up.
+        facts: as of :func:`save_tensors`.
+
+    Raises:
+        WriteError: the file cannot be written.
+        ValueError: the parts do not add up to the shape, or a number of the facts is not finite.
+    """
+    length, written = math.prod(shape), 0
+    header = {
+        "__metadata__": {key: json_text(value) for key, value in facts.items()},
+        name: {"dtype": "U8", "shape": list(shape), "data_offsets": [0, length]},
+    }
+
+    def content() -> Iterator[bytes | memoryview]:
+        nonlocal written
+        yield _header_bytes(header)
+        for part in parts:
+            written += part.numel()
+            yield part.contiguous().view(-1).numpy().data
+        if written != length:
+            raise ValueError(f"parts of {written} bytes do not make a tensor of {length}")
+
+    write_atomically(path, content())
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, on the CPU, and the facts that :func:`save_tensors` wrote.
 
@@ -116,6 +157,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file, whoever wrote it; the tensors are on the CPU.
+
+    The file is mapped into memory: what of a tensor is used is read when it is used, and can be forgotten again.
 
     Raises:
         InputError: the file is not there, or is damaged.
@@ -220,10 +263,14 @@ class TensorDigest:
 def _sorted_header(content: bytes) -> bytes:
     """The same file with the header's keys sorted: the library writes metadata in random order."""
     length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
+    return _header_bytes(json.loads(content[8 : 8 + length])) + content[8 + length :]
+
+
+def _header_bytes(header: Mapping[str, Any]) -> bytes:
+    """The start of a safetensors file."""
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the format aligns its data to eight bytes
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+    return len(text).to_bytes(8, "little") + text
 
 
 def _sync_folder(folder: Path) -> None:

@@ -752,7 +752,7 @@ def test_a_network_that_is_named_does_not_undo_what_is_set(command, ltdd, finish
     ("words", "message"),
     [
         (("networks", "lst"), "unknown command of ltdd networks 'lst'. Did you mean 'list'? Available: list, remove."),
-        (("data", "nope"), "unknown command of ltdd data 'nope'. Available: show."),
+        (("data", "nope"), "unknown command of ltdd data 'nope'. Available: cache, show."),
         (("experts", "trian"), "unknown command of ltdd experts 'trian'. Did you mean 'train'? Available: train."),
     ],
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ltdd_core.data.cache import key_of_files, noted
 from ltdd_core.data.colours import Range
 from ltdd_core.data.files import unreadable
-from ltdd_core.data.imagefile import Header, ImageFile, decode, read_header, refusal, tried
+from ltdd_core.data.imagefile import SMALLEST_SIDE, Header, ImageFile, decode, read_header, refusal, tried
 from ltdd_core.data.source import ImageTable
 from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.progress import Display
@@ -32,8 +33,6 @@ class FileTable(ImageTable):
     grey: bool
     values: Range | None
     """Black and white in images of more than 8 bits."""
-    decoded: Mapping[ImageFile, Tensor]
-    """The images that are decoded already."""
     advice: str
     """What a user can do where a file cannot be used."""
 
@@ -42,11 +41,10 @@ class FileTable(ImageTable):
         import torch
 
         paths = [self.paths[index] for index in indices.tolist()]
-        missing = [path for path in paths if path not in self.decoded]
-        found, refused = tried(missing, lambda path: pixels(path, self.size, self.values, grey=self.grey))
+        found, refused = tried(dict.fromkeys(paths), lambda path: pixels(path, self.size, self.values, grey=self.grey))
         if refused:
             raise refusal(refused, self.advice)
-        return torch.stack([found[path] if path in found else self.decoded[path] for path in paths]).contiguous()
+        return torch.stack([found[path] for path in paths]).contiguous()
 
     def name(self, index: int) -> str:
         """The path."""
@@ -54,6 +52,11 @@ class FileTable(ImageTable):
 
     def digest(self) -> str:
         """Of the files, so it is the same for any size that they are decoded to."""
+        key = key_of_files(self.paths, "digest", self.labels.tolist())
+        found: str = noted(key, self._digest)
+        return found
+
+    def _digest(self) -> str:
         digest = hashlib.blake2b(repr(self.labels.tolist()).encode(), digest_size=16)
         for path in self.paths:
             try:
@@ -62,6 +65,10 @@ class FileTable(ImageTable):
             except OSError as error:
                 unreadable(error)
         return digest.hexdigest()
+
+    def kept_as(self, indices: Tensor) -> str | None:
+        """Of the files' names, lengths and times, and of what becomes of them; None where that is little work."""
+        return key_of_files([self.paths[index] for index in indices.tolist()], self.size, self.grey, self.values)
 
 
 @dataclass(frozen=True)
@@ -76,12 +83,11 @@ class Usable:
     grey: bool
     """Whether they become grey."""
     values: Range | None
-    decoded: Mapping[ImageFile, Tensor]
     advice: str
 
     def table(self, paths: Sequence[ImageFile], labels: Tensor) -> FileTable:
         """The images of some of the files."""
-        return FileTable(tuple(paths), labels, self.size, self.grey, self.values, self.decoded, self.advice)
+        return FileTable(tuple(paths), labels, self.size, self.grey, self.values, self.advice)
 
 
 def usable(
@@ -93,6 +99,8 @@ def usable(
     display: Display | None,
 ) -> Usable:
     """Look at the headers of files; where bad ones are to be left out, decode all, since only that shows damage.
+
+    What was seen of many files is noted in the cache, and they are not looked at again until one changes.
 
     Args:
         paths: the files that train and test, whose size and colours are those of all images.
@@ -106,24 +114,57 @@ def usable(
         InputError: a file cannot be used, and is not to be left out.
     """
     advice = "" if skip_bad is None else f"{how_to_set('data.skip_bad', True)} leaves out what cannot be used."
-    headers, refused = tried((*paths, *validation), lambda path: read_header(path, values))
+    headers, refused = _noted_looks((*paths, *validation), values, display, damage=bool(skip_bad))
     if refused and not skip_bad:
         raise refusal(refused, advice)
+    deciding = [headers[path] for path in paths if path in headers]
+    size, grey = image_size or _common_size(deciding), all(header.grey for header in deciding)
+    return Usable(headers, refused, size, grey, values, advice)
 
-    def becomes() -> tuple[int, bool]:
-        deciding = [headers[path] for path in paths if path in headers]
-        return image_size or _common_size(deciding), all(header.grey for header in deciding)
 
-    size, grey = becomes()
-    if not skip_bad:
-        return Usable(headers, {}, size, grey, values, {}, advice)
-    decoded, damaged = _decoded(headers, size, values, display, grey=grey)
-    if damaged:
-        headers = {path: header for path, header in headers.items() if path not in damaged}
-        if becomes() != (size, grey):  # a damaged file had another size or colours
-            size, grey = becomes()
-            decoded, _ = _decoded(headers, size, values, display, grey=grey)
-    return Usable(headers, refused | damaged, size, grey, values, decoded, advice)
+Looks = tuple[dict[ImageFile, Header], dict[ImageFile, InputError]]
+"""The headers of the files that can be used, and why the others cannot be."""
+
+
+def _noted_looks(files: Sequence[ImageFile], values: Range | None, display: Display | None, *, damage: bool) -> Looks:
+    """As :func:`_looks`, of files that were looked at before without looking again."""
+    key = key_of_files(files, "looks", values, damage)
+    if key is None:
+        return _looks(files, values, display, damage=damage)
+
+    def find() -> dict[str, Any]:
+        headers, refused = _looks(files, values, display, damage=damage)
+        return {
+            "headers": [
+                (header := headers.get(file)) and [*header.size, header.grey, *header.converted] for file in files
+            ],
+            "refused": [(error := refused.get(file)) and str(error).removeprefix(str(file)) for file in files],
+            "lasting": not any(_may_pass(error) for error in refused.values()),
+        }
+
+    found = noted(key, find, worth=lambda found: found["lasting"])
+    headers, refused = dict[ImageFile, Header](), dict[ImageFile, InputError]()
+    for file, header, error in zip(files, found["headers"], found["refused"], strict=True):
+        if error is not None:
+            refused[file] = InputError(f"{file}{error}")
+        else:
+            width, height, grey, *converted = header
+            headers[file] = Header((width, height), grey, tuple(converted))
+    return headers, refused
+
+
+def _may_pass(error: InputError) -> bool:
+    """Whether a file cannot be read at the moment, which says nothing of the file."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.strerror is not None
+
+
+def _looks(files: Sequence[ImageFile], values: Range | None, display: Display | None, *, damage: bool) -> Looks:
+    """Look at the headers of files, and if asked to decode those that have one, since only that shows damage."""
+    headers, refused = tried(files, lambda path: read_header(path, values))
+    if not damage:
+        return headers, refused
+    damaged = _damaged(headers, values, display)
+    return {path: header for path, header in headers.items() if path not in damaged}, refused | damaged
 
 
 def pixels(path: ImageFile, size: int, values: Range | None, *, grey: bool) -> Tensor:
@@ -138,11 +179,16 @@ def pixels(path: ImageFile, size: int, values: Range | None, *, grey: bool) -> T
     return torch.from_numpy(array).view(size, size, -1).permute(2, 0, 1)
 
 
-def _decoded(
-    paths: Collection[ImageFile], size: int, values: Range | None, display: Display | None, *, grey: bool
-) -> tuple[dict[ImageFile, Tensor], dict[ImageFile, InputError]]:
+def _damaged(
+    paths: Collection[ImageFile], values: Range | None, display: Display | None
+) -> dict[ImageFile, InputError]:
+    """The files that cannot be decoded; what the others become is not kept, since it may not fit into memory."""
+
+    def look(path: ImageFile) -> None:
+        pixels(path, SMALLEST_SIDE, values, grey=False)
+
     with (display or Display()).work("looking for damaged images", len(paths), "images") as told:
-        return tried(paths, lambda path: pixels(path, size, values, grey=grey), told)
+        return tried(paths, look, told)[1]
 
 
 def _common_size(headers: Sequence[Header]) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ltdd_core.data.colours import Range, as_8_bits
 from ltdd_core.data.files import image_files
-from ltdd_core.data.imagefile import decode, fitted, read_header
+from ltdd_core.data.imagefile import decode, fitted, quiet_decoders, read_header
 from ltdd_core.data.npz import load_images
 from ltdd_core.errors import InputError, unknown
 from ltdd_core.storage import text_of_csv
@@ -96,8 +96,9 @@ def read_image(image: GivenImage, shape: tuple[int, int, int], values: Range | N
             f"{image.name}: this classifier takes images of {channels} channels, and files have 1 or 3: "
             "put the images into an npz archive."
         )
-    header = read_header(image.path, values)
-    made = np.asarray(decode(image.path, MODES[channels], height, width, values))
+    with quiet_decoders():
+        header = read_header(image.path, values)
+        made = np.asarray(decode(image.path, MODES[channels], height, width, values))
     tensor = torch.from_numpy(made.copy()).view(height, width, channels).permute(2, 0, 1)
     return tensor, header.size != (width, height) or header.grey != (channels == 1)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import stat
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,10 @@ T = TypeVar("T")
 SMALLEST_SIDE = 4
 NAMED = 3
 """How many more files that cannot be used are named after the first."""
+AT_ONCE = 64
+"""Files, at most, that a thread takes at once."""
+FEW = 16
+"""Files that are not worth a second thread."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +65,7 @@ class Header:
 
 
 def read_header(path: ImageFile, values: Range | None = None) -> Header:
-    """Size and colours from the header, without decoding.
+    """Size and colours from the header, without decoding; inside :func:`quiet_decoders`.
 
     Args:
         path: of the file.
@@ -92,20 +98,48 @@ def tried(
 ) -> tuple[dict[ImageFile, T], dict[ImageFile, InputError]]:
     """What ``read`` makes of each file that it takes, and what it says of each that it refuses.
 
+    Where there are many files, threads share them: decoders work beside each other.
+
     Args:
         paths: the files.
-        read: raises :class:`InputError` for a file that cannot be used.
-        told: how many files are done, after each.
+        read: raises :class:`InputError` for a file that cannot be used; called by several threads.
+        told: how many files are done, now and then.
     """
-    found, refused = dict[ImageFile, T](), dict[ImageFile, InputError]()
-    for number, path in enumerate(paths, 1):
-        try:
-            found[path] = read(path)
-        except InputError as error:
-            refused[path] = error
-        if told is not None:
-            told(number)
+    found, refused, paths = dict[ImageFile, T](), dict[ImageFile, InputError](), list(paths)
+
+    def each(part: Sequence[ImageFile]) -> list[tuple[ImageFile, T | InputError]]:
+        return [(path, _tried_one(path, read)) for path in part]
+
+    with quiet_decoders():
+        for part in _in_threads(each, paths):
+            for path, outcome in part:
+                if isinstance(outcome, InputError):
+                    refused[path] = outcome
+                else:
+                    found[path] = outcome
+            if told is not None:
+                told(len(found) + len(refused))
     return found, refused
+
+
+def _tried_one(path: ImageFile, read: Callable[[ImageFile], T]) -> T | InputError:
+    try:
+        return read(path)
+    except InputError as error:
+        return error
+
+
+def _in_threads(each: Callable[[Sequence[ImageFile]], T], paths: Sequence[ImageFile]) -> Iterator[T]:
+    """What ``each`` makes of the files, a few at a time, in their order."""
+    if len(paths) <= FEW:
+        yield each(paths)
+        return
+    from joblib import cpu_count  # those that a container may use
+
+    threads = cpu_count()
+    size = min(AT_ONCE, math.ceil(len(paths) / threads))
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(each, (paths[start : start + size] for start in range(0, len(paths), size)))
 
 
 def refusal(refused: Mapping[ImageFile, InputError], advice: str = "") -> InputError:
@@ -125,6 +159,8 @@ def refusal(refused: Mapping[ImageFile, InputError], advice: str = "") -> InputE
 
 def decode(path: ImageFile, mode: str, height: int, width: int, values: Range | None = None) -> Image.Image:
     """The upright image in a mode (``L`` or ``RGB``) and size, as :func:`fitted` makes it.
+
+    It is to be called inside :func:`quiet_decoders`.
 
     Raises:
         InputError: the image is damaged.
@@ -146,16 +182,25 @@ def fitted(image: Image.Image, mode: str, height: int, width: int) -> Image.Imag
 
 
 @contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """No warnings of odd metadata, which leave the pixels as they are; of an image of too many pixels an error.
+
+    Warnings are filtered for all threads alike, so a thread must not enter this.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@contextmanager
 def _opened(path: ImageFile) -> Iterator[Image.Image]:
     """An open image file; whatever goes wrong with it in the block is said of the file, in one line."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, which leave the pixels as they are
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-                raise InputError(f"{path}: this is a pipe or a device, not an image file: remove it.")
-            with path.open("rb") as file, Image.open(file) as image:
-                yield image
+        if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            raise InputError(f"{path}: this is a pipe or a device, not an image file: remove it.")
+        with path.open("rb") as file, Image.open(file) as image:
+            yield image
     except InputError as error:
         if str(error).startswith(str(path)):
             raise

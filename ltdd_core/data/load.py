@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ltdd_core.data.copies import Part, told_copies
 from ltdd_core.data.longtail import balanced_part, cut, spared_part
-from ltdd_core.data.memory import check_fits
 from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
+from ltdd_core.data.reading import read_parts
 from ltdd_core.data.sets import LongTailedSet, counts_of
 from ltdd_core.data.source import ArrayTable, DataSource, ImageTable, LongTailOptions, SourceImages
 from ltdd_core.errors import InputError, how_to_set
@@ -22,8 +22,6 @@ FEW_TESTS = 10
 """Test images of a class below which its accuracy is a rough number."""
 MOST_NAMED = 5
 """Classes that a warning names."""
-AT_ONCE = 256
-"""Images that are decoded between two looks at how many are done."""
 
 
 def load_long_tailed(name: str, source: DataSource, display: Display | None = None) -> LongTailedSet:
@@ -46,12 +44,13 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
     source.display = display
     images = source.load(generator(options.seed, "hold out"))
     _check_classes(name, images.class_names, images.train.labels, images.test.labels)
-    kept = _kept(images, options)
-    others = [table for table in (images.test, images.validation) if table is not None]
-    check_fits(name, [(images.train, kept), *((table, torch.arange(len(table.labels))) for table in others)])
-    kept, validation = _validation_part(name, images, kept, options, display)
-    train = _part("training", images.train, kept, display)
-    test = _part("test", images.test, torch.arange(len(images.test.labels)), display)
+    kept, validating = _validation_part(name, images, _kept(images, options), options)
+    chosen = {"training": (images.train, kept), "test": (images.test, torch.arange(len(images.test.labels)))}
+    if validating is not None:
+        chosen["validation"] = validating
+    read = read_parts(name, chosen, display)
+    parts = {what: _part(what, *chosen[what], read[what]) for what in chosen}
+    train, test, validation = parts["training"], parts["test"], parts.get("validation")
     labels, classes = train.labels, len(images.class_names)
     spared = validation if options.validation is None and images.validation is None else None
     advice = (
@@ -168,33 +167,16 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _part(what: str, table: ImageTable, indices: Tensor, display: Display | None) -> Part:
+def _part(what: str, table: ImageTable, indices: Tensor, images: Tensor) -> Part:
     """Images of a table with their labels and names."""
     numbers = indices.tolist()
-    images = _read(what, table, indices, display)
     return Part(what, images, table.labels[indices], lambda index: table.name(numbers[index]))
 
 
-def _read(what: str, table: ImageTable, indices: Tensor, display: Display | None) -> Tensor:
-    """Images of a table; of one that decodes files, a part at a time."""
-    if isinstance(table, ArrayTable) or display is None or not len(indices):
-        return table.read(indices)
-    images, done = torch.empty(0), 0
-    with display.work(f"reading the {what} images", len(indices), "images") as told:
-        for part in indices.split(AT_ONCE):
-            read = table.read(part)
-            if not done:
-                images = read.new_empty(len(indices), *read.shape[1:])
-            images[done : done + len(part)] = read
-            done += len(part)
-            told(done)
-    return images
-
-
 def _validation_part(
-    name: str, images: SourceImages, kept: Tensor, options: LongTailOptions, display: Display | None
-) -> tuple[Tensor, Part | None]:
-    """Which of the images that are kept stay for training, and the validation images."""
+    name: str, images: SourceImages, kept: Tensor, options: LongTailOptions
+) -> tuple[Tensor, tuple[ImageTable, Tensor] | None]:
+    """Which of the images that are kept stay for training; and the table of the validation images, and which."""
     own = images.validation
     if own is not None and len(own.labels):
         if options.validation:
@@ -202,7 +184,7 @@ def _validation_part(
                 f"data {name!r} comes with validation images of its own: leave out {how_to_set('data.validation')}."
             )
         _check_range(name, "validation", own.labels, len(images.class_names))
-        return kept, _part("validation", own, torch.arange(len(own.labels)), display)
+        return kept, (own, torch.arange(len(own.labels)))
     labels, classes, draws = images.train.labels[kept], len(images.class_names), generator(options.seed, "validation")
     groups = None if images.groups is None else images.groups[kept]
     if options.validation is None:
@@ -218,7 +200,7 @@ def _validation_part(
         raise InputError(
             f"data {name!r}: no class has {few}, so none can give one to {how_to_set('data.validation')}: leave it out."
         )
-    return kept[~chosen], _part("validation", images.train, kept[chosen], display)
+    return kept[~chosen], (images.train, kept[chosen])
 
 
 def _check_classes(name: str, class_names: Sequence[str], train: Tensor, test: Tensor) -> None:

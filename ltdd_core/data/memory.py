@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from torch import Tensor
-
-from ltdd_core.data.source import ArrayTable, ImageTable
 from ltdd_core.errors import InputError, how_to_set
 
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -18,27 +15,21 @@ LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.
 GIGABYTE = 10**9
 
 
-def check_fits(name: str, parts: Iterable[tuple[ImageTable, Tensor]]) -> None:
+def check_fits(name: str, shapes: Sequence[tuple[int, ...]]) -> None:
     """Refuse images that need more memory than there is, swap aside.
 
     Args:
         name: of the data.
-        parts: tables of images, each with the indices that are to be read; what is in memory already is not counted.
+        shapes: ``(n, C, H, W)`` of each of the tensors uint8 that are to be in memory at once.
 
     Raises:
         InputError: they cannot fit.
     """
-    needed, shape, there = 0, (0, 0), memory_of_machine()
-    for table, indices in parts:
-        if not isinstance(table, ArrayTable) and len(indices):
-            try:
-                _, *size = table.read(indices[:1]).shape
-            except InputError:
-                return  # whoever reads all images says how many cannot be used
-            needed, shape = needed + len(indices) * math.prod(size), (size[-1], size[-2])
+    needed, there = sum(map(math.prod, shapes)), memory_of_machine()
     if there is not None and needed > there:
+        width, height = max(shapes, key=math.prod)[:1:-1]
         raise InputError(
-            f"data {name!r}: the images need {needed / GIGABYTE:.3g} GB of memory in the size {shape[0]}x{shape[1]}, "
+            f"data {name!r}: the images need {needed / GIGABYTE:.3g} GB of memory in the size {width}x{height}, "
             f"and there are {there / GIGABYTE:.3g}: try a smaller size with {how_to_set('data.image_size', 'N')}."
         )
 

@@ -20,7 +20,7 @@ from ltdd_core.errors import InputError, how_to_set
 
 LARGEST = 3 * 64 * 64
 """Values of an image that ZCA takes: its matrix has the square of that, 604 MB here."""
-APPLIED_AT_ONCE = 1024
+APPLIED_AT_ONCE = COUNTED_AT_ONCE = 1024
 
 
 class Normalisation(ABC):
@@ -74,7 +74,9 @@ class PerChannel(Normalisation):
     @classmethod
     def of(cls, images: Tensor) -> PerChannel:
         """Statistics of uint8 images ``[N, C, H, W]``; a constant channel gets deviation 1."""
-        histogram = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])])
+        histogram = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+        for part in images.split(COUNTED_AT_ONCE):
+            histogram += torch.stack([channel.bincount(minlength=256) for channel in part.transpose(0, 1).flatten(1)])
         values = torch.arange(256, dtype=torch.float64) / 255
         share = histogram.double() / histogram.sum(1, keepdim=True)
         mean = share @ values

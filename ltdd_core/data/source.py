@@ -125,6 +125,16 @@ class ImageTable(ABC):
         """
         return None
 
+    def kept_as(self, indices: Tensor) -> str | None:
+        """A digest under which what :meth:`read` makes of some images is kept on the disk, to be decoded once.
+
+        It is found without decoding, and changes whenever one of the images does.  None: they are decoded each time.
+
+        Args:
+            indices: int64 ``[n]``, from 0 to ``N - 1``, in any order.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class ArrayTable(ImageTable):
