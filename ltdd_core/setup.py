@@ -33,7 +33,7 @@ from ltdd_core.networks.store import NetworkStore
 from ltdd_core.options import Named, section_of
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.progress import Display
-from ltdd_core.runs.devices import chunk_size, computing, find_device, has_compiler, machine_memory
+from ltdd_core.runs.devices import chunk_size, computing, find_device, has_compiler, has_room, machine_memory
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.runs.precision import in_one_precision
 from ltdd_core.runs.stop import StopRequest
@@ -134,6 +134,11 @@ class Setup:
         with self.stop.at_once():
             return load_long_tailed(self.config.data.name, self.config.data.make(), self.display)
 
+    @cached_property
+    def placed(self) -> LongTailedSet:
+        """The long-tailed set with its training images on the device, where that has room for them."""
+        return self.data.to(self.device) if has_room(self.device, self.data.train_images.nbytes) else self.data
+
     @property
     def keep_real(self) -> bool:
         """Whether a class with no more real images than its IPC keeps them."""
@@ -179,7 +184,7 @@ class Setup:
 
     @cached_property
     def _seen(self) -> Tensor:
-        data = self.data
+        data = self.placed
         return data.normalisation.apply(data.train_images) if data.normalisation.once else data.train_images
 
     @cached_property

@@ -34,6 +34,7 @@ from ltdd_core.training.loop import _factor, gradient_in_chunks, train
 from ltdd_core.training.losses import WeightedLoss
 from ltdd_core.training.mixing import mixed
 from ltdd_core.training.options import TrainingOptions
+from ltdd_core.training.sets import made_ahead
 
 PLAIN = PerChannel((0.0,), (1.0,))
 CPU = torch.device("cpu")
@@ -642,3 +643,25 @@ def test_features_are_those_of_each_image_alone():
     for image, feature in zip(data.images, found, strict=True):
         torch.testing.assert_close(network.embed(((image.double() / 255 - 0.2) / 0.5).float()[None])[0], feature)
     assert not found.requires_grad
+
+
+def test_what_is_made_ahead_comes_in_order_and_an_error_comes_where_it_belongs():
+    made = []
+
+    def make(item):
+        made.append(int(item))
+        if item == 7:
+            raise ValueError("seven")
+        return 2 * int(item)
+
+    items = torch.arange(10).split(1)
+    found = made_ahead(make, items, ahead=3)
+    assert [next(found) for _ in range(7)] == [0, 2, 4, 6, 8, 10, 12]
+    with pytest.raises(ValueError, match="seven"):
+        next(found)
+    assert list(made_ahead(make, items[:2], ahead=3)) == [0, 2]
+    early = made_ahead(make, torch.arange(100).split(1), ahead=2)
+    made.clear()
+    next(early)
+    early.close()
+    assert len(made) <= 3

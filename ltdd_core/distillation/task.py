@@ -36,11 +36,11 @@ def task_of(setup: Setup) -> Distillation:
 
     def original(sampler: Named) -> TrainingSet:
         data = setup.original_in_order_of(setup.prepared(setup.component("sampler", sampler)))
-        return replace(data, images=data.images.to(setup.device), labels=data.labels.to(setup.device))
+        return replace(data, labels=data.labels.to(setup.device))
 
     shared = setup.config.compute.store or SHARED
     return Distillation(
-        data=setup.data.to(setup.device),
+        data=setup.placed,
         ipc_of_class=setup.ipc_of_class,
         draw_initial=draw_initial,
         sampler=setup.sampler,

@@ -19,6 +19,10 @@ CPU_PIXELS = 32 * 32 * 32
 GPU_PIXELS = 2048 * 32 * 32
 
 
+SHARE_OF_DATA = 0.3
+"""Share of the free memory of a GPU that images may take; more stay on the CPU, and go there batch by batch."""
+
+
 def find_device(compute: Compute) -> torch.device:
     """The device that a run asks for.
 
@@ -94,6 +98,11 @@ def chunk_size(compute: Compute, device: torch.device, image_shape: tuple[int, i
         return compute.chunk
     _, height, width = image_shape
     return max(1, (CPU_PIXELS if device.type == "cpu" else GPU_PIXELS) // (height * width))
+
+
+def has_room(device: torch.device, size: int) -> bool:
+    """Whether a device has room for so many bytes and still has most of its memory for the work; a CPU always has."""
+    return device.type != "cuda" or SHARE_OF_DATA * torch.cuda.mem_get_info(device)[0] >= size
 
 
 def machine_memory() -> int | None:

@@ -169,8 +169,8 @@ def _epoch(
 ) -> Iterator[tuple[Tensor, Objective]]:
     """The batches of an epoch, augmented and mixed, each with what it lowers."""
     order = torch.randperm(len(data), generator=draws) if data.order is None else data.order(progress, draws)
-    for indices in filter(len, order.split(options.batch)):  # a sampler may have drawn none of a stage's few images
-        images, labels = data.batch(indices, device)
+    some = filter(len, order.split(options.batch))  # a sampler may have drawn none of a stage's few images
+    for indices, (images, labels) in data.batches(some, device):
         images = augmentation.apply(images, draws, data.normalisation)
         images, mix = mixed(images, options.mixup, options.cutmix, draws)
         of_views = data.view_labels is not None  # of the images as they are now, so that no labels need to be mixed

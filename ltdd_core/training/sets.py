@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +16,10 @@ from ltdd_core.data.normalisation import Normalisation
 from ltdd_core.identity import identity
 from ltdd_core.storage import digest_of
 from ltdd_core.training.soft_labels import SoftLabels
+
+T = TypeVar("T")
+AHEAD = 3
+"""Batches that are gathered before they are asked for."""
 
 ViewLabels = Callable[[Tensor], SoftLabels]
 """Normalised images, float32 ``[n, C, H, W]`` -> a soft label of each, on their device."""
@@ -55,10 +61,31 @@ class TrainingSet:
             indices: of the images, int64 ``[n]``, on the CPU.
             device: where the batch is put.
         """
-        images = self.images[indices].to(device, non_blocking=True)
-        if images.dtype == torch.uint8:
-            images = self.normalisation.apply(images)
-        return images, self.labels[indices].to(device, non_blocking=True)
+        return self._seen(self.images[indices], device), self.labels[indices].to(device, non_blocking=True)
+
+    def _seen(self, images: Tensor, device: torch.device) -> Tensor:
+        images = images.to(device, non_blocking=True)
+        return self.normalisation.apply(images) if images.dtype == torch.uint8 else images
+
+    def batches(self, order: Iterable[Tensor], device: torch.device) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
+        """The indices of each batch, and the batch as of :meth:`batch`.
+
+        Images that stay on the CPU while a GPU trains are gathered ahead of it.
+
+        Args:
+            order: indices of each batch, int64 ``[n]``, on the CPU.
+            device: where the batches are put.
+        """
+        if device.type == "cpu" or self.images.device.type != "cpu":
+            for indices in order:
+                yield indices, self.batch(indices, device)
+            return
+
+        def gathered(indices: Tensor) -> tuple[Tensor, Tensor]:
+            return indices, self.images[indices].pin_memory()
+
+        for indices, images in made_ahead(gathered, order):
+            yield indices, (self._seen(images, device), self.labels[indices].to(device, non_blocking=True))
 
     def only(self, kept: Tensor) -> TrainingSet:
         """A part of the set; its order is that of the whole set with the other images left out.
@@ -116,3 +143,23 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def made_ahead(make: Callable[[Tensor], T], order: Iterable[Tensor], ahead: int = AHEAD) -> Iterator[T]:
+    """``make`` of each item, in their order, made by a thread while the ones before it are used.
+
+    Args:
+        make: of an item.
+        order: the items.
+        ahead: how many are made before they are asked for, at least 1.
+    """
+    waiting, pool = deque[Future[T]](), ThreadPoolExecutor(1)
+    try:
+        for item in order:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -291,9 +291,9 @@ class Trainer:
             return found[torch.arange(len(data)) % len(few)]
         parts, done = [], 0
         with self.display.work(f"applying it to the {data.name} images", len(data), "images") as told, torch.no_grad():
-            for indices in torch.arange(len(data)).split(self.chunk):
+            for indices, (images, _) in data.batches(torch.arange(len(data)).split(self.chunk), self.device):
                 self.keep_going()
-                parts.append(function(data.batch(indices, self.device)[0]).float().cpu())
+                parts.append(function(images).float().cpu())
                 done += len(indices)
                 told(done)
         return torch.cat(parts)

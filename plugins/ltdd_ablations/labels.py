@@ -70,7 +70,8 @@ def both(first: TrainingSet, second: TrainingSet) -> TrainingSet:
     """
     sets = (first, second)
     images = [
-        data.normalisation.apply(data.images) if data.images.dtype == torch.uint8 else data.images for data in sets
+        (data.normalisation.apply(data.images) if data.images.dtype == torch.uint8 else data.images).cpu()
+        for data in sets
     ]
     soft = SoftLabels(torch.cat([probabilities_of(data) for data in sets]))
     labels, uniform = [data.labels for data in sets], torch.ones(first.classes, dtype=torch.float64)
