@@ -33,9 +33,14 @@ def check_jobs(jobs: int) -> None:
     Raises:
         InputError: saying how many there may be.
     """
-    cores = os.cpu_count() or 1
-    if jobs > PROCESSES_A_CORE * cores:
-        raise InputError(f"--jobs {jobs}: this machine has {cores} cores, so use at most {PROCESSES_A_CORE * cores}.")
+    if jobs > most_processes():
+        cores = os.cpu_count() or 1
+        raise InputError(f"--jobs {jobs}: this machine has {cores} cores, so use at most {most_processes()}.")
+
+
+def most_processes() -> int:
+    """How many processes of this machine may share some work."""
+    return PROCESSES_A_CORE * (os.cpu_count() or 1)
 
 
 def work_in_processes(

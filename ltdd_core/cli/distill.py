@@ -26,6 +26,7 @@ from ltdd_core.cli.settings import (
     test_imbalance_option,
     verbose_option,
 )
+from ltdd_core.cli.several import help_with, is_helping, own_folder, processes_sharing, started
 from ltdd_core.config.layers import Layer
 from ltdd_core.errors import InputError, Interrupted
 from ltdd_core.runs.named import RUNS, as_file_name
@@ -73,6 +74,13 @@ NOTHING_TO_RESUME = "{} holds no run to resume: leave out --resume to begin one.
 @click.option(
     "--finish", is_flag=True, help="With --out and --resume: take no more steps, and finish the run as it is."
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes of this machine that share the run, which comes to the same result. With torchrun, as many as it "
+    "starts.",
+)
 @data_options
 @classifier_options
 @compute_options
@@ -82,6 +90,7 @@ def command(
     out: Path | None,
     resume: bool,
     finish: bool,
+    processes: int | None,
     config_file: Path | None,
     preset: tuple[str, ...],
     assignments: tuple[str, ...],
@@ -96,10 +105,13 @@ def command(
     several stages, on both; everything is kept in the folder of the run.
     """
     results, notes = consoles(as_json)
-    with only_json(as_json):
-        if finish and (out is None or not resume):
-            raise InputError("--finish ends a run that was stopped: name it with --out RUN --resume --finish.")
-        settings = layers(config_file, assignments, given)
+    if finish and (out is None or not resume):
+        raise InputError("--finish ends a run that was stopped: name it with --out RUN --resume --finish.")
+    settings = layers(config_file, assignments, given)
+    if is_helping():
+        help_with(lambda: _distil(out, resume, finish, settings, preset, consoles(as_json=True)[1], True, False))
+        return
+    with only_json(as_json), started(processes):
         result = _distil(out, resume, finish, settings, preset, notes, quiet, verbose)
     from ltdd_core.cli.tables import (
         duration,
@@ -144,6 +156,8 @@ def _distil(
     from ltdd_core.plugging.catalog import installed
 
     catalog = installed()
+    if resume and out is None and processes_sharing() > 1:
+        raise InputError("several processes resume a run that is named: --out RUN --resume.")
     for plugin in catalog.plugins.listed:
         if plugin.state == "broken":
             notes.print(f"plugin {plugin.name!r} ({plugin}) is broken: {plugin.reason}", style="yellow", soft_wrap=True)
@@ -155,6 +169,7 @@ def _distil(
         method = _method(catalog, settings, preset)
         what = f"distilling {check_data(catalog, settings, preset)} with {method}"
     with announced(notes, what, quiet=quiet):  # while torch is imported
+        from ltdd_core import ranks
         from ltdd_core.cli.live import LiveDisplay, WarningsOnly
         from ltdd_core.distillation.distill import distill
         from ltdd_core.networks.store import FOLDER as NETWORKS, SHARED
@@ -171,7 +186,7 @@ def _distil(
     display = WarningsOnly(notes) if quiet else LiveDisplay(notes, verbose=verbose)
     if finish and out is not None:
         config = _as_it_is(config, out, display)
-    with claimed(out, _stem(config)) as folder:
+    with ranks.joined(), own_folder(claimed(out, _stem(config))) as folder:
         try:
             return distill(config, folder, resume=resume, display=display, catalog=catalog)
         except Interrupted as error:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ltdd_core import ranks
 from ltdd_core.distillation.matcher import Batch, Distillation, Matcher, Synthetic
 from ltdd_core.networks.network import Network
 from ltdd_core.options import BaseOptions, option
@@ -34,6 +36,9 @@ class BatchMatcher(Matcher, ABC):
             ge=1,
         )
 
+    sums_over_classes: ClassVar[bool] = False
+    """Whether :meth:`loss` is a sum over classes whose terms depend on the images of their class alone, and leaves
+    nothing behind.  Then the processes of a run share the classes, and ``loss`` is given those of its process."""
     task: Distillation
     """What the matcher works with, from :meth:`prepare` on."""
     images: Tensor
@@ -66,26 +71,46 @@ class BatchMatcher(Matcher, ABC):
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """One step on all classes."""
-        network = self.task.networks.fresh(step)
-        loss = self.loss(network, *self.batches(step))
+        return {"loss": self.descend(self.task.networks.fresh(step), step)}
+
+    def descend(self, network: Network, number: int) -> Tensor:
+        """One step of the pixels down the loss of a draw of images; the loss, a scalar without gradient.
+
+        Args:
+            network: that the loss is given.
+            number: of the draw, as of :meth:`batches`.
+        """
         self.optimizer.zero_grad()
-        loss.backward()
+        if not self.sums_over_classes or ranks.count() == 1:
+            loss = self.loss(network, *self.batches(number))
+            loss.backward()
+            self.optimizer.step()
+            return loss.detach()
+        self.images.grad, total = torch.zeros_like(self.images), torch.zeros((), device=self.images.device)
+        if own := ranks.share_of_classes(self.task.data.classes):
+            loss = self.loss(network, *self.batches(number, own))
+            loss.backward()
+            total += loss.detach()
+        ranks.summed(self.images.grad, total)
         self.optimizer.step()
-        return {"loss": loss.detach()}
+        return total
 
     def distilled(self) -> Synthetic:
         """The pixels and their classes."""
         return Synthetic(self.images.detach(), self.labels)
 
-    def batches(self, number: int) -> tuple[Batch, Batch]:
+    def batches(self, number: int, classes: Sequence[int] | None = None) -> tuple[Batch, Batch]:
         """A draw of real images of every class, and the synthetic images, with a separate augmentation for each class.
 
         Args:
             number: of the draw; what is drawn of a class is a function of the seed, the number and the class.
+            classes: one at least, in their order, whose images are wanted; all unless given.
         """
         task, data = self.task, self.task.data
         real, labels, synthetic, of_synthetic = [], [], [], []
-        for label, class_images in enumerate(self.images.split(self.task.ipc_of_class)):
+        of_class = self.images.split(self.task.ipc_of_class)
+        for label in range(data.classes) if classes is None else classes:
+            class_images = of_class[label]
             draws = generator(task.seed, "real batch", number, label)
             indices = task.sampler.of_class(label, self.options.batch_real, draws)
             augmenting = generator(task.seed, "augmentation", number, label)
@@ -101,6 +126,8 @@ class BatchMatcher(Matcher, ABC):
 
 class ClassMatcher(BatchMatcher, ABC):
     """The easy interface: the loss of one class; the classes' losses are added up."""
+
+    sums_over_classes = True
 
     @abstractmethod
     def class_loss(self, network: Network, real: Tensor, synthetic: Tensor) -> Tensor:

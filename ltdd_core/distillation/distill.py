@@ -9,13 +9,14 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
 from torch import Tensor
 
+from ltdd_core import ranks
 from ltdd_core.config.model import Config
 from ltdd_core.data.drawing import lettering
 from ltdd_core.data.sets import LongTailedSet
@@ -143,11 +144,14 @@ def distill(
     """
     began, display, out = time.monotonic(), display or usual_display(), Path(out)
     catalog = catalog or installed()
-    observers = Observers(catalog.plugins, catalog.plugins.named(config.run.plugins), display.warn)
+    watching = catalog.plugins.named(config.run.plugins) if ranks.rank() == 0 else []
+    observers = Observers(catalog.plugins, watching, display.warn)
     check_recipe(config)
     lines = lines_of(config, catalog) if lines is None else lines  # that each can be had, before the work begins
     RunFolder(out).check(config, resume=resume)
     config = in_one_precision(config, out)
+    precision = ranks.agreed(config.compute.precision)  # measured, where it is left to the machine
+    config = replace(config, compute=config.compute.model_copy(update={"precision": precision}))
     store = store or NetworkStore(config.compute.store or out / NETWORKS)
     with (
         claimed(out, ""),  # and locked: another process must not do the same work at once
@@ -277,7 +281,7 @@ def classifiers_ahead(
     recipe: Mapping[str, Any] = {}
     with suppress(Exception):  # a recipe that follows from what is prepared, or from steps that are not taken yet
         recipe = matcher.recipe()
-    with suppress(Exception):
+    with suppress(Exception), ranks.alone():
         return training_ahead(setup, left, task.ipc_of_class, recipe)
     return {}
 

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ltdd_core import ranks
 from ltdd_core.errors import InputError
 from ltdd_core.identity import digest
 from ltdd_core.locking import locked
@@ -89,7 +90,10 @@ class NetworkStore:
             return _ready(job, _trained(job))
         name = digest(job.key)
         if name not in self._known:
-            trained = _trained(job) if self.folder is None else self._shared(name, job, keep_going)
+            if ranks.count() > 1:
+                trained = self._together(name, job, keep_going)
+            else:
+                trained = _trained(job) if self.folder is None else self._shared(name, job, keep_going)
             self._known[name] = _ready(job, trained)
         return self._known[name]
 
@@ -121,7 +125,7 @@ class NetworkStore:
         Raises:
             InputError: the folder cannot be written, or a file in it is damaged.
         """
-        if key is None or self.folder is None:
+        if key is None or self.folder is None or ranks.count() > 1:
             return compute()
         path = self.folder / f"{digest(key)}.safetensors"
         if not path.exists():
@@ -149,6 +153,21 @@ class NetworkStore:
             path.with_suffix(UNFINISHED_SUFFIX).unlink(missing_ok=True)
             return trained
 
+    def _together(self, name: str, job: Job, keep_going: Callable[[], None]) -> Trained:
+        """The network in all processes of a run: from the file of rank 0, or trained by all of them at once."""
+        if ranks.rank() > 0 or self.folder is None:
+            return _with_others(job)
+        path = self.folder / f"{name}.safetensors"
+        with made(self.folder), _locked(path, keep_going):
+            if path.exists():
+                return _with_others(job, found=_filled(job.make(), path, job.key or {}))
+            unfinished = Unfinished(path.with_suffix(UNFINISHED_SUFFIX), job.key or {})
+            trained = _with_others(job, unfinished=unfinished)
+            facts = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": job.key, "seconds": trained.seconds}
+            save_tensors(path, trained.network.state_dict(), facts)
+            unfinished.path.unlink(missing_ok=True)
+            return trained
+
 
 class Plan(NetworkStore):
     """Notes what is asked for, and trains nothing: it hands out networks with their initial weights."""
@@ -166,6 +185,30 @@ class Plan(NetworkStore):
 def _trained(job: Job) -> Trained:
     network, began = job.make(), time.monotonic()
     return Trained(job.train(network, Start(), lambda epoch: None), time.monotonic() - began)
+
+
+def _with_others(job: Job, found: Trained | None = None, unfinished: Unfinished | None = None) -> Trained:
+    """The network of a job in all processes of a run, which call this at the same time.
+
+    Args:
+        job: the same in all of them.
+        found: the network, where rank 0 has it.
+        unfinished: where rank 0 keeps the checkpoints of its training.
+    """
+    state = None if found is None else {name: value.cpu() for name, value in found.network.state_dict().items()}
+    if (state := ranks.agreed(state)) is not None:
+        network = found.network if found is not None else job.make()
+        network.load_state_dict(state)
+        return Trained(network.eval().requires_grad_(False), ranks.agreed(found and found.seconds))
+    start = ranks.agreed(Start() if unfinished is None else unfinished.start())
+    network, began = job.make(), time.monotonic()
+    try:
+        network = job.train(network, start, (lambda epoch: None) if unfinished is None else unfinished.after_epoch)
+    except KeyboardInterrupt:  # Interrupted is one
+        if unfinished is not None:
+            unfinished.write()
+        raise
+    return Trained(network, ranks.agreed(time.monotonic() - began if unfinished is None else unfinished.seconds))
 
 
 def _ready(job: Job, trained: Trained) -> Trained:

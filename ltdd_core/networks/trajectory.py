@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from ltdd_core import ranks
 from ltdd_core.errors import InputError, Interrupted, reason_of
 from ltdd_core.identity import digest
 from ltdd_core.networks.job import ADVICE, FORMAT_VERSION, TRAJECTORY, Epoch, Job, Key, Start, check_facts, seconds_in
@@ -251,7 +252,8 @@ def train_all(trajectories: Sequence[Trajectory], report: Report, keep_going: Ca
             with trajectory.alone() as mine:
                 if mine:
                     network = network or trajectory.job.make()
-                    trajectory.train(network, partial(report, number))
+                    with ranks.alone():  # other processes of the run train other trajectories
+                        trajectory.train(network, partial(report, number))
                     del waiting[number]
         if waiting:
             time.sleep(PATIENCE)

@@ -89,7 +89,8 @@ def usual_threads() -> int:
         return threads
     from joblib import cpu_count  # reads the quota of the control group
 
-    return min(threads, cpu_count())
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this machine that share the run
+    return max(1, min(threads, cpu_count()) // sharing)
 
 
 def chunk_size(compute: Compute, device: torch.device, image_shape: tuple[int, int, int]) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ltdd_core import ranks
 from ltdd_core.errors import InputError, RunFailed, reason_of
 from ltdd_core.networks.compiled import CompiledNetwork
 from ltdd_core.networks.job import ADVICE, Epoch, Start
@@ -26,6 +27,8 @@ from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.soft_labels import SoftLabels
 
 BEGINNING = Start()
+LEAST_SHARED = 8
+"""Images of a batch, at least, that are worth a process; adding up the gradients takes time, too."""
 
 
 def train(
@@ -83,6 +86,7 @@ def train(
     faster = CompiledNetwork(network, precision, compiled)
     batch_norm = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     at_once = options.batch if batch_norm or chunk is None else chunk
+    shared = not batch_norm and not any(isinstance(layer, nn.modules.dropout._DropoutNd) for layer in network.modules())
     for epoch in range(start.done, epochs):
         optimizer.param_groups[0]["lr"] = options.lr * _factor(options, epoch, epochs)
         draws, progress = generator(seed, f"{purpose}: epoch", epoch), progress_at(epoch, epochs)
@@ -92,7 +96,7 @@ def train(
             for images, objective in _epoch(data, options, augmentation, current, progress, draws, device, chunk):
                 keep_going()
                 _train_mode(network, batch_norm, len(images))
-                gradient, of_batch = _gradient(faster, learning, images, objective, at_once)
+                gradient, of_batch = _gradient(faster, learning, images, objective, at_once, shared=shared)
                 _step(optimizer, learning, gradient)
                 losses, seen = losses + of_batch * len(images), seen + len(images)
                 if average is not None:
@@ -207,20 +211,29 @@ def gradient_in_chunks(
     Returns:
         A tensor for each parameter, in its shape; zeros where the loss does not depend on it.
     """
-    return _gradient(network, parameters, images, of_labels(loss, labels), chunk)[0]
+    return _gradient(network, parameters, images, of_labels(loss, labels), chunk, shared=False)[0]
 
 
 def _gradient(
-    network: Network, parameters: Sequence[Tensor], images: Tensor, objective: Objective, chunk: int
+    network: Network, parameters: Sequence[Tensor], images: Tensor, objective: Objective, chunk: int, *, shared: bool
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """As :func:`gradient_in_chunks`, of an objective; and the objective itself."""
-    count = math.ceil(len(images) / chunk)
+    """As :func:`gradient_in_chunks`, of an objective; and the objective itself.
+
+    Args:
+        shared: whether the processes of a run may share the images, each of which goes through the network for itself.
+    """
+    every = torch.arange(len(images), device=images.device)
+    shared = shared and len(images) >= LEAST_SHARED * ranks.count() > LEAST_SHARED
+    own = every[ranks.share_of(len(images))] if shared else every
+    count = math.ceil(len(own) / chunk)
     total: tuple[Tensor, ...] = ()
     value = torch.zeros((), device=images.device)
-    for rows in torch.arange(len(images), device=images.device).tensor_split(count):
-        part = objective(network(images if count == 1 else images[rows]), rows)
+    for rows in own.tensor_split(count):
+        part = objective(network(images if len(rows) == len(images) else images[rows]), rows)
         share = torch.autograd.grad(part, parameters, materialize_grads=True)
         total, value = tuple(map(torch.add, total, share)) if total else share, value + part.detach()
+    if shared:
+        ranks.summed(*total, value)
     return total, value
 
 

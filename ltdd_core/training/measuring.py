@@ -8,6 +8,7 @@ import time
 
 import torch
 
+from ltdd_core import ranks
 from ltdd_core.seeding import global_generator
 from ltdd_core.training.loop import train
 from ltdd_core.training.losses import cross_entropy
@@ -51,19 +52,20 @@ def seconds_per_step(trainer: Trainer, data: TrainingSet, options: TrainingOptio
         places = torch.arange(images) % len(data)
         part = TrainingSet(data.name, data.images[places], data.labels[places], data.normalisation, data.classes)
         began = time.monotonic()
-        train(
-            network.requires_grad_(True),
-            part,
-            options,
-            loss=cross_entropy,
-            augmentation=trainer.augmentation_of(options),
-            seed=0,
-            purpose="measuring",
-            device=trainer.device,
-            keep_going=trainer.keep_going,
-            chunk=trainer.chunk,
-            precision=trainer.precision,
-        )
+        with ranks.alone():
+            train(
+                network.requires_grad_(True),
+                part,
+                options,
+                loss=cross_entropy,
+                augmentation=trainer.augmentation_of(options),
+                seed=0,
+                purpose="measuring",
+                device=trainer.device,
+                keep_going=trainer.keep_going,
+                chunk=trainer.chunk,
+                precision=trainer.precision,
+            )
         return time.monotonic() - began
 
     seconds(min(WARM_UP, images))

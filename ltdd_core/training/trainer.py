@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ltdd_core import ranks
 from ltdd_core.errors import RunFailed, either, how_to_set
 from ltdd_core.identity import Unidentified, identity
 from ltdd_core.networks.compiled import Compiling
@@ -291,12 +292,16 @@ class Trainer:
             return found[torch.arange(len(data)) % len(few)]
         parts, done = [], 0
         with self.display.work(f"applying it to the {data.name} images", len(data), "images") as told, torch.no_grad():
-            for indices, (images, _) in data.batches(torch.arange(len(data)).split(self.chunk), self.device):
+            chunks = torch.arange(len(data)).split(self.chunk)
+            shared = len(chunks) >= ranks.count()
+            for indices, (images, _) in data.batches(
+                chunks[ranks.share_of(len(chunks))] if shared else chunks, self.device
+            ):
                 self.keep_going()
                 parts.append(function(images).float().cpu())
-                done += len(indices)
-                told(done)
-        return torch.cat(parts)
+                done += len(indices) * (ranks.count() if shared else 1)
+                told(min(done, len(data)))
+            return ranks.put_together(torch.cat(parts)) if shared else torch.cat(parts)
 
     def augmentation_of(self, options: TrainingOptions) -> Augmentation | TrainingAugmentation:
         """Of the training images: the one that the options name, or else that of the run."""

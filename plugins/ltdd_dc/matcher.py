@@ -63,6 +63,8 @@ def published_loops(ipc: int) -> tuple[int, int]:
 class GradientMatcher(BatchMatcher):
     """Gradient matching; DC and DSA differ only in the augmentation."""
 
+    sums_over_classes = True
+
     class Options(BatchMatcher.Options):
         """Options of gradient matching; defaults of DC's public code."""
 
@@ -122,11 +124,7 @@ class GradientMatcher(BatchMatcher):
         losses = []
         for matching in range(self.outer_loop):
             number = step * self.outer_loop + matching
-            loss = self.loss(network, *self.batches(number))
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            losses.append(loss.detach())
+            losses.append(self.descend(network, number))
             if matching + 1 < self.outer_loop:
                 self._train(network, generator(self.task.seed, "network training", number))
         return {"loss": torch.stack(losses).mean() / self.task.data.classes}

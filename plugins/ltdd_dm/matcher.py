@@ -25,6 +25,7 @@ class DistributionMatcher(BatchMatcher):
   booktitle = {IEEE/CVF Winter Conference on Applications of Computer Vision (WACV)},
   year = {2023}
 }"""
+    sums_over_classes = True
 
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
         """Squared distance of the class means, summed over classes and features."""

@@ -1,0 +1,134 @@
+"""One run in several processes of this machine: the command starts the others, and is rank 0 itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from ltdd_core.errors import InputError, Interrupted, RunFailed
+from ltdd_core.processes import most_processes
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+SECONDS_TO_END = 5.0
+"""That the other processes have after rank 0 has ended."""
+
+
+def processes_sharing() -> int:
+    """How many processes share this run, as torchrun's environment variables say; 1 where nobody says so."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_helping() -> bool:
+    """Whether this process only helps another one, which talks to the user."""
+    return processes_sharing() > 1 and os.environ.get("RANK", "0") != "0"
+
+
+@contextmanager
+def started(processes: int | None) -> Iterator[None]:
+    """Start the other processes of a run, with the arguments of this one; they end with the block.
+
+    Nothing happens where the run has one process, or torchrun, or this function in another process, has started all.
+
+    Args:
+        processes: how many there are in all.
+
+    Raises:
+        InputError: more than this machine can hold.
+    """
+    if processes is None or processes == 1 or processes_sharing() > 1:
+        yield
+        return
+    if processes > most_processes():
+        raise InputError(f"--processes {processes}: use at most {most_processes()} on this machine.")
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+    }
+    others = [
+        subprocess.Popen(  # noqa: S603 - the arguments of this command
+            [sys.executable, "-m", "ltdd_core", *sys.argv[1:]],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        for rank in range(1, processes)
+    ]
+    before = {name: os.environ.get(name) for name in (*shared, "RANK", "LOCAL_RANK")}
+    os.environ.update(shared, RANK="0", LOCAL_RANK="0")
+    ended = False
+    try:
+        yield
+        ended = True
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        for other in others:
+            _end(other, at_once=not ended)
+
+
+def _end(process: subprocess.Popen[bytes], *, at_once: bool) -> None:
+    try:
+        if at_once:
+            process.terminate()
+        process.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def help_with(work: Callable[[], Any]) -> None:
+    """Do the part of a process that only helps: it says nothing, unless it is something that rank 0 cannot say.
+
+    Args:
+        work: that of the command.
+    """
+    with ExitStack() as stack:
+        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123 - not a file of the user
+        try:
+            with redirect_stdout(nowhere), redirect_stderr(nowhere):
+                work()
+        except (InputError, RunFailed, Interrupted):
+            sys.exit(1)
+
+
+@contextmanager
+def own_folder(claimed: AbstractContextManager[Path] | None) -> Iterator[Path]:
+    """The folder that this process works in: that of the run, or a copy of it that goes at the end.
+
+    So all processes begin from the same files, and none reads what rank 0 writes meanwhile.
+
+    Args:
+        claimed: the folder of the run, in rank 0; it is not entered in the others.
+    """
+    from ltdd_core import ranks
+    from ltdd_core.networks.store import FOLDER as NETWORKS
+
+    with claimed if claimed is not None and not is_helping() else nullcontext() as folder:
+        of_run = Path(ranks.agreed(str(folder)))
+        if folder is not None:
+            ranks.met()  # the others have their copies
+            yield folder
+            return
+        with TemporaryDirectory(prefix="ltdd-") as place:
+            own = Path(place) / of_run.name
+            shutil.copytree(of_run, own, ignore=shutil.ignore_patterns(NETWORKS, ".*"))
+            ranks.met()
+            yield own
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

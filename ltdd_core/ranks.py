@@ -1,0 +1,155 @@
+"""Several processes that share one run, one rank each, started by torchrun or by ``ltdd distill --processes``.
+
+Every process does the whole run: it has the same configuration, draws the same numbers and takes the same decisions.
+Where work can be split, each does its share and the results are added up or put together; whoever does not know of the
+others does the work that they do, and comes to the same result.  Rank 0 alone talks to the user, and its folder is that
+of the run.
+
+A process that dies closes its connections, so the next exchange fails in all others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ltdd_core.errors import RunFailed
+
+T = TypeVar("T")
+
+LONGEST_WAIT = timedelta(days=7)
+"""For what another process does, such as a training; one that dies is noticed at once."""
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Meet the other processes of the run, as the environment variables of torchrun say; nothing where there are none.
+
+    Raises:
+        RunFailed: inside the block, where a process has ended.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    local, on_this_machine = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local % torch.cuda.device_count())
+        if on_this_machine <= torch.cuda.device_count():  # NCCL takes one process a GPU
+            backend = "cpu:gloo,cuda:nccl"
+    with _noticing():
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if _shared() else 0
+
+
+def count() -> int:
+    """How many processes share the work at this place; 1 where each does its own."""
+    return dist.get_world_size() if _shared() else 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside the block this process works on its own: it measures something, or trains what others do not."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def agreed(value: T) -> T:
+    """What rank 0 says, in every process.
+
+    Args:
+        value: can be pickled; that of rank 0 counts.
+    """
+    if count() == 1:
+        return value
+    values: list[Any] = [value]
+    with _noticing():
+        dist.broadcast_object_list(values, src=0)
+    said: T = values[0]
+    return said
+
+
+def met() -> None:
+    """Wait until every process has come to this place."""
+    put_together(torch.empty(0))
+
+
+def summed(*tensors: Tensor) -> None:
+    """Replace tensors of one dtype by their sums over all processes, which are the same bits in each.
+
+    Args:
+        tensors: of any shapes, on one device; changed in place.
+    """
+    if count() == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    with _noticing():
+        dist.all_reduce(flat)
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.detach().copy_(part.view(tensor.shape))
+
+
+def put_together(part: Tensor) -> Tensor:
+    """The parts of all processes one after another, ``[n, ...]``, on the CPU.
+
+    Args:
+        part: ``[n_rank, ...]`` on the CPU, of the same dtype and trailing shape in each process; may be empty.
+    """
+    if count() == 1:
+        return part
+    shapes: list[Any] = [None] * count()
+    with _noticing():
+        dist.all_gather_object(shapes, tuple(part.shape))
+        parts = [torch.empty(shape, dtype=part.dtype) for shape in shapes]
+        parts[rank()] = part.contiguous()
+        for source, tensor in enumerate(parts):
+            dist.broadcast(tensor, src=source)
+    return torch.cat(parts)
+
+
+def share_of(number: int) -> slice:
+    """Which of so many things, in a row, this process does; the shares differ by one at most."""
+    each, more = divmod(number, count())
+    start = rank() * each + min(rank(), more)
+    return slice(start, start + each + (rank() < more))
+
+
+def share_of_classes(classes: int) -> Sequence[int]:
+    """The classes that this process works on: every so many-th, since neighbours in a long tail have similar counts."""
+    return range(rank(), classes, count())
+
+
+def _shared() -> bool:
+    return dist.is_initialized() and not _alone.get()
+
+
+@contextmanager
+def _noticing() -> Iterator[None]:
+    """Say in one line that another process is gone."""
+    try:
+        yield
+    except (RuntimeError, dist.DistError) as error:
+        raise RunFailed(
+            "another process of this run has ended. What was saved is kept: the same command with --resume goes on."
+        ) from error
