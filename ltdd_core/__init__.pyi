@@ -12,6 +12,11 @@ from .api import (
     quality as quality,
     relabel as relabel,
 )
+from .bench.launcher import (
+    Job as Job,
+    Launcher as Launcher,
+    Resources as Resources,
+)
 from .config.model import (
     Config as Config,
 )

@@ -106,6 +106,7 @@ PATHS = {
     "compile": "compute.compile",
     "store": "compute.store",
     "keep": "compute.keep",
+    "launcher": "launcher.name",
 }
 """Where in a configuration each command-line option goes."""
 _OPTIONS = {path: option for option, path in PATHS.items()}

@@ -101,6 +101,11 @@ def ltdd_register_presets(register: Register) -> None:
 
 
 @hookspec
+def ltdd_register_launchers(register: Register) -> None:
+    """Offer launchers (:class:`ltdd_core.Launcher`), which have the runs of a grid done, for ``bench --launcher``."""
+
+
+@hookspec
 def ltdd_register_commands(cli: click.Group) -> None:
     """Add commands: ``cli.add_command(...)``.
 

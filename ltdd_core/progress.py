@@ -14,7 +14,12 @@ from typing import Any
 
 RECENT = 50
 """Steps that the speed is an average of; the first step, which may compile the network, is never one."""
-PER = {"iterations": ("it", "it"), "epochs": ("epochs", "epoch"), "images": ("images", "image")}
+PER = {
+    "iterations": ("it", "it"),
+    "epochs": ("epochs", "epoch"),
+    "images": ("images", "image"),
+    "runs": ("runs", "run"),
+}
 """What stands in a speed, as 2.0 epochs/s or 2.0 s/epoch."""
 SECONDS_BETWEEN_DRAWS = 0.2
 

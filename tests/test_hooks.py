@@ -224,7 +224,7 @@ def test_a_watcher_that_fails_at_the_command_line_costs_the_run_nothing(site, lt
 
 def test_every_hook_has_a_test_here_and_a_documented_specification():
     tests = "".join(name for name in globals() if name.startswith("test_hook_"))
-    components = ("samplers", "networks", "labellers", "augmentations", "heads", "recipes")
+    components = ("samplers", "networks", "labellers", "augmentations", "heads", "recipes", "launchers")
     for name, spec in vars(hookspecs).items():
         if not name.startswith("ltdd_"):
             continue

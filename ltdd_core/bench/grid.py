@@ -31,7 +31,7 @@ from ltdd_core.evaluation.lines import Line, control_of, line_of, lines_of
 from ltdd_core.options import BaseOptions, option
 from ltdd_core.plugging.catalog import Catalog
 
-KEYS = ("title", "common", *AXES, "lines", "published")
+KEYS = ("title", "common", *AXES, "lines", "published", "launcher")
 LINE_KEYS = ("plugins", "plugin", "head", "recipe", "training", "network", "sampler", "augment", "control")
 """What a line may change: how a classifier is trained, and nothing that distils."""
 LONGEST = 40  # characters of a label in the name of a file
@@ -119,18 +119,19 @@ class Grid:
         return list(by_folder.values())
 
 
-def read_grid(path: Path, catalog: Catalog, above: Sequence[Layer] = ()) -> Grid:
+def read_grid(path: Path, catalog: Catalog, above: Sequence[Layer] = (), *, tree: Tree | None = None) -> Grid:
     """Read and check a grid file; every cell and line is resolved.
 
     Args:
         path: of the YAML file.
         catalog: of all components.
         above: layers above everything in the file, from the command line.
+        tree: what is in the file, where it was read before.
 
     Raises:
         InputError: naming the file and what is wrong in it.
     """
-    tree = from_file(path).tree
+    tree = from_file(path).tree if tree is None else tree
     for key in tree:
         if key not in KEYS:
             raise InputError(f"{path}: {unknown('key', key, KEYS)}")

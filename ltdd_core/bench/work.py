@@ -91,7 +91,7 @@ def work_on(
         out: folder of everything.
         catalog: where the grid was resolved.
         display: shows what happens inside a run.
-        report: takes a line for each run and each classifier.
+        report: takes a line for each run.
 
     Raises:
         InputError: the folder cannot be written.
@@ -101,26 +101,27 @@ def work_on(
     with writing(out):
         (out / CLAIMS).mkdir(parents=True, exist_ok=True)
     with StopRequest().listening() as stop:
-        work = _GridWorker(grid, out, catalog, display, report, stop)
+        work = GridWorker(grid, out, catalog, display, report, stop)
         left = [cells for cells in grid.runs() if not work.is_done(cells)]
-        pace, told = _TimeLeft(grid), False
+        pace, told = TimeLeft(grid), False
         work.write_table()
         while left:
             elsewhere: list[list[Cell]] = []
             for index, cells in enumerate(left):
                 stop.check()
-                with _claimed(out, cells[0], display.warn) as mine:
+                with claimed(out, cells[0], display.warn) as mine:
                     if not mine:
                         elsewhere.append(cells)
                     elif not work.is_settled(cells):  # another process may have been faster
                         ahead = [other for other in [*elsewhere, *left[index:]] if not work.is_done(other)]
-                        report(pace.begin(cells[0], ahead))
+                        began = time.monotonic()
+                        report(f"{pace.place(cells[0])}{pace.left(ahead)}")
                         work.try_on(cells)
-                        pace.end(cells[0])
+                        pace.took(cells[0], time.monotonic() - began)
                         work.write_table()
             if len(elsewhere) == len(left):
                 if not told:
-                    display.note(f"waiting for other processes, which work on {_runs(len(left))}")
+                    display.note(f"waiting for other processes, which work on {runs_in_words(len(left))}")
                 told = True
                 time.sleep(WAIT)
             left = elsewhere
@@ -129,7 +130,7 @@ def work_on(
 
 
 @contextmanager
-def _claimed(out: Path, cell: Cell, warn: Callable[[str], None]) -> Iterator[bool]:
+def claimed(out: Path, cell: Cell, warn: Callable[[str], None]) -> Iterator[bool]:
     """Keep other processes from a run until the block ends; whether none of them has it."""
     with locked(out / CLAIMS / cell.folder, wait=False, warn=warn) as mine:
         try:
@@ -138,37 +139,47 @@ def _claimed(out: Path, cell: Cell, warn: Callable[[str], None]) -> Iterator[boo
             raise RunFailed(f"{error} What was saved before is kept.") from error
 
 
-def _runs(count: int) -> str:
+def runs_in_words(count: int) -> str:
+    """Those that are still to be done."""
     return "the last run" if count == 1 else f"the last {count} runs"
 
 
-class _TimeLeft:
-    """Which run begins, and how long the rest may take: a run to come takes what those of its method took."""
+class TimeLeft:
+    """How long the rest of a grid may take: a run to come takes what those of its method took."""
 
     def __init__(self, grid: Grid) -> None:
         self._places = {cells[0].folder: place for place, cells in enumerate(grid.runs(), start=1)}
         self._taken: dict[str, list[float]] = {}
-        self._began = 0.0
 
-    def begin(self, cell: Cell, left: Sequence[Sequence[Cell]]) -> str:
-        """A line that says which run begins; ``left`` are the runs that are not finished, this one among them."""
-        self._began = time.monotonic()
-        place = f"{self._places[cell.folder]}/{len(self._places)}"
-        return f"run {place}: {cell.name}{self._time_left(left)}"
+    def place(self, cell: Cell) -> str:
+        """Which run it is, as a line begins: ``run 2/4: ...``."""
+        return f"run {self._places[cell.folder]}/{len(self._places)}: {cell.name}"
 
-    def end(self, cell: Cell) -> None:
-        self._taken.setdefault(cell.method, []).append(time.monotonic() - self._began)
+    def took(self, cell: Cell, seconds: float) -> None:
+        """A run has ended."""
+        self._taken.setdefault(cell.method, []).append(seconds)
 
-    def _time_left(self, left: Sequence[Sequence[Cell]]) -> str:
+    def left(self, left: Sequence[Sequence[Cell]], at_once: int = 1) -> str:
+        """The time that the runs ``left`` may take, as a line ends; "" where nothing is known."""
         known = list(itertools.chain.from_iterable(self._taken.values()))
-        if not known:
+        if not known or not left:
             return ""
         seconds = [self._taken.get(cells[0].method, known) for cells in left]
-        return f"  (about {timedelta(seconds=round(sum(map(fmean, seconds))))} left)"
+        return f"  (about {timedelta(seconds=round(sum(map(fmean, seconds)) / at_once))} left)"
 
 
-class _GridWorker:
-    """What a process has at hand while it works on a grid."""
+class GridWorker:
+    """What a process has at hand while it works on a grid.
+
+    Args:
+        grid: all of it.
+        out: folder of everything.
+        catalog: where the grid was resolved.
+        display: shows what happens inside a run.
+        report: takes a line for each run.
+        stop: looked at between units of work.
+        began: in seconds of the clock; what failed before is tried again.  None: now.
+    """
 
     def __init__(
         self,
@@ -178,11 +189,12 @@ class _GridWorker:
         display: Display,
         report: Callable[[str], None],
         stop: StopRequest,
+        began: float | None = None,
     ) -> None:
         self.grid, self.out, self.catalog = grid, out, catalog
         self.display, self.report, self.stop = display, report, stop
         self.kept, self.failures = StoredPredictions(out), Failures()
-        self._began = time.time()  # of the clock, which other processes have too
+        self._began = time.time() if began is None else began  # of the clock, which other processes have too
         self._lines_on: dict[str, dict[str, CellLine]] = {}
         for line in (line for cell in grid.cells for line in cell.lines):
             self._lines_on.setdefault(_data_key(line.config), {})[line.file] = line
@@ -285,7 +297,7 @@ class _GridWorker:
         """Train a classifier and keep what it says, unless that is known."""
         if self.kept.has(line):
             return
-        self.report(f"classifier: {line.name}")
+        self.display.note(f"classifier: {line.name}")
         with self._noting(line.file):
             self.stop.check()
             data = self._data_of(line)

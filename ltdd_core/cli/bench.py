@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from ltdd_core.cli.completion import names
 from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import consoles, device_options, layers, only_json, output_options, verbose_option
 from ltdd_core.config.layers import from_file
 from ltdd_core.errors import InputError, Interrupted, RunFailed
-from ltdd_core.processes import check_jobs
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ltdd_core.bench.grid import Grid
+    from ltdd_core.bench.launcher import Launcher
+    from ltdd_core.bench.task import GridFile
     from ltdd_core.cli.tables import UnderDistributions
-    from ltdd_core.config.layers import Layer
     from ltdd_core.plugging.catalog import Catalog
 
 
@@ -34,8 +36,16 @@ if TYPE_CHECKING:
 @click.option("--list", "only_list", is_flag=True, help="List the cells and which are finished; run nothing.")
 @click.option("--only-table", is_flag=True, help="Write the table of what is finished; run nothing.")
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True,
-    help="Number of processes that share the runs.",
+    "--launcher", metavar="NAME", shell_complete=names("launcher"),
+    help="What does the runs; local, the default: processes of this machine.",
+)  # fmt: skip
+@click.option(
+    "--jobs", type=click.IntRange(min=1), metavar="N",
+    help="Number of runs at once; unless given, 1 on this machine, and on a cluster what it has room for.",
+)  # fmt: skip
+@click.option(
+    "--gpus-per-run", type=click.FloatRange(min=0, min_open=True, max=1), metavar="X",
+    help="Share of a GPU for each run: with 0.5 two runs share one.",
 )  # fmt: skip
 @device_options
 @click.option(
@@ -55,7 +65,8 @@ def command(
     out: Path | None,
     only_list: bool,
     only_table: bool,
-    jobs: int,
+    jobs: int | None,
+    gpus_per_run: float | None,
     assignments: tuple[str, ...],
     as_json: bool,
     quiet: bool,
@@ -68,19 +79,22 @@ def command(
     again, and the same command resumes a grid that was stopped. Start it several times, and the processes share the
     runs. The table, with published values beside ours, is written after every run: table.md, table.csv and table.json.
     """
-    from_file(grid)  # says what is wrong with the file before torch is imported
+    file = from_file(grid)  # says what is wrong with the file before torch is imported
     from ltdd_core.bench.grid import read_grid
+    from ltdd_core.bench.launch import chosen_launcher, without_launcher
     from ltdd_core.bench.predictions import StoredPredictions
     from ltdd_core.bench.table import table_of, write_table
+    from ltdd_core.bench.task import GridFile
     from ltdd_core.plugging.catalog import installed
 
     results, notes = consoles(as_json)
     folder = out or Path("runs") / f"bench-{grid.stem}"
     failed: dict[str, str] = {}
     with only_json(as_json):
-        check_jobs(jobs)
         catalog, above = installed(), layers(None, assignments, given)
-        wanted = read_grid(grid, catalog, above)
+        chosen = chosen_launcher(catalog, [file, *above])
+        above = without_launcher(above)
+        wanted = read_grid(grid, catalog, above, tree=file.tree)
     if only_list:
         _list(results, wanted, folder, as_json)
         return
@@ -88,7 +102,8 @@ def command(
         raise InputError(f"{folder}: there is no such folder, so nothing is finished.")
     if not only_table:
         with only_json(as_json):
-            failed = _run(_Work(grid, wanted, above, folder, jobs), catalog, notes, quiet, verbose)
+            work = _Work(wanted, GridFile(grid, file.tree, tuple(above), folder), chosen.make(), jobs, gpus_per_run)
+            failed = _run(work, catalog, notes, quiet, verbose)
     kept = StoredPredictions(folder)
     document = table_of(wanted, kept, failed)
     write_table(folder, document)
@@ -109,16 +124,17 @@ def command(
 class _Work(NamedTuple):
     """What there is to do."""
 
-    file: Path
     grid: Grid
-    above: Sequence[Layer]
-    folder: Path
-    jobs: int
+    file: GridFile
+    launcher: Launcher
+    jobs: int | None
+    gpus_per_run: float | None
 
 
 def _run(work: _Work, catalog: Catalog, notes: Console, quiet: bool, verbose: bool) -> dict[str, str]:
     """Work on the grid; on Ctrl-C say how to resume."""
-    from ltdd_core.bench.jobs import work_in_jobs
+    from ltdd_core.bench.launch import ENGINE, by_this_process, work_by
+    from ltdd_core.bench.launcher import Resources
     from ltdd_core.bench.work import work_on
     from ltdd_core.cli.live import LiveDisplay, WarningsOnly
 
@@ -130,9 +146,14 @@ def _run(work: _Work, catalog: Catalog, notes: Console, quiet: bool, verbose: bo
 
     display = WarningsOnly(notes) if quiet else LiveDisplay(notes, verbose=verbose)
     try:
-        if work.jobs == 1:
-            return work_on(work.grid, work.folder, catalog=catalog, display=display, report=report)
-        return work_in_jobs(*work, display=display, report=report)
+        resources = Resources(work.jobs, work.gpus_per_run, work.file.out / ENGINE)
+        here = by_this_process(work.launcher, resources)
+        begin = (
+            partial(work_on, work.grid, work.file.out)
+            if here
+            else partial(work_by, work.launcher, resources, work.grid, work.file)
+        )
+        return begin(catalog=catalog, display=display, report=report)
     except Interrupted as error:
         raise Interrupted(f"{error}: stopped; what is finished is kept, the same command resumes it.") from error
 

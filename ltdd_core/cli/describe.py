@@ -29,7 +29,7 @@ WIDTH = 100
 def command(kind: str, name: str | None, as_json: bool) -> None:
     """Describe the component NAME of a KIND.
 
-    A KIND is data, sampler, network, matcher, labeller, augmentation, head, recipe or preset.
+    A KIND is data, sampler, network, matcher, labeller, augmentation, head, recipe, preset or launcher.
 
     Without NAME, list the components of that kind; `ltdd describe run|training|compute` lists the
     options that belong to no component.

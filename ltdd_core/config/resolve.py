@@ -38,6 +38,7 @@ NOT_MADE_BY_NAME = {
     "network": "the network is the run's. A matcher takes task.networks, a head trainer.train",
     "data": "the data are the run's, task.data. Others are read with ltdd_core.load_data",
     "preset": "a preset is a configuration. It goes to ltdd_core.configure",
+    "launcher": "a launcher has the runs of a grid done. ltdd bench makes it",
 }
 """Kinds that ``component`` does not make, and what to use in their place."""
 

@@ -64,3 +64,9 @@ def ltdd_register_presets(register: Register) -> None:
 def ltdd_register_recipes(register: Register) -> None:
     """One set for every stage."""
     register("direct", "ltdd_core.evaluation.linear:Direct")
+
+
+@hookimpl
+def ltdd_register_launchers(register: Register) -> None:
+    """This machine."""
+    register("local", "ltdd_core.bench.local:LocalLauncher")

@@ -22,6 +22,7 @@ KINDS: Mapping[str, str] = {
     "head": "ltdd_register_heads",
     "recipe": "ltdd_register_recipes",
     "preset": "ltdd_register_presets",
+    "launcher": "ltdd_register_launchers",
 }
 """The kinds of things that plugins name, in the order a run meets them, and the hook that asks for them."""
 INTERFACES: Mapping[str, str] = {
@@ -33,6 +34,7 @@ INTERFACES: Mapping[str, str] = {
     "augmentation": "TrainingAugmentation",
     "head": "ClassifierHead",
     "recipe": "Recipe",
+    "launcher": "Launcher",
 }
 """What a component of a kind is a subclass of, by its public name in ``ltdd_core``; imported with a component only,
 since interfaces need torch."""

@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = {
     "recipe": "ltdd distill --method {method} --recipe {name}",
     "data": "ltdd data show --data {name}",
     "network": "ltdd train --network {name}",
+    "launcher": "ltdd bench grid.yaml --launcher {name}",
 }
 """What shows a new component of a kind at work: ``{name}`` is the component, ``{method}`` some method."""
 KINDS = tuple(COMMANDS)
