@@ -25,8 +25,12 @@ SHORT = {
         "--set",
         "network.width=4",
     ],
+    "launcher": ["bench", "grid.yaml", "--launcher", "mine-too"],
     "network": ["train", "--network", "mine-too", "--set", "training.original.epochs=1"],
 }
+
+GRID = "{iterations: 3, ipc: 2, network: {width: 4}, training: {original: {epochs: 1}, distilled: {epochs: 1}}}"
+"""What is common to the runs of a grid."""
 
 
 def installed(folder: Path, site: Path, name: str = "mine-too") -> None:
@@ -52,6 +56,7 @@ def test_a_new_plugin_works_and_passes_its_own_test(kind, ltdd, tmp_path):
     assert files == ["README.md", *package, "pyproject.toml", "tests/test_contract.py"]
     assert f"\n{result.stdout.split(' && ')[1].splitlines()[0]}\n" in (folder / "README.md").read_text()
     installed(folder, tmp_path / "site")
+    (tmp_path / "grid.yaml").write_text(f"common: {GRID}\nmethods: [dm]\n")
     environment = {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     options = {"check": True, "capture_output": True, "text": True, "env": environment, "cwd": tmp_path}
     main = [sys.executable, "-c", "from ltdd_core.cli import main; main()"]

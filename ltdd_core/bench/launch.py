@@ -224,7 +224,7 @@ class _Launched:
         elif worker.is_done(cells):
             self._end(run, {})
         else:
-            self._lost(run, f"said that the run is done, but its files are not in {self._file.out}")
+            self._lost(run, f"says that the run is done, but its files are not in {self._file.out}")
 
     def _end(self, run: str, failures: Failures) -> None:
         """A run is over: what failed is in the table."""
@@ -239,7 +239,10 @@ class _Launched:
             self._failed.add(run)
 
     def _lost(self, run: str, how: str) -> None:
-        """Try a run again, a few times."""
+        """Try a run again, a few times, unless all of it was done before its worker died."""
+        if self._worker.is_done(self._cells[run]):
+            self._end(run, {})
+            return
         del self._handed[run]
         begun_file(self._file.out, run).unlink(missing_ok=True)
         self._tries[run] += 1
@@ -248,7 +251,8 @@ class _Launched:
             self._worker.display.warn(f"the worker of {name} {how}. The run is tried again; what it had done is kept.")
             self._waiting.append(run)
         else:
-            reason = f"its worker {how}, {self._tries[run]} times"
+            tries = self._tries[run]
+            reason = f"its worker {how}" if tries == 1 else f"its worker {how}, in the last of {tries} tries"
             self._worker.report(f"failed: {name}: {reason}")
             self._end(run, {run: reason})
 

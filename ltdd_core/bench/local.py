@@ -100,7 +100,7 @@ class LocalJob:
         """The answer.
 
         Raises:
-            RuntimeError: there is none, since the process is gone.
+            ChildProcessError: there is none, since the process is gone.
         """
         return self._process.answer()
 
@@ -138,7 +138,8 @@ class _Process:
         except (EOFError, OSError) as error:
             self._process.join()
             code = self._process.exitcode or 0
-            raise RuntimeError(f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}") from error
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise ChildProcessError(f"{how}; if memory ran out, try fewer --jobs") from error
         self._busy = False
         return answer
 
