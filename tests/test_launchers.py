@@ -305,21 +305,53 @@ def at_work(out):
     return None
 
 
+ENGINES = [pytest.param(this_machine, id="local"), engine("submitit", slurm_stand_in), engine("ray", ray_cluster)]
+
+
+def start(grid, out, words):
+    """The command, in a process of its own; its log is beside the folder."""
+    main = [sys.executable, "-m", "ltdd_core", "bench", str(grid), "--out", str(out), *words]
+    with Path(f"{out}.log").open("w") as log:
+        return subprocess.Popen(main, stdout=log, stderr=log)
+
+
+def a_worker(process, out):
+    """The process of a worker, once one is at work."""
+    while (worker := at_work(out)) is None and process.poll() is None:
+        time.sleep(0.01)
+    return worker
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # those of the engines
-@pytest.mark.parametrize(
-    "launcher", [pytest.param(this_machine, id="local"), engine("submitit", slurm_stand_in), engine("ray", ray_cluster)]
-)
+@pytest.mark.parametrize("launcher", ENGINES)
+def test_a_stopped_grid_says_so_in_one_line_and_its_workers_end(launcher, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    grid = write(tmp_path / "grid.yaml", seeds=[0, 1], common={**COMMON, "iterations": 100_000})
+    out = tmp_path / "out"
+    with launcher() as words:
+        process = start(grid, out, words)
+        a_worker(process, out)
+        process.terminate()
+        assert process.wait() == 130, Path(f"{out}.log").read_text()
+        last = Path(f"{out}.log").read_text().splitlines()[-1]
+        assert last == "Interrupted: SIGTERM: stopped; what is finished is kept, the same command resumes it."
+        ended = time.monotonic() + 60
+        while at_work(out) is not None and time.monotonic() < ended:
+            time.sleep(0.1)
+        assert at_work(out) is None  # none goes on without the command
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("launcher", ENGINES)
 def test_a_killed_worker_costs_nothing_whatever_the_engine(launcher, ltdd, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     grid = write(tmp_path / "grid.yaml", seeds=[0, 1], common={**COMMON, "iterations": 200})
     out = tmp_path / "out"
-    with launcher() as words, Path(f"{out}.log").open("w") as log:
-        main = [sys.executable, "-m", "ltdd_core", "bench", str(grid), "--out", str(out), *words]
-        process = subprocess.Popen(main, stdout=log, stderr=log)
-        while (worker := at_work(out)) is None and process.poll() is None:
-            time.sleep(0.01)
-        os.kill(worker, signal.SIGKILL)
+    with launcher() as words:
+        process = start(grid, out, words)
+        os.kill(a_worker(process, out), signal.SIGKILL)
         assert process.wait() == 0, Path(f"{out}.log").read_text()
     said = Path(f"{out}.log").read_text()
     assert said.count("The run is tried again") == 1

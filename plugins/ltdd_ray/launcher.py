@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -39,9 +42,10 @@ class RayLauncher(Launcher):
         self._ours = not ray.is_initialized()
         if self._ours:
             try:
-                ray.init(
-                    self.options.address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
-                )
+                with _own_signals():
+                    ray.init(
+                        self.options.address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
+                    )
             except (ConnectionError, ValueError, RuntimeError, OSError) as error:
                 reason = " ".join(str(error).split()).rstrip(".")
                 raise InputError(f"cannot connect to the Ray cluster: {reason}.") from error
@@ -100,6 +104,17 @@ class _RayJob:
         import ray
 
         return ray.get(self.reference)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray answers SIGTERM with a traceback and its death; ours lets the runs save themselves."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _do(task: Callable[[], Any]) -> Any:
