@@ -291,8 +291,8 @@ def test_batch_statistics_stay_those_of_the_fresh_network():
 
 def test_matchings_and_iterations_draw_different_images():
     matcher = prepared("dc", small_task())
-    seen, inner = [], matcher.batches
-    matcher.batches = lambda number: seen.append(inner(number)) or seen[-1]
+    seen, inner = [], matcher._drawn
+    matcher._drawn = lambda *args: seen.append(inner(*args)) or seen[-1]
     for step in range(3):
         matcher.step(step)
     assert len({tuple(real.images.flatten().tolist()) for real, _ in seen}) == len(seen) == 6

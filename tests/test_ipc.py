@@ -34,6 +34,7 @@ from ltdd_core.config.layers import Layer
 from ltdd_core.config.model import RunOptions
 from ltdd_core.config.resolve import resolve
 from ltdd_core.data.longtail import shot_groups
+from ltdd_core.distillation import batch_matcher
 from ltdd_core.distillation.kept import count_kept, put_back
 from ltdd_core.distillation.task import task_of
 from ltdd_core.evaluation.quality import random_images
@@ -358,6 +359,40 @@ def moved(component, steps=2, options=None, **task):
 
 SHORT_DSA = {"outer_loop": 2, "inner_loop": 1}
 SHORT_MTT = {"syn_steps": 2, "expert_epochs": 1, "experts": {"count": 1, "epochs": 2}}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize(
+    ("component", "options"),
+    [(Mean, {}), (CATALOG.get("matcher", "dm").load(), {}), (CATALOG.get("matcher", "dsa").load(), SHORT_DSA)],
+)
+def test_groups_of_classes_come_to_the_same_step(component, options, keep, monkeypatch):
+    one = moved(component, options=options, keep_real=keep)
+    room = 3 * one.task.data.image_shape[1] * one.task.data.image_shape[2]  # for three synthetic images of one network
+    monkeypatch.setattr(batch_matcher, "SYNTHETIC_PIXELS", room)
+    seen, drawn = [], component._drawn
+    monkeypatch.setattr(component, "_drawn", lambda *args: seen.append(drawn(*args)) or seen[-1])
+    several = moved(component, options=options, keep_real=keep)
+    torch.testing.assert_close(several.images, one.images, rtol=1e-5, atol=1e-6)
+    groups = [[4], [1, 2], [1]] if keep else [[4], [1], [3], [2]]  # images of the classes of each group
+    assert [synthetic.counts.tolist() for _, synthetic in seen[: len(groups)]] == groups
+    assert [real.labels.unique().tolist() for real, _ in seen[: len(groups)]][:2] == [[0], [1, 2] if keep else [1]]
+
+
+def test_groups_end_where_the_real_images_have_no_more_room(monkeypatch):
+    matcher = moved(Mean, steps=0)
+    counts, image = matcher.task.data.counts, 4 * math.prod(matcher.task.data.image_shape)
+    monkeypatch.setattr(batch_matcher, "REAL_BYTES", (counts[0] + counts[1]) * image)
+    first, *rest = matcher._groups()
+    assert first == range(2)
+    assert [label for group in (first, *rest) for label in group] == [0, 1, 2, 3]
+
+
+def test_a_mean_for_each_of_a_thousand_classes_takes_no_table_of_classes_by_images():
+    features, counts = torch.arange(6.0)[:, None].repeat(1, 2), torch.tensor([1, 3, 2])
+    assert class_means(features, counts)[:, 1].tolist() == [0, 2, 4.5]
+    many, ones = torch.randn(60_000, 1), torch.ones(60_000, dtype=torch.int64)
+    assert torch.equal(class_means(many, ones), many)  # a table of 0 and 1 would be 29 GB
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -15,12 +16,25 @@ from ltdd_core.networks.network import Network
 from ltdd_core.options import BaseOptions, option
 from ltdd_core.seeding import generator
 
+REAL_BYTES = 256 * 2**20
+"""Real images, in float32, of the classes that are matched together."""
+SYNTHETIC_PIXELS = 2**20
+"""Pixels of their synthetic images, whose features are kept for the gradient: 1,024 images of 32x32, which take 2 GB in
+a ConvNet of width 128."""
+
 
 class BatchMatcher(Matcher, ABC):
     """One loss for all classes a step, on a fresh random network, and one step of SGD on the pixels.
 
     The real and the synthetic images of a class share one draw of the augmentation.
     """
+
+    sums_over_classes: ClassVar[bool] = False
+    """Whether the loss is a sum of losses of single classes, each of which depends on the images of its class alone.
+
+    Then a step that has many images goes through groups of classes, one after another: memory follows the group and
+    time the number of classes.  The processes of a run share the classes, so a loss must leave nothing behind that the
+    next step needs.  The step is the same up to rounding."""
 
     class Options(BaseOptions):
         """Options of the loop; defaults of DM's public code."""
@@ -36,9 +50,6 @@ class BatchMatcher(Matcher, ABC):
             ge=1,
         )
 
-    sums_over_classes: ClassVar[bool] = False
-    """Whether :meth:`loss` is a sum over classes whose terms depend on the images of their class alone, and leaves
-    nothing behind.  Then the processes of a run share the classes, and ``loss`` is given those of its process."""
     task: Distillation
     """What the matcher works with, from :meth:`prepare` on."""
     images: Tensor
@@ -51,8 +62,8 @@ class BatchMatcher(Matcher, ABC):
 
         Args:
             network: a random network, new in every step, whose parameters require no gradients.
-            real: up to ``batch_real`` real images of every class.
-            synthetic: all synthetic images under the augmentation of their real images.
+            real: up to ``batch_real`` real images of every class; where ``sums_over_classes``, of some classes.
+            synthetic: the synthetic images of the same classes under the augmentation of their real images.
         """
 
     def prepare(self, task: Distillation) -> None:
@@ -71,52 +82,82 @@ class BatchMatcher(Matcher, ABC):
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """One step on all classes."""
-        return {"loss": self.descend(self.task.networks.fresh(step), step)}
+        return {"loss": self.match(self.task.networks.fresh(step), step)}
 
-    def descend(self, network: Network, number: int) -> Tensor:
-        """One step of the pixels down the loss of a draw of images; the loss, a scalar without gradient.
+    def match(self, network: Network, number: int) -> Tensor:
+        """Move the images once along minus the gradient of the loss; returns the loss, detached.
 
         Args:
-            network: that the loss is given.
-            number: of the draw, as of :meth:`batches`.
+            network: given to :meth:`loss`.
+            number: of the draw, as in :meth:`batches`.
         """
         self.optimizer.zero_grad()
-        if not self.sums_over_classes or ranks.count() == 1:
+        if self.sums_over_classes:
+            loss = self._gradient_by_groups(network, number)
+        else:
             loss = self.loss(network, *self.batches(number))
             loss.backward()
-            self.optimizer.step()
-            return loss.detach()
-        self.images.grad, total = torch.zeros_like(self.images), torch.zeros((), device=self.images.device)
-        if own := ranks.share_of_classes(self.task.data.classes):
-            loss = self.loss(network, *self.batches(number, own))
-            loss.backward()
-            total += loss.detach()
-        ranks.summed(self.images.grad, total)
         self.optimizer.step()
-        return total
+        return loss.detach()
+
+    def _gradient_by_groups(self, network: Network, number: int) -> Tensor:
+        """Set the gradient of the images; returns the loss.  The processes of a run share the classes."""
+        ipc = self.task.ipc_of_class
+        images, gradient = self.images.detach(), torch.zeros_like(self.images)
+        of_class, slopes, loss = images.split(ipc), gradient.split(ipc), torch.zeros((), device=images.device)
+        for classes in self._groups(ranks.share_of_classes(len(ipc))):
+            self.task.keep_going()
+            own = torch.cat([of_class[label] for label in classes]).requires_grad_(True)
+            part = self.loss(network, *self._drawn(number, classes, own))
+            (slope,) = torch.autograd.grad(part, own)
+            for label, found in zip(classes, slope.split([ipc[label] for label in classes]), strict=True):
+                slopes[label].copy_(found)
+            loss += part.detach()
+        ranks.summed(gradient, loss)
+        self.images.grad = self.task.without_kept(gradient)
+        return loss
+
+    def _groups(self, classes: Sequence[int]) -> Iterator[Sequence[int]]:
+        """The classes that are matched together, as many as there is room for, and at least one."""
+        counts, ipc = self.task.data.counts, self.task.ipc_of_class
+        bytes_of_image = 4 * math.prod(self.task.data.image_shape)
+        seen = self.decode(self.images[:1].detach())  # images of a stored one, in their size
+        pixels_of_image = seen.shape[1] * seen.shape[3] * seen.shape[4]
+        first = images_bytes = pixels = 0
+        for place, label in enumerate(classes):
+            own_bytes = bytes_of_image * min(counts[label], self.options.batch_real)
+            own_pixels = pixels_of_image * ipc[label]
+            if place > first and (images_bytes + own_bytes > REAL_BYTES or pixels + own_pixels > SYNTHETIC_PIXELS):
+                yield classes[first:place]
+                first, images_bytes, pixels = place, 0, 0
+            images_bytes, pixels = images_bytes + own_bytes, pixels + own_pixels
+        if first < len(classes):
+            yield classes[first:]
 
     def distilled(self) -> Synthetic:
         """The pixels and their classes."""
         return Synthetic(self.images.detach(), self.labels)
 
-    def batches(self, number: int, classes: Sequence[int] | None = None) -> tuple[Batch, Batch]:
+    def batches(self, number: int) -> tuple[Batch, Batch]:
         """A draw of real images of every class, and the synthetic images, with a separate augmentation for each class.
 
         Args:
             number: of the draw; what is drawn of a class is a function of the seed, the number and the class.
-            classes: one at least, in their order, whose images are wanted; all unless given.
         """
+        return self._drawn(number, range(len(self.task.ipc_of_class)), self.images)
+
+    def _drawn(self, number: int, classes: Sequence[int], images: Tensor) -> tuple[Batch, Batch]:
+        """The same for some classes, whose synthetic images are ``images``."""
         task, data = self.task, self.task.data
         real, labels, synthetic, of_synthetic = [], [], [], []
-        of_class = self.images.split(self.task.ipc_of_class)
-        for label in range(data.classes) if classes is None else classes:
-            class_images = of_class[label]
+        numbers = [task.ipc_of_class[label] for label in classes]
+        for label, class_images in zip(classes, images.split(numbers), strict=True):
             draws = generator(task.seed, "real batch", number, label)
             indices = task.sampler.of_class(label, self.options.batch_real, draws)
             augmenting = generator(task.seed, "augmentation", number, label)
             transform = task.augmentation.draw(data.image_shape, augmenting)
-            images = data.train_images[indices].to(task.device, non_blocking=True)
-            real.append(transform(data.normalisation.apply(images)))
+            drawn = data.train_images[indices].to(task.device, non_blocking=True)
+            real.append(transform(data.normalisation.apply(drawn)))
             labels.append(data.train_labels[indices])
             seen = self.decode(class_images).flatten(0, 1)
             synthetic.append(transform(seen))
@@ -142,8 +183,8 @@ class ClassMatcher(BatchMatcher, ABC):
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
         """The sum of the classes' losses."""
         losses = [
-            self.class_loss(network, real.of_class(label), synthetic.of_class(label))
-            for label in range(len(real.counts))
+            self.class_loss(network, real.of_class(place), synthetic.of_class(place))
+            for place in range(len(real.counts))
         ]
         return torch.stack(losses).sum()
 
@@ -173,8 +214,7 @@ def class_means(features: Tensor, counts: Tensor) -> Tensor:
     """
     counts = counts.to(features.device)
     labels = torch.repeat_interleave(torch.arange(len(counts), device=features.device), counts)
-    member = torch.nn.functional.one_hot(labels, len(counts)).to(features.dtype)  # [n, classes]
-    return (member.T @ features) / counts[:, None]
+    return features.new_zeros(len(counts), features.shape[1]).index_add(0, labels, features) / counts[:, None]
 
 
 def _joined(images: list[Tensor], labels: list[Tensor]) -> Batch:

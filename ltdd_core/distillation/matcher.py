@@ -237,19 +237,27 @@ class Batch:
     labels: Tensor
     """int64 ``[n]`` on the device."""
     counts: Tensor
-    """Images of each class, int64 ``[classes]`` on the CPU."""
+    """Images of each class that is in the batch, int64 ``[classes]`` on the CPU."""
 
-    def of_class(self, label: int) -> Tensor:
-        """The images of one class, ``[counts[label], C, H, W]``."""
-        return self.images[self._slice(label)]
+    def of_class(self, place: int) -> Tensor:
+        """The images of a class, ``[counts[place], C, H, W]``.
 
-    def labels_of(self, label: int) -> Tensor:
-        """Their labels, int64 ``[counts[label]]``."""
-        return self.labels[self._slice(label)]
+        Args:
+            place: of the class among those of the batch, from 0: its label where the batch has all classes.
+        """
+        return self.images[self._slice(place)]
 
-    def _slice(self, label: int) -> slice:
-        start = int(self.counts[:label].sum())
-        return slice(start, start + int(self.counts[label]))
+    def labels_of(self, place: int) -> Tensor:
+        """Their labels, int64 ``[counts[place]]``."""
+        return self.labels[self._slice(place)]
+
+    def _slice(self, place: int) -> slice:
+        end = self._ends[place]
+        return slice(end - int(self.counts[place]), end)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return self.counts.cumsum(0).tolist()
 
 
 class Matcher(Component, ABC):

@@ -124,7 +124,7 @@ class GradientMatcher(BatchMatcher):
         losses = []
         for matching in range(self.outer_loop):
             number = step * self.outer_loop + matching
-            losses.append(self.descend(network, number))
+            losses.append(self.match(network, number))
             if matching + 1 < self.outer_loop:
                 self._train(network, generator(self.task.seed, "network training", number))
         return {"loss": torch.stack(losses).mean() / self.task.data.classes}

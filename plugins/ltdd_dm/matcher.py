@@ -5,8 +5,8 @@ Each step takes a fresh random network psi and lowers the loss of the paper,
     sum_c || mean_{x in T_c} psi(A(x; w_c)) - mean_{s in S_c} psi(A(s; w_c)) ||^2,
 
 where T_c are up to 256 real images of class c, S_c are its synthetic images, and A is the differentiable
-augmentation with one draw w_c per class.  Defaults are those of the authors' public code.  All classes go through
-the network together; the real images go without gradient, a few at a time.
+augmentation with one draw w_c per class.  Defaults are those of the authors' public code.  Classes go through
+the network together, as many as there is room for; the real images go without gradient, a few at a time.
 """
 
 from __future__ import annotations
