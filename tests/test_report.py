@@ -194,12 +194,14 @@ def test_every_table_can_be_saved_as_csv_and_every_figure_as_svg(page, finished)
         assert line[-5:-3] == [str(value) for value in row["accuracy_interval"]]
         assert line[-3:] == [str(value) for value in row["behind_best"] or ["", "", ""]]
     heading, *classes = lines_of(saved(text, "classes.csv"))
-    assert heading == ["class", "training images", *(f"accuracy of {row['name']}" for row in report["rows"])]
+    lines = [f"accuracy of {row['name']}" for row in report["rows"]]
+    assert heading == ["class", "training images", *lines, "group"]
     for label, line in enumerate(classes):
         assert line[:2] == [run.data["classes"][label], str(run.data["counts"][label])]
-        assert [float(value) for value in line[2:]] == [row["per_class"][label] for row in report["rows"]]
+        assert [float(value) for value in line[2:-1]] == [row["per_class"][label] for row in report["rows"]]
+        assert line[0] in run.groups[int(line[-1]) - 1]
     confusion = lines_of(saved(text, "confusion.csv"))[1:]
-    assert len(confusion) == len(report["rows"]) * 10 * 10
+    assert len(confusion) == sum(np.count_nonzero(row["confusion"]) for row in report["rows"])
     assert sum(float(line[3]) for line in confusion) == len(report["rows"]) * 500
     steps = lines_of(saved(text, "steps.csv"))
     assert steps == [

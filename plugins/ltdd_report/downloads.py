@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from markupsafe import Markup
 from rich.filesize import decimal
 
 from ltdd_core import csv_text
@@ -33,8 +34,8 @@ class Download:
 
     name: str
     """What it is called when it is saved."""
-    address: str
-    """Its content, as a ``data:`` address."""
+    address: Markup
+    """Its content, as a ``data:`` address, which needs no escapes."""
     size: str
     """How large it is, for readers: ``1.2 kB``."""
 
@@ -42,19 +43,28 @@ class Download:
 def tables_of(run: RunRecord) -> dict[str, bytes]:
     """Every table behind the page as CSV in UTF-8, by file name.
 
-    ``table.csv`` has the lines of the result table, ``classes.csv`` the classes, ``confusion.csv`` test images by line,
-    true class and predicted class, ``test-distributions.csv`` the scores on them, if there are any, and
+    ``table.csv`` has the lines of the result table, ``classes.csv`` the classes, with their groups if there are any,
+    ``confusion.csv`` test images by line, true class and predicted class but for pairs without any,
+    ``test-distributions.csv`` the scores on them, if there are any, and
     ``steps.csv`` the loss and the seconds of each step, if there are steps.
     Numbers are not rounded, and what is not known is left empty.
     """
     names, counts, rows = run.data["classes"], run.data["counts"], run.rows
     table = [{**{key: row[key] for key in row if key not in INTERVALS}, **_intervals(row)} for row in rows]
     scores = [key for key, value in table[0].items() if not isinstance(value, list)]
-    by_class = ([counts[label], *(row["per_class"][label] for row in rows)] for label in range(len(names)))
+    group_of = {name: number for number, group in enumerate(run.groups or (), 1) for name in group}
+    by_class = (
+        [counts[label], *(row["per_class"][label] for row in rows), *([group_of[names[label]]] if group_of else [])]
+        for label in range(len(names))
+    )
     tables = {
         "table.csv": _csv(scores, ([row.get(key) for key in scores] for row in table)),
         "classes.csv": _csv(
-            ["class", "training images", *(f"accuracy of {row['name']}" for row in rows)],
+            [
+                *("class", "training images"),
+                *(f"accuracy of {row['name']}" for row in rows),
+                *(["group"] if group_of else []),
+            ],
             ([name, *values] for name, values in zip(names, by_class, strict=True)),
         ),
         "confusion.csv": _csv(
@@ -64,6 +74,7 @@ def tables_of(run: RunRecord) -> dict[str, bytes]:
                 for row in rows
                 for name, line in zip(names, row["confusion"], strict=True)
                 for other, count in zip(names, line, strict=True)
+                if count  # of a thousand classes a million pairs would be left
             ),
         ),
     }
@@ -113,7 +124,8 @@ def downloads(files: Mapping[str, bytes], figures: Mapping[str, bytes]) -> list[
 
 def _download(name: str, content: bytes) -> Download:
     media = MEDIA[name.rpartition(".")[2]]
-    return Download(name, f"data:{media};base64,{base64.b64encode(content).decode()}", decimal(len(content)))
+    address = Markup(f"data:{media};base64,{base64.b64encode(content).decode()}")  # noqa: S704
+    return Download(name, address, decimal(len(content)))
 
 
 def _csv(heading: Iterable[str], rows: Iterable[Iterable[Any]]) -> bytes:

@@ -36,6 +36,7 @@ from ltdd_report import figures
 from ltdd_report.comparing import OTHER_IMAGES, Comparison
 from ltdd_report.downloads import downloads, tables_of
 from ltdd_report.initial import Initial, initial_images
+from ltdd_report.many import LISTED, confused_by, ends_of, shortened
 from ltdd_report.reading import RunRecord, data_of, shown_images
 from ltdd_report.summary import citations, facts_of
 from ltdd_report.terminal import COSTS, cost
@@ -68,8 +69,8 @@ MISSING = "Glyph .* missing from font"  # what matplotlib warns of
 class Picture:
     """A figure as it stands in the page."""
 
-    source: str
-    """A ``data:`` address."""
+    source: Markup
+    """A ``data:`` address, which needs no escapes."""
     text: str
     """The text for readers who cannot see it."""
     caption: str = ""
@@ -117,7 +118,7 @@ def _page(
         "counts": _picture(figures.counts_figure(names, counts), _listed("Training images", names, counts, order)),
         "classes": _picture(figures.class_figure(names, counts, rows), _accuracies(rows, names, order)),
         "gains": list(_gains(run)),
-        "confusions": [_confusion(names, counts, row, run.groups) for row in rows],
+        "confusions": _confusions(names, counts, rows, run.groups),
         "reliabilities": [] if isinstance(found, str) else list(_reliabilities(run, found)),
         "loss": _loss(run),
         "speed": _speed(run),
@@ -137,6 +138,9 @@ def _page(
         cell_under=_cell_under,
         best=_best(rows),
         calibrated=not isinstance(found, str) and bool(found.temperatures),
+        ends=ends_of(names, counts, rows),
+        confused=confused_by(names, counts, rows),
+        groups=[shortened(group) for group in run.groups or ()],
         intervals=any(row.get("accuracy_interval") for row in rows),
         chance=may_be_chance(rows, run.data["test_images"]),
         zeros=_zeros(rows, names, order),
@@ -197,13 +201,16 @@ def _page_of_trained(record: TrainedRecord, rows: Sequence[Mapping[str, Any]], l
         columns=_known(COLUMNS, rows),
         costs=_known(COSTS, rows),
         cell=_cell_over_seeds,
+        single_cell=_cell,
         cell_of=_cost,
         cell_under=_cell_under,
         best=_best(rows),
         zeros=_zeros(rows, names, order),
         counts=_picture(figures.counts_figure(names, counts), _listed("Training images", names, counts, order)),
         classes=_picture(figures.class_figure(names, counts, rows), _accuracies(rows, names, order)),
-        confusions=[_confusion(names, counts, row, None) for row in rows],
+        ends=ends_of(names, counts, rows),
+        confusions=_confusions(names, counts, rows, None),
+        confused=confused_by(names, counts, rows),
         config=yaml.safe_dump(dict(record.config), sort_keys=False, allow_unicode=True),
     )
 
@@ -228,6 +235,9 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
             marked=OTHER_IMAGES if any(entry.images for entry in comparison.entries) else "",
             configurations=list(dict.fromkeys(name for found in comparison.differences for name in found.values)),
             classes=_picture(figures.class_figure(names, counts, shown), _accuracies(shown, names, order)),
+            lines=shown,
+            ends=ends_of(names, counts, shown),
+            cell=_cell,
         )
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +266,11 @@ def _picture(figure: Figure, text: str, caption: str = "", *, kind: str = "svg")
         media, buffer = "image/png", io.BytesIO()
         figure.savefig(buffer, format="png")
         content = buffer.getvalue()
-    return Picture(f"data:{media};base64,{base64.b64encode(content).decode()}", text, caption)
+    return Picture(_address(media, content), text, caption)
+
+
+def _address(media: str, content: bytes) -> Markup:
+    return Markup(f"data:{media};base64,{base64.b64encode(content).decode()}")  # noqa: S704
 
 
 @contextmanager
@@ -340,6 +354,16 @@ def _gains(run: RunRecord) -> Iterator[Picture]:
         yield _picture(figure, _listed(f"Points of {caption}", names, gains, by_count(counts)), caption)
 
 
+def _confusions(
+    names: Sequence[str],
+    counts: Sequence[int],
+    rows: Sequence[Mapping[str, Any]],
+    groups: Sequence[Sequence[str]] | None,
+) -> list[Picture]:
+    """The matrices of the lines; none of so many classes that nothing could be seen in them."""
+    return [] if len(names) > figures.NAMED else [_confusion(names, counts, row, groups) for row in rows]
+
+
 def _confusion(
     names: Sequence[str],
     counts: Sequence[int],
@@ -381,13 +405,13 @@ def _mistake(mistake: Mistake, names: Sequence[str]) -> Picture:
     return Picture(_png(mistake.image), f"A test image of {names[mistake.label]}, {taken}.", taken)
 
 
-def _png(image: Tensor) -> str:
+def _png(image: Tensor) -> Markup:
     """A ``data:`` address of an image, uint8 ``[C, H, W]``, made smaller where it is large."""
     pixels = image.permute(1, 2, 0) if len(image) == 3 else image.float().mean(0).to(torch.uint8)
     picture, buffer = Image.fromarray(pixels.numpy()), io.BytesIO()
     picture.thumbnail((LARGEST, LARGEST))
     picture.save(buffer, format="png")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return _address("image/png", buffer.getvalue())
 
 
 def _loss(run: RunRecord) -> Picture | None:
@@ -464,12 +488,15 @@ def _zeros(rows: Sequence[Mapping[str, Any]], names: Sequence[str], order: Seque
     for row in rows:
         zero = tuple(names[label] for label in order if row["per_class"][label] == 0)
         lines.setdefault(zero, []).append(str(row["name"]))
-    return [("; ".join(of), ", ".join(zero)) for zero, of in lines.items() if zero]
+    return [("; ".join(of), shortened(zero)) for zero, of in lines.items() if zero]
 
 
 def _listed(heading: str, names: Sequence[str], values: Sequence[float | None], order: Sequence[int]) -> str:
     numbers = [f"{value:.0f}" if isinstance(value, int) else _cell(value) for value in values]
-    listed = ", ".join(f"{names[label]} {numbers[label]}" for label in order)
+    every = [f"{names[label]} {numbers[label]}" for label in order]
+    if len(every) > figures.NAMED:
+        every[LISTED:-LISTED] = [f"{len(every) - 2 * LISTED} classes between"]
+    listed = ", ".join(every)
     return f"{heading}: {listed}." if heading else f"{listed}."
 
 

@@ -10,6 +10,8 @@ def visible(text: str, *, keep: str = "") -> str:
 
     ``keep`` are characters that stay as they are.
     """
+    if text.isprintable():  # as nearly all are; the characters of a page are many
+        return text
     return "".join(
         character.encode("unicode_escape").decode()
         if unicodedata.category(character) in ("Cc", "Cs") and character not in keep
