@@ -108,6 +108,9 @@ from .evaluation.calibration import (
     balanced_nll as balanced_nll,
     best_temperature as best_temperature,
 )
+from .evaluation.class_table import (
+    worst_and_best as worst_and_best,
+)
 from .evaluation.head import (
     Classifier as Classifier,
     ClassifierHead as ClassifierHead,

@@ -114,3 +114,31 @@ def test_the_most_confused_pairs_are_those_with_most_images():
 def test_many_names_are_the_first_and_a_number():
     assert shortened([str(number) for number in range(LISTED)]).endswith("18, 19")
     assert shortened([str(number) for number in range(LISTED + 3)]).endswith("18, 19 and 3 more")
+
+
+def test_a_terminal_shows_the_worst_and_the_best_and_names_the_file(many, ltdd):
+    folder, printed = many
+    text = printed["run"]
+    classes = [line for line in text[text.index("\nclass ") :].splitlines() if re.match(r"\d+ +2 ", line)]
+    asked = rows_of(folder / "run")[-1]["per_class"]
+    assert len(classes) == 40
+    shown = [asked[int(line.split()[0])] for line in classes]
+    assert shown == sorted(shown)
+    assert shown[0] == min(asked)
+    assert shown[-1] == max(asked)
+    said = f"These are the 20 worst and the 20 best of {CLASSES} classes by 'two-stage, original + distilled'"
+    assert f"{said}; all are in {folder / 'run' / 'classes.csv'}." in text
+    (groups,) = (line for line in text.splitlines() if line.startswith("groups: "))
+    assert groups.count(",") == 2 * 19
+    assert " more | " in groups
+    assert ltdd("report", folder / "run", "--out", folder / "again.html").exit_code == 0
+    assert list(csv.reader((folder / "run" / "classes.csv").read_text().splitlines())) == saved(
+        (folder / "again.html").read_text(), "classes.csv"
+    )
+
+
+def test_the_data_show_both_ends_of_the_tail(many, ltdd):
+    folder, _ = many
+    text = ltdd("data", "show", "--data", "npz", "--root", folder / "data.npz").stdout
+    assert len([line for line in text.splitlines() if re.match(r"\d+ +4 +2 ", line)]) == 40
+    assert "90 classes between these are not shown; --json has all of them." in text

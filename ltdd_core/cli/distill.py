@@ -122,11 +122,13 @@ def command(
         print_test_distributions,
     )
     from ltdd_core.distillation.steps import PICTURE
+    from ltdd_core.evaluation.class_table import CLASSES
 
     if as_json:
         click.echo(json.dumps(result.to_json()))
     else:
-        print_rows(results, result.rows, result.data.class_names, result.data.counts, result.chance())
+        data = result.data
+        print_rows(results, result.rows, data.class_names, data.counts, result.chance(), result.run / CLASSES)
         print_test_distributions(results, result.rows)
         print_groups(results, result.group_names())
         print_images(results, result.distilled)

@@ -77,6 +77,7 @@ def command(
     from ltdd_core.cli.live import LiveDisplay, WarningsOnly
     from ltdd_core.cli.tables import print_groups, print_labels, print_rows, print_test_distributions
     from ltdd_core.errors import Interrupted
+    from ltdd_core.evaluation.class_table import CLASSES
     from ltdd_core.runs.folder import RunFolder
 
     with only_json(as_json):
@@ -94,7 +95,8 @@ def command(
     if as_json:
         click.echo(json.dumps(result.to_json()))
         return
-    print_rows(results, result.rows, result.data.class_names, result.data.counts, result.chance())
+    data = result.data
+    print_rows(results, result.rows, data.class_names, data.counts, result.chance(), result.run / CLASSES)
     print_test_distributions(results, result.rows)
     print_groups(results, result.group_names())
     print_labels(results, result.distilled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -17,6 +18,7 @@ from ltdd_core.cli.streams import printable
 from ltdd_core.data.drawing import SHOT_COLOURS, SHOT_WORDS, folded, shot_colours, shots_of
 from ltdd_core.data.longtail import by_count, shot_groups
 from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.evaluation.class_table import AT_AN_END, MOST_NAMED, worst_and_best
 from ltdd_core.evaluation.metrics import Row
 from ltdd_core.evaluation.quality import Quality
 from ltdd_core.evaluation.repeats import Repeated
@@ -51,7 +53,12 @@ def bar(share: float, width: int = BAR, *, plain: bool = False) -> str:
 
 
 def print_rows(
-    console: Console, rows: Sequence[Row], class_names: Sequence[str], counts: Sequence[int], note: str | None = None
+    console: Console,
+    rows: Sequence[Row],
+    class_names: Sequence[str],
+    counts: Sequence[int],
+    note: str | None = None,
+    file: Path | None = None,
 ) -> None:
     """The result table, what must not be overlooked in it, and the accuracy of every class as bars.
 
@@ -61,6 +68,7 @@ def print_rows(
         class_names: a name for each class.
         counts: training images of each class; tables of classes go from head to tail.
         note: a sentence under the table.
+        file: what has the accuracies of all classes where they are too many to be printed.
     """
     print_numbers(console, Row.table(rows))
     of_rows: dict[tuple[str, ...], list[str]] = {}  # the classes at 0 %, and the rows where it is these
@@ -75,6 +83,9 @@ def print_rows(
     if note is not None:
         console.print(note, markup=False)
     _print_classes(console, rows, class_names, counts)
+    if len(counts) > MOST_NAMED:
+        ends = f"These are the {AT_AN_END} worst and the {AT_AN_END} best of {len(counts)} classes by {rows[-1].name!r}"
+        console.print(f"{ends}{f'; all are in {file}' if file else ''}.", markup=False, soft_wrap=True)
 
 
 def print_numbers(console: Console, numbers: NumberTable) -> None:
@@ -160,9 +171,14 @@ def print_predictions(
 
 
 def print_groups(console: Console, groups: Sequence[Sequence[str]] | None) -> None:
-    """The partition of a multi-stage classifier, in one line."""
-    if groups is not None:
-        console.print(f"groups: {' | '.join(', '.join(names) for names in groups)}", markup=False, soft_wrap=True)
+    """The partition of a multi-stage classifier, in one line; of many classes the first of each group."""
+    if groups is None:
+        return
+    most = max(map(len, groups)) if sum(map(len, groups)) <= MOST_NAMED else AT_AN_END
+    said = [
+        ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") for names in groups
+    ]
+    console.print(f"groups: {' | '.join(said)}", markup=False, soft_wrap=True)
 
 
 def print_images(console: Console, distilled: DistilledSet) -> None:
@@ -289,12 +305,19 @@ def print_data(console: Console, data: LongTailedSet) -> None:
         table.add_column(part, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("shot", no_wrap=True)
-    for label in by_count(data.counts):
+    order = by_count(data.counts)
+    shown = order if len(order) <= MOST_NAMED else [*order[:AT_AN_END], *order[-AT_AN_END:]]
+    for place, label in enumerate(shown):
+        if len(shown) < len(order) and place == AT_AN_END:
+            table.add_row("...")
         share = data.counts[label] / max(data.counts)
         drawn, shot = Text(bar(share, width, plain=plain), colours[label]), Text(shots[label], colours[label])
-        shown = Text(folded(printable(data.class_names[label]), name))
-        table.add_row(shown, *(str(counts[label]) for counts in columns.values()), drawn, shot)
+        own_name = Text(folded(printable(data.class_names[label]), name))
+        table.add_row(own_name, *(str(counts[label]) for counts in columns.values()), drawn, shot)
     console.print(table)
+    if len(shown) < len(order):
+        between = f"{len(order) - len(shown)} classes between these are not shown; --json has all of them."
+        console.print(between, soft_wrap=True)
     groups = shot_groups(data.counts)
     console.print(
         "classes with over 100 images (many): {many}, with 20 to 100 (medium): {medium}, "
@@ -325,7 +348,10 @@ def _print_classes(console: Console, rows: Sequence[Row], class_names: Sequence[
     table.add_column("images", justify="right", no_wrap=True)
     for heading, least in zip(headings, numbers, strict=True):
         table.add_column(heading, justify="left" if width else "right", min_width=least, overflow="fold")
-    for label in by_count(counts):
+    for label in _named(rows[-1], counts):
+        if label is None:
+            table.add_row("...")
+            continue
         cells = []
         for row in rows:
             share = row.per_class[label]
@@ -341,3 +367,11 @@ def _print_classes(console: Console, rows: Sequence[Row], class_names: Sequence[
     present = dict.fromkeys(shots_of(sorted(counts, reverse=True)))
     legend = Text(", ").join(Text(SHOT_WORDS[shot], SHOT_COLOURS[shot]) for shot in present)
     console.print(Text.assemble(legend, f"; {MARK} never right" if any(0 in row.per_class for row in rows) else ""))
+
+
+def _named(row: Row, counts: Sequence[int]) -> list[int | None]:
+    """The classes of a table from head to tail; of many the worst of a row, None for a gap, and its best."""
+    if len(counts) <= MOST_NAMED:
+        return [*by_count(counts)]
+    worst, best = worst_and_best(row.per_class, counts)
+    return [*worst, None, *reversed(best)]

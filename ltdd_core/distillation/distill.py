@@ -25,6 +25,7 @@ from ltdd_core.distillation.spent import OwnSeconds
 from ltdd_core.distillation.steps import PICTURE, ActiveRun, distilled_set_of, match
 from ltdd_core.distillation.task import task_of
 from ltdd_core.errors import InputError, RunFailed
+from ltdd_core.evaluation.class_table import CLASSES, MOST_NAMED, classes_csv
 from ltdd_core.evaluation.estimate import training_ahead
 from ltdd_core.evaluation.intervals import RowIntervals, may_be_chance
 from ltdd_core.evaluation.labelling import labelled, try_labeller
@@ -228,14 +229,17 @@ def begin_other_length(folder: RunFolder, config: Config) -> None:
 
     The configuration is written last: a process that is killed before leaves an unfinished run of the old number.
     """
-    for name in (RESULT, PREDICTIONS, COSTS, DISTILLED_FILE, PICTURE):
+    for name in (RESULT, CLASSES, PREDICTIONS, COSTS, DISTILLED_FILE, PICTURE):
         (folder.path / name).unlink(missing_ok=True)
     shutil.rmtree(folder.path / CLASSIFIERS, ignore_errors=True)
     folder.begin(config)
 
 
 def write_report(folder: RunFolder, result: Result, observers: Observers) -> None:
-    """The result, and which plugins had to be left out while it came about."""
+    """The result, and which plugins had to be left out while it came about; the classes in a file if they are many."""
+    names, counts = result.data.class_names, result.data.counts
+    if len(names) > MOST_NAMED:
+        folder.write_text(CLASSES, classes_csv(result.rows, names, counts, result.group_names()))
     folder.write_json(RESULT, {**result.to_json(), "detached_plugins": observers.detached})
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ltdd_core import by_count
+from ltdd_core import by_count, worst_and_best
 from ltdd_report.figures import LABELLED, NAMED
 
 LISTED = 20
-"""Classes at each end, pairs, and names in a sentence."""
+"""Pairs, and names in a sentence."""
 
 Row = Mapping[str, Any]
 
@@ -66,11 +66,7 @@ def ends_of(names: Sequence[str], counts: Sequence[int], rows: Sequence[Row]) ->
     """
     if len(names) <= NAMED:
         return None
-    asked = rows[-1]["per_class"]
-    tested = [label for label in by_count(counts) if asked[label] is not None]
-    ranked = sorted(tested, key=lambda label: float(asked[label]))
-    worst, rest = ranked[:LISTED], ranked[LISTED:]
-    best = sorted(rest, key=lambda label: -float(asked[label]))[:LISTED]
+    worst, best = worst_and_best(rows[-1]["per_class"], counts)
 
     def line(label: int) -> ClassLine:
         return ClassLine(names[label], counts[label], [row["per_class"][label] for row in rows])
