@@ -143,3 +143,24 @@ def test_a_run_says_once_which_characters_no_font_has_and_quiet_says_nothing(ltd
     assert loud.exit_code == quiet.exit_code == 0
     assert loud.stderr.count("no installed font has") == 1
     assert quiet.stderr == ""
+
+
+def test_a_font_that_was_installed_after_matplotlib_wrote_its_list_is_found(monkeypatch):
+    from matplotlib import font_manager
+
+    before = font_manager.fontManager.ttflist
+    caches = drawing._add_new_fonts, drawing._lettering, drawing._characters
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [one for one in before if one.name == drawing.BASE])
+    monkeypatch.setattr(
+        font_manager,
+        "findSystemFonts",
+        lambda: [one.fname for one in before if one.name == "DejaVu Serif"] + ["no font"],
+    )
+    try:
+        for cache in caches:
+            cache.cache_clear()
+        found = lettering(["\u1d15"])  # which DejaVu Sans does not have
+        assert (found.families, found.missing) == ([drawing.BASE, "DejaVu Serif"], "")
+    finally:
+        for cache in caches:
+            cache.cache_clear()

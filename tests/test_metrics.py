@@ -208,3 +208,10 @@ def test_a_class_without_a_test_image_counts_in_no_mean(case, data):
         tested = [found.per_class[c] for c in members if c != gone]
         assert getattr(found, name) == (pytest.approx(mean(tested)) if tested else None)
     assert "NaN" not in json.dumps(found.to_json())
+
+
+def test_the_json_of_a_row_copies_no_confusion_matrix():
+    found = row("a", 9, torch.eye(3).log(), torch.arange(3), [4, 3, 2])
+    assert (
+        found.to_json()["confusion"] is found.confusion
+    )  # a copy of a million numbers takes a second, many times a run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import unicodedata
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rich.cells import cell_len, chop_cells
@@ -100,6 +101,7 @@ def lettering(names: Iterable[str]) -> Lettering:
 def _lettering(characters: str) -> Lettering:
     families, missing = [BASE], set(characters) - _characters(BASE)
     if missing:
+        _add_new_fonts()
         found = {}
         for family in _other_families():
             found[family] = missing & _characters(family)
@@ -111,6 +113,17 @@ def _lettering(characters: str) -> Lettering:
             families.append(best)
             missing -= found.pop(best)
     return Lettering(families, "".join(sorted(missing)))
+
+
+@functools.cache
+def _add_new_fonts() -> None:
+    """Let matplotlib know of fonts that were installed after it wrote its list, as somebody does who reads the note."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    known = {entry.fname for entry in fontManager.ttflist}
+    for path in sorted({*findSystemFonts()} - known):
+        with suppress(OSError, RuntimeError, ValueError):  # no font that it can use
+            fontManager.addfont(path)
 
 
 def _other_families() -> list[str]:

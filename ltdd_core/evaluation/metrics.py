@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from html import escape
 from typing import Any
 
@@ -72,8 +72,11 @@ class Row:
     for."""
 
     def to_json(self) -> dict[str, Any]:
-        """The row as the command line prints it with ``--json``; test distributions where there are some."""
-        values = asdict(self)
+        """The row as the command line prints it with ``--json``; test distributions where there are some.
+
+        Lists are those of the row, not copies: the confusion matrix of a thousand classes has a million numbers.
+        """
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         if self.test_distributions is None:
             del values["test_distributions"]
         return values
@@ -292,19 +295,19 @@ def _means(recall: Tensor, groups: dict[str, list[int]]) -> dict[str, Any]:
 
 
 def _combine(rows: Sequence[Row], how: Any) -> Row:
-    fields: dict[str, Any] = {"name": rows[0].name, "images": rows[0].images}
-    for column in asdict(rows[0]):
+    combined: dict[str, Any] = {"name": rows[0].name, "images": rows[0].images}
+    for column in (each.name for each in fields(Row)):
         values = [getattr(row, column) for row in rows]
-        if column not in fields:
+        if column not in combined:
             if column == "per_class":
                 values = [[math.nan if value is None else value for value in row.per_class] for row in rows]
             known = all(value is not None for value in values)
             if column == "test_distributions":
-                fields[column] = _combine_distributions(values, how) if known else None
+                combined[column] = _combine_distributions(values, how) if known else None
             else:
-                fields[column] = how(torch.tensor(values, dtype=torch.float64)).tolist() if known else None
-    fields["per_class"] = _or_none(fields["per_class"])
-    return Row(**fields)
+                combined[column] = how(torch.tensor(values, dtype=torch.float64)).tolist() if known else None
+    combined["per_class"] = _or_none(combined["per_class"])
+    return Row(**combined)
 
 
 def _combine_distributions(values: Sequence[dict[str, dict[str, float]]], how: Any) -> dict[str, dict[str, float]]:
