@@ -16,8 +16,10 @@ from ltdd_core.data import drawing
 from ltdd_core.data.drawing import SHOT_COLOURS, folded, lettering, shot_colours, spread_out
 from ltdd_core.data.longtail import by_count
 from ltdd_core.data.normalisation import PerChannel
+from ltdd_core.runs import pictures
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.runs.pictures import save_picture
+from ltdd_core.testing.tiny import tiny_long_tailed
 
 NOWHERE = "\U000e0001"  # a tag, which no font draws
 SCRIPTS = ["a wild animal of the northern plains", "Ωμέγα", "Дикое животное", "دریایی", "猫" * 30, NOWHERE, "$x_1$"]
@@ -164,3 +166,12 @@ def test_a_font_that_was_installed_after_matplotlib_wrote_its_list_is_found(monk
     finally:
         for cache in caches:
             cache.cache_clear()
+
+
+def test_the_picture_of_many_classes_takes_the_images_of_those_that_it_draws(tmp_path, monkeypatch):
+    taken, draw = [], pictures.class_sheet
+    monkeypatch.setattr(pictures, "class_sheet", lambda images, *more: taken.append(len(images)) or draw(images, *more))
+    pictures.save_data_picture(tmp_path / "picture.png", tiny_long_tailed([70 - label // 2 for label in range(120)]))
+    assert taken == [50 * 8]  # of 120 classes
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert json.loads(picture.text["sheet"])["rows"] == 50

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ltdd_core.data.pictures import class_sheet
+from ltdd_core.data.drawing import spread_out
+from ltdd_core.data.longtail import by_count
+from ltdd_core.data.pictures import MOST_ROWS, class_sheet
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.storage import write_atomically
@@ -43,6 +45,7 @@ def save_data_picture(path: Path, data: LongTailedSet) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    few = torch.cat([(data.train_labels == label).nonzero().flatten()[:SAMPLES] for label in range(data.classes)])
+    drawn = spread_out(by_count(data.counts), MOST_ROWS)
+    few = torch.cat([(data.train_labels == label).nonzero().flatten()[:SAMPLES] for label in drawn])
     images = data.train_images[few].float() / 255
     write_atomically(path, class_sheet(images, data.train_labels[few], data.class_names, data.counts))
