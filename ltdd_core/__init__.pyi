@@ -62,6 +62,7 @@ from .data.source import (
     ImageTable as ImageTable,
     LongTailOptions as LongTailOptions,
     SourceImages as SourceImages,
+    SourceSizes as SourceSizes,
 )
 from .data.strong_training import (
     STRONG_TRAINING as STRONG_TRAINING,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from rich.filesize import decimal
@@ -29,7 +29,7 @@ from ltdd_core.errors import InputError, how_to_set, memory_in_words
 from ltdd_core.networks.compiled import Compiling, compiling_pays
 from ltdd_core.networks.network import NetworkFactory
 from ltdd_core.networks.pool import NetworkPool
-from ltdd_core.networks.store import NetworkStore
+from ltdd_core.networks.store import SHARED, NetworkStore
 from ltdd_core.options import Named, section_of
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.progress import Display
@@ -74,7 +74,7 @@ class Setup:
         stop: StopRequest | None = None,
         store: NetworkStore | None = None,
         data: LongTailedSet | None = None,
-    ) -> Iterator[Setup]:
+    ) -> Iterator[Self]:
         """Everything for a configuration, until the block ends.
 
         Args:
@@ -296,6 +296,11 @@ class Setup:
         draws, data = generator(self.config.run.seed, "calibration", step), self.data
         indices = [self.sampler.of_class(label, CALIBRATION_IMAGES, draws) for label in range(data.classes)]
         return data.normalisation.apply(data.train_images[torch.cat(indices)].to(self.device))
+
+    @cached_property
+    def shared(self) -> NetworkStore:
+        """Keeps what is trained beforehand, for all runs."""
+        return NetworkStore(self.config.compute.store or SHARED)
 
     # ---- training --------------------------------------------------------------------------------
 

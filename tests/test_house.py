@@ -23,6 +23,7 @@ FLOORS = (
     ("setup",),
     ("evaluation",),
     ("distillation",),
+    ("planning",),
     ("bench",),
     ("api", "testing"),
     ("cli",),

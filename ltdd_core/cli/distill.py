@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from ltdd_core.cli.completion import names
 from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import (
+    Command,
     announced,
     classifier_options,
     compute_options,
@@ -25,6 +27,7 @@ from ltdd_core.cli.settings import (
     output_options,
     test_imbalance_option,
     verbose_option,
+    with_options,
 )
 from ltdd_core.cli.several import help_with, is_helping, own_folder, processes_sharing, started
 from ltdd_core.config.layers import Layer
@@ -36,33 +39,48 @@ if TYPE_CHECKING:
     from ltdd_core.distillation.distill import Result
     from ltdd_core.plugging.catalog import Catalog
     from ltdd_core.progress import Display
+    from ltdd_core.setup import Setup
 
 NOTHING_TO_RESUME = "{} holds no run to resume: leave out --resume to begin one."
 
 
+def method_options(command: Command) -> Command:
+    """The options of what is made of the data, and by what: ``--method``, ``--ipc``, ``--network`` and the like."""
+    return with_options(
+        command,
+        click.option(
+            "--method",
+            metavar="NAME",
+            shell_complete=names("matcher"),
+            help="Distillation method (a matcher): see ltdd describe matcher.",
+        ),
+        click.option(
+            "--ipc", metavar="N", help="Synthetic images per class; for several numbers see ltdd describe run."
+        ),
+        click.option("--iterations", metavar="N", help="Steps of the matcher."),
+        click.option(
+            "--init",
+            metavar="real|keep|noise|NAME",
+            help="Initial images: real ones of the run's sampler or of the one named, or noise; keep: as real, but "
+            "a class with no more images than its IPC keeps them unchanged.",
+        ),
+        click.option(
+            "--network", metavar="NAME", shell_complete=names("network"), help="Network to match with and to train."
+        ),
+        click.option(
+            "--sampler", metavar="NAME", shell_complete=names("sampler"), help="Sampler that draws real images."
+        ),
+        click.option(
+            "--labeller",
+            metavar="NAME",
+            shell_complete=names("labeller"),
+            help="Labeller that gives the synthetic images soft labels.",
+        ),
+    )
+
+
 @click.command("distill")
-@click.option(
-    "--method",
-    metavar="NAME",
-    shell_complete=names("matcher"),
-    help="Distillation method (a matcher): see ltdd describe matcher.",
-)
-@click.option("--ipc", metavar="N", help="Synthetic images per class; for several numbers see ltdd describe run.")
-@click.option("--iterations", metavar="N", help="Steps of the matcher.")
-@click.option(
-    "--init",
-    metavar="real|keep|noise|NAME",
-    help="Initial images: real ones of the run's sampler or of the one named, or noise; keep: as real, but a class "
-    "with no more images than its IPC keeps them unchanged.",
-)
-@click.option("--network", metavar="NAME", shell_complete=names("network"), help="Network to match with and to train.")
-@click.option("--sampler", metavar="NAME", shell_complete=names("sampler"), help="Sampler that draws real images.")
-@click.option(
-    "--labeller",
-    metavar="NAME",
-    shell_complete=names("labeller"),
-    help="Labeller that gives the synthetic images soft labels.",
-)
+@method_options
 @test_imbalance_option
 @click.option("--out", type=PATH, help="Folder of the run; unless given, a new one under runs/.")
 @keep_option
@@ -188,9 +206,15 @@ def _distil(
     display = WarningsOnly(notes) if quiet else LiveDisplay(notes, verbose=verbose)
     if finish and out is not None:
         config = _as_it_is(config, out, display)
+
+    def before(setup: Setup) -> None:
+        if not (quiet or resume):
+            with ranks.alone():  # it goes through a run without images
+                _say_what_is_planned(setup)
+
     with ranks.joined(), own_folder(claimed(out, _stem(config))) as folder:
         try:
-            return distill(config, folder, resume=resume, display=display, catalog=catalog)
+            return distill(config, folder, resume=resume, display=display, catalog=catalog, before=before)
         except Interrupted as error:
             place = shlex.quote(str(folder))
             if not RunFolder(folder).is_empty():
@@ -202,6 +226,16 @@ def _distil(
             else:
                 how = "stopped before the first step; the same command begins again."
             raise Interrupted(f"{error}: {how}") from error
+
+
+def _say_what_is_planned(setup: Setup) -> None:
+    """What a long run will take, in a line; whatever goes wrong in a plan stops no run."""
+    from ltdd_core.planning.expected import plan_if_long
+
+    with suppress(Exception):
+        found = plan_if_long(setup)
+        if found is not None:
+            setup.display.note(found.summary())
 
 
 def _method(catalog: Catalog, settings: list[Layer], preset: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ from ltdd_core.plugging.loading import Plugin, PluginFailed, Plugins, plugin_cod
 
 COMMANDS = (
     "distill",
+    "plan",
     "train",
     "evaluate",
     "relabel",

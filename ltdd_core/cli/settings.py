@@ -28,7 +28,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 NUMBERS = ("imbalance", "n_max", "image_size", "validation", "ipc", "iterations", "seed", "threads")
 
 
-def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
+def with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
     """A command with options, which its help lists in this order."""
     for option in reversed(options):
         command = option(command)
@@ -51,7 +51,7 @@ def data_options(command: Command) -> Command:
     Returns:
         The same function with the options.
     """
-    return _with(
+    return with_options(
         command,
         click.option(
             "--data",
@@ -93,7 +93,7 @@ def data_options(command: Command) -> Command:
 
 def classifier_options(command: Command) -> Command:
     """The options that choose a classifier: ``--head``, ``--recipe``, ``--plugin``."""
-    return _with(
+    return with_options(
         command,
         click.option("--head", metavar="NAME", shell_complete=names("head"), help="Classifier head."),
         click.option(
@@ -114,7 +114,7 @@ def classifier_options(command: Command) -> Command:
 
 def device_options(command: Command) -> Command:
     """The options that say on what to compute: ``--device``, ``--threads``."""
-    return _with(
+    return with_options(
         command,
         click.option(
             "--device",
@@ -128,7 +128,7 @@ def device_options(command: Command) -> Command:
 
 def speed_options(command: Command) -> Command:
     """The options of what makes networks fast: ``--precision`` and ``--compile``."""
-    return _with(
+    return with_options(
         command,
         click.option(
             "--precision",
@@ -158,7 +158,7 @@ def compute_options(command: Command) -> Command:
     Returns:
         The same function with the options.
     """
-    return _with(
+    return with_options(
         command,
         click.option("--seed", metavar="N", help="Seed of everything random except the cut to the long tail."),
         device_options,
@@ -210,7 +210,7 @@ def output_options(command: Command) -> Command:
     Returns:
         The same function with the options.
     """
-    return _with(command, json_option, click.option("--quiet", is_flag=True, help="Show no progress."))
+    return with_options(command, json_option, click.option("--quiet", is_flag=True, help="Show no progress."))
 
 
 def verbose_option(command: Command) -> Command:
@@ -220,7 +220,7 @@ def verbose_option(command: Command) -> Command:
 
 def repeated_options(command: Command) -> Command:
     """The options ``--network`` and ``--repeats`` of a table with a row for each network, over several seeds."""
-    return _with(
+    return with_options(
         command,
         click.option(
             "--network",

@@ -44,7 +44,7 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
     source.display = display
     images = source.load(generator(options.seed, "hold out"))
     _check_classes(name, images.class_names, images.train.labels, images.test.labels)
-    kept, validating = _validation_part(name, images, _kept(images, options), options)
+    kept, validating = _validation_part(name, images, kept_images(images, options), options)
     chosen = {"training": (images.train, kept), "test": (images.test, torch.arange(len(images.test.labels)))}
     if validating is not None:
         chosen["validation"] = validating
@@ -85,8 +85,8 @@ def load_long_tailed(name: str, source: DataSource, display: Display | None = No
     )
 
 
-def _kept(images: SourceImages, options: Any) -> Tensor:
-    """Indices of the training images of the long tail, int64 ``[N]``."""
+def kept_images(images: SourceImages, options: Any) -> Tensor:
+    """Indices of the training images that the cut to the long tail keeps, int64 ``[N]``."""
     return cut(
         images.train.labels,
         images.class_names,

@@ -51,6 +51,18 @@ class SourceImages:
     """The files that cannot be used, each with the reason, where a user wants them left out."""
 
 
+@dataclass(frozen=True)
+class SourceSizes:
+    """How much a data source has, before the cut to a long tail."""
+
+    counts: tuple[int, ...]
+    """Training images of each class."""
+    image_shape: tuple[int, int, int]
+    """``(C, H, W)``."""
+    tests: int
+    """How many test images there are."""
+
+
 class DataSource(Component, ABC):
     """Labelled images from somewhere; the core cuts the training part to a long tail.
 
@@ -77,6 +89,13 @@ class DataSource(Component, ABC):
         Raises:
             InputError: the images are not where the options say.
         """
+
+    def sizes(self) -> SourceSizes | None:
+        """What everybody knows of the images, for a plan of a run where they are not there; nothing is read.
+
+        None, unless it is overridden: then a plan looks at the images.
+        """
+        return None
 
     @abstractmethod
     def load(self, generator: torch.Generator) -> SourceImages:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ltdd_core.data.folder import Reading, load_folder
 from ltdd_core.data.layout import parts_of
-from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages
+from ltdd_core.data.source import ArrayTable, DataSource, LongTailOptions, SourceImages, SourceSizes
 from ltdd_core.data.strong_training import STRONG_TRAINING
 from ltdd_core.errors import InputError, how_to_set, reason_of
 from ltdd_core.options import option
@@ -46,6 +46,14 @@ class VisionSource(DataSource):
     files: ClassVar[str]
     """What to put under root on a machine without network."""
     split_argument: ClassVar[Literal["train", "split"]] = "train"
+    published: ClassVar[SourceSizes]
+    """What the files have."""
+
+    def sizes(self) -> SourceSizes | None:
+        """As published; nothing where root is an image folder."""
+        root = self.options.root
+        is_folder = root is not None and root.is_dir() and parts_of(root) is not None
+        return None if is_folder else self.published
 
     def load(self, generator: torch.Generator) -> SourceImages:
         """Read what is under root; download it first where there is a network."""
@@ -88,6 +96,7 @@ class Cifar10(VisionSource):
 
     dataset = "CIFAR10"
     files = "the folder cifar-10-batches-py of cifar-10-python.tar.gz"
+    published = SourceSizes((5000,) * 10, (3, 32, 32), 10000)
     # More images want fewer epochs and less decay.
     suggested: ClassVar[Mapping[str, Any]] = {
         "training": {"original": {**STRONG_TRAINING, "epochs": 60, "weight_decay": 0.001}}
@@ -116,6 +125,7 @@ class Cifar100(VisionSource):
 
     dataset = "CIFAR100"
     files = "the folder cifar-100-python of cifar-100-python.tar.gz"
+    published = SourceSizes((500,) * 100, (3, 32, 32), 10000)
 
 
 class Svhn(VisionSource):
@@ -123,6 +133,7 @@ class Svhn(VisionSource):
 
     dataset = "SVHN"
     files = "train_32x32.mat and test_32x32.mat"
+    published = SourceSizes((4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659), (3, 32, 32), 26032)
     split_argument = "split"
     # A digit is not the same digit mirrored.
     suggested: ClassVar[Mapping[str, Any]] = {"augment": "color_crop_cutout_scale_rotate"}
@@ -133,6 +144,7 @@ class FashionMnist(VisionSource):
 
     dataset = "FashionMNIST"
     files = "FashionMNIST/raw with the four idx files"
+    published = SourceSizes((6000,) * 10, (1, 28, 28), 10000)
 
 
 def _cache_folder() -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,6 +122,7 @@ def distill(
     catalog: Catalog | None = None,
     store: NetworkStore | None = None,
     lines: Sequence[Line] | None = None,
+    before: Callable[[Setup], None] = lambda setup: None,
 ) -> Result:
     """Distil, evaluate, and leave everything in the folder ``out``.
 
@@ -136,6 +137,7 @@ def distill(
         store: keeps the networks that are trained; that of the configuration unless given, or else the folder
             ``networks`` of the run.
         lines: the classifiers of the table; those of the configuration unless given.  With none, the run distils alone.
+        before: called before the work begins that is not done yet, once the images are loaded.
 
     Raises:
         InputError: the data or the folder cannot be used; nothing was written.
@@ -166,6 +168,7 @@ def distill(
         folder.check_data(facts)
         task = task_of(setup)
         if not (out / DISTILLED_FILE).exists() or folder.has_other_length(config):
+            before(setup)
             display.ahead(lambda: classifiers_ahead(setup, lines, matcher, task, out))
             with own.counted():
                 matcher.prepare(task)

@@ -18,7 +18,7 @@ from ltdd_core.identity import Unidentified, identity
 from ltdd_core.networks.job import Job
 from ltdd_core.networks.network import MakeNetwork, Network
 from ltdd_core.networks.statistics import LayerStatistics, class_statistics
-from ltdd_core.networks.store import SHARED, NetworkStore
+from ltdd_core.networks.store import NetworkStore
 from ltdd_core.options import Named, name_of
 from ltdd_core.setup import Setup
 from ltdd_core.training.measuring import seconds_of_training
@@ -272,6 +272,5 @@ def teacher_training(setup: Setup) -> TeacherTraining:
             return setup.original
         return setup.original_in_order_of(setup.prepared(setup.component("sampler", sampler)))
 
-    store = NetworkStore(setup.config.compute.store or SHARED)
     trainer = setup.trainer().changed(ledger=setup.beforehand)
-    return TeacherTraining(trainer, original, setup.network_of, store, setup.teachers)
+    return TeacherTraining(trainer, original, setup.network_of, setup.shared, setup.teachers)

@@ -52,6 +52,8 @@ class Length:
     """Of all its epochs."""
     images: int = 0
     """In a step, or one more than in some of them."""
+    seen: int = 0
+    """Images of all steps together."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ class Job:
     """Whether a training of more epochs begins as this one does, so that this one can be extended later."""
     length: Length = Length()
     """How long its training is, for those who want to know how long it will take."""
+    first_step: Callable[[Network], int] = lambda network: 0
+    """Takes the first step of the training with a network that :attr:`make` made, for those who count or measure what a
+    step takes; says with how many images.
+    """
 
 
 def check_facts(path: Path, facts: Mapping[str, Any], kind: str, key: Key) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +47,8 @@ SHARED = Path("runs") / FOLDER
 ROWS = "trajectory"
 """The tensor of a trajectory, ``[epochs + 1, P]``."""
 UNFINISHED_SUFFIX = ".unfinished"
+FEW = 2
+"""Images that stand for all of a set while trainings are only planned."""
 PATIENCE = 0.2
 """Seconds between looks at a network that another process trains."""
 
@@ -175,6 +177,15 @@ class Plan(NetworkStore):
     def __init__(self) -> None:
         super().__init__()
         self.jobs: list[Job] = []
+
+    def standing_for(self, images: int, chunk: int) -> AbstractContextManager[int]:
+        """How many of so many images go through a network, while the block runs, and stand for all of them.
+
+        Args:
+            images: all of them.
+            chunk: images at once, where all go through it.
+        """
+        return nullcontext(min(images, FEW))
 
     def trained(self, job: Job, keep_going: Callable[[], None] = lambda: None) -> Trained:
         """An untrained network."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -16,7 +16,7 @@ from ltdd_core.progress import Display
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.augmentation import TrainingAugmentation
 from ltdd_core.training.cost import TrainingCost
-from ltdd_core.training.loop import train
+from ltdd_core.training.loop import BEGINNING, train
 from ltdd_core.training.losses import Loss, LossSchedule
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
@@ -49,8 +49,9 @@ class NetworkTraining:
     def job(self, key: Key | None) -> Job:
         """The training as a job; ``key`` is all that decides its network."""
         steps = math.ceil(len(self.data) / self.options.batch)  # of an epoch
-        length = Length(self.data.name, self.epochs * steps, math.ceil(len(self.data) / max(1, steps)))
-        return Job(key, self.make, self.train, self.ready, self.epochs, self.extendable, length)
+        seen = self.epochs * len(self.data)
+        length = Length(self.data.name, self.epochs * steps, math.ceil(len(self.data) / max(1, steps)), seen)
+        return Job(key, self.make, self.train, self.ready, self.epochs, self.extendable, length, self.first_step)
 
     @cached_property
     def epochs(self) -> int:
@@ -73,23 +74,46 @@ class NetworkTraining:
                 told(epoch.done, loss=epoch.loss)
                 after_epoch(epoch)
 
-            return train(
-                network,
-                self.data,
-                self.options,
-                loss=self.loss,
-                loss_at=self.loss_at,
-                augmentation=self.augmentation,
-                seed=self.seed,
-                purpose=f"{self.purpose} on {self.data.name}",
-                device=self.device,
-                keep_going=self.keep_going,
-                start=start,
-                after_epoch=told_after,
-                chunk=self.chunk,
-                precision=self.precision,
-                compiled=self.compiled,
-            )
+            return self._train(network, self.data, self.options, compiled=self.compiled, start=start, after=told_after)
+
+    def first_step(self, network: Network) -> int:
+        """Train on as many images as a step has, not compiled; says how many these are."""
+        count = min(len(self.data), self.options.batch)
+        soft = None if self.data.soft_labels is None else self.data.soft_labels[torch.arange(count)]
+        first = replace(
+            self.data, images=self.data.images[:count], labels=self.data.labels[:count], soft_labels=soft, order=None
+        )
+        options = self.options.model_copy(update={"epochs": 1, "warmup": 0})
+        self._train(network, first, options, compiled=False)
+        return count
+
+    def _train(
+        self,
+        network: Network,
+        data: TrainingSet,
+        options: TrainingOptions,
+        *,
+        compiled: bool,
+        start: Start = BEGINNING,
+        after: Callable[[Epoch], None] = lambda epoch: None,
+    ) -> Network:
+        return train(
+            network,
+            data,
+            options,
+            loss=self.loss,
+            loss_at=self.loss_at,
+            augmentation=self.augmentation,
+            seed=self.seed,
+            purpose=f"{self.purpose} on {data.name}",
+            device=self.device,
+            keep_going=self.keep_going,
+            start=start,
+            after_epoch=after,
+            chunk=self.chunk,
+            precision=self.precision,
+            compiled=compiled,
+        )
 
     def ready(self, network: Network) -> Network:
         """A trained network as it is used: in the precision of its training, and compiled if that was."""

@@ -36,7 +36,6 @@ Raises:
     InputError: an unknown name or option.
 """
 
-FEW = 2  # images that stand for all of a set while trainings are only planned
 CLASSES = "classes"
 """What is trained, unless a head says otherwise."""
 
@@ -286,10 +285,9 @@ class Trainer:
             data: the images.
         """
         if isinstance(self.store, Plan):  # its networks are not trained, so what a few images give is as good
-            few = torch.arange(len(data))[:FEW]
-            with torch.no_grad():
-                found = function(data.batch(few, self.device)[0]).float().cpu()
-            return found[torch.arange(len(data)) % len(few)]
+            with self.store.standing_for(len(data), self.chunk) as count, torch.no_grad():
+                found = function(data.batch(torch.arange(count), self.device)[0]).float().cpu()
+            return found[torch.arange(len(data)) % count]
         parts, done = [], 0
         with self.display.work(f"applying it to the {data.name} images", len(data), "images") as told, torch.no_grad():
             chunks = torch.arange(len(data)).split(self.chunk)
