@@ -107,7 +107,7 @@ class Setup:
         seed: int | None = None,
         normalisation: Normalisation | None = None,
         store: NetworkStore | None = None,
-    ) -> Setup:
+    ) -> Self:
         """The same images with another configuration, network, seed, normalisation or store."""
         config = self.config if config is None else config
         if network is not None:

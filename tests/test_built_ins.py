@@ -50,7 +50,7 @@ BUILT_IN = [
 # ---- no torch before it is needed ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [["--help"], ["plugins"], ["plugins", "--json"], ["nonsense"]])
+@pytest.mark.parametrize("command", [["--help"], ["plan", "--help"], ["plugins"], ["plugins", "--json"], ["nonsense"]])
 def test_a_light_command_imports_no_torch(command):
     program = (
         "import sys\n"

@@ -21,14 +21,17 @@ from ltdd_core.cli.settings import (
     layers,
     only_json,
 )
-from ltdd_core.config.layers import Layer
+from ltdd_core.config.layers import Layer, from_file
 from ltdd_core.errors import InputError
 
 if TYPE_CHECKING:
+    from ltdd_core.bench.planned import PlannedRuns
     from ltdd_core.config.model import Config
     from ltdd_core.planning.plan import Plan
     from ltdd_core.planning.sizes import DataSizes
 
+AXES_OF_GRIDS = {"methods", "seeds", "lines"}
+"""Keys that only the file of a grid has."""
 WITHOUT_FILES = "folder"
 """The data source of images that are only told of: what it has by default suits any of them."""
 
@@ -62,10 +65,10 @@ def command(
 ) -> None:
     """Say what a run will take before it runs: multiply-adds, memory, disk and time.
 
-    Takes the options of ltdd distill; CONFIG is its configuration file. No GPU is needed, and nothing is trained. The
-    code of the run is followed with images that take no memory, and what it would compute is counted. The time is an
-    estimate for this machine, which is measured for a few seconds once, or for the card of --on. Data that are not here
-    are described by --classes, --images and --image-size, or by --counts.
+    Takes the options of ltdd distill; CONFIG is its configuration file, or the grid of ltdd bench. No GPU is needed,
+    and nothing is trained. The code of the run is followed with images that take no memory, and what it would compute is
+    counted. The time is an estimate for this machine, which is measured for a few seconds once, or for the card of
+    --on. Data that are not here are described by --classes, --images and --image-size, or by --counts.
     """
     results, notes = consoles(as_json)
     with only_json(as_json):
@@ -74,8 +77,14 @@ def command(
         settings = layers(config or config_file, assignments, given)
         told = {"classes": classes, "images": images, "counts": counts, "tests": tests}
         with announced(notes, "counting", quiet=as_json):
-            found = _planned(settings, preset, told, on, gpus)
-    if as_json:
+            found: Plan | list[PlannedRuns]
+            if config is not None and set(from_file(config).tree) & AXES_OF_GRIDS:
+                found = _planned_grid(config, layers(None, assignments, given), preset, told, on)
+            else:
+                found = _planned(settings, preset, told, on, gpus)
+    if isinstance(found, list):
+        _show_grid(results, found, gpus, as_json)
+    elif as_json:
         click.echo(json.dumps(found.to_json()))
     else:
         print_plan(results, found)
@@ -106,6 +115,58 @@ def _sizes(config: Config, told: dict[str, Any] | None) -> DataSizes:
     if file is not None and (told["classes"] is not None or told["images"] is not None):
         raise InputError("--counts says how many classes and images there are: leave out --classes and --images.")
     return sizes_told(config.data, counts=None if file is None else counts_in(file), **told)
+
+
+def _planned_grid(
+    file: Path, above: list[Layer], preset: tuple[str, ...], told: dict[str, Any], on: str | None
+) -> list[PlannedRuns]:
+    """The plans of the runs of a grid.
+
+    Raises:
+        InputError: there are options that a grid has no use for.
+    """
+    if preset or any(value is not None for value in told.values()):
+        raise InputError(f"{file} is a grid: leave out --preset, --classes, --images, --counts and --test-images.")
+    from ltdd_core.bench.grid import read_grid
+    from ltdd_core.bench.planned import plan_grid
+    from ltdd_core.plugging.catalog import installed
+
+    catalog = installed()
+    return plan_grid(read_grid(file, catalog, above), on=on, catalog=catalog)
+
+
+def _show_grid(console: Console, found: list[PlannedRuns], gpus: int, as_json: bool) -> None:
+    """A line for the runs that differ in the seed only, and the sum; runs are done side by side, each on one GPU."""
+    from rich.filesize import decimal
+
+    from ltdd_core.cli.tables import duration, print_numbers
+    from ltdd_core.evaluation.shown import NumberTable, amount
+    from ltdd_core.planning.plan import side_by_side
+
+    seconds = side_by_side([runs.plan.seconds for runs in found for _ in range(runs.count)], gpus)
+    if as_json:
+        runs = [{"name": each.name, "runs": each.count, "plan": each.plan.to_json()} for each in found]
+        click.echo(json.dumps({"runs": runs, "gpus": gpus, "seconds": seconds}))
+        return
+    body = [
+        [
+            each.name,
+            str(each.count),
+            amount(each.plan.multiply_adds),
+            decimal(each.plan.disk),
+            duration(each.plan.seconds),
+        ]
+        for each in found
+    ]
+    work = sum(each.count * each.plan.multiply_adds for each in found)
+    disk = sum(each.count * each.plan.disk for each in found)
+    body.append(["in all", str(sum(each.count for each in found)), amount(work), decimal(disk), duration(seconds)])
+    keys = ["run", "runs", "multiply-adds", "disk", "time"]
+    headings = ["run, and those that differ in the seed", "runs", "multiply-adds of each", "disk", "about"]
+    print_numbers(console, NumberTable("the runs of a grid, of which each is given once", keys, headings, body))
+    side = [f"Runs are done side by side on {gpus} GPUs, each on one."] if gpus > 1 else []
+    for sentence in (*found[0].plan.remarks[:2], *side):
+        console.print(sentence, soft_wrap=not console.is_terminal)
 
 
 def print_plan(console: Console, found: Plan) -> None:

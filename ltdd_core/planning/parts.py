@@ -41,6 +41,8 @@ class Part:
     """Bytes that it leaves on the disk."""
     shares: int = 1
     """Among how many GPUs it can be divided."""
+    by_class: bool = False
+    """Whether what is divided are classes, and with them the tensors."""
 
 
 @dataclass
@@ -68,13 +70,18 @@ class _Matched:
     recipe: dict[str, Any]
 
 
-def counted(config: Config, data: LongTailedSet, catalog: Catalog) -> Counted:
+LineOf = tuple[Line, Config]
+"""A line of a table, and the configuration that its classifier is trained with."""
+
+
+def counted(config: Config, data: LongTailedSet, catalog: Catalog, lines: Sequence[LineOf] | None = None) -> Counted:
     """Take the way of a run with hollow images, and count.
 
     Args:
         config: to be computed on the CPU, not compiled, in one precision and with a chunk of its own.
         data: hollow.
         catalog: where it was resolved.
+        lines: of the table; those of the configuration unless given.
 
     Raises:
         InputError: what a run would refuse.
@@ -93,8 +100,10 @@ def counted(config: Config, data: LongTailedSet, catalog: Catalog) -> Counted:
         matched = _method(setup, store, found)
         found.beforehand = [_part(training) for training in store.trainings]
         distilled = _labelled(setup, store, _distilled(setup, matched), found)
-        for line in lines_of(config, catalog):
-            found.lines.append(_line(line, setup, store, distilled, found))
+        for line, way in [(line, config) for line in lines_of(config, catalog)] if lines is None else lines:
+            changed = setup.changed(config=replace(way, compute=config.compute))
+            vars(changed)["shared"] = store
+            found.lines.append(_line(line, changed, store, distilled, found))
     return found
 
 
@@ -119,7 +128,7 @@ def _method(setup: DrySetup, store: DryStore, found: Counted) -> _Matched:
     steps = config.run.iterations if config.matcher.component.iterative else 0
     name = f"{config.matcher.shown}, {steps} steps" if steps else config.matcher.shown
     work = matched.beside + matched.step * steps
-    found.method.append(Part(name, work, matched.peak, matched.disk, classes))
+    found.method.append(Part(name, work, matched.peak, matched.disk, classes, by_class=True))
     return matched
 
 

@@ -14,7 +14,7 @@ from ltdd_core.config.model import Config
 from ltdd_core.evaluation.shown import amount
 from ltdd_core.planning.counting import Work
 from ltdd_core.planning.dry import hollow_set
-from ltdd_core.planning.parts import Counted, Part, counted
+from ltdd_core.planning.parts import Counted, LineOf, Part, counted
 from ltdd_core.planning.rates import Rates, rates_here, rates_of_card
 from ltdd_core.planning.sizes import DataSizes
 from ltdd_core.plugging.catalog import Catalog, installed
@@ -37,7 +37,7 @@ class PlannedPart:
     multiply_adds: float
     """Of its convolutions and matrix products."""
     memory: int
-    """Bytes of its tensors at their peak, where it computes; of data, those of the images."""
+    """Bytes of its tensors at their peak, on each GPU if there are several; of data, those of the images."""
     disk: int
     """Bytes that it leaves on the disk."""
     seconds: float
@@ -57,7 +57,7 @@ class Plan:
     host_memory: int
     """Bytes that a process needs at its peak, beside a GPU."""
     device_memory: int | None
-    """Bytes that it needs on the GPU; None where it computes on the CPU."""
+    """Bytes that it needs on a GPU; None where it computes on the CPU."""
     rates: Rates
     """How fast the machine is taken to be."""
     gpus: int
@@ -105,7 +105,13 @@ class Plan:
 
 
 def plan(
-    config: Config, sizes: DataSizes, *, on: str | None = None, gpus: int = 1, catalog: Catalog | None = None
+    config: Config,
+    sizes: DataSizes,
+    *,
+    on: str | None = None,
+    gpus: int = 1,
+    catalog: Catalog | None = None,
+    lines: Sequence[LineOf] | None = None,
 ) -> Plan:
     """Plan a run: nothing is read, trained or kept, and no GPU is needed.
 
@@ -115,6 +121,7 @@ def plan(
         on: a card, whose data sheet says how fast it is; this machine unless given.
         gpus: how many of them there are.
         catalog: where the configuration was resolved; made anew unless given.
+        lines: of the table; those of the configuration unless given.
 
     Raises:
         InputError: an unknown card, or what a run would refuse.
@@ -126,7 +133,7 @@ def plan(
         rates = rates_of_card(on)
     config = _to_count(config, rates, sizes.image_shape)
     data = hollow_set(sizes.title, sizes.counts, sizes.image_shape, sizes.tests, sizes.class_names)
-    found = counted(config, data, catalog or installed())
+    found = counted(config, data, catalog or installed(), lines)
     return _plan(config, sizes, rates, gpus, found)
 
 
@@ -144,15 +151,16 @@ def _to_count(config: Config, rates: Rates, image_shape: tuple[int, int, int]) -
 def _plan(config: Config, sizes: DataSizes, rates: Rates, gpus: int, found: Counted) -> Plan:
     data, computed = _data(sizes), [*found.beforehand, *found.method, *found.lines]
     pixels = math.prod(sizes.image_shape)
-    peak, images = max(part.peak for part in computed), sizes.images * pixels
-    parts = [data, *(_planned(part, rates, gpus) for part in computed)]
+    planned = [_planned(part, rates, gpus) for part in computed]
+    parts, images = [data, *planned], sizes.images * pixels
+    peak = max((part.memory for part in planned), default=0)
     lines = [part.seconds for part in parts[len(parts) - len(found.lines) :]]
     before = sum(part.seconds for part in parts) - sum(lines)
     return Plan(
         f"{config.matcher.shown} on {sizes.title}: {sizes.images} training images of {len(sizes.counts)} classes, "
         f"{'x'.join(map(str, sizes.image_shape))}",
         tuple(parts),
-        before + _side_by_side(lines, gpus),
+        before + side_by_side(lines, gpus),
         BASE + data.memory + (0 if rates.on_gpu else peak),
         images + peak if rates.on_gpu else None,
         rates,
@@ -173,9 +181,9 @@ def _data(sizes: DataSizes) -> PlannedPart:
 def _planned(part: Part, rates: Rates, gpus: int) -> PlannedPart:
     """A part on so many GPUs: the one that has most to do decides."""
     share = math.ceil(part.shares / gpus) / part.shares
-    return PlannedPart(
-        part.name, part.work.multiply_adds, part.peak, part.disk, rates.seconds(_at_least_nothing(part.work)) * share
-    )
+    memory = round(part.peak * share) if part.by_class else part.peak
+    seconds = rates.seconds(_at_least_nothing(part.work)) * share
+    return PlannedPart(part.name, part.work.multiply_adds, memory, part.disk, seconds)
 
 
 def _at_least_nothing(work: Work) -> Work:
@@ -183,7 +191,7 @@ def _at_least_nothing(work: Work) -> Work:
     return Work(*(max(0.0, value) for value in (work.fp32, work.bf16, work.moved, work.calls, work.small)))
 
 
-def _side_by_side(seconds: Sequence[float], gpus: int) -> float:
+def side_by_side(seconds: Sequence[float], gpus: int) -> float:
     """How long some jobs take on so many GPUs, the longest first, each on one."""
     busy = [0.0] * gpus
     for job in sorted(seconds, reverse=True):
@@ -194,7 +202,7 @@ def _side_by_side(seconds: Sequence[float], gpus: int) -> float:
 def _about(rates: Rates, gpus: int) -> list[str]:
     half = f" in fp32, {amount(rates.bf16)} in bf16" if rates.bf16 else " in fp32"
     speed = f"{amount(rates.fp32)} multiply-adds a second{half}"
-    rest = f"{rates.bandwidth / 1e9:.3g} GB a second, {rates.call * 1e6:.2g} microseconds an operation"
+    rest = f"{amount(rates.bandwidth)} bytes a second, {rates.call * 1e6:.2g} microseconds an operation"
     if rates.factor == 1:
         how = "shares of its data sheet that are assumed (40 % of the multiply-adds, 60 % of the bandwidth)"
     else:

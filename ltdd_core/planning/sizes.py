@@ -142,4 +142,5 @@ def _falling(classes: int, images: int, options: Any) -> tuple[int, ...]:
         return sum(profile(classes, n_max, imbalance))
 
     n_max = 1 + bisect_left(range(1, images + 1), images, key=total)
-    return tuple(profile(classes, n_max, imbalance))
+    over = total(n_max) - images  # fewer than there are classes
+    return tuple(count - (place < over and count > 1) for place, count in enumerate(profile(classes, n_max, imbalance)))
