@@ -17,7 +17,7 @@ from ltdd_core.errors import InputError
 from ltdd_core.networks.store import NetworkStore
 from ltdd_core.planning import expected, parts, rates
 from ltdd_core.planning.counting import Counting, Work, hollow, is_hollow
-from ltdd_core.planning.dry import hollow_set
+from ltdd_core.planning.dry import hollow_set, thinned
 from ltdd_core.planning.parts import counted
 from ltdd_core.planning.plan import plan, side_by_side
 from ltdd_core.planning.sizes import DataSizes, counts_in, sizes_of, sizes_told
@@ -170,6 +170,15 @@ def test_a_dry_run_leaves_random_numbers_and_stores_alone(tmp_path):
         assert torch.equal(before, torch.get_rng_state())
         assert setup.store.folder is None
     assert NetworkStore(tmp_path).folder == tmp_path
+
+
+def test_the_largest_class_is_among_those_that_are_counted():
+    data = hollow_set("long", [5, 900, 30, 7, 6, 4, 3, 2], (1, 8, 8), 8)
+    few, kept = thinned(data, 4)
+    assert 1 in kept
+    assert few.counts == tuple(data.counts[label] for label in kept)
+    assert len(kept) == 4
+    assert thinned(data, 8)[1] == list(range(8))
 
 
 # ---- sizes of data -------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltdd_core.data.longtail import by_count
 from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.data.sampler import Sampler
 from ltdd_core.data.sets import LongTailedSet
@@ -212,17 +213,19 @@ def hollow_set(
 
 
 def thinned(data: LongTailedSet, classes: int) -> tuple[LongTailedSet, list[int]]:
-    """The set with some of its classes, evenly from head to tail, and which these are.
+    """The set with some of its classes, and which these are: the largest, and others evenly from head to tail.
+
+    The largest is always among them, since a method may need the more memory the more images a class has.
 
     Args:
         data: hollow.
-        classes: how many stay; all where there are no more.
+        classes: how many stay, at least 2; all where there are no more.
     """
     if data.classes <= classes:
         return data, list(range(data.classes))
-    by_count = sorted(range(data.classes), key=lambda label: -data.counts[label])
-    step = data.classes / classes
-    kept = sorted(by_count[math.floor((place + 0.5) * step)] for place in range(classes))
+    largest, *others = by_count(data.counts)
+    step = len(others) / (classes - 1)
+    kept = sorted([largest, *(others[math.floor((place + 0.5) * step)] for place in range(classes - 1))])
     few = hollow_set(
         data.name,
         [data.counts[label] for label in kept],
