@@ -43,6 +43,7 @@ NARROW = ["--set", "network.width=4"]
 TRAINED = [*NARROW, "--set", "training.original.epochs=1", "--set", "training.distilled.epochs=1"]
 SHORT = {"distill": ["--set", "iterations=2", *TRAINED], "train": TRAINED, "experts": NARROW}
 SHORT["analyze"] = TRAINED[:4]
+SHORT["plan"] = SHORT["distill"]
 SHORT["bench"] = ["--set", "iterations=2", *TRAINED]
 SHORT_PYTHON = "training={'original': {'epochs': 1}, 'distilled': {'epochs': 1}}, network={'width': 4}, iterations=2"
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -145,6 +146,7 @@ def test_the_plain_snippet_learns(tmp_path, monkeypatch):
             "own-data.md",
             "resume.md",
             "gpu.md",
+            "scale.md",
             "configuration.md",
             "heads.md",
             "metrics.md",
