@@ -65,7 +65,7 @@ def literal(matcher, step, expert, start):
         augmenting = generator(seed, f"student augmentation, step {k}", step)
         transform = matcher.task.augmentation.draw((1, 8, 8), augmenting, len(own))
         logits = functional_call(network, dict(zip(names, student, strict=True)), (transform(pixels[own]),))
-        loss = -sum(row.log_softmax(0)[label] for row, label in zip(logits, matcher.labels[own], strict=True)) / len(
+        loss = -sum(row.log_softmax(0)[label] for row, label in zip(logits, matcher.classes[own], strict=True)) / len(
             own
         )
         gradients = torch.autograd.grad(loss, student, create_graph=True)
@@ -81,7 +81,7 @@ def test_unroll_is_the_equation(step, expert, start):
     matcher = prepared()
     found = double(matcher._loop(step, expert, start)).gradient("unroll")
     assert found.images.abs().max() > 1e-4
-    for ours, theirs in zip(found, literal(matcher, step, expert, start), strict=True):
+    for ours, theirs in zip(found[:3], literal(matcher, step, expert, start), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 
 

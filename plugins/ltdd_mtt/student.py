@@ -1,6 +1,6 @@
-"""The network as a function of one flat vector of parameters, with the two derivatives that the inner loop needs.
+"""The network as a function of one flat vector of parameters, with the derivatives that the inner loop needs.
 
-Both are written with ``torch.func``, a gradient inside a gradient in one function, so that ``torch.compile``
+They are written with ``torch.func``, a gradient inside a gradient in one function, so that ``torch.compile``
 traces them, second derivatives included, into one graph.  (It refuses to go backward twice through a compiled
 network.)
 """
@@ -18,11 +18,19 @@ from torch.nn import functional as F
 from ltdd_core import Network, compiled_function, precision_context
 
 Layout = list[tuple[str, tuple[int, ...]]]
+LAST_LAYER = "linear."
+"""How the names of the parameters of a network's last layer begin."""
 
 
 def layout_of(network: nn.Module) -> Layout:
     """Names and shapes of the parameters, in the order in which a flat vector holds them."""
     return [(name, tuple(value.shape)) for name, value in network.named_parameters()]
+
+
+def in_last_layer(network: nn.Module) -> Tensor:
+    """Which of all parameters are those of the last layer, bool ``[P]`` on the CPU."""
+    parts = [torch.full((value.numel(),), name.startswith(LAST_LAYER)) for name, value in network.named_parameters()]
+    return torch.cat(parts)
 
 
 class Pulled(NamedTuple):
@@ -32,87 +40,166 @@ class Pulled(NamedTuple):
     """g, the gradient of the loss, ``[P]``."""
     images: Tensor
     """d (a . g) / d images."""
+    labels: Tensor | None
+    """d (a . g) / d labels ``[n, classes]``, where they are probabilities."""
     theta: Tensor | None
     """d (a . g) / d theta ``[P]``, where it was asked for."""
 
 
 class Student:
-    """Mean cross-entropy of a network as a function of its parameters ``theta`` ``[P]``.
+    """The loss of a network as a function of its parameters ``theta`` ``[P]``.
 
-    Batch normalisation takes the statistics of the batch, as in training; nothing is dropped out.
+    The loss of a batch is -1/n sum_i sum_c w_c y_ic log p_ic, with p = softmax(z - s) of the logits z; unless weights w
+    and shift s are given, the mean cross-entropy.  Batch normalisation takes the statistics of the batch, as in
+    training; nothing is dropped out.
 
     Args:
         network: a separate module; only its structure is used.
         precision: ``bf16`` runs the network in mixed precision; everything flat stays as it comes.
-        compiled: compile both derivatives.
+        compiled: compile the derivatives.
         chunk: images at once, unless batch normalisation looks at all of a batch.
+        weights: w ``[classes]`` on the device.
+        shift: s ``[classes]`` on the device.
+        layer_only: theta holds the parameters of the last layer alone; the others are given as ``fixed``.
     """
 
-    def __init__(self, network: Network, *, precision: str, compiled: bool, chunk: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        precision: str,
+        compiled: bool,
+        chunk: int,
+        weights: Tensor | None = None,
+        shift: Tensor | None = None,
+        layer_only: bool = False,
+    ) -> None:
         whole = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules())
         replace_all_batch_norm_modules_(network)
         self.network = network.requires_grad_(False).eval()
-        self.layout = layout_of(network)
-        self._sizes = [math.prod(shape) for _, shape in self.layout]
+        everything = layout_of(network)
+        moves = [name.startswith(LAST_LAYER) or not layer_only for name, _ in everything]
+        self.layout = [part for part, moving in zip(everything, moves, strict=True) if moving]
+        self._fixed = [part for part, moving in zip(everything, moves, strict=True) if not moving]
+        self._weights, self._shift = weights, shift
         self._precision, self._chunk = precision, None if whole else chunk
         self._gradient, self._pullback = self._gradient_of_part, self._pullback_of_part
         if compiled:
             self._gradient = compiled_function(self._gradient)
             self._pullback = compiled_function(self._pullback)
 
-    def gradient(self, theta: Tensor, images: Tensor, labels: Tensor, *, graph: bool = False) -> Tensor:
+    def gradient(
+        self, theta: Tensor, images: Tensor, labels: Tensor, fixed: Tensor | None = None, *, graph: bool = False
+    ) -> Tensor:
         """Gradient ``[P]`` of the loss of a batch.
 
         Args:
+            theta: the parameters that move.
+            images: float32 ``[n, C, H, W]``.
+            labels: classes, int64 ``[n]``, or probabilities ``[n, classes]``.
+            fixed: the other parameters, where there are some.
             graph: the result is to be differentiated again by autograd; never compiled.
         """
         part_gradient = self._gradient_of_part if graph else self._gradient
         total = torch.zeros_like(theta)
         for part, own in self._parts(images, labels):
-            total = total + part_gradient(theta, part, own, len(images))
+            total = total + part_gradient(theta, fixed, part, own, len(images))
         return total
 
-    def pullback(self, theta: Tensor, images: Tensor, labels: Tensor, a: Tensor, *, theta_too: bool) -> Pulled:
-        """The gradient g of a batch, and that of the number ``a . g`` with respect to images and parameters.
+    def pullback(
+        self,
+        theta: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        a: Tensor,
+        fixed: Tensor | None = None,
+        *,
+        theta_too: bool,
+    ) -> Pulled:
+        """The gradient g of a batch, and that of the number ``a . g`` in images, probabilities and parameters.
 
         Args:
+            theta: the parameters that move.
+            images: float32 ``[n, C, H, W]``.
+            labels: classes, int64 ``[n]``, or probabilities ``[n, classes]``.
             a: a constant direction ``[P]``.
+            fixed: the other parameters, where there are some.
             theta_too: whether the derivative to the parameters is wanted.
         """
         parts = [
-            self._pullback(theta, part, own, a, len(images), theta_too) for part, own in self._parts(images, labels)
+            self._pullback(theta, fixed, part, own, a, len(images), theta_too)
+            for part, own in self._parts(images, labels)
         ]
-        gradients, by_images, by_theta = zip(*parts, strict=True)
-        return Pulled(sum(gradients[1:], gradients[0]), torch.cat(by_images), _total(by_theta) if theta_too else None)
+        gradients, by_images, by_labels, by_theta = zip(*parts, strict=True)
+        return Pulled(
+            _total(gradients),
+            torch.cat(by_images),
+            torch.cat(by_labels) if labels.is_floating_point() else None,
+            _total(by_theta) if theta_too else None,
+        )
+
+    def logits(self, row: Tensor, images: Tensor) -> Tensor:
+        """Logits ``[n, classes]`` of the network with all its parameters in one vector; no graph is made.
+
+        Args:
+            row: all parameters, in the order of ``network.parameters()``.
+            images: normalised, float32 ``[n, C, H, W]``, any number of them.
+        """
+        layout = layout_of(self.network)
+        with torch.no_grad():
+            values = _named(row, layout)
+            parts = images.tensor_split(1 if self._chunk is None else math.ceil(len(images) / self._chunk))
+            return torch.cat([self._forward(values, part, row.dtype) for part in parts])
 
     def _parts(self, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The batch in parts of (almost) equal size, so that one compiled graph does for all."""
         count = 1 if self._chunk is None else math.ceil(len(images) / self._chunk)
         return list(zip(images.tensor_split(count), labels.tensor_split(count), strict=True))
 
-    def _loss(self, theta: Tensor, images: Tensor, labels: Tensor, batch: int) -> Tensor:
-        """The share of some images in the loss of a batch of so many."""
-        values = theta.split(self._sizes)
-        parameters = {name: value.view(shape) for (name, shape), value in zip(self.layout, values, strict=True)}
+    def _forward(self, parameters: dict[str, Tensor], images: Tensor, dtype: torch.dtype) -> Tensor:
         with precision_context(self._precision, images.device):
-            logits = functional_call(self.network, parameters, (images,))
-        return F.cross_entropy(logits.to(theta.dtype), labels, reduction="sum") / batch
+            logits: Tensor = functional_call(self.network, parameters, (images,))
+        return logits.to(dtype)
 
-    def _gradient_of_part(self, theta: Tensor, images: Tensor, labels: Tensor, batch: int) -> Tensor:
-        return grad(self._loss)(theta, images, labels, batch)
+    def _loss(self, theta: Tensor, fixed: Tensor | None, images: Tensor, labels: Tensor, batch: int) -> Tensor:
+        """The share of some images in the loss of a batch of so many."""
+        parameters = _named(theta, self.layout) | ({} if fixed is None else _named(fixed, self._fixed))
+        logits = self._forward(parameters, images, theta.dtype)
+        if self._shift is not None:
+            logits = logits - self._shift.to(theta.dtype)
+        weights = None if self._weights is None else self._weights.to(theta.dtype)
+        return F.cross_entropy(logits, labels, weight=weights, reduction="sum") / batch
+
+    def _gradient_of_part(
+        self, theta: Tensor, fixed: Tensor | None, images: Tensor, labels: Tensor, batch: int
+    ) -> Tensor:
+        return grad(self._loss)(theta, fixed, images, labels, batch)
 
     def _pullback_of_part(
-        self, theta: Tensor, images: Tensor, labels: Tensor, a: Tensor, batch: int, theta_too: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        def along(images: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-            gradient = grad(self._loss)(theta, images, labels, batch)
+        self,
+        theta: Tensor,
+        fixed: Tensor | None,
+        images: Tensor,
+        labels: Tensor,
+        a: Tensor,
+        batch: int,
+        theta_too: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        soft = labels.is_floating_point()
+
+        def along(images: Tensor, labels: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+            gradient = grad(self._loss)(theta, fixed, images, labels, batch)
             return a @ gradient, gradient
 
-        if theta_too:
-            (by_images, by_theta), gradient = grad(along, argnums=(0, 1), has_aux=True)(images, theta)
-            return gradient, by_images, by_theta
-        by_images, gradient = grad(along, has_aux=True)(images, theta)
-        return gradient, by_images, None
+        wanted = (0, *((1,) if soft else ()), *((2,) if theta_too else ()))
+        found, gradient = grad(along, argnums=wanted, has_aux=True)(images, labels, theta)
+        return gradient, found[0], found[1] if soft else None, found[-1] if theta_too else None
+
+
+def _named(flat: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """The parameters in a flat vector, by name."""
+    values = flat.split([math.prod(shape) for _, shape in layout])
+    return {name: value.view(shape) for (name, shape), value in zip(layout, values, strict=True)}
 
 
 def _total(tensors: Any) -> Tensor:

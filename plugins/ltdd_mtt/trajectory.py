@@ -11,7 +11,9 @@ Distillation by Matching Training Trajectories", CVPR 2022, equation 2):
 
 Its derivatives with respect to X and lr come from going backward through the steps: with a = dL/dtheta_{k+1},
 
-    dL/dX += -lr * d(a . g_k)/dX,    dL/dlr += -a . g_k,    dL/dtheta_k = a - lr * d(a . g_k)/dtheta_k.
+    dL/dX += -lr * d(a . g_k)/dX,    dL/dlr += -a . g_k,    dL/dtheta_k = a - lr * d(a . g_k)/dtheta_k,
+
+and of labels Y that are probabilities as of X: dL/dY += -lr * d(a . g_k)/dY.
 
 *unroll* leaves this to autograd, which keeps the maps of all N steps.  *checkpoint* does it step by step: the
 same gradient with the maps of one step.  *tesla* (Cui et al., "Scaling Up Dataset Distillation to ImageNet-1K with
@@ -29,7 +31,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ltdd_mtt.student import Student
+from ltdd_mtt.student import Pulled, Student
 
 Memory = Literal["unroll", "checkpoint", "tesla"]
 KEPT_BYTES = 512 * 2**20
@@ -57,12 +59,16 @@ class InnerLoop:
     images: Tensor
     """X ``[n, C, H, W]``, without a graph."""
     labels: Tensor
-    """int64 ``[n]``."""
+    """Classes, int64 ``[n]``, or probabilities, float32 ``[n, classes]``, without a graph."""
     lr: Tensor
     """A scalar, without a graph."""
     steps: int
     batch: Callable[[int], InnerBatch]
     """The batch of a step; a function of the step, since it is asked more than once."""
+    compared: Tensor | None = None
+    """Which parameters the loss compares, bool ``[P]``; all unless given.  The student moves the others as well."""
+    fixed: Tensor | None = None
+    """The parameters that the student does not move, where it moves the last layer alone."""
 
     def gradient(self, memory: Memory) -> MatchingGradient:
         """The loss and its derivatives."""
@@ -70,7 +76,12 @@ class InnerLoop:
 
     def distance(self) -> Tensor:
         """The denominator of the loss."""
-        return (self.start - self.target).square().sum()
+        return self.error(self.start).square().sum()
+
+    def error(self, theta: Tensor) -> Tensor:
+        """How far theta is from theta*_{t+M}, ``[P]``; 0 where the loss compares nothing."""
+        error = theta - self.target
+        return error if self.compared is None else error * self.compared
 
     def augmented(self, step: int) -> tuple[Tensor, Tensor]:
         """Images and labels of a step, without a graph."""
@@ -79,7 +90,7 @@ class InnerLoop:
 
     def advance(self, theta: Tensor, step: int) -> Tensor:
         """theta_{k+1} from theta_k, without a graph."""
-        return theta - self.lr * self.student.gradient(theta, *self.augmented(step))
+        return theta - self.lr * self.student.gradient(theta, *self.augmented(step), self.fixed)
 
 
 class MatchingGradient(NamedTuple):
@@ -90,19 +101,34 @@ class MatchingGradient(NamedTuple):
     """dL/dX, of the shape of X."""
     lr: Tensor
     """dL/dlr, a scalar."""
+    labels: Tensor | None = None
+    """dL/dY, of the shape of the labels, where they are probabilities Y."""
+
+    def plus(self, other: MatchingGradient) -> MatchingGradient:
+        """That of the sum of two losses."""
+        labels = None if self.labels is None or other.labels is None else self.labels + other.labels
+        return MatchingGradient(self.loss + other.loss, self.images + other.images, self.lr + other.lr, labels)
+
+    def times(self, factor: float) -> MatchingGradient:
+        """That of a multiple of the loss."""
+        labels = None if self.labels is None else factor * self.labels
+        return MatchingGradient(factor * self.loss, factor * self.images, factor * self.lr, labels)
 
 
 def _unroll(loop: InnerLoop) -> MatchingGradient:
     """Autograd through all steps."""
     images, lr = loop.images.detach().requires_grad_(True), loop.lr.detach().requires_grad_(True)
+    soft = loop.labels.is_floating_point()
+    labels = loop.labels.detach().requires_grad_(soft)
     theta = loop.start
     for step in range(loop.steps):
         batch = loop.batch(step)
         augmented = batch.transform(images[batch.indices])
-        theta = theta - lr * loop.student.gradient(theta, augmented, loop.labels[batch.indices], graph=True)
-    loss = (theta - loop.target).square().sum() / loop.distance()
-    by_images, by_lr = torch.autograd.grad(loss, (images, lr))
-    return MatchingGradient(loss.detach(), by_images, by_lr)
+        own = labels[batch.indices]
+        theta = theta - lr * loop.student.gradient(theta, augmented, own, loop.fixed, graph=True)
+    loss = loop.error(theta).square().sum() / loop.distance()
+    found = torch.autograd.grad(loss, (images, lr, labels) if soft else (images, lr))
+    return MatchingGradient(loss.detach(), *found)
 
 
 def _checkpoint(loop: InnerLoop) -> MatchingGradient:
@@ -114,16 +140,16 @@ def _checkpoint(loop: InnerLoop) -> MatchingGradient:
             kept.append(theta)
         theta = loop.advance(theta, step)
     loss, a = _arrival(loop, theta)
-    by_images, by_lr = torch.zeros_like(loop.images), torch.zeros_like(loop.lr)
+    sums = _nothing_yet(loop, loss)
     for first in reversed(range(0, loop.steps, length)):
         thetas = [kept.pop()]
         for step in range(first, min(first + length, loop.steps) - 1):
             thetas.append(loop.advance(thetas[-1], step))
         for step in reversed(range(first, first + len(thetas))):
-            g, by_theta = _pull(loop, step, thetas.pop(), a, by_images)
-            by_lr -= a @ g
-            a = a - loop.lr * by_theta
-    return MatchingGradient(loss, by_images, by_lr)
+            pulled = _pull(loop, step, thetas.pop(), a, sums, theta_too=True)
+            assert pulled.theta is not None  # noqa: S101 - for the type checker; it was asked for
+            a = a - loop.lr * pulled.theta
+    return sums
 
 
 def _tesla(loop: InnerLoop) -> MatchingGradient:
@@ -132,12 +158,11 @@ def _tesla(loop: InnerLoop) -> MatchingGradient:
     for step in range(loop.steps):
         theta = loop.advance(theta, step)
     loss, a = _arrival(loop, theta)
-    by_images, by_lr, theta = torch.zeros_like(loop.images), torch.zeros_like(loop.lr), loop.start
+    sums, theta = _nothing_yet(loop, loss), loop.start
     for step in range(loop.steps):
-        g, _ = _pull(loop, step, theta, a, by_images, theta_too=False)
-        by_lr -= a @ g
-        theta = theta - loop.lr * g
-    return MatchingGradient(loss, by_images, by_lr)
+        pulled = _pull(loop, step, theta, a, sums, theta_too=False)
+        theta = theta - loop.lr * pulled.gradient
+    return sums
 
 
 def segment_length(loop: InnerLoop) -> int:
@@ -148,19 +173,26 @@ def segment_length(loop: InnerLoop) -> int:
 
 def _arrival(loop: InnerLoop, theta: Tensor) -> tuple[Tensor, Tensor]:
     """The loss, and a = dL/dtheta_N."""
-    error, distance = theta - loop.target, loop.distance()
+    error, distance = loop.error(theta), loop.distance()
     return error.square().sum() / distance, 2 * error / distance
 
 
-def _pull(
-    loop: InnerLoop, step: int, theta: Tensor, a: Tensor, by_images: Tensor, *, theta_too: bool = True
-) -> tuple[Tensor, Tensor]:
-    """g_k and d(a . g_k)/dtheta; adds -lr * d(a . g_k)/dX to ``by_images``, through the augmentation."""
+def _nothing_yet(loop: InnerLoop, loss: Tensor) -> MatchingGradient:
+    """Sums of the gradients of steps, for :func:`_pull` to add to."""
+    labels = torch.zeros_like(loop.labels) if loop.labels.is_floating_point() else None
+    return MatchingGradient(loss, torch.zeros_like(loop.images), torch.zeros_like(loop.lr), labels)
+
+
+def _pull(loop: InnerLoop, step: int, theta: Tensor, a: Tensor, sums: MatchingGradient, *, theta_too: bool) -> Pulled:
+    """g_k and the derivatives of a . g_k; adds those of -lr * a . g_k, through the augmentation, to ``sums``."""
     batch = loop.batch(step)
     own = loop.images[batch.indices].requires_grad_(True)
     augmented = batch.transform(own)
     labels = loop.labels[batch.indices]
-    pulled = loop.student.pullback(theta, augmented.detach(), labels, a, theta_too=theta_too)
+    pulled = loop.student.pullback(theta, augmented.detach(), labels, a, loop.fixed, theta_too=theta_too)
     (by_own,) = torch.autograd.grad(augmented, own, pulled.images)
-    by_images[batch.indices] -= loop.lr * by_own
-    return pulled.gradient, pulled.theta if pulled.theta is not None else torch.zeros_like(theta)
+    sums.images[batch.indices] -= loop.lr * by_own
+    sums.lr.sub_(a @ pulled.gradient)
+    if sums.labels is not None and pulled.labels is not None:
+        sums.labels[batch.indices] -= loop.lr * pulled.labels
+    return pulled
