@@ -24,6 +24,7 @@ from ltdd_core.distillation.trajectories import Trajectories
 from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.evaluation.labeller import Labelling
 from ltdd_core.evaluation.teachers import TeacherTraining
+from ltdd_core.networks.network import MakeNetwork
 from ltdd_core.networks.pool import NetworkPool
 from ltdd_core.networks.state import load_state_of, state_of
 from ltdd_core.networks.store import SHARED
@@ -186,6 +187,7 @@ class Distillation:
         head: Named = "linear",
         sampler: Named = "instance",
         numbers: Numbers = "fp32",
+        make: Callable[[int], MakeNetwork] | None = None,
     ) -> Trajectories:
         """Networks trained on the long-tailed set whose parameters are kept after every epoch; not trained yet.
 
@@ -206,6 +208,9 @@ class Distillation:
             head: whose loss trains them.
             sampler: orders the epochs.
             numbers: how parameters are kept: ``fp16`` and ``bf16`` take half the room.
+            make: makes the network of a number, such as one that begins where another trajectory ended; the network of
+                the run unless given.  What decides it is in the key.  Its parameters that do not require gradients stay
+                as they are.
 
         Raises:
             OptionError: the head does not train one network, as it is, with one loss from beginning to end.
@@ -213,7 +218,7 @@ class Distillation:
         """
         data = self.original(sampler)
         trainer = self.trainer.changed(options={data.name: training})
-        return Trajectories(self.shared, trainer, data, self.component("head", head), name, numbers)
+        return Trajectories(self.shared, trainer, data, self.component("head", head), name, numbers, make)
 
 
 @dataclass(frozen=True)

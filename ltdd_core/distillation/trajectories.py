@@ -9,6 +9,7 @@ from pathlib import Path
 from ltdd_core.errors import OptionError
 from ltdd_core.evaluation.head import ClassifierHead
 from ltdd_core.networks.job import Job
+from ltdd_core.networks.network import MakeNetwork
 from ltdd_core.networks.trajectory import Numbers, Report, Trajectory, train_all
 from ltdd_core.training.cost import FORWARD_AND_BACKWARD, TrainingCost, multiply_adds
 from ltdd_core.training.measuring import seconds_of_training
@@ -29,6 +30,7 @@ class Trajectories:
         head: trains each network; the loss is the head's.
         name: what they are called: network 3 is ``"NAME 3"``.
         numbers: how parameters are kept on disk.
+        make: makes the network of a number with its initial weights; the trainer's unless given.
 
     Raises:
         OptionError: the head does not train one network, as it is, with one loss from beginning to end.
@@ -48,11 +50,12 @@ class Trajectories:
         head: ClassifierHead,
         name: str,
         numbers: Numbers = "fp32",
+        make: Callable[[int], MakeNetwork] | None = None,
     ) -> None:
         if trainer.options[data.name].remembers:
             raise ValueError("a training with momentum, AdamW or an average cannot resume from the weights alone")
         self.folder, self.name, self._numbers = folder, name, numbers
-        self._trainer, self._data, self._head = trainer, data, head
+        self._trainer, self._data, self._head, self._make = trainer, data, head, make
         self._get = cache(self._made)
         self[0]  # see that the head suits before any work
 
@@ -102,6 +105,8 @@ class Trajectories:
 
     def _made(self, number: int) -> Trajectory:
         trainer = self._trainer.part(f"{self.name} {number}")
+        if self._make is not None:
+            trainer = trainer.changed(make=self._make(number))
         jobs = trainer.plan(lambda planning: self._head.fit([self._data], planning)) if self._head.stages == 1 else []
         if fault := self._fault(jobs):
             raise OptionError({("head",): f"the head {fault}"})

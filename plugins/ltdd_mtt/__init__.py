@@ -37,8 +37,11 @@ PAPER = {
 
 @hookimpl
 def ltdd_register_matchers(register: Register) -> None:
-    """One matcher."""
+    """Four matchers."""
     register("mtt", "ltdd_mtt.matcher:TrajectoryMatcher")
+    register("tesla", "ltdd_mtt.tesla:TeslaMatcher")
+    register("datm", "ltdd_mtt.datm:WindowMatcher")
+    register("lad", "ltdd_mtt.lad:DecoupledMatcher")
 
 
 @hookimpl

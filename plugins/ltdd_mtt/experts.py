@@ -37,6 +37,7 @@ class ExpertOptions(BaseOptions):
     epochs: int = option(50, "number of epochs per expert", source="MTT, public code", ge=1)
     lr: float = option(0.1, "learning rate of the experts, constant; MTT's public code: 0.01", gt=0)
     batch: int = option(16, "number of images per step of an expert; MTT's public code: 256", ge=1)
+    weight_decay: float = option(0.0, "weight decay of the experts", source="MTT, public code", ge=0)
     store: Literal["fp32", "fp16", "bf16"] = option(
         "fp32", "format of the parameters on disk; fp16 and bf16 take half the room"
     )
@@ -55,7 +56,12 @@ def experts_of(task: Distillation, options: ExpertOptions) -> Trajectories:
         InputError: the head trains no expert.
     """
     training = TrainingOptions(
-        epochs=options.epochs, lr=options.lr, momentum=0, weight_decay=0, batch=options.batch, schedule="constant"
+        epochs=options.epochs,
+        lr=options.lr,
+        momentum=0,
+        weight_decay=options.weight_decay,
+        batch=options.batch,
+        schedule="constant",
     )
     try:
         return task.trajectories(

@@ -147,7 +147,7 @@ class Student:
         """
         layout = layout_of(self.network)
         with torch.no_grad():
-            values = _named(row, layout)
+            values = named(row, layout)
             parts = images.tensor_split(1 if self._chunk is None else math.ceil(len(images) / self._chunk))
             return torch.cat([self._forward(values, part, row.dtype) for part in parts])
 
@@ -163,7 +163,7 @@ class Student:
 
     def _loss(self, theta: Tensor, fixed: Tensor | None, images: Tensor, labels: Tensor, batch: int) -> Tensor:
         """The share of some images in the loss of a batch of so many."""
-        parameters = _named(theta, self.layout) | ({} if fixed is None else _named(fixed, self._fixed))
+        parameters = named(theta, self.layout) | ({} if fixed is None else named(fixed, self._fixed))
         logits = self._forward(parameters, images, theta.dtype)
         if self._shift is not None:
             logits = logits - self._shift.to(theta.dtype)
@@ -196,8 +196,8 @@ class Student:
         return gradient, found[0], found[1] if soft else None, found[-1] if theta_too else None
 
 
-def _named(flat: Tensor, layout: Layout) -> dict[str, Tensor]:
-    """The parameters in a flat vector, by name."""
+def named(flat: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """The parameters in a flat vector ``[P]``, by name, each in its shape."""
     values = flat.split([math.prod(shape) for _, shape in layout])
     return {name: value.view(shape) for (name, shape), value in zip(layout, values, strict=True)}
 
