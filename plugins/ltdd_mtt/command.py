@@ -67,10 +67,10 @@ def train(
 ) -> None:
     """Train experts on the long-tailed set.
 
-    The parameters of these networks after every epoch are kept in runs/networks, or where --store says, and `ltdd
-    distill --method mtt` finds them there. Experts that are there already cost nothing, and are trained further where
-    --epochs asks for more. Set how they are trained with --set experts.lr=...: `ltdd describe matcher mtt` lists these
-    options.
+    The parameters of these networks after every epoch are kept in runs/networks, or where --store says. `ltdd distill`
+    finds them there with the method mtt, tesla, datm or lad, which share experts that are trained in the same way.
+    Experts that are there already cost nothing, and are trained further where --epochs asks for more. Set how they are
+    trained with --set experts.lr=...: `ltdd describe matcher mtt` lists these options.
     """
     results, notes = consoles(as_json)
     own = {"count": count, "epochs": epochs}
@@ -97,8 +97,8 @@ def train(
     what = f"{_experts(facts['count'], facts['epochs'])} in {facts['store']}, {decimal(facts['bytes'])}"
     options = f"experts.count={facts['count']} and experts.epochs={facts['epochs']}"
     results.print(
-        f"{what}. To find {'it' if facts['count'] == 1 else 'them'}, ltdd distill --method mtt{where} needs the same "
-        f"--data, --seed, --network and --set options, {options} among them.",
+        f"{what}. To find {'it' if facts['count'] == 1 else 'them'}, ltdd distill --method {facts['method']}{where} "
+        f"needs the same --data, --seed, --network and --set options, {options} among them.",
         soft_wrap=True,
     )
 
@@ -116,7 +116,9 @@ def _check_method(config: Config) -> None:
     from ltdd_mtt.experts import ExpertOptions
 
     if not isinstance(getattr(config.matcher.options, "experts", None), ExpertOptions):
-        raise InputError(f"method {config.matcher.name!r} has no experts; leave it out, or name mtt.")
+        raise InputError(
+            f"method {config.matcher.name!r} has no experts; name mtt, tesla, datm or lad, or leave it out."
+        )
 
 
 def _train(config: Config, jobs: int, notes: Console) -> dict[str, Any]:
@@ -146,7 +148,8 @@ def _train(config: Config, jobs: int, notes: Console) -> dict[str, Any]:
             anything = any(experts[number].epochs() for number in range(options.count))
             saved = "stopped and saved" if anything else "stopped before anything was saved"
             raise Interrupted(f"{error}: {saved}; the same command resumes.") from error
-    return {"store": str(folder), "count": options.count, "epochs": options.epochs, "bytes": size}
+    method = config.matcher.name
+    return {"method": method, "store": str(folder), "count": options.count, "epochs": options.epochs, "bytes": size}
 
 
 def _check_room(experts: Trajectories, count: int, size: int) -> None:
