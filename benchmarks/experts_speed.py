@@ -3,9 +3,9 @@
 usage: python benchmarks/experts_speed.py --data cifar10-lt-1k --root DIR [--only lad] [--steps N] [--no-memory]
 
 DATM's literal loop is autograd through all N steps.  Those of TESLA and LAD go through the steps twice, the second time
-with a graph for each step; LAD's second student has the gradient of all parameters and drops those of the backbone.  All
-are fp32, eager, a batch in one piece.  Variants run one after another in this process, each after a first step that
-compiles; peak memory is that of a process of its own for each.
+with a graph for each step; LAD's second student has the gradient of all parameters and drops those of the backbone.
+They are fp32, eager, a batch in one piece.  Variants run one after another in this process, each after a first step
+that compiles; peak memory is that of a process of its own for each.
 """
 
 from __future__ import annotations
@@ -154,7 +154,8 @@ def memory_of(method: str, variant: str, folder: str) -> float:
 def table(base: Config, given: argparse.Namespace, folder: str) -> None:
     """A Markdown table of a method."""
     method, literal = base.matcher.name, 0.0
-    print(f"\n| {method}, N = {given.steps} | s | times faster | first, s | peak MiB |\n|---|---|---|---|---|")
+    print(f"\n{machine(given.data)}\n")
+    print(f"| {method}, N = {given.steps} | s | times faster | first, s | peak MiB |\n|---|---|---|---|---|")
     for variant in VARIANTS:
         first, best = seconds(Step(base, variant), given.repeats)
         literal = literal or best
@@ -176,8 +177,6 @@ def main() -> None:
     with ExitStack() as stack:
         folder = given.folder or stack.enter_context(tempfile.TemporaryDirectory())  # where the experts are kept
         compute = {"threads": given.threads, "store": folder}
-        if not given.memory_of:
-            print(machine(given.data))
         for method in (given.memory_of[0],) if given.memory_of else given.only:
             matcher = {"expert_epochs": 1, "syn_lr": 1e-3, "syn_steps": given.steps, "experts": experts}
             matcher |= {"layer": {"epochs": 1}, "memory": "tesla"} if method == "lad" else {}

@@ -134,7 +134,7 @@ ENGLISH = {
 """Names of plugins, components or commands that are ordinary words of English or of mathematics as well."""
 LIBRARIES = {"torchvision"}
 """Names of plugins that are those of libraries that the core itself uses."""
-PAPERS = {"ldam"}
+PAPERS = {"lad", "ldam"}
 """Names of components that are those of papers, whose subset of CIFAR the core can draw (``data.subset``)."""
 DEPENDENCIES = {
     (
