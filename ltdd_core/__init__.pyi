@@ -92,6 +92,7 @@ from .distillation.partition import (
 )
 from .distillation.tiles import (
     tiled as tiled,
+    untiled as untiled,
 )
 from .distillation.trajectories import (
     Trajectories as Trajectories,

@@ -26,5 +26,34 @@ def tiled(images: Tensor, factor: int) -> Tensor:
     return torch.cat(rows, 2)
 
 
+def untiled(images: Tensor, factor: int) -> Tensor:
+    """The tiles of images, each at the size of a whole image: what a network sees of images made by :func:`tiled`.
+
+    Tiles are enlarged by linear interpolation in both directions, as products with two fixed matrices, whose gradients
+    are the same each time on every device.
+
+    Args:
+        images: float32 ``[n, C, H, W]``.
+        factor: as of :func:`tiled`.
+
+    Returns:
+        Float32 ``[n, factor^2, C, H, W]``, from left to right and from top to bottom.
+    """
+    if factor == 1:
+        return images[:, None]
+    height, width = images.shape[2:]
+    tiles = [
+        _enlarging(tile.shape[2], height, images).T @ tile @ _enlarging(tile.shape[3], width, images)
+        for row in images.tensor_split(factor, 2)
+        for tile in row.tensor_split(factor, 3)
+    ]
+    return torch.stack(tiles, 1)
+
+
+def _enlarging(size: int, to: int, like: Tensor) -> Tensor:
+    """``[size, to]``, which a row of so many values is multiplied by."""
+    return F.interpolate(torch.eye(size, dtype=like.dtype, device=like.device)[None], to, mode="linear")[0]
+
+
 def _shrunk(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", antialias=True)

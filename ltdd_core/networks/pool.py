@@ -1,4 +1,4 @@
-"""Random networks to match with."""
+"""Networks to match with, most of them random."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ltdd_core.networks.compiled import CompiledNetwork
 from ltdd_core.networks.network import MakeNetwork, Network, Shape
+from ltdd_core.networks.trajectory import fill_parameters
 from ltdd_core.seeding import global_generator
 
 
@@ -55,12 +56,29 @@ class NetworkPool:
         Args:
             step: of the matcher; the weights are a function of the seed and the step.
         """
-        if self._frozen is None:
-            inner = self.new("network").requires_grad_(False)
-            if self._device.type == "cpu" and self.precision == "fp32":  # in bf16 this layout is far slower
-                inner = inner.to(memory_format=torch.channels_last)
-            self._frozen = CompiledNetwork(inner, self.precision, self.compiled)
-        return self._refilled(self._frozen, step)
+        return self._refilled(self._without_gradients(), step)
+
+    def holding(self, parameters: Tensor, step: int) -> Network:
+        """The network of :meth:`fresh` with other weights, such as those of a trained one; it shares its memory.
+
+        Batch normalisation takes its statistics from a few images of every class, as in a random network.
+
+        Args:
+            parameters: float32 ``[P]``, all of them in one vector, in the order of ``network.parameters()``.
+            step: of the matcher, which decides these images.
+
+        Raises:
+            ValueError: a network of this kind has another number of parameters.
+        """
+        network = self._without_gradients()
+        inner = network.inner
+        wanted = sum(value.numel() for value in inner.parameters())
+        if len(parameters) != wanted:
+            raise ValueError(f"{len(parameters)} numbers are not the {wanted} parameters of the network")
+        fill_parameters(inner, parameters)
+        inner.eval()
+        self._freeze_batch_statistics(inner, step)
+        return network
 
     def trainable(self, step: int) -> CompiledNetwork:
         """As :meth:`fresh`, for methods that train it or match its gradients: its parameters require them.
@@ -81,6 +99,15 @@ class NetworkPool:
         with global_generator(self._seed, purpose, step):
             return self._make(self._shape, self._classes).to(self._device)
 
+    def _without_gradients(self) -> CompiledNetwork:
+        """The one module of :meth:`fresh`, with the weights of the last call."""
+        if self._frozen is None:
+            inner = self.new("network").requires_grad_(False)
+            if self._device.type == "cpu" and self.precision == "fp32":  # in bf16 this layout is far slower
+                inner = inner.to(memory_format=torch.channels_last)
+            self._frozen = CompiledNetwork(inner, self.precision, self.compiled)
+        return self._frozen
+
     def _refilled(self, network: CompiledNetwork, step: int) -> CompiledNetwork:
         with global_generator(self._seed, "network", step):
             source = self._make(self._shape, self._classes)
@@ -94,6 +121,7 @@ class NetworkPool:
         if not layers:
             return
         for layer in layers:
+            layer.reset_running_stats()
             layer.momentum = None  # the plain average of what is seen
             layer.train()
         with torch.no_grad():

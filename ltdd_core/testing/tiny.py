@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from ltdd_core.plugging.catalog import installed
 from ltdd_core.seeding import generator
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.sets import TrainingSet
-from ltdd_core.training.trainer import Trainer
+from ltdd_core.training.trainer import FindComponent, Trainer
 
 COUNTS = (12, 5, 2, 1)
 IPC = 3
@@ -128,8 +129,13 @@ def tiny_task(
 
 
 def _component(kind: str, named: str | Mapping[str, Any]) -> Any:
-    """A component by name, from what is installed."""
-    return component_maker(installed())(kind, named)
+    """A component by name, from what was installed when the first was asked for: looking takes half a second."""
+    return _maker()(kind, named)
+
+
+@cache
+def _maker() -> FindComponent:
+    return component_maker(installed())
 
 
 def tiny_network(shape: tuple[int, int, int], outputs: int) -> Network:

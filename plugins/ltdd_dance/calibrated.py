@@ -1,0 +1,156 @@
+"""Features matched in networks on their way through a training: what DANCE, TGDD and methods like them share.
+
+Each step has two networks of the same training.  In the first, a method lowers a distance between the features of real
+and of synthetic images.  In the second, later one, the synthetic images should be classified well,
+
+    w sum_c mean_{s in S_c} CE(f(A(s)), c),
+
+which calibrates the first: features whose means agree may still lie on the wrong side of a boundary.  Pixels are
+colours from 0 to 1, and are kept there after every step, so that learning rates are those of the public codes.  Every
+stored image holds ``factor^2`` tiles, each of which a network sees at full size (Kim et al., "Dataset Condensation via
+Efficient Synthetic-Data Parameterization", ICML 2022).
+
+The public codes move the images of one class after another; here those of all classes move at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltdd_core import (
+    BatchMatcher,
+    Distillation,
+    Network,
+    NetworkPool,
+    Synthetic,
+    class_means,
+    generator,
+    option,
+    untiled,
+)
+
+
+class CalibratedMatcher(BatchMatcher, ABC):
+    """Match features in partly trained networks, and be classified well by networks that are trained further."""
+
+    together: ClassVar[bool] = False
+    """Whether the sum of both gradients moves the pixels; else each of them does, one after the other."""
+
+    class Options(BatchMatcher.Options):
+        """Pixels, tiles and the cross-entropy; defaults of DANCE's public code."""
+
+        lr_img: float = option(
+            0.01,
+            "learning rate of the pixels, for colours from 0 to 1 and one image of a class; n images have n times as "
+            "much",
+            source="DANCE, public code",
+            gt=0,
+        )
+        batch_real: int = option(
+            128,
+            "number of real images per class in a step; all images of a class that has fewer",
+            source="DANCE, public code",
+            ge=1,
+        )
+        factor: int = option(
+            2,
+            "tiles beside and below each other in a stored image, each of which a network sees at full size",
+            source="DANCE, public code",
+            ge=1,
+        )
+        calibration: float = option(
+            1.0, "weight of the cross-entropy beside the matching; 0 leaves it out", source="DANCE, public code", ge=0
+        )
+
+    mover: torch.optim.Optimizer
+    """Moves the pixels."""
+    pool: NetworkPool
+    """What holds the networks of a step; that of the run unless ``prepare_networks`` says otherwise."""
+    pixels: Tensor
+    """What is optimised: colours from 0 to 1, float32 ``[n, C, H, W]``; ``images`` are the same, normalised."""
+
+    @abstractmethod
+    def prepare_networks(self, task: Distillation) -> None:
+        """Train the networks, or find them in the network store."""
+
+    @abstractmethod
+    def weights(self, step: int) -> tuple[Tensor, Tensor]:
+        """The parameters, float32 ``[P]`` each, of the network to match in and of the one that calibrates."""
+
+    def prepare(self, task: Distillation) -> None:
+        """Start from tiles of the initial images; train the networks, or find them.
+
+        Raises:
+            InputError: the tiles do not fit into an image, or the networks cannot be had.
+            RunFailed: the training of a network diverged.
+        """
+        self.task, self.pool, self.labels = task, task.networks, task.initial_labels
+        self._normalise = task.data.normalisation.layer().to(task.device)
+        self.pixels = task.data.normalisation.invert(task.initial_tiles(self.options.factor)).requires_grad_(True)
+        self.mover = self.make_optimizer()
+        self.keep(pixels=self.pixels, optimizer=self.mover)
+        self.prepare_networks(task)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Moves the pixels: SGD with a learning rate in proportion to the images of a class.
+
+        The gradient of a mean over n images is an n-th of that of a single one.
+        """
+        numbers = torch.tensor(self.task.ipc_of_class, dtype=torch.float32, device=self.task.device)
+        of_image = numbers[self.labels][:, None, None, None]
+        self.pixels.register_hook(lambda gradient: gradient * of_image)
+        return torch.optim.SGD([self.pixels], lr=self.options.lr_img, momentum=self.options.momentum)
+
+    def images_per_step(self, counts: Sequence[int], ipc_of_class: Sequence[int]) -> int:
+        """The real images that are drawn, and the tiles, in both networks."""
+        tiles = self.options.factor**2 * sum(ipc_of_class)
+        passes = 2 if self.options.calibration else 1
+        return sum(min(count, self.options.batch_real) for count in counts) + passes * tiles
+
+    def step(self, step: int) -> Mapping[str, Tensor | float]:
+        """Move the pixels by the matching, then, or at once, by the cross-entropy."""
+        matching, calibrating = self.weights(step)
+        self.images = self._normalise(self.pixels)
+        matched = self.loss(self.pool.holding(matching, step), *self.batches(step))
+        matched.backward()
+        found = {"loss": matched.detach(), "matching": matched.detach()}
+        if self.options.calibration:
+            if not self.together:
+                self._move()
+            calibrated = self.options.calibration * self._cross_entropy(self.pool.holding(calibrating, step), step)
+            calibrated.backward()
+            found |= {"loss": found["loss"] + calibrated.detach(), "calibration": calibrated.detach()}
+        self._move()
+        return found
+
+    def distilled(self) -> Synthetic:
+        """The pixels, normalised, and their classes."""
+        with torch.no_grad():
+            return Synthetic(self._normalise(self.pixels), self.labels)
+
+    def decode(self, images: Tensor) -> Tensor:
+        """The tiles of each image, at full size."""
+        return untiled(images, self.options.factor)
+
+    def _move(self) -> None:
+        self.mover.step()
+        self.mover.zero_grad()
+        with torch.no_grad():
+            self.pixels.clamp_(0, 1)
+
+    def _cross_entropy(self, network: Network, step: int) -> Tensor:
+        """The mean of each class, summed over classes, under an augmentation of its own for each class."""
+        task, seen, labels = self.task, [], []
+        for label, images in enumerate(self._normalise(self.pixels).split(task.ipc_of_class)):
+            draws = generator(task.seed, "calibrating augmentation", step, label)
+            seen.append(task.augmentation.draw(task.data.image_shape, draws)(self.decode(images).flatten(0, 1)))
+            labels += [label] * len(seen[-1])
+        losses = F.cross_entropy(network(torch.cat(seen)), torch.tensor(labels, device=task.device), reduction="none")
+        counts = torch.tensor([len(part) for part in seen])
+        return class_means(losses[:, None], counts).sum()
