@@ -25,6 +25,7 @@ BUILT_IN = [
     "core",
     "coreset",
     "cosine",
+    "dance",
     "dc",
     "decoupled",
     "dm",
@@ -34,6 +35,7 @@ BUILT_IN = [
     "labellers",
     "losses",
     "mtt",
+    "ncfm",
     "ray",
     "report",
     "samplers",
@@ -74,8 +76,9 @@ def test_the_entry_module_of_a_built_in_imports_no_torch(name):
 # ---- rules of the house --------------------------------------------------------------------------
 
 PLUGIN_FOLDERS = sorted(path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py"))
-BUILDS_ON = {"ltdd_ablations": {"ltdd_twostage"}}
-"""The one built-in that uses another as a library: its head is a variant of the other's."""
+BUILDS_ON = {"ltdd_ablations": {"ltdd_twostage"}, "ltdd_ncfm": {"ltdd_dance"}}
+"""The built-ins that use another as a library: a head that is a variant of the other's, and methods that compare
+features otherwise than the other does, in the same networks."""
 
 
 def imports(path):
@@ -145,6 +148,10 @@ DEPENDENCIES = {
         "ltdd_statistics",
         "balanced-softmax",
     ): "the default head of teachers; on classes of equal size it is the linear one",
+    (
+        "ltdd_dance",
+        "balanced-softmax",
+    ): "the default head of the networks to match in; on classes of equal size it is the linear one",
     ("ltdd_labellers", "balanced-softmax"): "the default head of teachers, whose labels would forget rare classes else",
     ("ltdd_statistics", "coreset"): "the preset keeps real images",
     ("ltdd_statistics", "herding"): "the preset keeps those that stand for their classes",

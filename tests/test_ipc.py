@@ -25,8 +25,11 @@ from ltdd_core import (
     class_means,
     configure,
     export,
+    generator,
     load_distilled,
     save_distilled,
+    tiled,
+    untiled,
 )
 from ltdd_core.bench.grid import read_grid
 from ltdd_core.config.ipc import ipc_of_classes, shares
@@ -317,6 +320,20 @@ def test_tiles_of_noise_are_the_noise_and_too_many_do_not_fit():
     assert torch.equal(task.initial_tiles(2), task.initial_images)
     with pytest.raises(InputError, match="9 x 9 tiles do not fit into images of 8x8 pixels"):
         task.initial_tiles(9)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 7, 5)])
+def test_tiles_are_seen_at_full_size(factor, shape):
+    images = torch.randn(4, *shape, generator=generator(0, "images"), dtype=torch.float64).requires_grad_(True)
+    seen = untiled(images, factor)
+    tiles = [tile for row in images.tensor_split(factor, 2) for tile in row.tensor_split(factor, 3)]
+    whole = torch.stack([F.interpolate(tile, shape[1:], mode="bilinear") for tile in tiles], 1)
+    torch.testing.assert_close(seen, whole, rtol=1e-6, atol=1e-6)
+    (found,), (expected,) = (torch.autograd.grad(each.square().sum(), images) for each in (seen, whole))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    flat = torch.arange(4.0 * factor**2)[:, None, None, None].expand(-1, *shape)  # each tile of one colour
+    assert torch.allclose(untiled(tiled(flat, factor), factor).flatten(0, 1), flat)
 
 
 # ---- methods -------------------------------------------------------------------------------------

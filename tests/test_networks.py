@@ -308,6 +308,22 @@ def test_batch_statistics_are_those_of_the_calibration_images_and_stay(steps):
     torch.testing.assert_close(network.embed(batch), y.flatten(1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("before", [(), (0, 9)])
+def test_a_network_of_given_weights_takes_its_statistics_from_the_calibration_images(before):
+    batch, networks = images(3, (3, 16, 16)), pool(norm="batch", depth=2)
+    given = direct(5, 1, norm="batch", depth=2)
+    parameters = torch.cat([value.detach().flatten() for value in given.parameters()])
+    for step in before:
+        networks.holding(parameters * (step + 2), step).embed(batch)
+    found = networks.holding(parameters, 4)
+    expected = pool(norm="batch", depth=2, seed=5, calibration=lambda step: images(20, (3, 16, 16), seed=104) * 2 + 1)
+    torch.testing.assert_close(found.embed(batch), expected.fresh(1).embed(batch), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found(batch), expected.fresh(1)(batch), rtol=1e-4, atol=1e-4)
+    assert not any(value.requires_grad for value in found.parameters())
+    with pytest.raises(ValueError, match="are not the"):
+        networks.holding(parameters[1:], 0)
+
+
 class Dropping(ConvNet):
     """Drops features, which must not happen while statistics are taken."""
 

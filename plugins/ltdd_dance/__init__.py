@@ -61,13 +61,13 @@ TGDD: dict[str, Any] = {
         "factor": 2,
         "calibration": 2.5,
         "window": 7,
-        "experts": {"head": "linear", "count": 5, "epochs": 60, "lr": 0.1, "batch": 128, "weight_decay": 5e-4},
+        "trajectories": {"head": "linear", "count": 5, "epochs": 60, "lr": 0.1, "batch": 128, "weight_decay": 5e-4},
     },
     "training": {"distilled": OF_STUDENTS},
     "sources": {
         "": "TGDD, public code",
-        "matcher.experts.lr": "ours: that of DANCE, 0.01, with momentum 0.9 goes about as far",
-        "matcher.experts.batch": "NCFM, public code; that of TGDD is not known",
+        "matcher.trajectories.lr": "ours: that of DANCE, 0.01, with momentum 0.9 goes about as far",
+        "matcher.trajectories.batch": "NCFM, public code; that of TGDD is not known",
         "training.distilled": "DANCE, public code, which TGDD follows",
     },
 }

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ltdd_core import (
     Batch,
+    ClassifierHead,
     Distillation,
     InputError,
     Network,
@@ -48,22 +49,16 @@ class PairMatcher(CalibratedMatcher):
         """Train the pairs, or find them.
 
         Raises:
-            InputError: the head does not train one network from beginning to end, or changes its last layer.
+            InputError: the head does not train one network, or changes its last layer.
             RunFailed: training diverged.
         """
         options = self.options.teacher
+        _check_head(task, options)
         if options.network is not None:
             self.pool = task.pool(options.network)
         teachers = task.trained.of(options, options.network)
-        try:
-            self._initial = [_vector(network) for network in teachers.initial]
-            self._trained = [_vector(network) for network in teachers.networks]
-            self.pool.holding(self._trained[0], 0)
-        except ValueError as error:
-            raise InputError(
-                f"head {name_of(options.head)!r}: {error}, and this method needs a network with its usual last layer: "
-                f"use another, {how_to_set('teacher.head', 'NAME')}."
-            ) from error
+        self._initial = [_vector(network) for network in teachers.initial]
+        self._trained = [_vector(network) for network in teachers.networks]
 
     def weights(self, step: int) -> tuple[Tensor, Tensor]:
         """Weights between those of a random pair, and its trained ones."""
@@ -92,6 +87,30 @@ def distance_of_means(network: Network, real: Batch, synthetic: Batch, chunk: in
     """sum_c || mean f(real_c) - mean f(synthetic_c) ||^2, a scalar."""
     target = class_means(embed_without_gradient(network, real.images, chunk), real.counts)
     return (target - class_means(network.embed(synthetic.images), synthetic.counts)).square().sum()
+
+
+def _check_head(task: Distillation, options: TeacherOptions) -> None:
+    """Refuse a head that trains something else than a network of the pool, before anything is trained.
+
+    Raises:
+        InputError: naming the head.
+    """
+    head: ClassifierHead = task.component("head", options.head)
+    if head.stages > 1:
+        return  # the training itself refuses it
+    data = task.original("instance")
+    jobs = task.trainer.plan(lambda planning: head.fit([data], planning))
+    fault = "trains no network" if not jobs else "trains several networks" if len(jobs) > 1 else ""
+    if not fault:
+        try:
+            task.networks.holding(_vector(jobs[0].make()), 0)
+        except ValueError:
+            fault = "changes the last layer of the network"
+    if fault:
+        raise InputError(
+            f"head {name_of(options.head)!r} {fault}, and this method needs one network as it is: use another, "
+            f"{how_to_set('teacher.head', 'NAME')}."
+        )
 
 
 def _vector(network: Network) -> Tensor:

@@ -76,7 +76,7 @@ class TrajectoryGuidedMatcher(CalibratedMatcher):
         window: int = option(
             7, "number L of epochs, from the one that is matched on, one of which calibrates", source="TGDD", ge=1
         )
-        experts: SnapshotOptions = option(
+        trajectories: SnapshotOptions = option(
             SnapshotOptions(), "the trainings; those that are not in the network store are carried out"
         )
 
@@ -88,7 +88,7 @@ class TrajectoryGuidedMatcher(CalibratedMatcher):
             RunFailed: a training diverged.
             Interrupted: while training; what is done is saved.
         """
-        options = self.options.experts
+        options = self.options.trajectories
         training = TrainingOptions(
             epochs=options.epochs,
             lr=options.lr,
@@ -98,32 +98,32 @@ class TrajectoryGuidedMatcher(CalibratedMatcher):
             schedule="constant",
         )
         try:
-            self._experts: Trajectories = task.trajectories(
+            self._trainings: Trajectories = task.trajectories(
                 "expert", training=training, head=options.head, sampler=options.sampler
             )
         except OptionError as error:
-            raise InputError(f"experts.head={name_of(options.head)}: {error}") from error
+            raise InputError(f"trajectories.head={name_of(options.head)}: {error}") from error
 
         def report(number: int, epochs: int) -> None:
             if epochs < options.epochs and epochs % SAY_EVERY == 0:
                 done = f"{epochs} of {options.epochs} epochs done"
-                task.display.training(f"expert {number + 1} of {options.count}, {done}, in {self._experts.folder}")
+                task.display.training(f"network {number + 1} of {options.count}, {done}, in {self._trainings.folder}")
 
         try:
-            self._experts.train(options.count, report, task.keep_going)
+            self._trainings.train(options.count, report, task.keep_going)
         except RunFailed as error:
             raise RunFailed(
-                f"{error} That is {how_to_set('experts.lr', '...')}; the trainings before it are kept."
+                f"{error} That is {how_to_set('trajectories.lr', '...')}; the trainings before it are kept."
             ) from error
 
     def weights(self, step: int) -> tuple[Tensor, Tensor]:
         """Those after a random epoch of a random training, and those after one of the epochs from there on."""
-        options, draws = self.options.experts, generator(self.task.seed, "stage", step)
-        expert = int(torch.randint(options.count, (), generator=draws))
+        options, draws = self.options.trajectories, generator(self.task.seed, "stage", step)
+        training = int(torch.randint(options.count, (), generator=draws))
         stage = int(torch.randint(options.epochs + 1, (), generator=draws))
         last = min(stage + self.options.window - 1, options.epochs)
         later = int(torch.randint(stage, last + 1, (), generator=draws))
-        matching, calibrating = self._experts[expert].rows(stage, later)
+        matching, calibrating = self._trainings[training].rows(stage, later)
         return matching, calibrating
 
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
