@@ -155,6 +155,7 @@ def test_the_plain_snippet_learns(tmp_path, monkeypatch):
             "mtt.md",
             "trajectory-methods.md",
             "teacher-methods.md",
+            "feature-methods.md",
             "samplers.md",
             "two-stage.md",
             "writing-a-plugin.md",

@@ -21,8 +21,8 @@ from ltdd_ncfm.ncfm import NCFMatcher
 
 DATA = tiny_long_tailed()
 IPC = (4, 1, 3, 2)
-PAIRS = {"teacher": {"count": 2, "epochs": 3, "lr": 0.1}}
-SHORT = {"trajectories": {"count": 2, "epochs": 3}}
+PAIRS = {"factor": 2, "teacher": {"count": 2, "epochs": 3, "lr": 0.1}}
+SHORT = {"factor": 2, "trajectories": {"count": 2, "epochs": 3}}
 NCFM = {**PAIRS, "frequencies": 6, "batch_real": 4}
 
 
@@ -311,6 +311,12 @@ def test_without_calibration_or_tiles_there_is_matching_alone(component, tmp_pat
     assert matcher.images_per_step((12, 5), (2, 3)) == 17 + 5
 
 
+@pytest.mark.parametrize(("side", "tiles"), [(8, 1), (15, 1), (16, 4), (32, 4)])
+def test_small_images_are_no_tiles_unless_they_are_asked_for(side, tiles):
+    assert DanceMatcher(DanceMatcher.Options()).decode(torch.zeros(2, 3, side, 40)).shape[1] == tiles
+    assert DanceMatcher(DanceMatcher.Options(factor=3)).decode(torch.zeros(2, 3, side, 40)).shape[1] == 9
+
+
 def test_the_sampling_network_keeps_the_contract():
     check_matcher(NCFMatcher, **NCFM, sampling="network")
 
@@ -329,7 +335,7 @@ FAST = (*TINY, "--data", "digits-lt", "--threads", "1")
     ],
 )
 def test_a_run_stores_tiles_that_its_classifiers_see_one_by_one(ltdd, method, words):
-    sets = [word for each in words for word in ("--set", f"matcher.{each}")]
+    sets = [word for each in ("factor=2", *words) for word in ("--set", f"matcher.{each}")]
     result = ltdd("distill", "--method", method, *FAST, *sets, "--out", "run")
     assert result.exit_code == 0, result.output
     stored = load_distilled("run/distilled.safetensors")

@@ -35,6 +35,8 @@ from ltdd_core import (
     untiled,
 )
 
+SMALLEST_TILE = 8  # pixels a side; tiles of 4x4 are worse than images of 8x8, see docs/feature-methods.md
+
 
 class CalibratedMatcher(BatchMatcher, ABC):
     """Match features in partly trained networks, and be classified well by networks that are trained further."""
@@ -58,11 +60,12 @@ class CalibratedMatcher(BatchMatcher, ABC):
             source="DANCE, public code",
             ge=1,
         )
-        factor: int = option(
-            2,
+        factor: int | None = option(
+            None,
             "tiles beside and below each other in a stored image, each of which a network sees at full size",
-            source="DANCE, public code",
+            source="DANCE, public code: 2",
             ge=1,
+            unless_given=f"2, or 1 where tiles would have fewer than {SMALLEST_TILE}x{SMALLEST_TILE} pixels",
         )
         calibration: float = option(
             1.0, "weight of the cross-entropy beside the matching; 0 leaves it out", source="DANCE, public code", ge=0
@@ -92,7 +95,8 @@ class CalibratedMatcher(BatchMatcher, ABC):
         """
         self.task, self.pool, self.labels = task, task.networks, task.initial_labels
         self._normalise = task.data.normalisation.layer().to(task.device)
-        self.pixels = task.data.normalisation.invert(task.initial_tiles(self.options.factor)).requires_grad_(True)
+        tiles = task.initial_tiles(self._factor(task.data.image_shape))
+        self.pixels = task.data.normalisation.invert(tiles).requires_grad_(True)
         self.mover = self.make_optimizer()
         self.keep(pixels=self.pixels, optimizer=self.mover)
         self.prepare_networks(task)
@@ -109,7 +113,7 @@ class CalibratedMatcher(BatchMatcher, ABC):
 
     def images_per_step(self, counts: Sequence[int], ipc_of_class: Sequence[int]) -> int:
         """The real images that are drawn, and the tiles, in both networks."""
-        tiles = self.options.factor**2 * sum(ipc_of_class)
+        tiles = (self.options.factor or 2) ** 2 * sum(ipc_of_class)
         passes = 2 if self.options.calibration else 1
         return sum(min(count, self.options.batch_real) for count in counts) + passes * tiles
 
@@ -136,7 +140,11 @@ class CalibratedMatcher(BatchMatcher, ABC):
 
     def decode(self, images: Tensor) -> Tensor:
         """The tiles of each image, at full size."""
-        return untiled(images, self.options.factor)
+        return untiled(images, self._factor(images.shape[1:]))
+
+    def _factor(self, shape: Sequence[int]) -> int:
+        """Tiles a side of images ``(C, H, W)``."""
+        return self.options.factor or (2 if min(shape[1:]) >= 2 * SMALLEST_TILE else 1)
 
     def _move(self) -> None:
         self.mover.step()
