@@ -15,7 +15,7 @@ CORE = ROOT / "ltdd_core"
 FLOORS = (
     ("errors", "options", "seeding", "progress", "hookspecs"),
     ("storage",),
-    ("identity", "locking", "processes"),
+    ("identity", "locking", "processes", "ranks"),
     ("plugging", "data", "networks"),
     ("training",),
     ("config",),

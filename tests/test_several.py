@@ -1,0 +1,190 @@
+"""Several processes that share a run come to the run of one process, and stop together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+from ltdd_core import ranks
+from ltdd_core.errors import RunFailed
+from ltdd_core.processes import most_processes
+from ltdd_core.storage import load_tensors
+
+LTDD = str(Path(sys.executable).with_name("ltdd"))
+METHODS = {
+    "dc": ["--set", "matcher.outer_loop=2", "--set", "matcher.inner_loop=1"],
+    "dsa": ["--set", "matcher.outer_loop=2", "--set", "matcher.inner_loop=1"],
+    "dm": ["--init", "keep"],
+    "mtt": ["--set", "matcher.experts.count=2", "--set", "matcher.experts.epochs=3", "--set", "matcher.syn_steps=2"],
+    "uni-level": ["--set", "matcher.teacher.training.epochs=2"],
+}
+
+
+def command(out, processes, *more, method="dm"):
+    store = ["--store", str(Path(out).parent / f"store{processes}")]
+    shared = ["--processes", str(processes), "--threads", "1", *store, "--out", str(out)]
+    return [LTDD, "distill", "--method", method, *TINY, *shared, *more]
+
+
+def run(out, processes, *more, method="dm"):
+    words = command(out, processes, *more, method=method)
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended
+
+
+def set_of(out):
+    return load_tensors(out / "distilled.safetensors")[0]
+
+
+def assert_same_set(first, second):
+    one, other = set_of(first), set_of(second)
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_come_to_the_run_of_one_and_another_number_resumes_it(tmp_path):
+    """The steps, the networks and the table; and a run of two processes goes on in three."""
+    run(tmp_path / "one", 1, "--plugin", "twostage", "--iterations", "6")
+    two = run(tmp_path / "two", 2, "--plugin", "twostage", "--json")
+    assert json.loads(two.stdout)["run"] == str(tmp_path / "two")
+    assert two.stderr.count("the run is in") == 1
+    assert not [path for path in (tmp_path / "two").iterdir() if path.name.startswith(".") and path.name != ".lock"]
+    run(tmp_path / "two", 3, "--plugin", "twostage", "--iterations", "6", "--resume")
+    assert_same_set(tmp_path / "one", tmp_path / "two")
+    tables = [json.loads((tmp_path / name / "report.json").read_text())["rows"] for name in ("one", "two")]
+    for one, two in zip(*tables, strict=True):
+        assert one["name"] == two["name"]
+        assert abs(one["accuracy"] - two["accuracy"]) < 2
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two")]
+    assert [len(lines) for lines in logs] == [6, 6]
+    for line, other in zip(*logs, strict=True):
+        assert json.loads(line)["loss"] == pytest.approx(json.loads(other)["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_comes_to_the_set_of_one_process(tmp_path, method, processes):
+    run(tmp_path / "one", 1, *METHODS[method], method=method)
+    run(tmp_path / "several", processes, *METHODS[method], method=method)
+    assert_same_set(tmp_path / "one", tmp_path / "several")
+
+
+def helper_of(process):
+    """The pid of the process with rank 1, or None."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"RANK=1\0" in (folder / "environ").read_bytes():
+                return int(folder.name)
+        except OSError:
+            continue
+    return None
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a process by /proc")
+@pytest.mark.parametrize("moment", [2, *(pytest.param(steps, marks=pytest.mark.slow) for steps in range(10, 100, 10))])
+def test_a_killed_process_ends_the_others_within_seconds_and_the_run_goes_on(tmp_path, moment):
+    out = tmp_path / "run"
+    words = command(out, 2, "--iterations", "100000", "--set", "compute.checkpoint_every=1")
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        log, deadline = out / "metrics.jsonl", time.monotonic() + 120
+        while not log.exists() or log.read_bytes().count(b"\n") < moment:
+            assert time.monotonic() < deadline
+            assert running.poll() is None
+            time.sleep(0.01)
+        os.kill(helper_of(running), signal.SIGKILL)
+        began = time.monotonic()
+        _, err = running.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert running.returncode == 1
+    assert err.count("another process of this run has ended") == 1
+    done = load_tensors(out / "checkpoint.safetensors")[1]["step"]
+    assert done >= moment
+    more = str(done + 2)
+    run(out, 1, "--resume", "--iterations", more)
+    run(tmp_path / "whole", 1, "--iterations", more)
+    assert_same_set(tmp_path / "whole", out)
+
+
+def test_more_processes_than_a_machine_holds_are_refused(ltdd):
+    refused = ltdd("distill", "--processes", most_processes() + 1)
+    assert refused.exit_code == 2
+    assert f"use at most {most_processes()} on this machine" in refused.stderr
+
+
+def test_wrong_input_is_said_once(tmp_path):
+    ended = subprocess.run(command(tmp_path / "x", 2, "--ipc", "x"), capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.count("Error:") == 1
+
+
+# ---- what ranks do -------------------------------------------------------------------------------
+
+
+def test_one_process_does_everything():
+    assert (ranks.rank(), ranks.count()) == (0, 1)
+    assert list(ranks.share_of_classes(3)) == [0, 1, 2]
+    assert ranks.share_of(5) == slice(0, 5)
+    assert ranks.agreed({"a": 1}) == {"a": 1}
+    assert torch.equal(ranks.put_together(torch.ones(2)), torch.ones(2))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+@pytest.mark.parametrize("number", [0, 1, 5, 20])
+def test_shares_are_everything_once(monkeypatch, number, processes):
+    monkeypatch.setattr(ranks, "count", lambda: processes)
+    shares, classes = [], []
+    for rank in range(processes):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        shares.append(range(number)[ranks.share_of(number)])
+        classes += ranks.share_of_classes(number)
+    assert [one for share in shares for one in share] == list(range(number))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert sorted(classes) == list(range(number))
+
+
+EXCHANGES = """
+import sys, torch
+from ltdd_core import ranks
+with ranks.joined():
+    me = ranks.rank()
+    assert ranks.agreed(f"of {me}") == "of 0"
+    first, second = torch.full((2, 3), me + 1.0), torch.tensor(10.0 * me)
+    ranks.summed(first, second)
+    assert first.tolist() == [[6.0] * 3] * 2 and float(second) == 30.0, (first, second)
+    parts = ranks.put_together(torch.full((me, 2), me))
+    assert parts.tolist() == [[1, 1], [2, 2], [2, 2]], parts
+    with ranks.alone():
+        assert (ranks.rank(), ranks.count()) == (0, 1) and ranks.agreed(me) == me
+    if me == 2:
+        sys.exit(0)
+    try:
+        ranks.met()
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_what_processes_exchange():
+    port = "29511"
+    environments = [
+        {**os.environ, "RANK": str(rank), "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for rank in range(3)
+    ]
+    started = [
+        subprocess.Popen([sys.executable, "-c", EXCHANGES], env=env, stdout=subprocess.PIPE, text=True)
+        for env in environments
+    ]
+    said = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert all(text.startswith(f"{RunFailed.__name__} another process of this run has ended") for text in said[:2])
