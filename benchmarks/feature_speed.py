@@ -72,9 +72,8 @@ class Literal:
 
     def _tiles(self: Any, label: int) -> Tensor:
         own = self._normalise(self.pixels[self.labels == label])
-        quarters = [
-            quarter for half in own.chunk(self.options.factor, 2) for quarter in half.chunk(self.options.factor, 3)
-        ]
+        factor = 2 if min(own.shape[2:]) >= 16 else 1
+        quarters = [quarter for half in own.chunk(factor, 2) for quarter in half.chunk(factor, 3)]
         return torch.cat([F.interpolate(quarter, own.shape[2:], mode="bilinear") for quarter in quarters])
 
     def _distance(self: Any, real: Tensor, synthetic: Tensor, label: int, draws: torch.Generator) -> Tensor:

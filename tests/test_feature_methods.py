@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ltdd_core import generator, load_distilled
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.testing import PlainSampler, check_matcher, tiny_long_tailed, tiny_network, tiny_task
+from ltdd_dance.calibrated import grouped
 from ltdd_dance.dance import DanceMatcher
 from ltdd_dance.tgdd import TrajectoryGuidedMatcher
 from ltdd_ncfm.characteristic import characteristic_functions, differences, follow
@@ -315,6 +316,14 @@ def test_without_calibration_or_tiles_there_is_matching_alone(component, tmp_pat
 def test_small_images_are_no_tiles_unless_they_are_asked_for(side, tiles):
     assert DanceMatcher(DanceMatcher.Options()).decode(torch.zeros(2, 3, side, 40)).shape[1] == tiles
     assert DanceMatcher(DanceMatcher.Options(factor=3)).decode(torch.zeros(2, 3, side, 40)).shape[1] == 9
+
+
+@pytest.mark.parametrize(
+    ("most", "groups"),
+    [(1, [[0], [1], [2], [3]]), (9, [[0], [1, 2], [3]]), (40, [[0, 1, 2, 3]]), (16, [[0], [1, 2], [3]])],
+)
+def test_classes_go_together_up_to_a_chunk(most, groups):
+    assert grouped([16, 4, 4, 12], most) == groups
 
 
 def test_the_sampling_network_keeps_the_contract():

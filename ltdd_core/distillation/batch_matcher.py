@@ -138,13 +138,18 @@ class BatchMatcher(Matcher, ABC):
         """The pixels and their classes."""
         return Synthetic(self.images.detach(), self.labels)
 
-    def batches(self, number: int) -> tuple[Batch, Batch]:
+    def batches(self, number: int, classes: Sequence[int] | None = None) -> tuple[Batch, Batch]:
         """A draw of real images of every class, and the synthetic images, with a separate augmentation for each class.
 
         Args:
             number: of the draw; what is drawn of a class is a function of the seed, the number and the class.
+            classes: those to draw, in ascending order; all unless given.
         """
-        return self._drawn(number, range(len(self.task.ipc_of_class)), self.images)
+        ipc = self.task.ipc_of_class
+        if classes is None:
+            return self._drawn(number, range(len(ipc)), self.images)
+        of_class = self.images.split(ipc)
+        return self._drawn(number, classes, torch.cat([of_class[label] for label in classes]))
 
     def _drawn(self, number: int, classes: Sequence[int], images: Tensor) -> tuple[Batch, Batch]:
         """The same for some classes, whose synthetic images are ``images``."""

@@ -16,7 +16,7 @@ The public codes move the images of one class after another; here those of all c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltdd_core import (
+    Batch,
     BatchMatcher,
     Distillation,
     Network,
@@ -79,6 +80,16 @@ class CalibratedMatcher(BatchMatcher, ABC):
     """What is optimised: colours from 0 to 1, float32 ``[n, C, H, W]``; ``images`` are the same, normalised."""
 
     @abstractmethod
+    def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
+        """The distance of some classes, a sum of what depends on one class each: a scalar.
+
+        Args:
+            network: of the step, whose parameters require no gradients.
+            real: up to ``batch_real`` real images of these classes.
+            synthetic: all their tiles under the augmentation of their real images.
+        """
+
+    @abstractmethod
     def prepare_networks(self, task: Distillation) -> None:
         """Train the networks, or find them in the network store."""
 
@@ -95,7 +106,9 @@ class CalibratedMatcher(BatchMatcher, ABC):
         """
         self.task, self.pool, self.labels = task, task.networks, task.initial_labels
         self._normalise = task.data.normalisation.layer().to(task.device)
-        tiles = task.initial_tiles(self._factor(task.data.image_shape))
+        factor = self._factor(task.data.image_shape)
+        self._groups = grouped([factor**2 * number for number in task.ipc_of_class], task.chunk)
+        tiles = task.initial_tiles(factor)
         self.pixels = task.data.normalisation.invert(tiles).requires_grad_(True)
         self.mover = self.make_optimizer()
         self.keep(pixels=self.pixels, optimizer=self.mover)
@@ -120,16 +133,15 @@ class CalibratedMatcher(BatchMatcher, ABC):
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """Move the pixels by the matching, then, or at once, by the cross-entropy."""
         matching, calibrating = self.weights(step)
-        self.images = self._normalise(self.pixels)
-        matched = self.loss(self.pool.holding(matching, step), *self.batches(step))
-        matched.backward()
-        found = {"loss": matched.detach(), "matching": matched.detach()}
+        early = self.pool.holding(matching, step)
+        matched = self._descended(lambda classes: self.loss(early, *self.batches(step, classes)))
+        found = {"loss": matched, "matching": matched}
         if self.options.calibration:
             if not self.together:
                 self._move()
-            calibrated = self.options.calibration * self._cross_entropy(self.pool.holding(calibrating, step), step)
-            calibrated.backward()
-            found |= {"loss": found["loss"] + calibrated.detach(), "calibration": calibrated.detach()}
+            late = self.pool.holding(calibrating, step)  # in the memory of the other, which has done its work
+            calibrated = self._descended(lambda classes: self._cross_entropy(late, step, classes))
+            found |= {"loss": matched + calibrated, "calibration": calibrated}
         self._move()
         return found
 
@@ -146,19 +158,52 @@ class CalibratedMatcher(BatchMatcher, ABC):
         """Tiles a side of images ``(C, H, W)``."""
         return self.options.factor or (2 if min(shape[1:]) >= 2 * SMALLEST_TILE else 1)
 
+    def _descended(self, loss: Callable[[Sequence[int]], Tensor]) -> Tensor:
+        """The sum of the losses of all classes; its gradient is added to that of the pixels.
+
+        Some classes at a time go through the network, so that memory follows their tiles and not all of them.
+
+        Args:
+            loss: of some classes, which depends on their images alone.
+        """
+        shown = self._normalise(self.pixels)
+        self.images = shown.detach().requires_grad_(True)
+        total = shown.new_zeros(())
+        for classes in self._groups:
+            self.task.keep_going()
+            part = loss(classes)
+            part.backward()
+            total += part.detach()
+        shown.backward(self.images.grad)
+        return total
+
     def _move(self) -> None:
         self.mover.step()
         self.mover.zero_grad()
         with torch.no_grad():
             self.pixels.clamp_(0, 1)
 
-    def _cross_entropy(self, network: Network, step: int) -> Tensor:
-        """The mean of each class, summed over classes, under an augmentation of its own for each class."""
-        task, seen, labels = self.task, [], []
-        for label, images in enumerate(self._normalise(self.pixels).split(task.ipc_of_class)):
+    def _cross_entropy(self, network: Network, step: int, classes: Sequence[int]) -> Tensor:
+        """The weighted mean of each class, summed, under an augmentation of its own for each class."""
+        task, own, seen = self.task, self.images.split(self.task.ipc_of_class), []
+        for label in classes:
             draws = generator(task.seed, "calibrating augmentation", step, label)
-            seen.append(task.augmentation.draw(task.data.image_shape, draws)(self.decode(images).flatten(0, 1)))
-            labels += [label] * len(seen[-1])
-        losses = F.cross_entropy(network(torch.cat(seen)), torch.tensor(labels, device=task.device), reduction="none")
+            transform = task.augmentation.draw(task.data.image_shape, draws)
+            seen.append(transform(self.decode(own[label]).flatten(0, 1)))
         counts = torch.tensor([len(part) for part in seen])
-        return class_means(losses[:, None], counts).sum()
+        labels = torch.tensor(classes).repeat_interleave(counts).to(task.device)
+        losses = F.cross_entropy(network(torch.cat(seen)), labels, reduction="none")
+        return self.options.calibration * class_means(losses[:, None], counts).sum()
+
+
+def grouped(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """The places of some sizes in groups whose sums are at most ``most``, as long as a size is no larger itself."""
+    groups: list[list[int]] = []
+    total = 0
+    for place, size in enumerate(sizes):
+        if not groups or total + size > most:
+            groups.append([])
+            total = 0
+        groups[-1].append(place)
+        total += size
+    return groups

@@ -97,17 +97,28 @@ class CharacteristicMatcher(PairMatcher, ABC):
         )
         scale: float = option(300.0, "factor of the matching loss", source="NCFM, public code", gt=0)
 
-    @abstractmethod
-    def draw_frequencies(self, dimensions: int, draws: torch.Generator) -> Tensor:
-        """Those of a step, float32 ``[options.frequencies, dimensions]`` on the device."""
+    frequencies: Tensor
+    """Those of the step, float32 ``[options.frequencies, D]`` for features of D values, on the device."""
 
     @abstractmethod
-    def discrepancy(self, amplitude: Tensor, phase: Tensor) -> Tensor:
-        """How far classes differ, ``[classes]``, of their differences ``[classes, frequencies]``."""
+    def draw_frequencies(self, noise: Tensor) -> Tensor:
+        """Those of a step, of values from N(0, 1) in their shape, on the device."""
+
+    @abstractmethod
+    def discrepancy(self, amplitude: Tensor, phase: Tensor, classes: Tensor) -> Tensor:
+        """How far classes differ, ``[classes]``.
+
+        Args:
+            amplitude: their differences in amplitude, ``[classes, frequencies]``.
+            phase: their differences in phase, likewise.
+            classes: which they are, int64.
+        """
 
     def prepare(self, task: Distillation) -> None:
         """As in DANCE; the learning rate has a memory."""
         super().prepare(task)
+        self.dimensions = self.pool.fresh(0).linear.in_features
+        """D, the values of a feature."""
         self.plateau = torch.tensor([math.inf, 0.0, self.options.lr_img], dtype=torch.float64)
         """The lowest loss, the steps since then, and the learning rate."""
         self.keep(pixels=self.pixels, optimizer=self.mover, plateau=self.plateau)
@@ -120,7 +131,9 @@ class CharacteristicMatcher(PairMatcher, ABC):
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """As in DANCE, with frequencies and a learning rate of the step."""
-        self._draws = generator(self.task.seed, "frequencies", step)
+        draws = generator(self.task.seed, "frequencies", step)
+        noise = torch.randn(self.options.frequencies, self.dimensions, generator=draws)
+        self.frequencies = self.draw_frequencies(noise.to(self.task.device))
         self.mover.param_groups[0]["lr"] = float(self.plateau[2])
         found = super().step(step)
         follow(self.plateau, float(found["loss"]), self.options.patience)
@@ -128,11 +141,11 @@ class CharacteristicMatcher(PairMatcher, ABC):
 
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
         """The discrepancies of the classes, summed and scaled."""
-        frequencies = self.draw_frequencies(network.linear.in_features, self._draws)
         features = embed_without_gradient(network, real.images, self.task.chunk)
-        target = characteristic_functions(features, real.counts, frequencies)
-        current = characteristic_functions(network.embed(synthetic.images), synthetic.counts, frequencies)
-        return self.options.scale * self.discrepancy(*differences(target, current)).sum()
+        target = characteristic_functions(features, real.counts, self.frequencies)
+        current = characteristic_functions(network.embed(synthetic.images), synthetic.counts, self.frequencies)
+        classes = synthetic.labels.unique_consecutive()
+        return self.options.scale * self.discrepancy(*differences(target, current), classes).sum()
 
 
 def follow(plateau: Tensor, loss: float, patience: int) -> None:

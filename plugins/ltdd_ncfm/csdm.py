@@ -44,17 +44,16 @@ class SpectralMatcher(CharacteristicMatcher):
     def prepare(self, task: Distillation) -> None:
         """As in DANCE, and the weight of each class."""
         super().prepare(task)
-        weights = amplitude_weights(task.data.counts, self.options.head, self.options.tail)
-        self.alpha = weights.to(task.device)[:, None]
+        self.alpha = amplitude_weights(task.data.counts, self.options.head, self.options.tail).to(task.device)
 
-    def draw_frequencies(self, dimensions: int, draws: torch.Generator) -> Tensor:
+    def draw_frequencies(self, noise: Tensor) -> Tensor:
         """N(0, I / h^2)."""
-        noise = torch.randn(self.options.frequencies, dimensions, generator=draws)
-        return noise.to(self.task.device) / self.options.bandwidth
+        return noise / self.options.bandwidth
 
-    def discrepancy(self, amplitude: Tensor, phase: Tensor) -> Tensor:
+    def discrepancy(self, amplitude: Tensor, phase: Tensor, classes: Tensor) -> Tensor:
         """The mean of the weighted sums."""
-        return (self.alpha * amplitude + (1 - self.alpha) * phase).mean(1)
+        alpha = self.alpha[classes, None]
+        return (alpha * amplitude + (1 - alpha) * phase).mean(1)
 
 
 def amplitude_weights(counts: tuple[int, ...], head: float, tail: float) -> Tensor:

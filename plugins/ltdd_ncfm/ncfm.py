@@ -65,7 +65,7 @@ class NCFMatcher(CharacteristicMatcher):
         self.psi: nn.Module | None = None
         if self.options.sampling == "network":
             with seeded_by(generator(task.seed, "sampling network")):
-                psi = sampling_network(self.pool.fresh(0).linear.in_features)
+                psi = sampling_network(self.dimensions)
             self.psi = psi.to(task.device)
             self.ascent = torch.optim.SGD(self.psi.parameters(), lr=self.options.lr_sampling, maximize=True)
             self.keep(pixels=self.pixels, optimizer=self.mover, plateau=self.plateau, psi=self.psi)
@@ -74,16 +74,19 @@ class NCFMatcher(CharacteristicMatcher):
         """The images go down, and then psi goes up, both by the gradients of this step."""
         found = super().step(step)
         if self.psi is not None:
+            self._made.backward(self.frequencies.grad)
             self.ascent.step()
             self.ascent.zero_grad()
         return found
 
-    def draw_frequencies(self, dimensions: int, draws: torch.Generator) -> Tensor:
-        """Gaussian noise, or what psi makes of it."""
-        noise = torch.randn(self.options.frequencies, dimensions, generator=draws).to(self.task.device)
-        return noise if self.psi is None else self.psi(noise)
+    def draw_frequencies(self, noise: Tensor) -> Tensor:
+        """The noise, or what psi makes of it."""
+        if self.psi is None:
+            return noise
+        self._made: Tensor = self.psi(noise)
+        return self._made.detach().requires_grad_(True)  # classes add to its gradient one after another
 
-    def discrepancy(self, amplitude: Tensor, phase: Tensor) -> Tensor:
+    def discrepancy(self, amplitude: Tensor, phase: Tensor, classes: Tensor) -> Tensor:
         """The mean of the roots of the weighted sums."""
         alpha = self.options.amplitude
         return (alpha * amplitude + (1 - alpha) * phase).sqrt().mean(1)
