@@ -217,7 +217,7 @@ def test_the_sampling_network_climbs_what_the_images_descend():
 
 
 def test_csdm_is_its_equations():
-    matcher = prepared(SpectralMatcher, {**NCFM, "bandwidth": 0.5, "head": 0.9, "tail": 0.2})
+    matcher = prepared(SpectralMatcher, {**NCFM, "bandwidth": 0.5, "amplitude_head": 0.9, "amplitude_tail": 0.2})
     counts = DATA.counts
 
     def of_class(step):
@@ -366,7 +366,7 @@ def test_a_run_stores_tiles_that_its_classifiers_see_one_by_one(ltdd, method, wo
         ),
         (("--method", "ncfm", "--set", "matcher.factor=9"), "9 x 9 tiles do not fit into images of 8x8 pixels"),
         (("--method", "csdm", "--init", "keep"), "so it cannot keep real ones"),
-        (("--method", "csdm", "--set", "matcher.head=2"), "matcher.head"),
+        (("--method", "csdm", "--set", "matcher.amplitude_head=2"), "matcher.amplitude_head"),
     ],
 )
 def test_what_cannot_be_matched_is_one_line(ltdd, words, message):

@@ -67,6 +67,7 @@ TGDD: dict[str, Any] = {
     "sources": {
         "": "TGDD, public code",
         "matcher.trajectories.lr": "ours: that of DANCE, 0.01, with momentum 0.9 goes about as far",
+        "matcher.trajectories.weight_decay": "DANCE, public code; that of TGDD is not known",
         "matcher.trajectories.batch": "NCFM, public code; that of TGDD is not known",
         "training.distilled": "DANCE, public code, which TGDD follows",
     },

@@ -10,7 +10,8 @@ see :mod:`ltdd_ncfm.characteristic`.  Classes of the tail have a smaller alpha: 
 far features spread, so that realism counts more.
 
 The values of alpha_c, the kernel, its bandwidth, the networks and the optimizer of the paper are not known here.  Here
-alpha_c goes along log n_c from ``tail`` for the rarest class to ``head`` for the commonest; all else is that of NCFM.
+alpha_c goes along log n_c from ``amplitude_tail`` for the rarest class to ``amplitude_head`` for the commonest.  All
+else is that of NCFM.
 """
 
 from __future__ import annotations
@@ -38,13 +39,15 @@ class SpectralMatcher(CharacteristicMatcher):
         """The kernel, and the weights at both ends of the tail."""
 
         bandwidth: float = option(1.0, "bandwidth h of the Gaussian kernel, for features of length 1", gt=0)
-        head: float = option(0.7, "weight alpha of the amplitude for the commonest class", ge=0, le=1)
-        tail: float = option(0.3, "weight alpha of the amplitude for the rarest class", ge=0, le=1)
+        amplitude_head: float = option(0.7, "weight alpha of the amplitude for the commonest class", ge=0, le=1)
+        amplitude_tail: float = option(0.3, "weight alpha of the amplitude for the rarest class", ge=0, le=1)
 
     def prepare(self, task: Distillation) -> None:
         """As in DANCE, and the weight of each class."""
         super().prepare(task)
-        self.alpha = amplitude_weights(task.data.counts, self.options.head, self.options.tail).to(task.device)
+        self.alpha = amplitude_weights(task.data.counts, self.options.amplitude_head, self.options.amplitude_tail).to(
+            task.device
+        )
 
     def draw_frequencies(self, noise: Tensor) -> Tensor:
         """N(0, I / h^2)."""
