@@ -107,7 +107,7 @@ class CalibratedMatcher(BatchMatcher, ABC):
         self.task, self.pool, self.labels = task, task.networks, task.initial_labels
         self._normalise = task.data.normalisation.layer().to(task.device)
         factor = self._factor(task.data.image_shape)
-        self._groups = grouped([factor**2 * number for number in task.ipc_of_class], task.chunk)
+        self._at_once = grouped([factor**2 * number for number in task.ipc_of_class], task.chunk)
         tiles = task.initial_tiles(factor)
         self.pixels = task.data.normalisation.invert(tiles).requires_grad_(True)
         self.mover = self.make_optimizer()
@@ -169,7 +169,7 @@ class CalibratedMatcher(BatchMatcher, ABC):
         shown = self._normalise(self.pixels)
         self.images = shown.detach().requires_grad_(True)
         total = shown.new_zeros(())
-        for classes in self._groups:
+        for classes in self._at_once:
             self.task.keep_going()
             part = loss(classes)
             part.backward()
