@@ -40,6 +40,7 @@ from ltdd_core.runs.stop import StopRequest
 from ltdd_core.seeding import generator, global_generator
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.cost import FORWARD_AND_BACKWARD, Ledger, multiply_adds
+from ltdd_core.training.dynamics import TrainedFeatures
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.trainer import FindComponent, Trainer
@@ -351,14 +352,5 @@ class Setup:
 
     @cached_property
     def features(self) -> Features:
-        """Features of the training images of a class by the plain classifier; the first call trains it."""
-        cache: dict[str, Tensor] = {}
-
-        def features(label: int) -> Tensor:
-            if not cache:
-                trainer = self.trainer().changed(ledger=self.beforehand)
-                plain = trainer.train(self.original, outputs=self.data.classes)
-                cache["all"] = trainer.features(plain, self.original)
-            return cache["all"][self.data.train_labels == label]
-
-        return features
+        """What networks say that were trained on the long-tailed set; the first call trains them."""
+        return TrainedFeatures(lambda: self.trainer().changed(ledger=self.beforehand), lambda: self.original)

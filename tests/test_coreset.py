@@ -1,8 +1,10 @@
 """Coresets end to end: the images are real ones, chosen by features of the run's own plain classifier."""
 
+import copy
 import json
 import os
 import signal
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,10 +16,14 @@ from ltdd_core.commands import open_setup, task_of
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.progress import Display
+from ltdd_core.seeding import global_generator
 from ltdd_core.setup import Setup
+from ltdd_core.training.loop import train
+from ltdd_core.training.losses import cross_entropy
 from ltdd_core.training.trainer import Trainer
 from ltdd_mtt.experts import experts_of, train_experts
-from ltdd_samplers.coreset import centres, herd
+from ltdd_samplers.coreset import centres, cut, herd
+from ltdd_samplers.scores import error_norm
 
 IPC = 4
 SHORT = {"original": {"epochs": 2}, "distilled": {"epochs": 2}}
@@ -50,7 +56,13 @@ def literal_choice(wanted, choose):
     return data, torch.cat(found)
 
 
-@pytest.mark.parametrize(("sampler", "choose"), [("herding", herd), ("k-center", centres)])
+def cut_of_the_sampler(features, size):
+    return cut(features, size, redundancy=1.0)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "choose"), [("herding", herd), ("k-center", centres), ("graph-cut", cut_of_the_sampler)]
+)
 def test_a_coreset_is_chosen_by_the_features_of_the_plain_classifier(sampler, choose, tmp_path):
     wanted = config(sampler=sampler)
     found = distill(wanted, tmp_path / "run").distilled
@@ -60,6 +72,71 @@ def test_a_coreset_is_chosen_by_the_features_of_the_plain_classifier(sampler, ch
     sizes = torch.bincount(found.labels, minlength=10).tolist()
     assert sizes == [min(IPC, count) for count in data.counts]
     assert min(data.counts) == 1
+
+
+def literal_errors(wanted, epochs, networks):
+    """EL2N after so many epochs of the run's training, ``[N]``, by the loop itself and networks of its own."""
+    data = load_long_tailed("digits-lt", wanted.data.make())
+    found = []
+    with Setup.open(wanted, catalog=CATALOG, data=data) as setup:
+        trainer, original, options = setup.trainer(), setup.original, setup.config.training.original
+        for number in range(networks):
+            with global_generator(wanted.run.seed, f"weights for dynamics {number} on original"):
+                network = trainer.make(data.image_shape, data.classes)
+            snapshots = []
+            train(
+                network,
+                original,
+                options,
+                loss=cross_entropy,
+                augmentation=setup.augmentation,
+                seed=wanted.run.seed,
+                purpose=f"dynamics {number} on original",
+                device=setup.device,
+                after_epoch=lambda _, network=network, kept=snapshots: kept.append(copy.deepcopy(network).eval()),
+                chunk=setup.chunk,
+            )
+            with torch.no_grad():
+                logits = snapshots[epochs - 1](data.normalisation.apply(data.train_images))
+            found.append(error_norm(logits, data.train_labels))
+    return data, torch.stack(found).double().mean(0)
+
+
+def test_scores_are_of_the_epoch_of_the_runs_own_training_and_kept(tmp_path):
+    """Half of four epochs, whose learning rate falls as in all four, with averages of batches in the network."""
+    settings = {
+        "training": {"original": {"epochs": 4, "schedule": "cosine"}, "distilled": {"epochs": 1}},
+        "network": {"width": 4, "depth": 2, "norm": "batch"},
+        "sampler": {"name": "el2n", "networks": 2, "part": 0.5},
+        "compute": {"threads": 1, "precision": "fp32"},
+    }
+    wanted = config(**settings)
+    found = distill(wanted, tmp_path / "run").distilled
+    data, errors = literal_errors(wanted, epochs=2, networks=2)
+    sizes = torch.bincount(found.labels, minlength=10).tolist()
+    assert sizes == [min(IPC, count) for count in data.counts]
+    for label in range(10):
+        own = torch.nonzero(data.train_labels == label).flatten()
+        chosen = own[errors[own].argsort(descending=True)[:IPC]]
+        assert torch.equal(found.images[found.labels == label], data.normalisation.apply(data.train_images[chosen]))
+    cost = json.loads((tmp_path / "run" / "costs.json").read_text())["distilling"]["beforehand"]
+    assert cost["images_seen"] == 2 * 2 * len(data.train_labels)
+    assert cost["seconds"] > 0
+
+    store, works = tmp_path / "networks", []
+
+    class Working(Display):
+        @contextmanager
+        def work(self, what, total, unit, done=0, of=""):
+            works.append(what)
+            yield lambda done, **numbers: None
+
+    for name in ("first", "second"):
+        again = config(**{**settings, "compute": {**settings["compute"], "store": str(store)}})
+        other = distill(again, tmp_path / name, display=Working()).distilled
+        assert torch.equal(other.images, found.images)
+    looked = [what for what in works if what.endswith("looking at the images after each epoch")]
+    assert len(looked) == 2, "the second run finds what the first has kept"
 
 
 def test_another_method_starts_from_a_coreset(tmp_path):

@@ -571,18 +571,20 @@ def test_the_page_says_that_a_coreset_is_its_initial_images_unchanged(ipc, ltdd)
     assert "Below them" not in text
 
 
-@pytest.mark.parametrize("sampler", ["stranger", "random"])
+@pytest.mark.parametrize("sampler", ["stranger", "scoring-stranger", "random"])
 def test_no_network_is_trained_to_draw_the_initial_images_again(sampler, ltdd, site, monkeypatch):
-    """A sampler that nobody here knows by name asks for features; another one, named by ``init``, asks for none."""
+    """Samplers that nobody here knows by name ask for features or scores; one that ``init`` names asks for none."""
     site.install(
         "picky",
         """
         from ltdd_samplers.coreset import HerdingSampler
+        from ltdd_samplers.scores import ForgettingSampler
         from ltdd_core import hookimpl
 
         @hookimpl
         def ltdd_register_samplers(register):
             register("stranger", HerdingSampler)
+            register("scoring-stranger", ForgettingSampler)
         """,
     )
     command = ["distill", "--method", "dm", *TINY, "--init", sampler, "--out", "run"]
@@ -590,7 +592,7 @@ def test_no_network_is_trained_to_draw_the_initial_images_again(sampler, ltdd, s
     train = "ltdd_core.training.trainer.Trainer.train"
     monkeypatch.setattr(train, lambda *args, **kwargs: pytest.fail("it trains a network"))
     run = read_run(Path("run"))
-    assert (initial_images(run, data_of(run)) is None) == (sampler == "stranger")
+    assert (initial_images(run, data_of(run)) is None) == (sampler != "random")
 
 
 TILES = """

@@ -11,10 +11,20 @@ from ltdd_core import LongTailedSet, PerChannel, generator
 from ltdd_core.data.by_class import InstanceSampler
 from ltdd_core.options import BaseOptions
 from ltdd_losses.losses import effective_number_weights
-from ltdd_samplers.coreset import HerdingSampler, KCenterSampler, centres, herd
+from ltdd_samplers.coreset import (
+    GraphCutSampler,
+    HerdingSampler,
+    KCenterSampler,
+    KMeansSampler,
+    centres,
+    cut,
+    herd,
+    nearest_to_means,
+)
 from ltdd_samplers.effective import EffectiveNumberSampler
 from ltdd_samplers.power import ClassBalancedSampler, SquareRootSampler
 from ltdd_samplers.progressive import ProgressiveSampler
+from ltdd_samplers.scores import EL2NSampler, ForgettingSampler, error_norm, forgotten, is_right, ranked
 
 SAMPLERS = {InstanceSampler: 1, SquareRootSampler: 0.5, ClassBalancedSampler: 0}
 """Each sampler and its exponent q."""
@@ -244,7 +254,112 @@ def test_each_centre_is_the_image_farthest_from_those_before(points, size):
         assert nearest[found[k]] == pytest.approx(max(nearest), abs=1e-9)
 
 
-@pytest.mark.parametrize("sampler", [HerdingSampler, KCenterSampler])
+def graph_cut_of(points, chosen, redundancy):
+    """f(S) of Iyer et al., word for word."""
+    unit = [[value / max(norm(point), 1e-12) for value in point] for point in points]
+
+    def like(i, j):
+        return sum(a * b for a, b in zip(unit[i], unit[j], strict=True))
+
+    represents = sum(like(i, j) for i in range(len(points)) for j in chosen)
+    return represents - redundancy * sum(like(i, j) for i in chosen for j in chosen)
+
+
+@pytest.mark.parametrize("redundancy", [0.0, 0.5, 1.0, 20.0])
+def test_each_image_of_a_graph_cut_raises_its_function_most(redundancy):
+    points = torch.randn(25, 3, generator=generator(1, "points")).tolist()
+    chosen = []
+    for _ in range(8):
+        left = [x for x in range(len(points)) if x not in chosen]
+        chosen.append(max(left, key=lambda x: graph_cut_of(points, [*chosen, x], redundancy)))
+    assert cut(torch.tensor(points), 8, redundancy).tolist() == chosen
+    assert sorted(cut(torch.tensor(points), 30, redundancy).tolist()) == list(range(25))
+
+
+def test_the_images_of_k_means_are_those_nearest_to_the_means_of_clusters():
+    """Three clusters far apart, of 9, 5 and 2 images: k-means has to find them."""
+    sizes, draws = (9, 5, 2), generator(2, "points")
+    clusters = [100 * number + torch.randn(size, 4, generator=draws) for number, size in enumerate(sizes)]
+    points, wanted = torch.cat(clusters), []
+    for number, cluster in enumerate(clusters):
+        gaps = [norm((point - cluster.mean(0)).tolist()) for point in cluster]
+        wanted.append(sum(sizes[:number]) + gaps.index(min(gaps)))
+    order = torch.randperm(len(points), generator=draws)
+    found = order[nearest_to_means(points[order], 3, generator(0, "starts"))]
+    assert found[0] == wanted[0], "the image of the largest cluster comes first"
+    assert found[1] == wanted[1]
+    assert int(found[2]) in (14, 15), "two images are equally near to their mean"
+
+
+def test_k_means_takes_no_image_twice_where_images_are_equal():
+    points = torch.tensor([[1.0, 2.0]]).repeat(6, 1)
+    assert len(nearest_to_means(points, 4, generator(0, "starts")).unique()) == 4
+
+
+def test_the_error_of_el2n_is_the_distance_of_probabilities_from_the_label():
+    logits, labels = torch.tensor([[1.0, 2.0, -1.0], [0.0, 30.0, 0.0]]), torch.tensor([2, 1])
+    exps = [[2.718281828459045**value for value in row] for row in logits.tolist()]
+    wanted = [
+        norm([value / sum(row) - (place == label) for place, value in enumerate(row)])
+        for row, label in zip(exps, labels.tolist(), strict=True)
+    ]
+    assert error_norm(logits, labels).tolist() == pytest.approx(wanted, abs=1e-6)
+    assert is_right(logits, labels).tolist() == [False, True]
+
+
+def test_an_image_is_forgotten_where_it_was_right_and_is_wrong():
+    histories = ["11111", "10101", "00000", "01001", "00001", "11110"]
+    right = torch.tensor([[[float(history[epoch]) for history in histories] for epoch in range(5)]])
+    never_right = 5
+    assert forgotten(right).tolist() == [[0, 2, never_right, 1, 0, 1]]
+
+
+def test_equal_scores_are_ranked_at_random_and_others_never():
+    scores = torch.tensor([0.0, 3.0, 0.0, 0.0, 2.0, 0.0])
+    orders = {tuple(ranked(scores, 4, "hardest", generator(seed, "ties")).tolist()) for seed in range(20)}
+    assert {order[:2] for order in orders} == {(1, 4)}
+    assert len({order[2:] for order in orders}) > 3
+    assert set(ranked(scores, 4, "easiest", generator(0, "ties")).tolist()) == {0, 2, 3, 5}
+
+
+class Scored:
+    """Features whose dynamics are an image's place in its class, after each of two epochs of some networks."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, label):
+        raise AssertionError("the features are not needed")
+
+    def dynamics(self, label, statistic, *, networks=1, part=1.0):
+        self.asked.append((networks, part))
+        places = torch.arange(COUNTS[label], dtype=torch.float32)
+        if statistic is error_norm:
+            return torch.stack([-places, places]).expand(networks, 2, -1)  # the last epoch is the one that counts
+        return torch.stack([places.new_ones(len(places)), (places < len(places) / 2).float()]).expand(networks, 2, -1)
+
+
+@pytest.mark.parametrize(("sampler", "asked"), [(EL2NSampler, (10, 0.1)), (ForgettingSampler, (1, 1.0))])
+def test_images_with_the_highest_or_the_lowest_scores_represent_their_class(sampler, asked):
+    hardest, _ = prepared(sampler)
+    easiest, labels = prepared(sampler, keep="easiest")
+    features = Scored()
+    for label, count in enumerate(COUNTS):
+        own = torch.nonzero(labels == label).flatten()
+        hard, easy = (
+            made.representatives(label, 3, generator(0, "draw"), features).sort().values for made in (hardest, easiest)
+        )
+        assert len(hard) == len(easy) == min(3, count)
+        if sampler is EL2NSampler:
+            assert torch.equal(hard, own[-3:])
+            assert torch.equal(easy, own[:3])
+        elif count > 3:
+            assert (hard >= own[count // 2]).all()
+            assert (easy < own[(count + 1) // 2]).all()
+    assert set(features.asked) == {asked}
+
+
+@pytest.mark.parametrize("sampler", [HerdingSampler, KCenterSampler, GraphCutSampler, KMeansSampler])
 def test_a_coreset_is_of_its_class_and_asks_for_the_features_of_no_other(sampler):
     made, labels = prepared(sampler)
     asked = []
@@ -257,6 +372,7 @@ def test_a_coreset_is_of_its_class_and_asks_for_the_features_of_no_other(sampler
         found = made.representatives(label, 10, generator(0, "draw"), features)
         assert len(found.unique()) == len(found) == min(10, count)
         assert (labels[found] == label).all()
-        assert torch.equal(found, made.representatives(label, 10, generator(9, "draw"), features))
+        seed = 0 if sampler is KMeansSampler else 9  # the others choose without chance
+        assert torch.equal(found, made.representatives(label, 10, generator(seed, "draw"), features))
     assert asked == [label for label in range(len(COUNTS)) for _ in range(2)]
     assert torch.equal(made.epoch(0.0, generator(0, "epoch")).sort().values, torch.arange(len(labels)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -39,10 +40,39 @@ def draw_by_class(labels: Tensor, weights: Tensor, generator: torch.Generator) -
     return labels.argsort(stable=True)[first[drawn] + within.long()]
 
 
-Features = Callable[[int], Tensor]
-"""``features(label)``: float32 ``[n_c, D]`` on the CPU, of all training images of a class in the order of their
-indices, not augmented, by the run's network trained as a plain classifier on the long-tailed set.  The first call
-trains it, so what does not call it costs nothing."""
+class Features(Protocol):
+    """What networks that were trained on the long-tailed set say of the training images of a class.
+
+    Networks are trained when something is first asked of them, so a sampler that asks for nothing costs nothing.  The
+    images are in the order of their indices, and not augmented.  Tensors are float32 on the CPU.
+    """
+
+    def __call__(self, label: int) -> Tensor:
+        """Features ``[n_c, D]`` by the run's network, trained as a plain classifier on the long-tailed set.
+
+        Args:
+            label: the class.
+        """
+        ...
+
+    def dynamics(
+        self, label: int, statistic: Callable[[Tensor, Tensor], Tensor], *, networks: int = 1, part: float = 1.0
+    ) -> Tensor:
+        """A statistic after each epoch of a training, ``[networks, epochs, n_c]``.
+
+        It costs a training of each network, as ``training.original`` says, and a forward pass of all training images
+        after each epoch.  What is found is kept in the network store.
+
+        Args:
+            label: the class.
+            statistic: ``(logits [n, classes], labels [n]) -> [n]``: a number for each image.
+            networks: how many, each from initial weights of its own.
+            part: share of the epochs after which the trainings end, above 0 and at most 1; one epoch at least.
+
+        Raises:
+            RunFailed: a training diverged.
+        """
+        ...
 
 
 class Sampler(Component, ABC):

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ltdd_core.data.load import load_long_tailed
-from ltdd_core.data.sampler import Sampler
+from ltdd_core.data.sampler import Features, Sampler
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.data.source import DataSource, LongTailOptions, SourceImages
 from ltdd_core.seeding import generator
 from ltdd_core.testing.contract import Contract
-from ltdd_core.testing.tiny import devices, tiny_long_tailed
+from ltdd_core.testing.tiny import PlainSampler, devices, tiny_long_tailed, tiny_task
 from ltdd_core.training.augmentation import TrainingAugmentation
 
 
@@ -29,6 +28,7 @@ def check_sampler(component: type[Sampler], **options: Any) -> None:
     """
     contract, data = Contract(component), tiny_long_tailed()
     contract.options_are_described(component.Options)
+    features = tiny_task(data, PlainSampler(data)).features
 
     def prepared() -> Sampler:
         sampler = component(component.Options(**options))
@@ -40,7 +40,7 @@ def check_sampler(component: type[Sampler], **options: Any) -> None:
         for label in range(data.classes):
             for size in (1, 3, 50):
                 _check_draw(contract, "of_class", data, label, size, sampler, second)
-                _check_draw(contract, "representatives", data, label, size, sampler, second)
+                _check_draw(contract, "representatives", data, label, size, sampler, second, features)
         for progress in (0.0, 0.5, 1.0):
             _check_epoch(contract, len(data.train_labels), progress, sampler, second)
 
@@ -74,12 +74,16 @@ def check_augmentation(component: type[TrainingAugmentation], **options: Any) ->
 
 
 def _check_draw(
-    contract: Contract, name: str, data: LongTailedSet, label: int, size: int, sampler: Sampler, second: Sampler
+    contract: Contract,
+    name: str,
+    data: LongTailedSet,
+    label: int,
+    size: int,
+    sampler: Sampler,
+    second: Sampler,
+    *more: Features,
 ) -> None:
-    def features(label: int) -> Tensor:
-        return data.train_images[data.train_labels == label].flatten(1).float()
-
-    where, more = getattr(Sampler, name), (features,) if name == "representatives" else ()
+    where = getattr(Sampler, name)
     count = data.counts[label]
     with contract.works(where, f"{name} draws {size} images of a class that has {count}"):
         first, repeated, of_second = (

@@ -25,6 +25,7 @@ from ltdd_core.options import BaseOptions, Named, section_of
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.seeding import generator
 from ltdd_core.training.augment import Augmentation
+from ltdd_core.training.dynamics import TrainedFeatures
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.trainer import FindComponent, Trainer
 
@@ -69,7 +70,7 @@ def tiny_task(
     ipc: int | Sequence[int] = IPC,
     keep_real: bool = False,
 ) -> Distillation:
-    """What a matcher works with, on the tiny set: three images a class and a small ConvNet; features are pixels.
+    """What a matcher works with, on the tiny set: three images a class and a small ConvNet.
 
     Args:
         data: from :func:`tiny_long_tailed`.
@@ -118,7 +119,7 @@ def tiny_task(
         seed=seed,
         device=device,
         chunk=4,
-        features=lambda label: data.normalisation.apply(data.train_images[data.train_labels == label]).flatten(1),
+        features=TrainedFeatures(lambda: trainer, lambda: original("instance")),
         component=_component,
         trainer=trainer,
         original=original,

@@ -1,4 +1,4 @@
-"""Real images instead of synthetic ones: ``--method coreset --sampler random|herding|k-center``."""
+"""Real images instead of synthetic ones: ``--method coreset --sampler NAME``."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,19 @@ def initial_images(run: RunRecord, data: LongTailedSet) -> Initial | None:
 
 
 class _TrainsError(Exception):
-    """The sampler has asked for the features of a class, which would train a network."""
+    """The sampler has asked for something that would train a network."""
+
+
+class _Refusing:
+    """The features of no network."""
+
+    def __call__(self, label: int) -> Tensor:
+        raise _TrainsError
+
+    def dynamics(
+        self, label: int, statistic: Callable[[Tensor, Tensor], Tensor], *, networks: int = 1, part: float = 1.0
+    ) -> Tensor:
+        raise _TrainsError
 
 
 def _needs_a_network(run: RunRecord, task: Distillation) -> bool:
@@ -63,14 +76,10 @@ def _needs_a_network(run: RunRecord, task: Distillation) -> bool:
     draws = generator(task.seed, "initial images")
     try:
         for label, ipc in enumerate(task.ipc_of_class):
-            sampler.representatives(label, ipc, draws, _refuse)
+            sampler.representatives(label, ipc, draws, _Refusing())
     except _TrainsError:
         return True
     return False
-
-
-def _refuse(label: int) -> Tensor:
-    raise _TrainsError
 
 
 def _kept(run: RunRecord, images: Tensor, labels: Tensor) -> bool:
