@@ -101,6 +101,7 @@ from .errors import (
     InputError as InputError,
     Interrupted as Interrupted,
     OptionError as OptionError,
+    OutOfTime as OutOfTime,
     RunFailed as RunFailed,
     how_to_set as how_to_set,
     unknown as unknown,

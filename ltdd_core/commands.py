@@ -53,6 +53,8 @@ __all__ = [
     "consoles",
     "data_options",
     "json_option",
+    "limited",
+    "names_of",
     "only_json",
     "open_setup",
     "output_options",
@@ -139,3 +141,32 @@ def task_of(setup: Setup) -> Distillation:
     from ltdd_core.distillation.task import task_of
 
     return task_of(setup)
+
+
+def limited(setup: Setup, seconds: float) -> Setup:
+    """The same setup for work that may take so many seconds from now on.
+
+    Whatever looks at requests to stop, such as a training, raises :class:`ltdd_core.OutOfTime` afterwards.
+
+    Args:
+        setup: from :func:`open_setup`.
+        seconds: of the clock.
+    """
+    from dataclasses import replace
+
+    from ltdd_core.runs.stop import TimeLimit
+
+    made = replace(setup, stop=TimeLimit(setup.stop, seconds))
+    vars(made)["data"] = setup.data  # loaded already
+    return made
+
+
+def names_of(kind: str) -> list[str]:
+    """The names of the installed components of a kind, such as ``"matcher"``.
+
+    Args:
+        kind: as :doc:`ltdd describe <components>` has it.
+    """
+    from ltdd_core.plugging.catalog import installed
+
+    return installed().names(kind)

@@ -43,6 +43,10 @@ class Interrupted(KeyboardInterrupt):
     """
 
 
+class OutOfTime(Interrupted):
+    """The time that was given to some work is over; trainings in it have saved themselves."""
+
+
 _MEMORY_WORDS = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import atexit
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import ClassVar
 
-from ltdd_core.errors import Interrupted
+from ltdd_core.errors import Interrupted, OutOfTime
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: two
 LOST = "what was not saved before is lost"
@@ -127,6 +128,30 @@ class StopRequest:
             raise KeyboardInterrupt(f"{self.signal}: stopped at once; {LOST}.")
         if not self._notes:
             raise Interrupted(self.signal)
+
+
+class TimeLimit(StopRequest):
+    """A request that also stops work when its time is over.
+
+    Args:
+        request: the one that listens to signals.
+        seconds: from now on.
+    """
+
+    def __init__(self, request: StopRequest, seconds: float) -> None:
+        super().__init__()
+        self._request, self._end = request, time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Stop here if asked to, or if the time is over.
+
+        Raises:
+            Interrupted: a signal has come.
+            OutOfTime: the time is over.
+        """
+        self._request.check()
+        if time.monotonic() > self._end:
+            raise OutOfTime("the time is over")
 
 
 def _ignore_signals() -> None:
