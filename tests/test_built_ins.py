@@ -153,6 +153,8 @@ DEPENDENCIES = {
         "balanced-softmax",
     ): "the default head of the networks to match in; on classes of equal size it is the linear one",
     ("ltdd_labellers", "balanced-softmax"): "the default head of teachers, whose labels would forget rare classes else",
+    ("ltdd_methods", "twostage"): "the classifier beside the direct one, unless --plugin names another",
+    ("ltdd_dm", "compare-methods"): "what says which method to take first says how to find out",
     ("ltdd_statistics", "coreset"): "the preset keeps real images",
     ("ltdd_statistics", "herding"): "the preset keeps those that stand for their classes",
     ("ltdd_twostage", "balanced-softmax"): "the default head of stage 1, as measured in docs/results/two-stage.md",

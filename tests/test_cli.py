@@ -626,6 +626,15 @@ def test_describe_shows_what_a_docstring_says_and_not_its_markup(ltdd):
     assert "D is the distance of ltdd_dc.distance." in ltdd("describe", "matcher", "dc").stdout
 
 
+def test_the_list_of_methods_says_which_one_to_take_first(ltdd):
+    shown = ltdd("describe", "matcher").stdout
+    assert shown.count("\nTake ") == 1
+    assert "\nTake dm first: " in shown
+    rows = {row["name"]: row for row in json.loads(ltdd("describe", "matcher", "--json").stdout)}
+    assert "compare-methods" in rows["dm"]["take_first"]
+    assert "take_first" not in rows["mtt"]
+
+
 def test_describe_shows_defaults_types_and_where_defaults_come_from(ltdd):
     shown = ltdd("describe", "matcher", "dm").stdout
     assert re.search(r"matcher\.lr_img .*1\.0.*float.*learning rate of the pixels.*DM, public code", shown)

@@ -98,18 +98,23 @@ def _list(console: Any, as_json: bool, catalog: Catalog, kind: str) -> None:
 
     rows = []
     for name in catalog.names(kind):
-        entry = catalog.get(kind, name)
+        entry, first = catalog.get(kind, name), ""
         try:
             about = preset_about(catalog, name) if kind == "preset" else _read_aloud(entry.load()).split("\n")[0]
+            first = "" if kind == "preset" else getattr(entry.load(), "take_first", "")
         except InputError as error:
             about = str(error)
-        rows.append({"name": entry.name, "about": about, "from": str(entry.owner)})
+        row = {"name": entry.name, "about": about, "from": str(entry.owner)}
+        rows.append({**row, "take_first": first} if first else row)
     if as_json:
         click.echo(json.dumps(rows))
         return
     for row in rows:
         shown = (row["name"], row["about"], f"({row['from']})")
         console.print("  ".join(part for part in shown if part), soft_wrap=True)
+    for row in rows:
+        if "take_first" in row:
+            console.print(f"\nTake {row['name']} first: {row['take_first']}", soft_wrap=True)
 
 
 def _show(

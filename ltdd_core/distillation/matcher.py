@@ -271,6 +271,8 @@ class Matcher(Component, ABC):
     _kept: Mapping[str, Any] = MappingProxyType({})
     iterative: ClassVar[bool] = True
     """False: the images are what they are after :meth:`prepare`, and no step is taken."""
+    take_first: ClassVar[str] = ""
+    """Why this method is the one to begin with, a sentence after ``ltdd describe matcher``; empty of most methods."""
 
     @abstractmethod
     def prepare(self, task: Distillation) -> None:

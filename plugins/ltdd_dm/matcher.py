@@ -26,6 +26,10 @@ class DistributionMatcher(BatchMatcher):
   year = {2023}
 }"""
     sums_over_classes = True
+    take_first = (
+        "minutes on a CPU are enough for it, and it needs no teacher. "
+        "`ltdd compare-methods --data NAME --minutes 10` finds out which method is the best on your images."
+    )
 
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
         """Squared distance of the class means, summed over classes and features."""

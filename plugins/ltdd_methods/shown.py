@@ -17,7 +17,8 @@ Document = Mapping[str, Any]
 def print_document(console: Console, document: Document) -> None:
     """Table, reference lines, what was left out, and the sentence."""
     head, body = table_of(document)
-    title = f"{document['data']}, {document['minutes']:g} minutes for each method; per cent"
+    minutes = f"{document['minutes']:g} minute{'' if document['minutes'] == 1 else 's'}"
+    title = f"{document['data']}, {minutes} for each method; per cent"
     print_rows_of_text(console, head, body, title=title)
     console.print(
         f"val.: mean over the classes of {document['validation_images']} validation images, which choose; test: all "
