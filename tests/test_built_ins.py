@@ -34,6 +34,7 @@ BUILT_IN = [
     "huggingface",
     "labellers",
     "losses",
+    "methods",
     "mtt",
     "ncfm",
     "ray",
@@ -131,8 +132,8 @@ def test_every_register_hook_belongs_to_a_kind():
 
 
 ENGLISH = {
-    *("class-balanced", "compare", "cosine", "k-means", "losses", "random", "report", "samplers", "statistics"),
-    *("teacher", "watch"),
+    *("class-balanced", "compare", "cosine", "k-means", "losses", "methods", "random", "report", "samplers"),
+    *("statistics", "teacher", "watch"),
 }
 """Names of plugins, components or commands that are ordinary words of English or of mathematics as well."""
 LIBRARIES = {"torchvision"}
