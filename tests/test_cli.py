@@ -663,7 +663,7 @@ def test_describe_lists_a_kind_and_shows_presets(ltdd):
     assert shown_values == {key: value for key, value in stored.items() if key not in ("about", "sources")}
     assert json.loads(ltdd("describe", "preset", "dm-paper", "--json").stdout)["iterations"] == 20000
     assert "unknown kind 'matchers'. Did you mean 'matcher'?" in one_line_error(ltdd("describe", "matchers"))
-    assert "unknown matcher 'dn'. Did you mean 'dm'?" in one_line_error(ltdd("describe", "matcher", "dn"))
+    assert "unknown matcher 'dmm'. Did you mean 'dm'?" in one_line_error(ltdd("describe", "matcher", "dmm"))
 
 
 def test_data_show_draws_the_class_counts(ltdd):

@@ -28,7 +28,7 @@ def completed(line):
     [
         ("ltdd dist", ["distill"]),
         ("ltdd distill --meth", ["--method"]),
-        ("ltdd distill --method d", ["dc", "dm", "dsa"]),
+        ("ltdd distill --method ds", ["dsa"]),
         ("ltdd distill --method dm --network convnet-d", ["convnet-d3"]),
         ("ltdd distill --labeller ", ["adsa", "teacher"]),
         ("ltdd distill --precision ", ["auto", "fp32", "bf16"]),

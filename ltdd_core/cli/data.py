@@ -121,9 +121,9 @@ def list_cache(as_json: bool) -> None:
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
 @click.option("--all", "everything", is_flag=True, help="Remove all decoded images.")
 def remove(keys: tuple[str, ...], everything: bool) -> None:
-    """Remove decoded images by their keys, which 'ltdd data cache list' shows; the start of a key is enough.
+    """Remove decoded images by their keys.
 
-    Runs that read them at the moment go on.
+    'ltdd data cache list' shows the keys. The start of a key is enough. Runs that read them at the moment go on.
     """
     from rich.filesize import decimal
 

@@ -56,7 +56,7 @@ def command(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Train classifiers on the distilled set of RUN, and score them.
+    """Train and score classifiers on the distilled set of RUN.
 
     RUN is a run folder or a distilled.safetensors. Head, recipe and training are those of the run unless told
     otherwise. Table, predictions and classifiers are kept in a folder of their own.

@@ -84,7 +84,7 @@ def command(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Find out which method is the best on some images in some minutes.
+    """Find out which method suits some images best.
 
     Each method is measured for a tenth of its time and then distils with as many steps as fit. What it trains
     beforehand is part of its time. The classifiers are the same for all methods, and are trained for the same number of
