@@ -65,11 +65,11 @@ def command(
 ) -> None:
     """Say what a run will take before it runs.
 
-    That is multiply-adds, memory, disk and time. Takes the options of ltdd distill; CONFIG is its configuration file, or
-    the grid of ltdd bench. No GPU is needed, and nothing is trained. The code of the run is followed with images that
-    take no memory, and what it would compute is counted. The time is an estimate for this machine, which is measured for
-    a few seconds once, or for the card of --on. Data that are not here are described by --classes, --images and
-    --image-size, or by --counts.
+    That is multiply-adds, memory, disk and time. Takes the options of ltdd distill; CONFIG is its configuration file,
+    or the grid of ltdd bench. No GPU is needed, and nothing is trained. The code of the run is followed with images
+    that take no memory, and what it would compute is counted. The time is an estimate for this machine, which is
+    measured for a few seconds once, or for the card of --on. Data that are not here are described by --classes,
+    --images and --image-size, or by --counts.
     """
     results, notes = consoles(as_json)
     with only_json(as_json):
