@@ -69,8 +69,7 @@ def test_a_step_of_dm_costs_what_literal_sums_say():
     config = small(augment="none", matcher={"batch_real": 16})
     real = sum(min(count, 16) for count in sizes_of(config.data).counts)
     synthetic = CLASSES * IPC
-    means = CLASSES * FEATURES * (real + 2 * synthetic)  # a product with who is in which class, and one back
-    step = real * FORWARD + 2 * synthetic * FORWARD + means
+    step = real * FORWARD + 2 * synthetic * FORWARD  # the means of the classes are sums
     (method,) = of(config).method
     assert method.work.multiply_adds == 4 * step
     assert method.work.bf16 == 0

@@ -335,8 +335,9 @@ def test_an_option_is_written_as_its_reader_writes_it(asked, command_line, pytho
 
 @pytest.mark.parametrize("path", PATHS.values())
 def test_what_a_message_names_exists_in_both_languages(path):
-    from ltdd_core.cli.distill import command
+    from ltdd_core.cli import bench, distill
 
+    command = bench.command if path == "launcher.name" else distill.command
     with for_command_line():
         option = how_to_set(path)
     assert option in {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)} | {
