@@ -24,6 +24,18 @@ Say = Callable[[Any], None]
 """Tells the parent something that can be pickled."""
 
 
+def processes_sharing() -> int:
+    """How many processes share this run, as torchrun's environment variables say; 1 where nobody says so.
+
+    Raises:
+        InputError: what they say is no number.
+    """
+    said = os.environ.get("WORLD_SIZE", "1")
+    if not said.isdecimal() or int(said) < 1:
+        raise InputError(f"the environment variable WORLD_SIZE is {said!r}, and no number of processes: unset it.")
+    return int(said)
+
+
 def check_jobs(jobs: int) -> None:
     """Refuse more processes than a machine can hold: each of them needs a core, and memory for torch.
 

@@ -21,12 +21,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ltdd_core.errors import RunFailed
+from ltdd_core.errors import InputError, RunFailed, reason_of
+from ltdd_core.processes import processes_sharing
 
 T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(days=7)
 """For what another process does, such as a training; one that dies is noticed at once."""
+
+
+class OtherEnded(RunFailed):
+    """Another process of the run has ended, and says itself why."""
+
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
@@ -36,9 +42,10 @@ def joined() -> Iterator[None]:
     """Meet the other processes of the run, as the environment variables of torchrun say; nothing where there are none.
 
     Raises:
-        RunFailed: inside the block, where a process has ended.
+        InputError: these variables do not say where the processes meet.
+        OtherEnded: inside the block, where a process has ended.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if processes_sharing() == 1 or dist.is_initialized():
         yield
         return
     local, on_this_machine = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
@@ -47,8 +54,14 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(local % torch.cuda.device_count())
         if on_this_machine <= torch.cuda.device_count():  # NCCL takes one process a GPU
             backend = "cpu:gloo,cuda:nccl"
-    with _noticing():
-        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    try:
+        with _noticing():
+            dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    except ValueError as error:
+        raise InputError(
+            f"the environment variable WORLD_SIZE says that {processes_sharing()} processes share the run, and others "
+            f"do not say how they meet ({reason_of(error)}): start it with torchrun, or unset WORLD_SIZE."
+        ) from error
     try:
         yield
     finally:
@@ -150,6 +163,6 @@ def _noticing() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, dist.DistError) as error:
-        raise RunFailed(
+        raise OtherEnded(
             "another process of this run has ended. What was saved is kept: the same command with --resume goes on."
         ) from error

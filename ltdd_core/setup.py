@@ -127,7 +127,7 @@ class Setup:
 
     @cached_property
     def data(self) -> LongTailedSet:
-        """The long-tailed set, in memory.
+        """The long-tailed set, in memory or mapped from the cache of decoded images.
 
         Raises:
             InputError: the images are missing or cannot be used, or the cut is impossible.

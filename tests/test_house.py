@@ -15,7 +15,8 @@ CORE = ROOT / "ltdd_core"
 FLOORS = (
     ("errors", "options", "seeding", "progress", "hookspecs"),
     ("storage",),
-    ("identity", "locking", "processes", "ranks"),
+    ("identity", "locking", "processes"),
+    ("ranks",),
     ("plugging", "data", "networks"),
     ("training",),
     ("config",),

@@ -13,8 +13,10 @@ import torch
 from conftest import TINY
 
 from ltdd_core import ranks
-from ltdd_core.errors import RunFailed
+from ltdd_core.cli.several import help_with
+from ltdd_core.errors import InputError, Interrupted, RunFailed
 from ltdd_core.processes import most_processes
+from ltdd_core.ranks import OtherEnded
 from ltdd_core.storage import load_tensors
 
 LTDD = str(Path(sys.executable).with_name("ltdd"))
@@ -128,6 +130,49 @@ def test_wrong_input_is_said_once(tmp_path):
     assert ended.stderr.count("Error:") == 1
 
 
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ("2", "others do not say how they meet"),
+        ("many", "WORLD_SIZE is 'many', and no number of processes: unset it."),
+        ("0", "WORLD_SIZE is '0', and no number of processes: unset it."),
+    ],
+)
+def test_variables_that_torchrun_has_not_set_are_one_line(tmp_path, size, said):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
+    words = command(tmp_path / "x", 1)
+    ended = subprocess.run(
+        words, capture_output=True, text=True, check=False, env={**environment, "WORLD_SIZE": size, "RANK": "0"}
+    )
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert ended.stderr.count("Error:") == 1
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "of_machine", "heard"),
+    [
+        (InputError("no such folder"), "0", "process 3: no such folder\n"),  # as on a machine that lacks the data
+        (InputError("no such folder"), "1", ""),  # the first process of its machine says so
+        (RunFailed("out of memory"), "1", "process 3: out of memory\n"),
+        (OtherEnded("another process has ended"), "0", ""),
+        (Interrupted("SIGTERM"), "0", ""),
+    ],
+)
+def test_a_helping_process_says_what_may_be_wrong_with_it_alone(monkeypatch, capsys, error, of_machine, heard):
+    def work():
+        print("a table")
+        raise error
+
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", of_machine)
+    with pytest.raises(SystemExit) as ended:
+        help_with(work)
+    assert ended.value.code == 1
+    assert capsys.readouterr() == ("", heard)
+
+
 # ---- what ranks do -------------------------------------------------------------------------------
 
 
@@ -187,4 +232,4 @@ def test_what_processes_exchange():
     ]
     said = [process.communicate(timeout=120)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0, 0]
-    assert all(text.startswith(f"{RunFailed.__name__} another process of this run has ended") for text in said[:2])
+    assert all(text.startswith(f"{OtherEnded.__name__} another process of this run has ended") for text in said[:2])

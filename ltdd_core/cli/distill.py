@@ -29,9 +29,10 @@ from ltdd_core.cli.settings import (
     verbose_option,
     with_options,
 )
-from ltdd_core.cli.several import help_with, is_helping, own_folder, processes_sharing, started
+from ltdd_core.cli.several import help_with, is_helping, own_folder, started
 from ltdd_core.config.layers import Layer
 from ltdd_core.errors import InputError, Interrupted
+from ltdd_core.processes import processes_sharing
 from ltdd_core.runs.named import RUNS, as_file_name
 
 if TYPE_CHECKING:
@@ -192,8 +193,7 @@ def _distil(
         from ltdd_core import ranks
         from ltdd_core.cli.live import LiveDisplay, WarningsOnly
         from ltdd_core.distillation.distill import distill
-        from ltdd_core.networks.store import FOLDER as NETWORKS, SHARED
-        from ltdd_core.runs.folder import RunFolder, claimed
+        from ltdd_core.runs.folder import claimed
 
         if resume and out is not None:
             stored = _to_resume(out)
@@ -216,16 +216,22 @@ def _distil(
         try:
             return distill(config, folder, resume=resume, display=display, catalog=catalog, before=before)
         except Interrupted as error:
-            place = shlex.quote(str(folder))
-            if not RunFolder(folder).is_empty():
-                how = f"stopped and saved. Resume with: ltdd distill --out {place} --resume"
-            elif (folder / NETWORKS).is_dir():
-                how = f"stopped before the first step; trained networks are kept: run it again with --out {place}."
-            elif (config.compute.store or SHARED).is_dir():
-                how = "stopped before the first step; what was trained is kept, and the same command goes on."
-            else:
-                how = "stopped before the first step; the same command begins again."
-            raise Interrupted(f"{error}: {how}") from error
+            raise Interrupted(f"{error}: {_how_it_goes_on(folder, config)}") from error
+
+
+def _how_it_goes_on(folder: Path, config: Config) -> str:
+    """What is kept of a run that was stopped, and how to go on with it."""
+    from ltdd_core.networks.store import FOLDER as NETWORKS, SHARED
+    from ltdd_core.runs.folder import RunFolder
+
+    place = shlex.quote(str(folder))
+    if not RunFolder(folder).is_empty():
+        return f"stopped and saved. Resume with: ltdd distill --out {place} --resume"
+    if (folder / NETWORKS).is_dir():
+        return f"stopped before the first step; trained networks are kept: run it again with --out {place}."
+    if (config.compute.store or SHARED).is_dir():
+        return "stopped before the first step; what was trained is kept, and the same command goes on."
+    return "stopped before the first step; the same command begins again."
 
 
 def _say_what_is_planned(setup: Setup) -> None:

@@ -14,18 +14,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ltdd_core.errors import InputError, Interrupted, RunFailed
-from ltdd_core.processes import most_processes
+from ltdd_core.processes import most_processes, processes_sharing
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 SECONDS_TO_END = 5.0
 """That the other processes have after rank 0 has ended."""
-
-
-def processes_sharing() -> int:
-    """How many processes share this run, as torchrun's environment variables say; 1 where nobody says so."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_helping() -> bool:
@@ -89,7 +84,9 @@ def _end(process: subprocess.Popen[bytes], *, at_once: bool) -> None:
 
 
 def help_with(work: Callable[[], Any]) -> None:
-    """Do the part of a process that only helps: it says nothing, unless it is something that rank 0 cannot say.
+    """Do the part of a process that only helps: it says nothing but what may be wrong with it alone.
+
+    A wrong input is that of all processes of a machine, so the first one of each machine says it.
 
     Args:
         work: that of the command.
@@ -99,23 +96,26 @@ def help_with(work: Callable[[], Any]) -> None:
         try:
             with redirect_stdout(nowhere), redirect_stderr(nowhere):
                 work()
-        except (InputError, RunFailed, Interrupted):
+        except (InputError, RunFailed, Interrupted) as error:
+            first = os.environ.get("LOCAL_RANK") == "0"
+            if (isinstance(error, InputError) and first) or type(error) is RunFailed:
+                print(f"process {os.environ['RANK']}: {error}", file=sys.stderr)  # noqa: T201
             sys.exit(1)
 
 
 @contextmanager
-def own_folder(claimed: AbstractContextManager[Path] | None) -> Iterator[Path]:
+def own_folder(claimed: AbstractContextManager[Path]) -> Iterator[Path]:
     """The folder that this process works in: that of the run, or a copy of it that goes at the end.
 
     So all processes begin from the same files, and none reads what rank 0 writes meanwhile.
 
     Args:
-        claimed: the folder of the run, in rank 0; it is not entered in the others.
+        claimed: the folder of the run; only rank 0 enters it.
     """
     from ltdd_core import ranks
     from ltdd_core.networks.store import FOLDER as NETWORKS
 
-    with claimed if claimed is not None and not is_helping() else nullcontext() as folder:
+    with nullcontext() if is_helping() else claimed as folder:
         of_run = Path(ranks.agreed(str(folder)))
         if folder is not None:
             ranks.met()  # the others have their copies

@@ -2,7 +2,7 @@
 
 ``--root`` names the folder that the paths in the lists start from.  The lists lie in it, or in a folder in it that is
 called as in the usual repositories; ``--train``, ``--test`` and ``--val`` name other lists.  The class counts are
-those of the lists.  The images are kept in memory as squares of ``--image-size``, so a smaller size needs less.
+those of the lists.  The images become squares of ``--image-size``, and a smaller size needs less of the disk.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def counts_of(labels: Tensor, classes: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class LongTailedSet:
-    """A long-tailed training set, its test set and perhaps a validation part, uint8 in memory."""
+    """A long-tailed training set, its test set and perhaps a validation part, uint8 in memory or mapped from disk."""
 
     name: str
     """What the user or the place of the images calls it, or else the name of its data source."""

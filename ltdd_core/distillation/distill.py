@@ -152,9 +152,7 @@ def distill(
     check_recipe(config)
     lines = lines_of(config, catalog) if lines is None else lines  # that each can be had, before the work begins
     RunFolder(out).check(config, resume=resume)
-    config = in_one_precision(config, out)
-    precision = ranks.agreed(config.compute.precision)  # measured, where it is left to the machine
-    config = replace(config, compute=config.compute.model_copy(update={"precision": precision}))
+    config = of_all_processes(in_one_precision(config, out))
     store = store or NetworkStore(config.compute.store or out / NETWORKS)
     with (
         claimed(out, ""),  # and locked: another process must not do the same work at once
@@ -173,13 +171,7 @@ def distill(
             with own.counted():
                 matcher.prepare(task)
             try_labeller(setup)
-        size = decimal(setup.data.train_images.nbytes)
-        display.data(
-            f"{setup.data.summary()}; {size} of training images on {setup.device.type}; "
-            f"networks in {setup.config.compute.precision}{', compiled' * setup.matches_compiled}"
-        )
-        if note := lettering(setup.data.class_names).note():
-            display.note(note)
+        say_what_is_distilled(setup)
         if folder.is_empty() or folder.is_scored_otherwise(config):
             folder.begin(config)
         if folder.has_other_length(config):
@@ -213,6 +205,23 @@ def distill(
         if observers.detached:
             write_report(folder, result, observers)
     return result
+
+
+def of_all_processes(config: Config) -> Config:
+    """A configuration with the precision of rank 0, which is measured where it is left to the machine."""
+    precision = ranks.agreed(config.compute.precision)
+    return replace(config, compute=config.compute.model_copy(update={"precision": precision}))
+
+
+def say_what_is_distilled(setup: Setup) -> None:
+    """The data and how they are computed with, and names of classes that pictures cannot show."""
+    size = decimal(setup.data.train_images.nbytes)
+    setup.display.data(
+        f"{setup.data.summary()}; {size} of training images on {setup.placed.train_images.device.type}; "
+        f"networks in {setup.config.compute.precision}{', compiled' * setup.matches_compiled}"
+    )
+    if note := lettering(setup.data.class_names).note():
+        setup.display.note(note)
 
 
 def begin_session(
