@@ -49,6 +49,7 @@ from .data.normalisation import (
     PerChannel as PerChannel,
 )
 from .data.sampler import (
+    Embed as Embed,
     Features as Features,
     Sampler as Sampler,
     draw_by_class as draw_by_class,

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import TINY
 from hypothesis import given, strategies as st
+from torch.nn import functional as F
 
 from ltdd_core import (
     Augmentation,
@@ -105,7 +106,13 @@ def literal_distance(name, one, other):
     return 1 - torch.dot(u, v) / (torch.dot(u, u).sqrt() * torch.dot(v, v).sqrt() + 1e-6)
 
 
-def literal_matching(task, network, pixels, number, *, distance, batch_real):
+def literal_tiles(images, factor):
+    """Each tile at the size of its image."""
+    tiles = [tile for image in images for row in image.chunk(factor, 1) for tile in row.chunk(factor, 2)]
+    return torch.cat([F.interpolate(tile[None], images.shape[2:], mode="bilinear") for tile in tiles])
+
+
+def literal_matching(task, network, pixels, number, *, distance, batch_real, factor=1):
     """The loss of one matching and its gradient in the pixels ``[classes * ipc, C, H, W]``."""
     data, parameters = task.data, list(network.parameters())
     pixels = pixels.clone().requires_grad_(True)
@@ -114,7 +121,7 @@ def literal_matching(task, network, pixels, number, *, distance, batch_real):
         chosen = task.sampler.of_class(c, batch_real, generator(0, f"real batch of class {c}", number))
         transform = task.augmentation.draw(data.image_shape, generator(0, f"augmentation of class {c}", number))
         real = transform(data.normalisation.apply(data.train_images[chosen]))
-        synthetic = transform(pixels[task.initial_labels == c])
+        synthetic = transform(literal_tiles(pixels[task.initial_labels == c], factor))
         gradients = [torch.autograd.grad(-network(image[None]).log_softmax(1)[0, c], parameters) for image in real]
         expected = [sum(own) / len(real) for own in zip(*gradients, strict=True)]
         own_loss = sum(-network(image[None]).log_softmax(1)[0, c] for image in synthetic) / len(synthetic)
@@ -123,15 +130,16 @@ def literal_matching(task, network, pixels, number, *, distance, batch_real):
     return loss.detach(), torch.autograd.grad(loss, pixels)[0]
 
 
-def literal_training(task, network, pixels, number, *, epochs, lr, batch):
+def literal_training(task, network, pixels, number, *, epochs, lr, batch, factor):
     """Plain SGD on the synthetic images, a step of the mean loss for every batch."""
     draws = generator(0, "network training", number)
+    pixels, classes = literal_tiles(pixels, factor), task.initial_labels.repeat_interleave(factor**2)
     for _ in range(epochs):
         order = torch.randperm(len(pixels), generator=draws)
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
             images = task.augmentation.draw(task.data.image_shape, draws, len(chosen))(pixels[chosen])
-            labels = task.initial_labels[chosen]
+            labels = classes[chosen]
             losses = [
                 -network(image[None]).log_softmax(1)[0, c] for image, c in zip(images, labels.tolist(), strict=True)
             ]
@@ -174,23 +182,25 @@ def test_loss_and_pixel_gradients_are_those_of_the_equation(method, distance):
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("method", METHODS)
-def test_an_iteration_matches_and_trains_in_turns(method):
+@pytest.mark.parametrize(("method", "factor"), [("dc", 1), ("dsa", 1), ("dsa", 2)])
+def test_an_iteration_matches_and_trains_in_turns(method, factor):
     """Three matchings with two trainings between them, in batches smaller than the set, and momentum."""
     task = small_task()
-    matcher = prepared(method, task, outer_loop=3, inner_loop=2, batch_train=5, lr_net=0.2, lr_img=0.3)
-    seen = as_seen_by(method, task)
-    pixels, velocity = task.initial_images.clone(), torch.zeros_like(task.initial_images)
+    options = {"outer_loop": 3, "inner_loop": 2, "batch_train": 5, "lr_net": 0.2, "lr_img": 0.3, "factor": factor}
+    matcher = prepared(method, task, **options)
+    seen, layers = as_seen_by(method, task), "layerwise-cosine"
+    pixels, velocity = task.initial_tiles(factor), torch.zeros_like(task.initial_images)
     for step in range(2):
         network, losses = fresh_network(task, step), []
         for matching in range(3):
             number = step * 3 + matching
-            loss, gradient = literal_matching(seen, network, pixels, number, distance="layerwise-cosine", batch_real=8)
+            how = {"distance": layers, "batch_real": 8, "factor": factor}
+            loss, gradient = literal_matching(seen, network, pixels, number, **how)
             losses.append(loss)
             velocity = 0.5 * velocity + gradient
             pixels = pixels - 0.3 * velocity
             if matching < 2:
-                literal_training(seen, network, pixels, number, epochs=2, lr=0.2, batch=5)
+                literal_training(seen, network, pixels, number, epochs=2, lr=0.2, batch=5, factor=factor)
         metrics = matcher.step(step)
         assert_same(metrics["loss"], sum(losses) / (3 * task.data.classes))
         assert_same(matcher.images.detach(), pixels)

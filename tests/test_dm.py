@@ -1,7 +1,9 @@
 """DM against a literal, per-class version of its equation."""
 
+import pytest
 import torch
 from conftest import matcher_of
+from torch.nn import functional as F
 
 from ltdd_core import configure
 from ltdd_core.data.load import load_long_tailed
@@ -35,7 +37,11 @@ def literal_gradient(config, data, images, labels, step):
         own = sampler.of_class(c, config.matcher.options.batch_real, draws)
         transform = augmentation.draw(data.image_shape, generator(0, f"augmentation of class {c}", step))
         real = transform(data.normalisation.apply(data.train_images[own]).double())
-        synthetic = transform(pixels[labels == c])
+        own = pixels[labels == c]
+        if config.matcher.options.factor:
+            tiles = [tile for image in own for row in image.chunk(2, 1) for tile in row.chunk(2, 2)]
+            own = torch.cat([F.interpolate(tile[None], own.shape[2:], mode="bilinear") for tile in tiles])
+        synthetic = transform(own)
         mean_real = sum(network.embed(image[None])[0] for image in real) / len(real)
         mean_synthetic = sum(network.embed(image[None])[0] for image in synthetic) / len(synthetic)
         loss = loss + sum((a - b) ** 2 for a, b in zip(mean_real.detach(), mean_synthetic, strict=True))
@@ -43,8 +49,9 @@ def literal_gradient(config, data, images, labels, step):
     return loss.detach(), pixels.grad
 
 
-def test_loss_and_pixel_gradients_are_those_of_the_equation():
-    config = small()
+@pytest.mark.parametrize("factor", [None, 2])
+def test_loss_and_pixel_gradients_are_those_of_the_equation(factor):
+    config = small(matcher={"batch_real": 16, "factor": factor})
     data = load_long_tailed("digits-lt", config.data.make())
     matcher = matcher_of(config, data)
     for step in range(4):

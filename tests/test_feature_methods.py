@@ -365,7 +365,7 @@ def test_a_run_stores_tiles_that_its_classifiers_see_one_by_one(ltdd, method, wo
             "trajectories.head=crt: the head trains several networks",
         ),
         (("--method", "ncfm", "--set", "matcher.factor=9"), "9 x 9 tiles do not fit into images of 8x8 pixels"),
-        (("--method", "csdm", "--init", "keep"), "so it cannot keep real ones"),
+        (("--method", "csdm", "--init", "keep", "--set", "matcher.factor=2"), "so it cannot keep real ones"),
         (("--method", "csdm", "--set", "matcher.amplitude_head=2"), "matcher.amplitude_head"),
     ],
 )

@@ -75,6 +75,10 @@ class Features(Protocol):
         ...
 
 
+Embed = Callable[[Tensor], Tensor]
+"""``embed(indices)``: float32 ``[n, D]`` on the CPU, features of training images by a random network, not augmented."""
+
+
 class Sampler(Component, ABC):
     """Draws real images, as int64 indices into the training images.  Class counts of 1 are a normal case.
 
@@ -88,6 +92,27 @@ class Sampler(Component, ABC):
     @abstractmethod
     def of_class(self, label: int, size: int, generator: torch.Generator) -> Tensor:
         """Indices ``[min(size, n_c)]`` of images of one class, none twice, for a matching step."""
+
+    @property
+    def interval(self) -> int:
+        """In how many matching steps in a row the images of a class are the same; at least 1."""
+        return 1
+
+    def for_matching(self, label: int, size: int, generator: torch.Generator, embed: Embed) -> Tensor:
+        """As :meth:`of_class`, for a sampler that chooses the images of a matching step by their features.
+
+        Unless it is overridden, what ``of_class`` draws.
+
+        Args:
+            label: the class.
+            size: how many images are wanted.
+            generator: what is drawn is a function of it.
+            embed: gives features of training images; the network is another one after each ``interval`` of steps.
+
+        Returns:
+            Indices ``[min(size, n_c)]``, none twice.
+        """
+        return self.of_class(label, size, generator)
 
     @abstractmethod
     def epoch(self, progress: float, generator: torch.Generator) -> Tensor:

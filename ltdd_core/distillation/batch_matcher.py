@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ltdd_core import ranks
 from ltdd_core.distillation.matcher import Batch, Distillation, Matcher, Synthetic
+from ltdd_core.distillation.tiles import untiled
 from ltdd_core.networks.network import Network
 from ltdd_core.options import BaseOptions, option
 from ltdd_core.seeding import generator
@@ -21,12 +22,15 @@ REAL_BYTES = 256 * 2**20
 SYNTHETIC_PIXELS = 2**20
 """Pixels of their synthetic images, whose features are kept for the gradient: 1,024 images of 32x32, which take 2 GB in
 a ConvNet of width 128."""
+SMALLEST_TILE = 8  # pixels a side; tiles of 4x4 are worse than images of 8x8, see docs/feature-methods.md
 
 
 class BatchMatcher(Matcher, ABC):
     """One loss for all classes a step, on a fresh random network, and one step of SGD on the pixels.
 
-    The real and the synthetic images of a class share one draw of the augmentation.
+    The real and the synthetic images of a class share one draw of the augmentation.  A stored image may hold several
+    tiles, each of which a network sees at full size (Kim et al., "Dataset Condensation via Efficient Synthetic-Data
+    Parameterization", ICML 2022).
     """
 
     sums_over_classes: ClassVar[bool] = False
@@ -49,7 +53,15 @@ class BatchMatcher(Matcher, ABC):
             source="DC and DM, public code",
             ge=1,
         )
+        factor: int | None = option(
+            None,
+            "tiles beside and below each other in a stored image, each of which a network sees at full size",
+            ge=1,
+            unless_given="1, so the image is seen as it is",
+        )
 
+    usual_factor: ClassVar[int] = 1
+    """Tiles a side where the option says nothing; 1 where they would have fewer than 8x8 pixels."""
     task: Distillation
     """What the matcher works with, from :meth:`prepare` on."""
     images: Tensor
@@ -67,9 +79,15 @@ class BatchMatcher(Matcher, ABC):
         """
 
     def prepare(self, task: Distillation) -> None:
-        """Start from the initial images."""
+        """Start from the initial images, or from tiles of more of them.
+
+        Raises:
+            InputError: the tiles do not fit into an image.
+        """
         self.task = task
-        self.images = task.initial_images.clone().requires_grad_(True)
+        factor = self.factor_of(task.data.image_shape)
+        start = task.initial_images.clone() if factor == 1 else task.initial_tiles(factor)
+        self.images = start.requires_grad_(True)
         if task.keep_real:
             self.images.register_hook(task.without_kept)
         self.labels = task.initial_labels
@@ -77,8 +95,8 @@ class BatchMatcher(Matcher, ABC):
         self.keep(images=self.images, optimizer=self.optimizer)
 
     def images_per_step(self, counts: Sequence[int], ipc_of_class: Sequence[int]) -> int:
-        """The real images that are drawn, and the synthetic ones."""
-        return sum(min(count, self.options.batch_real) for count in counts) + sum(ipc_of_class)
+        """The real images that are drawn, and the tiles of the synthetic ones."""
+        return sum(min(count, self.options.batch_real) for count in counts) + self.tiles_of_image * sum(ipc_of_class)
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """One step on all classes."""
@@ -138,6 +156,28 @@ class BatchMatcher(Matcher, ABC):
         """The pixels and their classes."""
         return Synthetic(self.images.detach(), self.labels)
 
+    def decode(self, images: Tensor) -> Tensor:
+        """The tiles of each image, at full size."""
+        return untiled(images, self.factor_of(images.shape[1:]))
+
+    def is_decoded(self, shape: Sequence[int]) -> bool:
+        """Whether an image holds more than one tile, or a subclass decodes it in its own way."""
+        return type(self).decode is not BatchMatcher.decode or self.factor_of(shape) > 1
+
+    def factor_of(self, shape: Sequence[int]) -> int:
+        """Tiles beside each other in an image, and below each other.
+
+        Args:
+            shape: ``(C, H, W)`` of the image.
+        """
+        usual = self.usual_factor if min(shape[1:]) >= self.usual_factor * SMALLEST_TILE else 1
+        return self.options.factor or usual
+
+    @property
+    def tiles_of_image(self) -> int:
+        """Tiles of a large enough image, for :meth:`images_per_step`, which is not told how large images are."""
+        return (self.options.factor or self.usual_factor) ** 2
+
     def batches(self, number: int, classes: Sequence[int] | None = None) -> tuple[Batch, Batch]:
         """A draw of real images of every class, and the synthetic images, with a separate augmentation for each class.
 
@@ -157,8 +197,7 @@ class BatchMatcher(Matcher, ABC):
         real, labels, synthetic, of_synthetic = [], [], [], []
         numbers = [task.ipc_of_class[label] for label in classes]
         for label, class_images in zip(classes, images.split(numbers), strict=True):
-            draws = generator(task.seed, "real batch", number, label)
-            indices = task.sampler.of_class(label, self.options.batch_real, draws)
+            indices = task.draw_real(label, self.options.batch_real, number)
             augmenting = generator(task.seed, "augmentation", number, label)
             transform = task.augmentation.draw(data.image_shape, augmenting)
             drawn = data.train_images[indices].to(task.device, non_blocking=True)

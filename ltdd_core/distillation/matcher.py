@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ltdd_core.data.sampler import Features, Sampler
 from ltdd_core.data.sets import LongTailedSet
+from ltdd_core.distillation.drawing import MatchingDraws
 from ltdd_core.distillation.tiles import tiled
 from ltdd_core.distillation.trajectories import Trajectories
 from ltdd_core.errors import InputError, how_to_set
@@ -149,6 +150,24 @@ class Distillation:
             raise InputError(f"{factor} x {factor} tiles do not fit into images of {height}x{width} pixels.")
         images, real = self.draw_initial(factor**2)
         return tiled(images, factor) if real.any() else self.initial_images.clone()
+
+    def draw_real(self, label: int, size: int, number: int) -> Tensor:
+        """Real images of a class for a matching step, as the sampler chooses them.
+
+        Args:
+            label: the class.
+            size: how many; all of a class that has fewer.
+            number: of the step, or of the draw where a step has several.  What is drawn is a function of the seed, the
+                number and the class.
+
+        Returns:
+            Indices into ``data.train_images``, int64 ``[min(size, n_c)]``, none twice.
+        """
+        return self._draws.of_class(label, size, number)
+
+    @cached_property
+    def _draws(self) -> MatchingDraws:
+        return MatchingDraws(self.data, self.sampler, self.networks, self.seed, self.device, self.chunk)
 
     @cached_property
     def kept(self) -> Tensor:
@@ -349,6 +368,17 @@ class Matcher(Component, ABC):
             float32 ``[n, f, C, H, W]``: f images for each, all of its class.
         """
         return images[:, None]
+
+    def is_decoded(self, shape: Sequence[int]) -> bool:
+        """Whether networks see something else than what is stored: whether :meth:`decode` does anything.
+
+        Then no real image can be kept among the stored ones, and whoever uses these needs the method.  Unless it is
+        overridden, whether :meth:`decode` is.
+
+        Args:
+            shape: ``(C, H, W)`` of the real images.
+        """
+        return type(self).decode is not Matcher.decode
 
     def teacher(self, task: Labelling) -> ViewLabels | None:
         """What gives the synthetic images their soft labels, so that controls can have the same; None: nothing does.

@@ -181,6 +181,6 @@ def distilled_set_of(matcher: Matcher, task: Distillation, config: Config, data:
         kept=count_kept(task, made),
         soft_labels=soft,
         recipe=dict(matcher.recipe()),
-        decoder=config.matcher.to_tree() if type(matcher).decode is not Matcher.decode else None,
+        decoder=config.matcher.to_tree() if matcher.is_decoded(data.image_shape) else None,
         origin={"data": data_facts(data), "configuration": config.science(), "versions": versions(config)},
     )

@@ -24,7 +24,8 @@ def task_of(setup: Setup) -> Distillation:
             images in which no real one can be kept.
     """
     method = setup.config.matcher
-    if setup.keep_real and getattr(method.component, "decode", Matcher.decode) is not Matcher.decode:
+    matcher: Matcher = method.make()
+    if setup.keep_real and matcher.is_decoded(setup.data.image_shape):
         raise InputError(
             f"method {method.name!r} stores images that are decoded, so it cannot keep real ones: leave "
             f"out {how_to_set('init', 'keep')}."

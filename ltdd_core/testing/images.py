@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sampler import Features, Sampler
@@ -43,6 +44,9 @@ def check_sampler(component: type[Sampler], **options: Any) -> None:
                 _check_draw(contract, "representatives", data, label, size, sampler, second, features)
         for progress in (0.0, 0.5, 1.0):
             _check_epoch(contract, len(data.train_labels), progress, sampler, second)
+        for label, count in enumerate(data.counts):
+            for size in (1, 3, 50):
+                _check_matching(contract, data, label, min(size, count), sampler, second)
 
 
 def check_augmentation(component: type[TrainingAugmentation], **options: Any) -> None:
@@ -95,6 +99,29 @@ def _check_draw(
     contract.must(len(first) == min(size, count), where, f"{name} gives min(size, n_c) indices")
     contract.must(len(first.unique()) == len(first), where, f"{name} repeats no image")
     contract.must(bool((data.train_labels[first] == label).all()), where, f"{name} is of its class")
+
+
+def _check_matching(
+    contract: Contract, data: LongTailedSet, label: int, size: int, sampler: Sampler, second: Sampler
+) -> None:
+    """Images of one class for a matching step, whose features a sampler may ask for."""
+    where = Sampler.for_matching
+
+    def embed(indices: Tensor) -> Tensor:
+        return data.train_images[indices].flatten(1).float()
+
+    contract.must(sampler.interval >= 1, Sampler.for_matching, "interval is a number of steps, at least 1")
+    with contract.works(where, f"for_matching draws {size} images of class {label}"):
+        first, repeated, of_second = (
+            drawn.for_matching(label, size, generator(3, "check"), embed) for drawn in (sampler, sampler, second)
+        )
+    contract.must(first.dtype == torch.int64 and first.dim() == 1, where, "for_matching gives int64 indices")
+    same = torch.equal(first, repeated) and torch.equal(first, of_second)
+    contract.must(same, where, "for_matching is a function of its arguments")
+    contract.must(
+        len(first) == size == len(first.unique()), where, "for_matching gives as many images as asked for, none twice"
+    )
+    contract.must(bool((data.train_labels[first] == label).all()), where, "for_matching is of its class")
 
 
 def _check_epoch(contract: Contract, images: int, progress: float, sampler: Sampler, second: Sampler) -> None:

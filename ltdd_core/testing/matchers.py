@@ -62,8 +62,8 @@ def _check_unequal(
     contract: Contract, component: type[Matcher], data: LongTailedSet, sampler: Sampler, options: dict[str, Any]
 ) -> None:
     """Each class has its own number of images, and where a class keeps its real ones they stay as they are."""
-    stored_as_seen = component.decode is Matcher.decode  # a run refuses to keep what is decoded
-    for keep_real in (False, True) if stored_as_seen else (False,):
+    decoded = component(component.Options(**options)).is_decoded(data.image_shape)  # a run refuses to keep that
+    for keep_real in (False,) if decoded else (False, True):
         where = "with different numbers of images per class" + (", some of them kept" if keep_real else "")
         task = tiny_task(data, sampler, ipc=UNEQUAL, keep_real=keep_real)
         matcher = component(component.Options(**options))

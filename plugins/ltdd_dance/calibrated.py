@@ -33,15 +33,13 @@ from ltdd_core import (
     class_means,
     generator,
     option,
-    untiled,
 )
-
-SMALLEST_TILE = 8  # pixels a side; tiles of 4x4 are worse than images of 8x8, see docs/feature-methods.md
 
 
 class CalibratedMatcher(BatchMatcher, ABC):
     """Match features in partly trained networks, and be classified well by networks that are trained further."""
 
+    usual_factor = 2
     together: ClassVar[bool] = False
     """Whether the sum of both gradients moves the pixels; else each of them does, one after the other."""
 
@@ -66,7 +64,7 @@ class CalibratedMatcher(BatchMatcher, ABC):
             "tiles beside and below each other in a stored image, each of which a network sees at full size",
             source="DANCE, public code: 2",
             ge=1,
-            unless_given=f"2, or 1 where tiles would have fewer than {SMALLEST_TILE}x{SMALLEST_TILE} pixels",
+            unless_given="2, or 1 where tiles would have fewer than 8x8 pixels",
         )
         calibration: float = option(
             1.0, "weight of the cross-entropy beside the matching; 0 leaves it out", source="DANCE, public code", ge=0
@@ -106,10 +104,11 @@ class CalibratedMatcher(BatchMatcher, ABC):
         """
         self.task, self.pool, self.labels = task, task.networks, task.initial_labels
         self._normalise = task.data.normalisation.layer().to(task.device)
-        factor = self._factor(task.data.image_shape)
+        factor = self.factor_of(task.data.image_shape)
         self._at_once = grouped([factor**2 * number for number in task.ipc_of_class], task.chunk)
         tiles = task.initial_tiles(factor)
         self.pixels = task.data.normalisation.invert(tiles).requires_grad_(True)
+        self.kept_pixels = self.pixels.detach()[task.kept]
         self.mover = self.make_optimizer()
         self.keep(pixels=self.pixels, optimizer=self.mover)
         self.prepare_networks(task)
@@ -126,7 +125,7 @@ class CalibratedMatcher(BatchMatcher, ABC):
 
     def images_per_step(self, counts: Sequence[int], ipc_of_class: Sequence[int]) -> int:
         """The real images that are drawn, and the tiles, in both networks."""
-        tiles = (self.options.factor or 2) ** 2 * sum(ipc_of_class)
+        tiles = self.tiles_of_image * sum(ipc_of_class)
         passes = 2 if self.options.calibration else 1
         return sum(min(count, self.options.batch_real) for count in counts) + passes * tiles
 
@@ -149,14 +148,6 @@ class CalibratedMatcher(BatchMatcher, ABC):
         """The pixels, normalised, and their classes."""
         with torch.no_grad():
             return Synthetic(self._normalise(self.pixels), self.labels)
-
-    def decode(self, images: Tensor) -> Tensor:
-        """The tiles of each image, at full size."""
-        return untiled(images, self._factor(images.shape[1:]))
-
-    def _factor(self, shape: Sequence[int]) -> int:
-        """Tiles a side of images ``(C, H, W)``."""
-        return self.options.factor or (2 if min(shape[1:]) >= 2 * SMALLEST_TILE else 1)
 
     def _descended(self, loss: Callable[[Sequence[int]], Tensor]) -> Tensor:
         """The sum of the losses of all classes; its gradient is added to that of the pixels.
@@ -182,6 +173,7 @@ class CalibratedMatcher(BatchMatcher, ABC):
         self.mover.zero_grad()
         with torch.no_grad():
             self.pixels.clamp_(0, 1)
+            self.pixels[self.task.kept] = self.kept_pixels  # weight decay and momentum move them without a gradient
 
     def _cross_entropy(self, network: Network, step: int, classes: Sequence[int]) -> Tensor:
         """The weighted mean of each class, summed, under an augmentation of its own for each class."""

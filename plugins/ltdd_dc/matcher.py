@@ -109,8 +109,9 @@ class GradientMatcher(BatchMatcher):
     def images_per_step(self, counts: Sequence[int], ipc_of_class: Sequence[int]) -> int:
         """Those of all matchings, whose synthetic images go twice as far, and of the training between them."""
         outer, inner = self._loops(ipc_of_class)
-        once = super().images_per_step(counts, ipc_of_class) + sum(ipc_of_class)
-        return outer * once + (outer - 1) * inner * sum(ipc_of_class)
+        synthetic = self.tiles_of_image * sum(ipc_of_class)
+        once = super().images_per_step(counts, ipc_of_class) + synthetic
+        return outer * once + (outer - 1) * inner * synthetic
 
     def _loops(self, ipc_of_class: Sequence[int]) -> tuple[int, int]:
         """Matchings of an iteration, and epochs of training between two."""
@@ -150,14 +151,15 @@ class GradientMatcher(BatchMatcher):
 
     def _train(self, network: Network, draws: torch.Generator) -> None:
         """Train the network on the synthetic images for ``inner_loop`` epochs, by SGD without momentum."""
-        images, task = self.images.detach(), self.task
+        task, seen = self.task, self.decode(self.images.detach())
+        images, labels = seen.flatten(0, 1), self.labels.repeat_interleave(seen.shape[1])
         parameters = list(network.parameters())
         for _ in range(self.inner_loop):
             for indices in torch.randperm(len(images), generator=draws).split(self.options.batch_train):
                 task.keep_going()
                 transform = task.augmentation.draw(task.data.image_shape, draws, len(indices))
                 chosen = indices.to(images.device)
-                batch = transform(images[chosen]), self.labels[chosen]
+                batch = transform(images[chosen]), labels[chosen]
                 gradient = gradient_in_chunks(network, parameters, *batch, cross_entropy, task.chunk)
                 with torch.no_grad():
                     for parameter, slope in zip(parameters, gradient, strict=True):
