@@ -32,6 +32,7 @@ BUILT_IN = [
     "ensemble",
     "hierarchical",
     "huggingface",
+    "idm",
     "labellers",
     "losses",
     "methods",
