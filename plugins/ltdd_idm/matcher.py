@@ -146,7 +146,7 @@ class ImprovedDistributionMatcher(BatchMatcher):
         place, *_ = self.queue.drawn(generator(seed, "network to match in", step))
         accuracy = self.queue.accuracy(place)
         self._of_cross_entropy = options.cross_entropy * accuracy
-        loss = self.descend(self.queue.network(place, step), step)
+        loss = self.match(self.queue.network(place, step), step)
         for turn, place in enumerate(self.queue.drawn(generator(seed, "networks to train", step))[: options.trained]):
             draws = generator(seed, f"batches of network {turn}", step)
             for _ in range(options.train_steps):
