@@ -31,8 +31,8 @@ ROW = {
     *("images_seen", "training_seconds", "multiply_adds"),
 }
 SAMPLERS = [
-    *("class-balanced", "effective-number", "el2n", "forgetting", "graph-cut", "herding", "instance", "k-center"),
-    *("k-means", "progressive", "random", "square-root"),
+    *("class-balanced", "dream", "effective-number", "el2n", "forgetting", "graph-cut", "herding", "instance"),
+    *("k-center", "k-means", "progressive", "random", "square-root"),
 ]
 CATALOG = installed()
 COMPONENTS = [(kind, name) for kind in KINDS if kind != "preset" for name in CATALOG.names(kind)]
