@@ -152,16 +152,14 @@ class Distillation:
         return tiled(images, factor) if real.any() else self.initial_images.clone()
 
     def draw_real(self, label: int, size: int, number: int) -> Tensor:
-        """Real images of a class for a matching step, as the sampler chooses them.
+        """Real images of a class for a matching step, as the sampler chooses them: int64 ``[min(size, n_c)]``.
+
+        They are indices into ``data.train_images``, none twice, a function of the seed, the number and the class.
 
         Args:
             label: the class.
             size: how many; all of a class that has fewer.
-            number: of the step, or of the draw where a step has several.  What is drawn is a function of the seed, the
-                number and the class.
-
-        Returns:
-            Indices into ``data.train_images``, int64 ``[min(size, n_c)]``, none twice.
+            number: of the step, or of the draw where a step has several.
         """
         return self._draws.of_class(label, size, number)
 
@@ -370,10 +368,9 @@ class Matcher(Component, ABC):
         return images[:, None]
 
     def is_decoded(self, shape: Sequence[int]) -> bool:
-        """Whether networks see something else than what is stored: whether :meth:`decode` does anything.
+        """Whether :meth:`decode` does anything; unless this is overridden, whether ``decode`` is.
 
-        Then no real image can be kept among the stored ones, and whoever uses these needs the method.  Unless it is
-        overridden, whether :meth:`decode` is.
+        Then no real image can be kept among the stored ones, and whoever uses these needs the method.
 
         Args:
             shape: ``(C, H, W)`` of the real images.
