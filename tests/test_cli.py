@@ -574,7 +574,7 @@ def test_plugins_lists_what_is_installed_from_where_and_what_it_offers(ltdd):
         "module": "ltdd_samplers",
         "state": "built-in",
         "reason": "",
-        "offers": {"sampler": [name for name in SAMPLERS if name != "instance"]},
+        "offers": {"sampler": [name for name in SAMPLERS if name != "instance"], "preset": ["dream-paper"]},
         "faults": {},
         "traceback": "",
     }
