@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -171,20 +172,32 @@ def test_a_longer_and_a_shorter_queue_go_back_to_what_they_were():
         assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
-def test_batch_normalisation_takes_whole_batches():
+def queue_trained(make, chunk=4):
+    """The parameters of the first network after a step of training, in networks of another kind."""
     data = tiny_long_tailed()
-
-    def make(shape, outputs):
-        return ConvNet(shape, outputs, ConvNet.Options(depth=1, width=4, norm="batch"))
-
     device, images = torch.device("cpu"), data.normalisation.apply(data.train_images)
     pool = NetworkPool(make, data.image_shape, data.classes, seed=0, device=device, calibration=lambda step: images)
-    task = replace(tiny_task(data, PlainSampler(data), ipc=IPC), networks=pool)
-    whole, parts = (prepared(replace(task, chunk=chunk)) for chunk in (64, 2))
-    for matcher in (whole, parts):
-        matcher.queue.train(0, torch.arange(20))
-    (one, *_), (other, *_) = (matcher.state()["queue: 0: parameters"][None] for matcher in (whole, parts))
-    assert torch.equal(one, other)
+    matcher = prepared(replace(tiny_task(data, PlainSampler(data), ipc=IPC), networks=pool, chunk=chunk))
+    matcher.queue.train(0, torch.arange(20))
+    return matcher.state()["queue: 0: parameters"]
+
+
+def small_network(shape, outputs, norm="instance"):
+    return ConvNet(shape, outputs, ConvNet.Options(depth=1, width=4, norm=norm))
+
+
+def test_batch_normalisation_takes_whole_batches():
+    whole, parts = (queue_trained(partial(small_network, norm="batch"), chunk) for chunk in (64, 2))
+    assert torch.equal(whole, parts)
+
+
+def test_the_layout_of_parameters_and_gradients_does_not_matter():
+    """Compiled gradients lie in memory as the compiler likes; those of such a network do, too."""
+
+    def in_another_layout(shape, outputs):
+        return small_network(shape, outputs).to(memory_format=torch.channels_last)
+
+    torch.testing.assert_close(queue_trained(in_another_layout), queue_trained(small_network))
 
 
 # ---- the matcher among the others ----------------------------------------------------------------

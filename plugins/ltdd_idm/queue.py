@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
 from ltdd_core import CompiledNetwork, Distillation, Network, cross_entropy, gradient_in_chunks
 
@@ -106,7 +105,7 @@ class NetworkQueue:
 
         parameters = list(network.inner.parameters())
         gradient = gradient_in_chunks(network, parameters, images, labels, loss, len(images) if whole else task.chunk)
-        slope = parameters_to_vector(gradient).add_(member["parameters"], alpha=self.weight_decay)
+        slope = _in_a_row(gradient).add_(member["parameters"], alpha=self.weight_decay)
         member["velocity"].mul_(self.momentum).add_(slope)
         member["parameters"].sub_(member["velocity"], alpha=self.lr)
         member["accuracy"][1] += len(indices)
@@ -114,7 +113,7 @@ class NetworkQueue:
     def _append(self) -> None:
         """Let a new random network join; its weights are a function of the seed and of how many joined before."""
         number = int(self._pushed)
-        parameters = parameters_to_vector(self.task.networks.new("queue", number).parameters()).detach()
+        parameters = _in_a_row(self.task.networks.new("queue", number).parameters())
         velocity, accuracy = torch.zeros_like(parameters), torch.zeros(2, dtype=torch.int64, device=parameters.device)
         self._members.append({"parameters": parameters, "velocity": velocity, "accuracy": accuracy})
         self._pushed += 1
@@ -137,3 +136,8 @@ class NetworkQueue:
             for value, part in zip(inner.parameters(), parameters.split(sizes), strict=True):
                 value.copy_(part.view_as(value))
         return self._trainee, bool(normalising)
+
+
+def _in_a_row(tensors: Iterable[Tensor]) -> Tensor:
+    """All values of some tensors, ``[P]``, whatever their layout in memory: that of compiled gradients is their own."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
