@@ -5,6 +5,7 @@ import torch
 
 from ltdd_core import configure, distill
 from ltdd_core.config.model import Compute
+from ltdd_core.runs.devices import computing
 from ltdd_core.runs.precision import FASTER, bf16_speed
 from ltdd_core.seeding import generator
 from ltdd_core.training.augment import OPERATIONS
@@ -41,11 +42,23 @@ def test_the_first_steps_are_those_of_the_cpu(tmp_path):
     torch.testing.assert_close(images["cpu"], images["cuda"], atol=1e-2, rtol=1e-2)
 
 
-@pytest.mark.parametrize(("precision", "compiled"), [("bf16", False), ("bf16", True), ("fp32", True)])
+@pytest.mark.parametrize(("precision", "compiled"), [("bf16", False), ("bf16", True), ("fp32", True), ("tf32", False)])
 def test_precision_and_compile(tmp_path, precision, compiled):
     compute = {"device": "cuda", "precision": precision, "compile": compiled}
     result = distill(configure(**TINY, compute=compute), tmp_path / "a")
     assert torch.isfinite(result.distilled.images).all()
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("tf32", True), ("fp32", False)])
+def test_products_are_rounded_only_where_that_is_asked_for(precision, rounded):
+    if rounded and torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("this GPU has no TF32")
+    a = torch.full((64, 64), 1 + 2.0**-20, device="cuda")
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    with computing(Compute(device="cuda", precision=precision), torch.device("cuda")):
+        product = a @ torch.eye(64, device="cuda")
+    assert torch.equal(product, a) != rounded
+    assert before == (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
 
 
 def test_a_card_with_bf16_is_measured_to_be_faster_in_it(tmp_path, monkeypatch):

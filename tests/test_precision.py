@@ -121,6 +121,18 @@ def test_a_run_goes_on_compiled_or_not_as_it_was_asked_to(said, tmp_path):
     assert (asked.compute.precision, asked.compute.compile) == ("bf16", not said)  # which a resume refuses
 
 
+@pytest.mark.parametrize("command", [("distill", "--method", "dm"), ("train",)])
+def test_tf32_is_refused_on_a_cpu(command, ltdd):
+    refused = one_line_error(ltdd(*command, "--device", "cpu", "--precision", "tf32"))
+    assert "--precision tf32 is for NVIDIA GPUs, and this run computes on the CPU; use --precision fp32" in refused
+
+
+def test_a_plan_in_tf32_is_made_as_in_fp32(ltdd):
+    result = ltdd("plan", *TINY, "--method", "dm", "--on", "h100", "--precision", "tf32", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["precision"] == "fp32"
+
+
 def test_a_run_of_one_precision_is_not_measured(ltdd, monkeypatch):
     monkeypatch.setattr(precision, "bf16_speed", lambda *given: pytest.fail("measured"))
     assert ltdd("distill", "--method", "dm", *TINY, "--precision", "fp32").exit_code == 0

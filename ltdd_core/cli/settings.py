@@ -132,8 +132,8 @@ def speed_options(command: Command) -> Command:
         command,
         click.option(
             "--precision",
-            metavar="auto|fp32|bf16",
-            shell_complete=choices("auto", "fp32", "bf16"),
+            metavar="auto|fp32|tf32|bf16",
+            shell_complete=choices("auto", "fp32", "tf32", "bf16"),
             help="Precision of the features; auto, the default: the faster one on this machine.",
         ),
         click.option(

@@ -172,10 +172,11 @@ class Compute(BaseOptions):
     threads: int | None = option(
         None, "CPU threads; unless given, as many as there are cores, or as a container may use", ge=1, le=MOST_THREADS
     )
-    precision: Literal["auto", "fp32", "bf16"] = option(
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = option(
         "auto",
         "precision of the features in matching and training; auto: the one that this machine trains networks in "
-        "fastest, as it is on most GPUs, and on CPUs with AMX or AVX-512-BF16, bf16",
+        "fastest, as it is on most GPUs, and on CPUs with AMX or AVX-512-BF16, bf16; tf32, on NVIDIA GPUs only, rounds "
+        "what enters convolutions and matrix products",
     )
     compile: Literal["auto"] | bool = option(
         "auto",

@@ -143,6 +143,8 @@ def _to_count(config: Config, rates: Rates, image_shape: tuple[int, int, int]) -
     precision = compute.precision
     if precision == "auto":
         precision = "bf16" if rates.bf16 else "fp32"
+    elif precision == "tf32":  # the CPU that counts has none; as fp32 it is planned from above
+        precision = "fp32"
     chunk = chunk_size(compute, device, image_shape)
     changed = {"device": "cpu", "precision": precision, "chunk": chunk, "compile": False}
     return replace(config, compute=compute.model_copy(update=changed))

@@ -27,7 +27,7 @@ def find_device(compute: Compute) -> torch.device:
     """The device that a run asks for.
 
     Raises:
-        InputError: CUDA, or compilation, is asked for and cannot be had.
+        InputError: CUDA, TF32 or compilation is asked for and cannot be had.
     """
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
@@ -35,6 +35,9 @@ def find_device(compute: Compute) -> torch.device:
         raise InputError(f"{asked}: this machine has no usable CUDA device; use {instead} or auto.")
     on_gpu = available and compute.device != "cpu"
     device = torch.device("cuda" if on_gpu else "cpu")
+    if compute.precision == "tf32" and not on_gpu:
+        asked, instead = (how_to_set("compute.precision", name) for name in ("tf32", "fp32"))
+        raise InputError(f"{asked} is for NVIDIA GPUs, and this run computes on the CPU; use {instead} or auto.")
     if compute.compile is True and not has_compiler(device):
         asked = how_to_set("compute.compile", True)
         raise InputError(f"{asked} needs a compiler: install g++ (gcc for a GPU) or clang, or leave {asked} out.")
@@ -65,18 +68,20 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def computing(compute: Compute, device: torch.device) -> Iterator[None]:
-    """The number of CPU threads that a run asks for, and fp32 that is fp32 on a GPU; both as before afterwards."""
+    """The CPU threads that a run asks for, and on a GPU TF32 only where it asks for that; both as before afterwards."""
     keep_freed_memory()
-    threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    threads, before = torch.get_num_threads(), (convolutions.allow_tf32, products.allow_tf32)
     torch.set_num_threads(compute.threads or usual_threads())
     if device.type == "cuda":
         torch.cuda.init()
-        torch.backends.cudnn.allow_tf32 = False  # torch's default rounds the inputs of convolutions to 10 bits
+        # torch's default rounds the inputs of convolutions to 10 bits
+        convolutions.allow_tf32 = products.allow_tf32 = compute.precision == "tf32"
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.backends.cudnn.allow_tf32 = tf32
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 def usual_threads() -> int:

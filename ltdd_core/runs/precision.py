@@ -29,7 +29,7 @@ WARM_UP, REPEATS = 2, 5
 
 
 def in_one_precision(config: Config, folder: Path | None = None) -> Config:
-    """A configuration that says bf16 or fp32: where it leaves that to the machine, the faster of them.
+    """A configuration that names a precision: where it leaves that to the machine, the faster of bf16 and fp32.
 
     Args:
         config: the configuration.
@@ -50,7 +50,7 @@ def in_one_precision(config: Config, folder: Path | None = None) -> Config:
 def _as_begun(compute: Compute, folder: Path) -> Compute:
     """What is left to the machine is as the run in a folder has it."""
     begun = RunFolder(folder).stored_config().get("compute", {})
-    known = {"precision": ("fp32", "bf16"), "compile": (True, False)}
+    known = {"precision": ("fp32", "tf32", "bf16"), "compile": (True, False)}
     left = [name for name in known if getattr(compute, name) == "auto"]
     return compute.model_copy(update={name: begun[name] for name in left if begun.get(name) in known[name]})
 
