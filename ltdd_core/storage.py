@@ -28,6 +28,8 @@ NOT_OF_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
 """How file systems answer that cannot sync a folder (SMB, shared folders of virtual machines)."""
 TEMPORARY = ".tmp"
 """How the names of files end that are not written to their end yet."""
+METADATA = "__metadata__"
+"""The part of the header of a safetensors file that is no tensor."""
 
 
 def cache_folder() -> Path | None:
@@ -103,9 +105,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
         WriteError: the file cannot be written.
         ValueError: a number of the facts is not finite.
     """
-    plain = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    metadata = {key: json_text(facts[key]) for key in sorted(facts)}
-    write_atomically(path, _sorted_header(safetensors_bytes(plain, metadata)))
+    header = _header_of(tensors, {key: json_text(value) for key, value in facts.items()})
+
+    def content() -> Iterator[bytes | memoryview]:
+        yield _header_bytes(header)
+        for name in header:
+            if name != METADATA:
+                yield _memory_of(tensors[name])
+
+    write_atomically(path, content())
 
 
 def save_bytes_in_parts(
@@ -126,7 +134,7 @@ def save_bytes_in_parts(
     """
     length, written = math.prod(shape), 0
     header = {
-        "__metadata__": {key: json_text(value) for key, value in facts.items()},
+        METADATA: {key: json_text(value) for key, value in facts.items()},
         name: {"dtype": "U8", "shape": list(shape), "data_offsets": [0, length]},
     }
 
@@ -135,7 +143,7 @@ def save_bytes_in_parts(
         yield _header_bytes(header)
         for part in parts:
             written += part.numel()
-            yield part.contiguous().view(-1).numpy().data
+            yield _memory_of(part)
         if written != length:
             raise ValueError(f"parts of {written} bytes do not make a tensor of {length}")
 
@@ -253,17 +261,32 @@ class TensorDigest:
 
     def update(self, part: Tensor) -> None:
         """The next part of the tensor, or all of it, on any device."""
-        self._digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self._digest.update(_memory_of(part))
 
     def hexdigest(self) -> str:
         """32 hexadecimal digits."""
         return self._digest.hexdigest()
 
 
-def _sorted_header(content: bytes) -> bytes:
-    """The same file with the header's keys sorted: the library writes metadata in random order."""
-    length = int.from_bytes(content[:8], "little")
-    return _header_bytes(json.loads(content[8 : 8 + length])) + content[8 + length :]
+def _memory_of(tensor: Tensor) -> memoryview:
+    """All bytes of a tensor on any device, not copied where they lie one after another on the CPU already."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _header_of(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
+    """The header of a file, its tensors in the order of their data.
+
+    The library says how each dtype is called and which order aligns the data.  It is given tensors without values: it
+    would copy all of them, which takes their memory again.
+    """
+    bare = {name: torch.empty(0, dtype=tensor.dtype) for name, tensor in tensors.items()}
+    content = safetensors_bytes(bare)
+    header: dict[str, Any] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    end = 0
+    for name, entry in header.items():
+        start, end = end, end + tensors[name].nbytes
+        entry.update(shape=list(tensors[name].shape), data_offsets=[start, end])
+    return {METADATA: metadata, **header}
 
 
 def _header_bytes(header: Mapping[str, Any]) -> bytes:

@@ -12,13 +12,14 @@ import struct
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import save as safetensors_bytes, save_file
 
 from ltdd_core import DistilledSet, InputError, PerChannel, SoftLabels, load_distilled, save_distilled
 from ltdd_core.storage import csv_text, load_tensors, save_tensors, text_of_csv, write_atomically
@@ -305,6 +306,29 @@ def test_names_that_no_file_has_are_one_line(tmp_path):
 def test_facts_that_json_does_not_have_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         save_tensors(tmp_path / "x", {}, {"a": float("nan")})
+
+
+@pytest.mark.parametrize("facts", [{}, {"b": 1, "a": "ü"}])
+def test_a_file_has_the_bytes_of_the_library_with_a_sorted_header_and_is_written_without_a_copy(tmp_path, facts):
+    dtypes = (torch.uint8, torch.float32, torch.bool, torch.float64, torch.int16, torch.bfloat16, torch.int64)
+    tensors = {f"{place}: é": torch.arange(12).view(3, 4).T.to(dtype) for place, dtype in enumerate(dtypes)}
+    tensors |= {"large": torch.rand(2**20), "none": torch.empty(0, 3), "number": torch.tensor(2.5)}
+    tracemalloc.start()
+    save_tensors(tmp_path / "x", tensors, facts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20 < tensors["large"].nbytes
+    written = (tmp_path / "x").read_bytes()
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    library = safetensors_bytes(contiguous, {name: json.dumps(value) for name, value in facts.items()})
+    (length, header), (of_library, expected) = (
+        (length := int.from_bytes(content[:8], "little"), json.loads(content[8 : 8 + length]))
+        for content in (written, library)
+    )
+    assert header == expected
+    assert list(header) == sorted(header)
+    assert written[8 + length :] == library[8 + of_library :]
+    assert torch.equal(load_tensors(tmp_path / "x")[0]["0: é"], contiguous["0: é"])
 
 
 def test_metadata_are_json_a_stranger_can_read(tmp_path):
