@@ -258,6 +258,11 @@ def test_initial_images_are_as_many_as_each_class_asks_for(pairs, init):
     kept = [init == "keep" and count <= number for count, number in pairs]
     assert task.kept.tolist() == [kept[label] for label in task.initial_labels]
     assert torch.equal(task.kept_images, task.initial_images[task.kept])
+    before = task.initial_images.clone()
+    task.initial_images.zero_()  # as a method moves them that has no copy
+    task.forget_initial_images()
+    assert torch.equal(task.kept_images, before[task.kept])
+    assert torch.equal(task.initial_images, before)
     for label, count in enumerate(counts):
         own = task.initial_images[task.initial_labels == label]
         if init != "noise":

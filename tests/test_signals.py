@@ -15,7 +15,9 @@ from PIL import Image
 
 from ltdd_core import Interrupted, configure, distill, load_distilled
 from ltdd_core.runs.stop import StopRequest
+from ltdd_core.storage import load_tensors
 from ltdd_dc.matcher import DatasetCondensation, SiameseCondensation
+from ltdd_dm.matcher import DistributionMatcher
 from ltdd_mtt.matcher import TrajectoryMatcher
 
 LTDD = str(Path(sys.executable).with_name("ltdd"))
@@ -176,6 +178,7 @@ def test_a_signal_while_images_are_distilled_saves_them(number, stopped, tmp_pat
         (DatasetCondensation, 12, {"name": "dc", "momentum": 0.5}),  # the images have moved once by then
         (SiameseCondensation, 12, {"name": "dsa", "momentum": 0.5}),
         (TrajectoryMatcher, 3, {"name": "mtt", "experts": {"count": 1, "epochs": 2}, "syn_steps": 2}),
+        (DistributionMatcher, 1, {"name": "dm"}),  # with a state that is too large to be copied, see below
     ],
 )
 def test_a_slow_step_is_ended_inside_and_is_taken_again(kind, looks, options, tmp_path, monkeypatch):
@@ -199,8 +202,15 @@ def test_a_slow_step_is_ended_inside_and_is_taken_again(kind, looks, options, tm
 
     monkeypatch.setattr(StopRequest, "check", looked_at)
     monkeypatch.setattr(kind, "step", noted)
-    with pytest.raises(Interrupted):
-        distill(config, tmp_path / "cut")
+    monkeypatch.setattr("ltdd_core.distillation.steps.SLOW_STEP", 0)
+    if kind is DistributionMatcher:
+        monkeypatch.setattr("ltdd_core.distillation.checkpoint.LARGE_STATE", 0)
+    with monkeypatch.context() as patched:
+        if kind is DistributionMatcher:
+            patched.setattr(kind, "load_state", None)
+        with pytest.raises(Interrupted):
+            distill(config, tmp_path / "cut")
+    assert load_tensors(tmp_path / "cut" / "checkpoint.safetensors")[1] == {"step": 1}
     assert len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()) == 1
     looked.append(1)  # enough for no other signal to come
     distill(config, tmp_path / "cut", resume=True)

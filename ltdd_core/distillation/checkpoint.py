@@ -1,8 +1,9 @@
-"""Put a matcher back to where a run stopped, or refuse a checkpoint that is not of this run."""
+"""Put a matcher back to where a run or a step began, or refuse a checkpoint that is not of this run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +12,42 @@ from torch import Tensor
 from ltdd_core.distillation.matcher import Matcher
 from ltdd_core.errors import InputError, reason_of
 from ltdd_core.runs.checkpoint import BEGIN_AGAIN
+from ltdd_core.storage import digest_of
+
+SMALL_STATE, LARGE_STATE = 16 * 2**20, 512 * 2**20
+"""Bytes of a state that is copied before every step, and of one on the CPU that is never copied."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """The state of a matcher before a step, to go back to if a signal ends the step."""
+
+    copy: Mapping[str, Tensor] | None = None
+    digest: str | None = None
+    """Of a state that is too large to be there twice: steps that change their state at the end can be ended before."""
+
+    @classmethod
+    def of(cls, matcher: Matcher, *, slow: bool) -> Before:
+        """Remember a state, unless that would cost much of the step.
+
+        Args:
+            matcher: before the step.
+            slow: whether its steps are slow enough for a state of any size.
+        """
+        state = matcher.state()
+        size = sum(tensor.nbytes for tensor in state.values())
+        if not slow and size > SMALL_STATE:
+            return cls()
+        if size > LARGE_STATE and all(tensor.device.type == "cpu" for tensor in state.values()):
+            return cls(digest=digest_of(state))
+        return cls({name: tensor.detach().clone() for name, tensor in state.items()})
+
+    def is_back(self, matcher: Matcher) -> bool:
+        """Whether the matcher has this state now: it is put back, or was never changed."""
+        if self.copy is not None:
+            matcher.load_state(self.copy)
+            return True
+        return self.digest is not None and self.digest == digest_of(matcher.state())
 
 
 def restore(matcher: Matcher, step: int, state: Mapping[str, Tensor], *, total: int, path: Path) -> None:

@@ -170,6 +170,7 @@ def distill(
             display.ahead(lambda: classifiers_ahead(setup, lines, matcher, task, out))
             with own.counted():
                 matcher.prepare(task)
+            task.forget_initial_images()
             try_labeller(setup)
         say_what_is_distilled(setup)
         if folder.is_empty() or folder.is_scored_otherwise(config):

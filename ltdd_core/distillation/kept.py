@@ -23,7 +23,7 @@ def put_back(task: Distillation, made: Synthetic) -> Synthetic:
 
 
 def _laid_out_as_the_initial_images(task: Distillation, made: Synthetic) -> bool:
-    same_shape = made.images.shape == task.initial_images.shape
+    same_shape = made.images.shape == (len(task.initial_labels), *task.data.image_shape)
     return same_shape and torch.equal(made.labels.cpu(), task.initial_labels.cpu())
 
 

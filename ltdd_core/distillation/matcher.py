@@ -106,9 +106,10 @@ class Distillation:
         return most
 
     @cached_property
-    def _initial(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _initial(self) -> tuple[Tensor, Tensor]:
         images, real = self.draw_initial(1)
-        return images, real, images[self.kept]  # a copy: a method may move the images in place
+        self.__dict__.setdefault("_kept_images", images[self.kept])  # a copy: a method may move the images in place
+        return images, real
 
     @property
     def initial_images(self) -> Tensor:
@@ -117,6 +118,13 @@ class Distillation:
         They are drawn when they are first asked for.
         """
         return self._initial[0]
+
+    def forget_initial_images(self) -> None:
+        """Free their memory, which a method that has a copy needs no more; they are drawn again if they are asked for.
+
+        The core calls it after ``prepare``.
+        """
+        self.__dict__.pop("_initial", None)
 
     @property
     def initial_real(self) -> Tensor:
@@ -182,7 +190,11 @@ class Distillation:
         """Those of ``initial_images`` that are ``kept``, float32 ``[kept, C, H, W]``, whatever became of them."""
         if not self.keep_real:
             return torch.empty(0, *self.data.image_shape, device=self.device)  # without drawing any
-        return self._initial[2]
+        return self._kept_images
+
+    @cached_property
+    def _kept_images(self) -> Tensor:
+        return self.initial_images[self.kept]
 
     def without_kept(self, gradient: Tensor) -> Tensor:
         """A gradient, or a step, of the images that leaves the kept ones where they are.

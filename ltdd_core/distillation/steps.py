@@ -13,7 +13,7 @@ from torch import Tensor
 from ltdd_core.config.advice import against_divergence
 from ltdd_core.config.model import Config
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.distillation.checkpoint import restore
+from ltdd_core.distillation.checkpoint import Before, restore
 from ltdd_core.distillation.kept import count_kept, put_back
 from ltdd_core.distillation.matcher import Distillation, Matcher, Synthetic
 from ltdd_core.distillation.spent import OwnSeconds
@@ -30,8 +30,8 @@ from ltdd_core.training.soft_labels import SoftLabels
 
 PICTURE = "distilled.png"
 RISEN = 1.3  # of a loss, times what it began as; runs that worked ended at 1.02 or less
-SLOW_STEP, SMALL_STATE = 0.5, 16 * 2**20
-"""Seconds of a step, or bytes of a state, for which a copy of the state costs next to nothing."""
+SLOW_STEP = 0.5
+"""Seconds of a step for which remembering the state before it costs next to nothing."""
 SECONDS_BETWEEN_PICTURES = 20.0  # while a run is at work; one takes some tenths of a second
 
 
@@ -92,32 +92,18 @@ def taken(active: ActiveRun, step: int, *, slow: bool) -> tuple[dict[str, float]
     Args:
         active: the run.
         step: the number of the step.
-        slow: whether steps are slow enough for a copy of a state of any size.
+        slow: whether steps are slow enough to remember a state of any size.
     """
     matcher = active.matcher
-    before = copied(matcher, slow=slow)
+    before = Before.of(matcher, slow=slow)
     began = time.monotonic()
     try:
         metrics = {name: float(value) for name, value in matcher.step(step).items()}
     except Interrupted:
-        if before is not None:
-            matcher.load_state(before)
+        if before.is_back(matcher):
             save(matcher, active.folder, step, active.run.config)
         raise
     return metrics, time.monotonic() - began  # float() has waited for the device
-
-
-def copied(matcher: Matcher, *, slow: bool) -> dict[str, Tensor] | None:
-    """The state before a step, to go back to if a signal ends the step; None where a copy would cost much of a step.
-
-    Args:
-        matcher: before the step.
-        slow: whether its steps are slow enough for a copy of any size.
-    """
-    state = matcher.state()
-    if not slow and sum(tensor.nbytes for tensor in state.values()) > SMALL_STATE:
-        return None
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def save(matcher: Matcher, folder: RunFolder, done: int, config: Config) -> None:

@@ -29,8 +29,10 @@ def save_picture(path: Path, distilled: DistilledSet, counts: Sequence[int] | No
     Raises:
         InputError: it cannot be written.
     """
-    images = distilled.normalisation.invert(distilled.images)
-    write_atomically(path, class_sheet(images, distilled.labels, distilled.class_names, counts))
+    every = range(len(distilled.class_names)) if counts is None else by_count(counts)
+    drawn = torch.isin(distilled.labels, torch.tensor(spread_out(every, MOST_ROWS)))  # of the others no copy is made
+    images = distilled.normalisation.invert(distilled.images[drawn])
+    write_atomically(path, class_sheet(images, distilled.labels[drawn], distilled.class_names, counts))
 
 
 def save_data_picture(path: Path, data: LongTailedSet) -> None:
