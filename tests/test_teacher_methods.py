@@ -29,8 +29,9 @@ from ltdd_core.progress import Display
 from ltdd_core.testing import PlainSampler, tiny_long_tailed, tiny_task
 from ltdd_statistics.crops import CropOptions, best, chosen_crops
 from ltdd_statistics.edc import EDCMatcher
+from ltdd_statistics.observers import global_target
 from ltdd_statistics.rded import CropMatcher
-from ltdd_statistics.recovery import averaged, falling, global_target, labelled_recipe, spread
+from ltdd_statistics.recovery import averaged, falling, labelled_recipe, spread
 from ltdd_statistics.sre2l import SRe2LMatcher
 from ltdd_statistics.teachers import CONVNET, trained
 from ltdd_statistics.uni_level import UniLevelMatcher
@@ -380,6 +381,24 @@ def test_groups_are_moved_as_if_each_were_alone():
     assert loss.isfinite()
     torch.testing.assert_close(whole.step(0)["loss"], torch.stack(losses).mean())
     torch.testing.assert_close(whole.images.grad[first], alone)
+
+
+@pytest.mark.parametrize(
+    ("component", "options"),
+    [(SRe2LMatcher, {"r": 0.3}), (EDCMatcher, {"r": 0.2, "roll": 2}), (UniLevelMatcher, {"r": 0.2, "batch": 7})],
+)
+def test_large_images_go_through_a_network_in_parts_to_the_same_images(monkeypatch, component, options):
+    whole, parts = (prepared(component, **options) for _ in range(2))
+    passed = []
+    for observer in parts.observers:
+        observer.network.register_forward_pre_hook(lambda network, given: passed.append(len(given[0])))
+    for step in range(4):
+        monkeypatch.setattr("ltdd_statistics.recovery.PIXELS", 2**20)
+        expected = whole.step(step)["loss"]
+        monkeypatch.setattr("ltdd_statistics.recovery.PIXELS", 5 * 8 * 8)  # 5 images
+        torch.testing.assert_close(parts.step(step)["loss"], expected)
+        torch.testing.assert_close(parts.images, whole.images, rtol=1e-3, atol=1e-3)
+    assert set(passed) == ({5, 1} if "batch" in options else {5, 2})
 
 
 def test_the_learning_rate_falls_to_zero_and_the_user_is_told_of_steps_behind_that():

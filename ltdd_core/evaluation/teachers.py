@@ -27,8 +27,8 @@ from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.soft_labels import SoftLabels
 from ltdd_core.training.trainer import Trainer
 
-KEPT_BY_NETWORK = 64
-"""Images at once, at least, through a teacher that labels views."""
+PIXELS_AT_ONCE = 64 * 32 * 32
+"""Pixels of images, at least, that go through a teacher at once."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Teachers:
         """
         trainer, parts = self._trainers[0], []
         with torch.no_grad():
-            for part in images.split(max(trainer.chunk, KEPT_BY_NETWORK)):
+            for part in images.split(self._at_once(images)):
                 trainer.keep_going()
                 seen = part.to(trainer.device)
                 log_p = torch.stack([each.log_probabilities(seen) for each in self.classifiers])
@@ -221,11 +221,15 @@ class Teachers:
         """
         return [self._statistics(network) for network in self.networks]
 
+    def _at_once(self, images: Tensor) -> int:
+        """How many of the images, ``[n, C, H, W]``, go through the teachers together."""
+        return max(1, self._trainers[0].chunk, PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
+
     def _statistics(self, network: Network) -> dict[str, LayerStatistics]:
         trainer, data = self._trainers[0], self._data
 
         def compute() -> dict[str, Tensor]:
-            chunks = torch.arange(len(data)).split(max(trainer.chunk, KEPT_BY_NETWORK))
+            chunks = torch.arange(len(data)).split(self._at_once(data.images))
             batches = (data.batch(indices, trainer.device) for indices in chunks)
             found = class_statistics(network, batches, data.classes)
             return {f"{layer}: {name}": value for layer, of in found.items() for name, value in vars(of).items()}

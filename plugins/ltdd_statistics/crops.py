@@ -41,11 +41,12 @@ def chosen_crops(task: Distillation, teachers: Ensemble, options: CropOptions, t
         options: of the crops.
         times: so many times the IPC of each class.
     """
-    parts = []
-    for label, ipc in enumerate(task.ipc_of_class):
+    numbers = [times * ipc for ipc in task.ipc_of_class]
+    crops = torch.empty(sum(numbers), *task.data.image_shape, device=task.device)
+    for label, part in enumerate(crops.split(numbers)):  # filled in class by class, since they may be large
         task.keep_going()
-        parts.append(_of_class(task, teachers, options, label, times * ipc))
-    return torch.cat(parts)
+        part.copy_(_of_class(task, teachers, options, label, len(part)))
+    return crops
 
 
 def _of_class(task: Distillation, teachers: Ensemble, options: CropOptions, label: int, number: int) -> Tensor:

@@ -15,6 +15,8 @@ targets are
 With several networks, each has its turn.  With an average e, what is compared is the moving average e s + (1 - e) stat
 of the batches' statistics, whose gradient is that of stat (G-VBSM, EDC).  It begins with the first batch; in the public
 codes it begins at zero, since their test for the first batch never holds.
+
+Large images go through a network a part at a time, twice: once for the statistics of all, once for the gradient.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, Self
 
 import torch
@@ -49,30 +51,14 @@ from ltdd_core import (
     option,
 )
 from ltdd_statistics.crops import CropOptions, chosen_crops
+from ltdd_statistics.moments import about, moments, together
+from ltdd_statistics.observers import Observer, Target, Which, global_target, observed
 from ltdd_statistics.teachers import DEBIASED, trained
 from ltdd_statistics.windows import draw_windows, mirrored
 
-Which = Literal["running", "balanced", "averaged"]
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a batch normalisation should see."""
-
-    layer: str
-    """Its name in the network."""
-    whole: Tensor
-    """Mean and variance over the long-tailed set, float32 ``[2, channels]``."""
-    classes: Tensor
-    """Mean and variance of each class, float32 ``[classes, 2, channels]``."""
-
-
-@dataclass(frozen=True)
-class Observer:
-    """A trained network whose batch normalisations are matched."""
-
-    network: Network
-    targets: tuple[Target, ...]
+PIXELS = 2**20
+"""Of images whose layers are kept for the gradient: 1,024 images of 32x32 pixels, which take 2 GB in a ConvNet of
+width 128."""
 
 
 class RecoveryMatcher(Matcher, ABC):
@@ -158,18 +144,20 @@ class RecoveryMatcher(Matcher, ABC):
                 f"{how_to_set('matcher.anneal', 'N')}, N the number of steps."
             )
         turn = step % len(self.observers)
+        self.optimizer.zero_grad()  # before there is another, which is as large as the images
         gradient, losses = torch.zeros_like(self.images), []
+        kept = self.averages[turn] if self.averages else []
+        moved = [[layer.clone() for layer in of_group] for of_group in kept]  # a step that a signal ends moves nothing
         for number, group in enumerate(self.groups):
-            images = self.images[group].requires_grad_(True)
-            averages = self.averages[turn][number] if self.averages else None
-            loss = self._loss(self._views(images, group, step), self.labels[group], turn, averages, step)
-            (gradient[group],) = torch.autograd.grad(loss, images)
-            losses.append(loss.detach() * len(group) / len(self.images))
+            loss = self._add_gradient(gradient, group, turn, moved[number] if moved else None, step)
+            losses.append(loss * len(group) / len(self.images))
         self.images.grad = task.without_kept(gradient)
         self.optimizer.param_groups[0]["lr"] = options.lr_img * falling(step, options.anneal)
         self.optimizer.step()
+        for layer, average in zip(chain(*kept), chain(*moved), strict=True):
+            layer.copy_(average)
         if options.clip:
-            self.images.copy_(clipped(task, self.images))
+            clip(task, self.images, self._at_once)
         return {"loss": torch.stack(losses).sum()}
 
     def teacher(self, task: Labelling) -> ViewLabels:
@@ -182,20 +170,74 @@ class RecoveryMatcher(Matcher, ABC):
 
     # ---- the loss --------------------------------------------------------------------------------
 
+    @property
+    def _at_once(self) -> int:
+        """Images that go through a network together, where their gradient is taken."""
+        _, height, width = self.task.data.image_shape
+        return max(1, self.task.chunk, PIXELS // (height * width))
+
+    def _add_gradient(
+        self, gradient: Tensor, group: Tensor, turn: int, averages: list[Tensor] | None, step: int
+    ) -> Tensor:
+        """Fill in the gradient of a group of images; returns its loss.
+
+        Of a group that goes through the network in parts, the gradient of a part depends on the others by the
+        statistics of all alone.  So these come first.
+        """
+        parts, observer = group.split(self._at_once), self.observers[turn]
+        if len(parts) == 1:
+            images = self.images[group].requires_grad_(True)
+            loss = self._loss(self._views(images, group, step), self.labels[group], turn, averages, step)
+            (gradient[group],) = torch.autograd.grad(loss, images)
+            return loss.detach()
+        shares = [len(part) / len(group) for part in parts]
+        found = [together(layer, shares) for layer in zip(*self._moments(parts, observer, step), strict=True)]
+        found = [layer.requires_grad_(True) for layer in found]
+        loss = self.options.r * self._distance(found, self.labels[group], turn, averages, step)
+        slopes = torch.autograd.grad(loss, found)
+        total = loss.detach()
+        for part, share in zip(parts, shares, strict=True):
+            self.task.keep_going()
+            images = self.images[part].requires_grad_(True)
+            logits, seen = observed(observer, self._views(images, part, step))
+            entropy = F.cross_entropy(logits, self.labels[part])
+            own = [about(moments(values), layer.detach()[0]) for values, layer in zip(seen, found, strict=True)]
+            change = torch.stack([(slope * term).sum() for slope, term in zip(slopes, own, strict=True)]).sum()
+            (gradient[part],) = torch.autograd.grad(share * (entropy + change), images)
+            total = total + share * entropy.detach()
+        return total
+
+    @torch.no_grad()
+    def _moments(self, parts: Sequence[Tensor], observer: Observer, step: int) -> list[list[Tensor]]:
+        """For each part of a group the moments that each batch normalisation is given."""
+        found = []
+        for part in parts:
+            self.task.keep_going()
+            seen = observed(observer, self._views(self.images[part], part, step))[1]
+            found.append([moments(values) for values in seen])
+        return found
+
     def _loss(self, images: Tensor, labels: Tensor, turn: int, averages: list[Tensor] | None, step: int) -> Tensor:
         """The loss of a group of images in the network whose turn it is."""
+        logits, seen = observed(self.observers[turn], images)
+        distance = self._distance([moments(values) for values in seen], labels, turn, averages, step)
+        return F.cross_entropy(logits, labels) + self.options.r * distance
+
+    def _distance(
+        self, seen: Sequence[Tensor], labels: Tensor, turn: int, averages: list[Tensor] | None, step: int
+    ) -> Tensor:
+        """How far the statistics of a group of images are from what they should be, over all layers."""
         options, observer = self.options, self.observers[turn]
-        logits, seen = observed(observer, images)
-        distance = images.new_zeros(())
+        distance = seen[0].new_zeros(())
         for place, target in enumerate(observer.targets):
-            found = torch.stack([seen[place].mean((0, 2, 3)), seen[place].var((0, 2, 3), correction=0)])
+            found = seen[place]
             if averages is not None:
                 found = averaged(found, averages[place], options.average, first=step == turn)
             parts = (1 - options.class_weight) * distance_of(found, target.whole)
             if options.class_weight:
                 parts = parts + options.class_weight * distance_of(found, target.classes[labels].mean(0))
             distance = distance + (options.first if place == 0 else 1.0) * parts
-        return F.cross_entropy(logits, labels) + options.r * distance
+        return distance
 
     def _views(self, images: Tensor, group: Tensor, step: int) -> Tensor:
         """Each image as the network sees it: a part of it, perhaps mirrored, all rolled in the same way."""
@@ -246,54 +288,6 @@ class RecoveryMatcher(Matcher, ABC):
         return Observer(plain, tuple(targets))
 
 
-def global_target(network: Network, layer: str, of: LayerStatistics, which: Which) -> Tensor:
-    """Mean and variance that a batch normalisation should see, float32 ``[2, channels]``.
-
-    With the mean m_c and the variance v_c of each class, ``balanced`` is mean_c m_c and the total variance of a set in
-    which all classes count the same, mean_c (v_c + m_c^2) - (mean_c m_c)^2.  ``averaged`` is mean_c m_c and mean_c v_c,
-    as in Uni-level.  ``running`` is what the network noted while it was trained, as in SRe2L and EDC.
-
-    Args:
-        network: has the layer.
-        layer: its name.
-        of: the statistics of each class.
-        which: one of the three.
-    """
-    if which == "running":
-        noted = network.get_submodule(layer)
-        return torch.stack([torch.as_tensor(noted.running_mean), torch.as_tensor(noted.running_var)]).detach()
-    mean = of.mean.double()
-    var = of.var.double().mean(0)
-    if which == "balanced":
-        var = var + mean.var(0, correction=0)
-    return torch.stack([mean.mean(0), var]).float()
-
-
-def observed(observer: Observer, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The logits ``[n, classes]``, and what each batch normalisation is given, float32 ``[n, channels, h, w]``.
-
-    Args:
-        observer: with the layers.
-        images: normalised, float32 ``[n, C, H, W]``.
-    """
-    seen: dict[str, Tensor] = {}
-
-    def noting(name: str) -> torch.utils.hooks.RemovableHandle:
-        def note(layer: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            values = inputs[0].float()
-            seen[name] = values if values.dim() == 4 else values[:, :, None, None]
-
-        return observer.network.get_submodule(name).register_forward_pre_hook(note)
-
-    handles = [noting(target.layer) for target in observer.targets]
-    try:
-        logits = observer.network(images).float()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return logits, [seen[target.layer] for target in observer.targets]
-
-
 def distance_of(found: Tensor, target: Tensor) -> Tensor:
     """|| mean - mean ||_2 + || var - var ||_2, of ``[2, channels]`` each: a scalar."""
     return torch.linalg.vector_norm(found - target, dim=1).sum()
@@ -331,17 +325,18 @@ def spread(number: int, most: int) -> list[Tensor]:
     return [torch.arange(first, number, groups) for first in range(groups)]
 
 
-def clipped(task: Distillation, images: Tensor) -> Tensor:
-    """Images in colours that can be displayed; those that the run keeps as they are.
+def clip(task: Distillation, images: Tensor, at_once: int) -> None:
+    """Move images in place to colours that can be displayed; those that the run keeps stay as they are.
 
     Args:
         task: of the method.
         images: normalised, in the order of the initial images.
+        at_once: images, so that memory does not hold all of them several times.
     """
     normalisation = task.data.normalisation
-    clean = normalisation.apply(normalisation.invert(images) * 255)
-    clean[task.kept] = task.kept_images
-    return clean
+    for part in images.split(at_once):
+        part.copy_(normalisation.apply(normalisation.invert(part) * 255))
+    images[task.kept] = task.kept_images
 
 
 def labelled_recipe(images: int) -> dict[str, object]:
