@@ -125,7 +125,14 @@ def section_of(named: str | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def option(
-    default: Value, text: str, *, source: str = "", component: str = "", unless_given: str = "", **limits: Any
+    default: Value,
+    text: str,
+    *,
+    source: str = "",
+    component: str = "",
+    unless_given: str = "",
+    follows: str = "",
+    **limits: Any,
 ) -> Value:
     """Declare one option: its default, what it does, where the default comes from, and its limits.
 
@@ -136,9 +143,11 @@ def option(
         component: the kind of component that the value names (``"head"``), alone or with options (:data:`Named`).  An
             unknown name or option is refused as soon as it is read.
         unless_given: what holds where the default is None, as it is shown: "the method's, or 0.9".
+        follows: the option of the run (``"iterations"``) whose value holds where that of a matcher is None.  The
+            configuration of a run has it spelt out, so a run that goes on with more steps keeps what it began with.
         limits: those of pydantic: ``gt``, ``ge``, ``lt``, ``le``.
     """
-    extra: dict[str, Any] = {"source": source, "component": component, "unless_given": unless_given}
+    extra: dict[str, Any] = {"source": source, "component": component, "unless_given": unless_given, "follows": follows}
     field_info: Value = Field(default, description=text, json_schema_extra=extra, **limits)
     return field_info
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
 from ltdd_core import (
+    InputError,
     LayerStatistics,
     TeacherOptions,
     TeacherTraining,
@@ -21,7 +22,9 @@ from ltdd_core import (
     generator,
     load_distilled,
 )
+from ltdd_core.config.layers import Layer
 from ltdd_core.config.resolve import select
+from ltdd_core.config.stored import asked_for
 from ltdd_core.networks.store import stored_networks
 from ltdd_core.options import section_of
 from ltdd_core.plugging.catalog import installed
@@ -35,7 +38,7 @@ from ltdd_statistics.recovery import averaged, falling, labelled_recipe, spread
 from ltdd_statistics.sre2l import SRe2LMatcher
 from ltdd_statistics.teachers import CONVNET, trained
 from ltdd_statistics.uni_level import UniLevelMatcher
-from ltdd_statistics.windows import draw_windows
+from ltdd_statistics.windows import draw_windows, most_rolled, smallest_share
 
 DATA = tiny_long_tailed()
 SMALL = {"name": "convnet-d3", "depth": 1, "width": 4, "norm": "batch"}
@@ -108,12 +111,12 @@ def test_a_class_with_enough_images_gives_one_crop_of_each_and_a_small_one_gives
 def test_the_crops_are_those_that_the_teachers_are_surest_of():
     given_task = task()
     teachers = trained(given_task, TeacherOptions(), [SMALL])
-    found = chosen_crops(given_task, teachers, CropOptions(count=4)).split(3)
+    found = chosen_crops(given_task, teachers, CropOptions(count=4, smallest=0.3)).split(3)
     for label, count in enumerate(DATA.counts):
         draws = generator(0, "crops", label=label)
         indices = given_task.sampler.of_class(label, 300, draws)
         real = DATA.normalisation.apply(DATA.train_images[indices])
-        every = [draw_windows((3, 8, 8), count, draws, smallest=0.08).of(real) for _ in range(max(4, -(-3 // count)))]
+        every = [draw_windows((3, 8, 8), count, draws, smallest=0.3).of(real) for _ in range(max(4, -(-3 // count)))]
         scores = torch.stack([teachers.logits(each).softmax(1)[:, label] for each in every])
         if count >= 3:
             top = scores.max(0).values.topk(3).values
@@ -235,7 +238,7 @@ def test_a_run_stores_crops_with_labels_and_the_labeller_finds_the_same_teacher(
 def test_the_preset_has_the_published_values():
     config = configure(preset="rded-paper")
     options = config.matcher.options
-    assert (options.factor, options.crops.candidates, options.crops.count) == (1, 300, 5)
+    assert (options.factor, options.crops.candidates, options.crops.count, options.crops.smallest) == (1, 300, 5, 0.08)
     assert options.teacher.head == config.labeller.options.teacher.head == "linear"
     assert options.teacher.network == config.labeller.options.teacher.network
     assert config.labeller.options.per == "view"
@@ -415,9 +418,10 @@ def test_the_learning_rate_falls_to_zero_and_the_user_is_told_of_steps_behind_th
     matcher.step(2)
     torch.testing.assert_close(matcher.images, before)
     assert told == [
-        'the learning rate of the images is 0 from step 2 on: in a new run use matcher={"anneal": N}, N the number of '
-        "steps."
+        "the images stay as they are from step 2 on, where their learning rate is 0: make a new run of all the steps, "
+        "and leave out anneal=."
     ]
+    assert prepared(SRe2LMatcher).step(0)["loss"] > 0  # without a run the rate stays
     assert [round(falling(step, 4), 3) for step in range(6)] == [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
 
 
@@ -474,6 +478,41 @@ def test_uni_level_starts_from_the_crops_of_its_teacher():
     teachers = trained(given_task, matcher.options.teacher, [TWO_LAYERS])
     assert torch.equal(matcher.images, chosen_crops(given_task, teachers, CropOptions(count=2)))
     assert matcher.options.teacher.head == "balanced-softmax"
+
+
+@pytest.mark.parametrize("method", ["sre2l", "edc", "uni-level"])
+def test_the_learning_rate_falls_over_the_steps_of_the_run_unless_told_otherwise(method):
+    def anneal(**settings):
+        return configure(method=method, **settings).matcher.options.anneal
+
+    assert anneal() == 300  # the steps that digits-lt suggests
+    assert anneal(iterations=37) == 37
+    assert anneal(iterations=37, matcher={"anneal": 50}) == 50
+    assert anneal(preset=f"{method}-paper", iterations=40) == 40
+    stored = Layer("a run", configure(method=method, iterations=37).to_tree())
+    assert stored.tree["matcher"]["anneal"] == 37
+    assert "anneal" not in asked_for(installed(), stored).tree["matcher"]  # another --iterations has its own
+
+
+@pytest.mark.parametrize(
+    ("side", "share", "pixels"),
+    [(8, 1.0, 1), (4, 1.0, 0), (16, 0.25, 2), (32, 0.08, 4), (224, 0.08, 28)],
+)
+def test_parts_have_at_least_eight_by_eight_pixels_and_images_are_rolled_by_an_eighth(side, share, pixels):
+    shape = (3, side, side)
+    assert (smallest_share(None, shape), most_rolled(None, shape)) == (share, pixels)
+    assert (smallest_share(0.3, shape), most_rolled(3, shape)) == (0.3, 3)
+
+
+def test_small_images_are_seen_and_cropped_whole_unless_told_otherwise():
+    everything = torch.arange(12)
+    for component in (EDCMatcher, UniLevelMatcher):
+        matcher = prepared(component)
+        assert torch.equal(matcher._views(matcher.images, everything, 0), matcher.images)
+        matcher = prepared(component, smallest=0.3)
+        assert not torch.equal(matcher._views(matcher.images, everything, 0), matcher.images)
+    with pytest.raises(InputError, match="images of 8x8 pixels are not unless you say how far: matcher="):
+        prepared(EDCMatcher, curriculum=True)
 
 
 @pytest.mark.parametrize(("images", "batch"), [(10, 10), (100, 10), (500, 25), (1000, 50), (10000, 50)])
@@ -535,6 +574,8 @@ def test_a_whole_run_recovers_labels_and_trains(ltdd, method, words):
 def test_the_presets_have_the_published_values(preset, iterations, lr_img, statistics):
     config = configure(preset=preset)
     options = config.matcher.options
+    assert (options.roll, options.smallest) == ((4, 1) if preset == "sre2l-paper" else (0, 0.08))
+    assert options.crops.smallest == (0.08 if preset == "uni-level-paper" else None)
     assert (config.run.iterations, options.anneal, options.lr_img) == (iterations, iterations, lr_img)
     assert (options.statistics, options.r, options.first) == (statistics, 0.01, 10)
     for observer in getattr(options, "observers", ()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -222,6 +222,16 @@ class Selection:
     def __repr__(self) -> str:
         said = "".join(f", {key}={value!r}" for key, value in self.changes().items() if key != "name")
         return f"Selection({self.kind} {self.name}{said})"
+
+    def following(self, run: RunOptions) -> Selection:
+        """The same with the values of the run for options that follow one of its options and say nothing."""
+        values = {}
+        for name, field in type(self.options).model_fields.items():
+            extra = field.json_schema_extra
+            followed = extra.get("follows") if isinstance(extra, Mapping) else None
+            if followed and getattr(self.options, name) is None:
+                values[name] = getattr(run, str(followed))
+        return replace(self, options=self.options.model_copy(update=values))
 
     def make(self) -> Any:
         """A new instance."""

@@ -396,6 +396,8 @@ def _validated(catalog: Catalog, tree: Tree, *, distils: bool) -> Config:
     absent = {"matcher": not method, "labeller": labeller == NO_LABELLER.name}
     chosen = {kind: select(catalog, kind, tree[kind]) for kind in COMPONENTS if not absent.get(kind)}
     options: RunOptions = validate_options((), RunOptions, run)
+    if method:
+        chosen["matcher"] = chosen["matcher"].following(options)
     built_in = options.init in (*STARTS, chosen["sampler"].name)
     training: Training = validate_options(("training",), Training, tree.get("training", {}))
     _check_named(catalog, ("training",), training)

@@ -13,7 +13,7 @@ RDED: dict[str, Any] = {
     "init": "real",
     "matcher": {
         "factor": 1,
-        "crops": {"candidates": 300, "count": 5},
+        "crops": {"candidates": 300, "count": 5, "smallest": 0.08},
         "teacher": TEACHER,
     },
     "labeller": {"name": "teacher", "per": "view", "teacher": TEACHER},
@@ -57,7 +57,6 @@ SRE2L: dict[str, Any] = {
     "augment": "none",
     "matcher": {
         "lr_img": 0.25,
-        "anneal": 1000,
         "r": 0.01,
         "first": 10.0,
         "statistics": "running",
@@ -117,7 +116,6 @@ EDC: dict[str, Any] = {
     "augment": "flip",
     "matcher": {
         "lr_img": 0.05,
-        "anneal": 2000,
         "r": 0.01,
         "first": 10.0,
         "statistics": "running",
@@ -152,14 +150,13 @@ UNI_LEVEL: dict[str, Any] = {
     "augment": "flip",
     "matcher": {
         "lr_img": 0.05,
-        "anneal": 2000,
         "r": 0.01,
         "first": 10.0,
         "statistics": "averaged",
         "class_weight": 0.5,
         "average": 0.8,
         "start": "crops",
-        "crops": {"candidates": 300, "count": 5},
+        "crops": {"candidates": 300, "count": 5, "smallest": 0.08},
         "smallest": 0.08,
         "teacher": {
             "network": {"name": "convnet-d3", "norm": "batch"},

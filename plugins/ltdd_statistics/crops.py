@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ltdd_core import BaseOptions, Distillation, generator, option
 from ltdd_statistics.teachers import Ensemble
-from ltdd_statistics.windows import Windows, draw_windows
+from ltdd_statistics.windows import OF_THE_SIZE, Windows, draw_windows, smallest_share
 
 
 class CropOptions(BaseOptions):
@@ -25,8 +25,13 @@ class CropOptions(BaseOptions):
     count: int = option(
         5, "number of crops of each image, or more where a class has too few images", source="RDED", ge=1, le=1000
     )
-    smallest: float = option(
-        0.08, "smallest share of the area of an image that a crop has", source="torchvision", gt=0, le=1
+    smallest: float | None = option(
+        None,
+        "smallest share of the area of an image that a crop has",
+        source="torchvision: 0.08",
+        unless_given=OF_THE_SIZE,
+        gt=0,
+        le=1,
     )
 
 
@@ -56,7 +61,8 @@ def _of_class(task: Distillation, teachers: Ensemble, options: CropOptions, labe
     real = task.data.normalisation.apply(task.data.train_images[indices].to(task.device))
     count = max(options.count, -(-number // len(real)))
     shape = task.data.image_shape
-    windows = [draw_windows(shape, len(real), draws, smallest=options.smallest) for _ in range(count)]
+    smallest = smallest_share(options.smallest, shape)
+    windows = [draw_windows(shape, len(real), draws, smallest=smallest) for _ in range(count)]
     scores = torch.stack([score(teachers, each.of(real), label) for each in windows])
     crops, images = best(scores.cpu(), number)
     every = Windows(*(torch.stack(parts) for parts in zip(*(vars(each).values() for each in windows), strict=True)))

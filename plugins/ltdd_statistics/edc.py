@@ -13,6 +13,7 @@ from typing import Any
 from ltdd_core import Named, TeacherTrainingOptions, option
 from ltdd_statistics.recovery import RecoveryMatcher, labelled_recipe
 from ltdd_statistics.teachers import DEBIASED
+from ltdd_statistics.windows import OF_THE_SIZE
 
 OBSERVERS: tuple[Named, ...] = tuple(
     {"name": "convnet-d3", "norm": "batch", **size} for size in ({"depth": 2}, {}, {"width": 32})
@@ -32,10 +33,11 @@ class EDCOptions(RecoveryMatcher.Options):
         ge=0,
         lt=1,
     )
-    smallest: float = option(
-        0.08,
+    smallest: float | None = option(
+        None,
         "smallest share of the area of an image that a view has; 1: views are not cropped",
-        source="EDC, public code",
+        source="EDC, public code: 0.08",
+        unless_given=OF_THE_SIZE,
         gt=0,
         le=1,
     )

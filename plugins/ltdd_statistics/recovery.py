@@ -54,7 +54,7 @@ from ltdd_statistics.crops import CropOptions, chosen_crops
 from ltdd_statistics.moments import about, moments, together
 from ltdd_statistics.observers import Observer, Target, Which, global_target, observed
 from ltdd_statistics.teachers import DEBIASED, trained
-from ltdd_statistics.windows import draw_windows, mirrored
+from ltdd_statistics.windows import draw_windows, mirrored, most_rolled, smallest_share
 
 PIXELS = 2**20
 """Of images whose layers are kept for the gradient: 1,024 images of 32x32 pixels, which take 2 GB in a ConvNet of
@@ -68,8 +68,12 @@ class RecoveryMatcher(Matcher, ABC):
         """What the methods of the family have in common."""
 
         lr_img: float = option(0.05, "initial learning rate of the pixels, by Adam", source="EDC, public code", gt=0)
-        anneal: int = option(
-            1000, "steps in which the learning rate falls to 0 along a cosine: the number of iterations", ge=1
+        anneal: int | None = option(
+            None,
+            "steps in which the learning rate falls to 0 along a cosine",
+            unless_given="the number of iterations",
+            follows="iterations",
+            ge=1,
         )
         r: float = option(0.01, "weight of the statistics beside the cross-entropy", source="SRe2L, public code", ge=0)
         first: float = option(10.0, "factor of the first batch normalisation", source="SRe2L, public code", ge=0)
@@ -84,13 +88,13 @@ class RecoveryMatcher(Matcher, ABC):
             "initial", "images to start from: those of --init (initial), or the crops that the teachers are surest of"
         )
         crops: CropOptions = option(CropOptions(), "the crops to choose from")
-        smallest: float = option(
+        smallest: float | None = option(
             1.0, "smallest share of the area of an image that a view has; 1: views are not cropped", gt=0, le=1
         )
         curriculum: bool = option(
             False, "views that begin as whole images; their smallest share falls to the above along a cosine (CDA)"
         )
-        roll: int = option(0, "number of pixels by which images are rolled at most", ge=0)
+        roll: int | None = option(0, "number of pixels by which images are rolled at most", ge=0)
         clip: bool = option(True, "colours kept between black and white", source="SRe2L, public code")
         batch: int = option(
             1000, "number of images whose statistics are taken together; more make several groups", ge=1
@@ -111,10 +115,17 @@ class RecoveryMatcher(Matcher, ABC):
         """Train the teachers, or find them; start from the initial images or from crops.
 
         Raises:
-            InputError: the teachers cannot be had, or have no batch normalisation.
+            InputError: the teachers cannot be had, or have no batch normalisation; a curriculum has nothing to crop.
             RunFailed: the training of a teacher diverged.
         """
-        self.task, options = task, self.options
+        self.task, options, shape = task, self.options, task.data.image_shape
+        self.smallest = smallest_share(options.smallest, shape)
+        self.roll = most_rolled(options.roll, shape)
+        if options.curriculum and self.smallest == 1:
+            raise InputError(
+                f"a curriculum needs views that are cropped, and images of {shape[1]}x{shape[2]} pixels are not unless "
+                f"you say how far: {how_to_set('matcher.smallest', 0.5)}."
+            )
         self.teachers = trained(task, options.teacher, self.kinds())
         self.observers = self._observers()
         if options.start == "crops":
@@ -140,8 +151,8 @@ class RecoveryMatcher(Matcher, ABC):
         task, options = self.task, self.options
         if step == options.anneal:
             task.display.warn(
-                f"the learning rate of the images is 0 from step {step} on: in a new run use "
-                f"{how_to_set('matcher.anneal', 'N')}, N the number of steps."
+                f"the images stay as they are from step {step} on, where their learning rate is 0: make a new run of "
+                f"all the steps, and leave out {how_to_set('matcher.anneal')}."
             )
         turn = step % len(self.observers)
         self.optimizer.zero_grad()  # before there is another, which is as large as the images
@@ -243,13 +254,13 @@ class RecoveryMatcher(Matcher, ABC):
         """Each image as the network sees it: a part of it, perhaps mirrored, all rolled in the same way."""
         task, options = self.task, self.options
         draws, count = generator(task.seed, "views", step), len(self.images)
-        smallest, flip = options.smallest, mirrored(task)
+        smallest, flip = self.smallest, mirrored(task)
         if options.curriculum:
             smallest += (1 - smallest) * falling(step, options.anneal)
         if smallest < 1 or flip:
             windows = draw_windows(task.data.image_shape, count, draws, smallest=smallest, flip=flip)
             images = windows[group.cpu()].of(images)
-        down, right = torch.randint(-options.roll, options.roll + 1, (2,), generator=draws).tolist()
+        down, right = torch.randint(-self.roll, self.roll + 1, (2,), generator=draws).tolist()
         return images.roll((down, right), (2, 3)) if down or right else images
 
     # ---- what is matched -------------------------------------------------------------------------
@@ -307,8 +318,13 @@ def averaged(found: Tensor, average: Tensor, decay: float, *, first: bool) -> Te
     return average.clone() + found - found.detach()
 
 
-def falling(step: int, steps: int) -> float:
-    """From 1 at step 0 to 0 at ``steps`` along half a cosine; 0 from there on."""
+def falling(step: int, steps: int | None) -> float:
+    """From 1 at step 0 to 0 at ``steps`` along half a cosine; 0 from there on.
+
+    Without a number of steps, as of a method that was made without the configuration of a run, it stays at 1.
+    """
+    if steps is None:
+        return 1.0
     return (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
 
 

@@ -29,7 +29,13 @@ class SRe2LMatcher(RecoveryMatcher):
         """The teacher, and the defaults of the public code for CIFAR-100."""
 
         lr_img: float = option(0.25, "initial learning rate of the pixels, by Adam", source="SRe2L, public code", gt=0)
-        roll: int = option(4, "number of pixels by which images are rolled at most", source="SRe2L, public code", ge=0)
+        roll: int | None = option(
+            None,
+            "number of pixels by which images are rolled at most",
+            source="SRe2L, public code: 4 for 32x32",
+            unless_given="an eighth of the shorter side",
+            ge=0,
+        )
         teacher: TeacherOptions = option(TEACHER, "the teachers")
 
     def kinds(self) -> Sequence[Named | None]:

@@ -16,6 +16,11 @@ from torch import Tensor
 from ltdd_core import Distillation
 
 RATIO = 4 / 3  # largest ratio of the sides; torchvision's random resized crop
+USUAL_SHARE, FEWEST_PIXELS = 0.08, 64
+"""The smallest share of the area that a part has, and the fewest pixels, 8x8: 0.08 of an 8x8 image are five pixels, in
+which no digit is left."""
+OF_THE_SIZE = "0.08, or more where a part would have fewer than 8x8 pixels: the whole of an 8x8 image"
+"""The same in words."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,27 @@ def draw_windows(
     wide = (area / stretch).sqrt().round().clamp(1, width)
     top, left = (down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor()
     return Windows(top.long(), left.long(), tall.long(), wide.long(), mirror < flip)
+
+
+def smallest_share(given: float | None, shape: tuple[int, int, int]) -> float:
+    """The smallest share of the area of an image that a part has, above 0 and at most 1.
+
+    Args:
+        given: by the user; None: nothing was said.
+        shape: ``(C, H, W)`` of the images.
+    """
+    _, height, width = shape
+    return min(1.0, max(USUAL_SHARE, FEWEST_PIXELS / (height * width))) if given is None else given
+
+
+def most_rolled(given: int | None, shape: tuple[int, int, int]) -> int:
+    """By how many pixels images are rolled at most: by an eighth of the shorter side, which is 4 of 32 as in SRe2L.
+
+    Args:
+        given: by the user; None: nothing was said.
+        shape: ``(C, H, W)`` of the images.
+    """
+    return min(shape[1:]) // 8 if given is None else given
 
 
 def mirrored(task: Distillation) -> float:
