@@ -34,8 +34,9 @@ from ltdd_statistics.crops import CropOptions, best, chosen_crops
 from ltdd_statistics.edc import EDCMatcher
 from ltdd_statistics.observers import global_target
 from ltdd_statistics.rded import CropMatcher
-from ltdd_statistics.recovery import averaged, falling, labelled_recipe, spread
+from ltdd_statistics.recovery import averaged, falling, spread
 from ltdd_statistics.sre2l import SRe2LMatcher
+from ltdd_statistics.students import labelled_recipe
 from ltdd_statistics.teachers import CONVNET, trained
 from ltdd_statistics.uni_level import UniLevelMatcher
 from ltdd_statistics.windows import draw_windows, most_rolled, smallest_share
@@ -187,8 +188,8 @@ def test_tiles_are_the_best_crops_shrunk_and_seen_as_one_image():
     assert tiles.recipe()["augment"] == {"name": "resized-crop", "smallest": 0.5, "flip": 0.5}
 
 
-@pytest.mark.parametrize(("ipc", "batch"), [(1, 10), (10, 50), (50, 100)])
-def test_the_recipe_is_that_of_the_paper(ipc, batch):
+@pytest.mark.parametrize(("ipc", "batch"), [(1, 10), (10, 10), (100, 20)])
+def test_the_recipe_is_that_of_the_paper_in_smaller_batches(ipc, batch):
     matcher = CropMatcher(CropMatcher.Options(crops={"candidates": 2, "count": 1}, teacher={"network": SMALL}))
     matcher.prepare(task(ipc=ipc))
     recipe = matcher.recipe()
@@ -516,8 +517,11 @@ def test_small_images_are_seen_and_cropped_whole_unless_told_otherwise():
 
 
 @pytest.mark.parametrize(("images", "batch"), [(10, 10), (100, 10), (500, 25), (1000, 50), (10000, 50)])
-def test_the_recipe_of_edc_has_the_published_batches(images, batch):
+def test_the_recipes_have_the_batches_of_edc(images, batch):
     recipe = labelled_recipe(images)
+    recovered = SRe2LMatcher(SRe2LMatcher.Options())
+    recovered.images = torch.zeros(images, 1)
+    assert recovered.recipe()["batch"] == batch
     assert recipe["batch"] == batch
     assert (recipe["soft_loss"], recipe["hard_weight"], recipe["average"]) == ("mse", 0.025, 0.99)
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ltdd_core import Named, TeacherTrainingOptions, option
-from ltdd_statistics.recovery import RecoveryMatcher, labelled_recipe
+from ltdd_statistics.recovery import RecoveryMatcher
+from ltdd_statistics.students import labelled_recipe
 from ltdd_statistics.teachers import DEBIASED
 from ltdd_statistics.windows import OF_THE_SIZE
 

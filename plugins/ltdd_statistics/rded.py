@@ -25,6 +25,7 @@ from ltdd_core import (
     tiled,
 )
 from ltdd_statistics.crops import CropOptions, chosen_crops
+from ltdd_statistics.students import batch_of
 from ltdd_statistics.teachers import TEACHER, trained
 from ltdd_statistics.windows import mirrored
 
@@ -84,17 +85,16 @@ class CropMatcher(Matcher):
         return trained(task, self.options.teacher, [self.options.teacher.network]).soft_labels
 
     def recipe(self) -> Mapping[str, Any]:
-        """The paper's; tiles are seen one by one too, and mirrored where the run's augmentation mirrors images.
+        """The paper's, in smaller batches; tiles are seen one by one too, and mirrored if the run's augmentation does it.
 
         Its learning rate falls to half of what it was; here it falls to 0.
         """
-        most = max(self.task.ipc_of_class)
         found: dict[str, Any] = {
             "epochs": 300,
             "optimizer": "adamw",
             "lr": 1e-3,
             "weight_decay": 0.01,
-            "batch": 100 if most >= 50 else 50 if most >= 10 else 10,
+            "batch": batch_of(len(self.images)),
             "schedule": "cosine",
             "cutmix": 1.0,
             "soft_loss": "kl",

@@ -353,26 +353,3 @@ def clip(task: Distillation, images: Tensor, at_once: int) -> None:
     for part in images.split(at_once):
         part.copy_(normalisation.apply(normalisation.invert(part) * 255))
     images[task.kept] = task.kept_images
-
-
-def labelled_recipe(images: int) -> dict[str, object]:
-    """The recipe of EDC and Uni-level: squared distance of logits beside a little cross-entropy, CutMix, an average.
-
-    Their batch is 10 for 10 images, 10 for 100, and 50 for 1000.  Their learning rate is halved at 80, 90 and 95 per
-    cent of the epochs; here it falls along a cosine.
-
-    Args:
-        images: number of images.
-    """
-    return {
-        "epochs": 1000,
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "weight_decay": 0.01,
-        "batch": min(50, max(10, images // 20)),
-        "schedule": "cosine",
-        "cutmix": 1.0,
-        "average": 0.99,
-        "soft_loss": "mse",
-        "hard_weight": 0.025,
-    }

@@ -12,6 +12,7 @@ from typing import Any
 
 from ltdd_core import Named, TeacherOptions, option
 from ltdd_statistics.recovery import RecoveryMatcher
+from ltdd_statistics.students import batch_of
 from ltdd_statistics.teachers import TEACHER
 
 
@@ -43,13 +44,13 @@ class SRe2LMatcher(RecoveryMatcher):
         return [self.options.teacher.network]
 
     def recipe(self) -> Mapping[str, Any]:
-        """The paper's for CIFAR: Mixup, and the Kullback-Leibler divergence at temperature 30."""
+        """The paper's for CIFAR, in smaller batches: Mixup, and the Kullback-Leibler divergence at temperature 30."""
         return {
             "epochs": 400,
             "optimizer": "adamw",
             "lr": 1e-3,
             "weight_decay": 0.01,
-            "batch": 128,
+            "batch": batch_of(len(self.images)),
             "schedule": "cosine",
             "mixup": 0.8,
             "soft_loss": "kl",

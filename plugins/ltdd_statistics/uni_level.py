@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from ltdd_core import Named, TeacherOptions, option
 from ltdd_statistics.edc import EDCOptions
-from ltdd_statistics.recovery import RecoveryMatcher, labelled_recipe
+from ltdd_statistics.recovery import RecoveryMatcher
+from ltdd_statistics.students import labelled_recipe
 from ltdd_statistics.teachers import TEACHER
 
 
