@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, cast
@@ -22,6 +23,10 @@ LOOK_AGAIN = 0.2
 PROCESSES_A_CORE = 4
 Say = Callable[[Any], None]
 """Tells the parent something that can be pickled."""
+
+
+lost: ContextVar[Callable[[], bool]] = ContextVar("lost", default=lambda: False)
+"""Says whether a process of this machine has died that shares the run of this one; what starts them knows."""
 
 
 def processes_sharing() -> int:

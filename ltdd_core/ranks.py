@@ -1,17 +1,19 @@
-"""Several processes that share one run, one rank each, started by torchrun or by ``ltdd distill --processes``.
+"""Several processes that share one run, one rank each, started by torchrun or by ``--processes``.
 
 Every process does the whole run: it has the same configuration, draws the same numbers and takes the same decisions.
 Where work can be split, each does its share and the results are added up or put together; whoever does not know of the
 others does the work that they do, and comes to the same result.  Rank 0 alone talks to the user, and its folder is that
 of the run.
 
-A process that dies closes its connections, so the next exchange fails in all others.
+A process that dies closes its connections, so the next exchange fails in all others.  While they work on their own for
+long, they look around with :func:`check`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -22,12 +24,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ltdd_core.errors import InputError, RunFailed, reason_of
-from ltdd_core.processes import processes_sharing
+from ltdd_core.processes import LOOK_AGAIN, lost, processes_sharing
 
 T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(days=7)
 """For what another process does, such as a training; one that dies is noticed at once."""
+
+
+ENDED = "another process of this run has ended"
 
 
 class OtherEnded(RunFailed):
@@ -103,9 +108,30 @@ def agreed(value: T) -> T:
     return said
 
 
-def met() -> None:
-    """Wait until every process has come to this place."""
-    put_together(torch.empty(0))
+def check() -> None:
+    """Stop where a process has died that shares the run, as far as it can be seen without an exchange.
+
+    Raises:
+        OtherEnded: one has.
+    """
+    if lost.get()():
+        raise OtherEnded(ENDED)
+
+
+def met(keep_going: Callable[[], None] = check) -> None:
+    """Wait until every process has come to this place.
+
+    Args:
+        keep_going: called meanwhile, a few times a second; raises to stop.
+    """
+    if count() == 1:
+        return
+    with _noticing():
+        others = dist.all_reduce(torch.zeros(1), async_op=True)
+        while not others.is_completed():
+            keep_going()
+            time.sleep(LOOK_AGAIN)
+        others.wait()
 
 
 def summed(*tensors: Tensor) -> None:
@@ -163,6 +189,4 @@ def _noticing() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, dist.DistError) as error:
-        raise OtherEnded(
-            "another process of this run has ended. What was saved is kept: the same command with --resume goes on."
-        ) from error
+        raise OtherEnded(ENDED) from error

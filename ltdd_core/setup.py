@@ -17,6 +17,7 @@ import torch
 from rich.filesize import decimal
 from torch import Tensor
 
+from ltdd_core import ranks
 from ltdd_core.config.advice import against_memory
 from ltdd_core.config.ipc import ipc_of_classes
 from ltdd_core.config.model import KEEP, Config, Selection
@@ -122,6 +123,16 @@ class Setup:
         data = self.data if normalisation is None else replace(self.data, normalisation=normalisation)
         vars(changed)["data"] = data  # loaded already
         return changed
+
+    def keep_going(self) -> None:
+        """Between units of work: stop if asked to, or where another process of the run has died.
+
+        Raises:
+            Interrupted: a signal has come.
+            OtherEnded: another process has died.
+        """
+        self.stop.check()
+        ranks.check()
 
     # ---- data ------------------------------------------------------------------------------------
 
@@ -344,7 +355,7 @@ class Setup:
             precision=self.config.compute.precision,
             compiling=self.compiling,
             store=self.store,
-            keep_going=self.stop.check,
+            keep_going=self.keep_going,
             display=self.display,
             component=self.component,
             variant=self.variant,

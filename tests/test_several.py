@@ -13,7 +13,7 @@ import torch
 from conftest import TINY
 
 from ltdd_core import ranks
-from ltdd_core.cli.several import help_with
+from ltdd_core.cli.several import _help_with
 from ltdd_core.errors import InputError, Interrupted, RunFailed
 from ltdd_core.processes import most_processes
 from ltdd_core.ranks import OtherEnded
@@ -168,7 +168,7 @@ def test_a_helping_process_says_what_may_be_wrong_with_it_alone(monkeypatch, cap
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LOCAL_RANK", of_machine)
     with pytest.raises(SystemExit) as ended:
-        help_with(work)
+        _help_with(work)
     assert ended.value.code == 1
     assert capsys.readouterr() == ("", heard)
 

@@ -23,15 +23,15 @@ from ltdd_core.cli.settings import (
     data_options,
     keep_option,
     layers,
-    only_json,
     output_options,
+    processes_option,
     test_imbalance_option,
     verbose_option,
     with_options,
 )
-from ltdd_core.cli.several import help_with, is_helping, own_folder, started
+from ltdd_core.cli.several import own_folder, together
 from ltdd_core.config.layers import Layer
-from ltdd_core.errors import InputError, Interrupted
+from ltdd_core.errors import InputError
 from ltdd_core.processes import processes_sharing
 from ltdd_core.runs.named import RUNS, as_file_name
 
@@ -93,13 +93,7 @@ def method_options(command: Command) -> Command:
 @click.option(
     "--finish", is_flag=True, help="With --out and --resume: take no more steps, and finish the run as it is."
 )
-@click.option(
-    "--processes",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Processes of this machine that share the run, which comes to the same result. With torchrun, as many as it "
-    "starts.",
-)
+@processes_option
 @data_options
 @classifier_options
 @compute_options
@@ -127,11 +121,11 @@ def command(
     if finish and (out is None or not resume):
         raise InputError("--finish ends a run that was stopped: name it with --out RUN --resume --finish.")
     settings = layers(config_file, assignments, given)
-    if is_helping():
-        help_with(lambda: _distil(out, resume, finish, settings, preset, consoles(as_json=True)[1], True, False))
-        return
-    with only_json(as_json), started(processes):
-        result = _distil(out, resume, finish, settings, preset, notes, quiet, verbose)
+
+    def work(notes: Console, quiet: bool) -> Result:
+        return _distil(out, resume, finish, settings, preset, notes, quiet, verbose)
+
+    result = together(work, processes, as_json, quiet)
     from ltdd_core.cli.tables import (
         duration,
         print_groups,
@@ -212,11 +206,8 @@ def _distil(
             with ranks.alone():  # it goes through a run without images
                 _say_what_is_planned(setup)
 
-    with ranks.joined(), own_folder(claimed(out, _stem(config))) as folder:
-        try:
-            return distill(config, folder, resume=resume, display=display, catalog=catalog, before=before)
-        except Interrupted as error:
-            raise Interrupted(f"{error}: {_how_it_goes_on(folder, config)}") from error
+    with own_folder(claimed(out, _stem(config)), lambda stopped: _how_it_goes_on(stopped, config)) as folder:
+        return distill(config, folder, resume=resume, display=display, catalog=catalog, before=before)
 
 
 def _how_it_goes_on(folder: Path, config: Config) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
 from ltdd_core.cli.paths import PATH
 from ltdd_core.cli.settings import (
@@ -15,12 +16,16 @@ from ltdd_core.cli.settings import (
     data_options,
     keep_option,
     layers,
-    only_json,
     output_options,
+    processes_option,
     repeated_options,
     test_imbalance_option,
 )
+from ltdd_core.cli.several import together
 from ltdd_core.runs.named import as_file_name, check_there, file_of_set
+
+if TYPE_CHECKING:
+    from ltdd_core.cli.scoring import Scored
 
 
 @click.command("evaluate")
@@ -38,6 +43,7 @@ from ltdd_core.runs.named import as_file_name, check_there, file_of_set
 @test_imbalance_option
 @click.option("--out", type=PATH, help="Folder of the result; unless given, a new one under runs/.")
 @keep_option
+@processes_option
 @data_options
 @classifier_options
 @compute_options
@@ -49,6 +55,7 @@ def command(
     controls: tuple[str, ...],
     quality: bool,
     out: Path | None,
+    processes: int | None,
     config_file: Path | None,
     preset: tuple[str, ...],
     assignments: tuple[str, ...],
@@ -61,24 +68,28 @@ def command(
     RUN is a run folder or a distilled.safetensors. Head, recipe and training are those of the run unless told
     otherwise. Table, predictions and classifiers are kept in a folder of their own.
     """
-    from ltdd_core.config.resolve import check_names
-    from ltdd_core.plugging.catalog import installed
-
     check_there(run)
     file_of_set(run)
-    results, notes = consoles(as_json)
-    with only_json(as_json):
+    settings = layers(config_file, assignments, given)
+
+    def work(notes: Console, quiet: bool) -> Scored:
+        from ltdd_core.config.resolve import check_names
+        from ltdd_core.plugging.catalog import installed
+
         catalog = installed()
-        settings = layers(config_file, assignments, given)
         for name in networks or (None,):
             check_names(catalog, [*settings, *layers(None, (), {"network": name})], preset)
         # What comes now imports torch, which takes seconds.
         from ltdd_core.api import plan_evaluation
-        from ltdd_core.cli.scoring import score, show
+        from ltdd_core.cli.scoring import score
 
         asked: dict[str, Any] = {"controls": controls, "quality": quality}
         plan = plan_evaluation(run, networks, repeats, settings, preset, catalog, **asked)
         config = plan.config
         stem = f"{as_file_name(config.data.title)}-evaluated-{config.head.name}-seed{config.run.seed}"
-        found, document, path = score(plan, out, stem, catalog, notes, quiet=quiet)
-    show(found, document, path, as_json, (results, notes), quiet=quiet)
+        return score(plan, out, stem, catalog, notes, quiet=quiet)
+
+    scored = together(work, processes, as_json, quiet)
+    from ltdd_core.cli.scoring import show
+
+    show(*scored, as_json, consoles(as_json), quiet=quiet)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltdd_core.errors import Interrupted
+from ltdd_core.cli.several import own_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from ltdd_core.plugging.catalog import Catalog
 
 
-def score(
-    plan: Plan, out: Path | None, stem: str, catalog: Catalog, notes: Console, *, quiet: bool
-) -> tuple[Results, dict[str, Any], Path]:
-    """Carry a plan out, and tell its lines as they come: the results, the document of ``report.json``, its folder.
+Scored = tuple["Results", dict[str, Any], Path]
+"""The results, the document of ``report.json``, and its folder."""
+
+
+def score(plan: Plan, out: Path | None, stem: str, catalog: Catalog, notes: Console, *, quiet: bool) -> Scored:
+    """Carry a plan out, and tell its lines as they come.
 
     Args:
         plan: which classifiers.
@@ -42,11 +44,8 @@ def score(
         if not quiet:
             notes.print(f"{line.network}: {line.mean.name}: {line.mean.accuracy:.1f} %", soft_wrap=True)
 
-    with claimed(out, stem) as path:
-        try:
-            results = results_of(plan, path, catalog=catalog, display=display, told=told)
-        except Interrupted as error:
-            raise Interrupted(f"{error}: stopped; {_kept(plan, path)}.") from error
+    with own_folder(claimed(out, stem), lambda stopped: f"stopped; {_kept(plan, stopped)}.") as path:
+        results = results_of(plan, path, catalog=catalog, display=display, told=told)
         document = json.loads((path / RESULT).read_text(encoding="utf-8"))
     return results, document, path
 

@@ -234,6 +234,17 @@ def repeated_options(command: Command) -> Command:
     )
 
 
+def processes_option(command: Command) -> Command:
+    """The option ``--processes`` of what several processes can share."""
+    return click.option(
+        "--processes",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Processes of this machine that share the work, which comes to the same result. With torchrun, as many as "
+        "it starts.",
+    )(command)
+
+
 def test_imbalance_option(command: Command) -> Command:
     """The option ``--test-imbalance`` of what scores classifiers."""
     return click.option(

@@ -1,4 +1,4 @@
-"""One run in several processes of this machine: the command starts the others, and is rank 0 itself."""
+"""One command in several processes, which torchrun starts, or the command itself, which then is rank 0."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from rich.console import Console
+
+from ltdd_core.cli.settings import consoles, only_json
 from ltdd_core.errors import InputError, Interrupted, RunFailed
-from ltdd_core.processes import most_processes, processes_sharing
+from ltdd_core.processes import lost, most_processes, processes_sharing
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+Done = TypeVar("Done")
 SECONDS_TO_END = 5.0
 """That the other processes have after rank 0 has ended."""
 
@@ -28,8 +32,29 @@ def is_helping() -> bool:
     return processes_sharing() > 1 and os.environ.get("RANK", "0") != "0"
 
 
+def together(work: Callable[[Console, bool], Done], processes: int | None, as_json: bool, quiet: bool) -> Done:
+    """Do the work of a command in all processes that share it; gives its result in the one that talks to the user.
+
+    The others end here.
+
+    Args:
+        work: ``(notes, quiet) -> result``: ``notes`` is for what is no result, ``quiet`` says to show no progress.
+        processes: that ``--processes`` asks for.
+        as_json: whether ``--json`` was given.
+        quiet: whether ``--quiet`` was given.
+
+    Raises:
+        InputError: these are more processes than this machine can hold.
+    """
+    if is_helping():
+        _help_with(lambda: work(consoles(as_json=True)[1], True))
+        sys.exit()
+    with only_json(as_json), _started(processes):
+        return work(consoles(as_json)[1], quiet)
+
+
 @contextmanager
-def started(processes: int | None) -> Iterator[None]:
+def _started(processes: int | None) -> Iterator[None]:
     """Start the other processes of a run, with the arguments of this one; they end with the block.
 
     Nothing happens where the run has one process, or torchrun, or this function in another process, has started all.
@@ -62,11 +87,12 @@ def started(processes: int | None) -> Iterator[None]:
     ]
     before = {name: os.environ.get(name) for name in (*shared, "RANK", "LOCAL_RANK")}
     os.environ.update(shared, RANK="0", LOCAL_RANK="0")
-    ended = False
+    ended, token = False, lost.set(lambda: any(other.poll() for other in others))  # of one that ended well it is 0
     try:
         yield
         ended = True
     finally:
+        lost.reset(token)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         for other in others:
@@ -83,7 +109,7 @@ def _end(process: subprocess.Popen[bytes], *, at_once: bool) -> None:
         process.wait()
 
 
-def help_with(work: Callable[[], Any]) -> None:
+def _help_with(work: Callable[[], Any]) -> None:
     """Do the part of a process that only helps: it says nothing but what may be wrong with it alone.
 
     A wrong input is that of all processes of a machine, so the first one of each machine says it.
@@ -91,6 +117,8 @@ def help_with(work: Callable[[], Any]) -> None:
     Args:
         work: that of the command.
     """
+    parent = os.getppid()
+    lost.set(lambda: os.getppid() != parent)
     with ExitStack() as stack:
         nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123 - not a file of the user
         try:
@@ -104,22 +132,30 @@ def help_with(work: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def own_folder(claimed: AbstractContextManager[Path]) -> Iterator[Path]:
-    """The folder that this process works in: that of the run, or a copy of it that goes at the end.
+def own_folder(claimed: AbstractContextManager[Path], kept: Callable[[Path], str]) -> Iterator[Path]:
+    """Meet the other processes; the folder to work in: that of the run, or a copy of it that goes at the end.
 
     So all processes begin from the same files, and none reads what rank 0 writes meanwhile.
 
     Args:
         claimed: the folder of the run; only rank 0 enters it.
+        kept: says what is kept in a folder whose work was stopped, and how it goes on.
+
+    Raises:
+        Interrupted: a signal came; what is kept is said.
+        OtherEnded: another process has ended; likewise.
     """
     from ltdd_core import ranks
     from ltdd_core.networks.store import FOLDER as NETWORKS
 
-    with nullcontext() if is_helping() else claimed as folder:
+    with ranks.joined(), nullcontext() if is_helping() else claimed as folder:
         of_run = Path(ranks.agreed(str(folder)))
         if folder is not None:
             ranks.met()  # the others have their copies
-            yield folder
+            try:
+                yield folder
+            except (Interrupted, ranks.OtherEnded) as error:
+                raise type(error)(f"{error}: {kept(folder)}") from error
             return
         with TemporaryDirectory(prefix="ltdd-") as place:
             own = Path(place) / of_run.name

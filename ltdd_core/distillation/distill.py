@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def distill(
     check_recipe(config)
     lines = lines_of(config, catalog) if lines is None else lines  # that each can be had, before the work begins
     RunFolder(out).check(config, resume=resume)
-    config = of_all_processes(in_one_precision(config, out))
+    config = in_one_precision(config, out)
     store = store or NetworkStore(config.compute.store or out / NETWORKS)
     with (
         claimed(out, ""),  # and locked: another process must not do the same work at once
@@ -206,12 +206,6 @@ def distill(
         if observers.detached:
             write_report(folder, result, observers)
     return result
-
-
-def of_all_processes(config: Config) -> Config:
-    """A configuration with the precision of rank 0, which is measured where it is left to the machine."""
-    precision = ranks.agreed(config.compute.precision)
-    return replace(config, compute=config.compute.model_copy(update={"precision": precision}))
 
 
 def say_what_is_distilled(setup: Setup) -> None:

@@ -41,7 +41,7 @@ def initial_images(setup: Setup, times: int = 1) -> tuple[Tensor, Tensor]:
         class_images = data.normalisation.apply(data.train_images[chosen])
         parts.append(class_images)
         for copy in range(len(class_images), number):
-            setup.stop.check()  # there may be millions, and memory grows
+            setup.keep_going()  # there may be millions, and memory grows
             changed = setup.augmentation.draw(data.image_shape, draws)(class_images[copy % len(class_images)][None])
             parts.append(changed + REPEAT_NOISE * torch.randn(changed.shape, generator=draws))
         real += [place < len(class_images) for place in range(number)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ltdd_core import ranks
 from ltdd_core.config.advice import against_divergence
 from ltdd_core.config.model import Config
 from ltdd_core.data.sets import LongTailedSet
@@ -61,7 +62,7 @@ def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -
         for step in range(start, total):
             if active.setup.stop.signal is not None:
                 save(matcher, folder, step, config)
-                active.setup.stop.check()
+            active.setup.keep_going()
             metrics, seconds = taken(active, step, slow=seconds > SLOW_STEP)
             check_finite(metrics, step, folder, config)
             losses.append(metrics["loss"])
@@ -87,7 +88,8 @@ def match(active: ActiveRun, checkpoint: tuple[int, dict[str, Tensor]] | None) -
 def taken(active: ActiveRun, step: int, *, slow: bool) -> tuple[dict[str, float], float]:
     """Take a step: its metrics and its seconds.
 
-    A signal ends a step that looks at it, and what the steps before came to is saved.
+    A signal ends a step that looks at it, or the death of another process does, and what the steps before came to is
+    saved.
 
     Args:
         active: the run.
@@ -99,7 +101,7 @@ def taken(active: ActiveRun, step: int, *, slow: bool) -> tuple[dict[str, float]
     began = time.monotonic()
     try:
         metrics = {name: float(value) for name, value in matcher.step(step).items()}
-    except Interrupted:
+    except (Interrupted, ranks.OtherEnded):
         if before.is_back(matcher):
             save(matcher, active.folder, step, active.run.config)
         raise

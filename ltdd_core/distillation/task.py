@@ -59,5 +59,5 @@ def task_of(setup: Setup) -> Distillation:
         keep_real=setup.keep_real,
         shared=shared,
         display=setup.display,
-        keep_going=setup.stop.check,
+        keep_going=setup.keep_going,
     )

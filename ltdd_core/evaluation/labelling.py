@@ -191,5 +191,5 @@ def labelling_of(setup: Setup, seen: DistilledSet) -> Labelling:
         component=setup.component,
         seed=setup.config.run.seed,
         device=setup.device,
-        keep_going=setup.stop.check,
+        keep_going=setup.keep_going,
     )

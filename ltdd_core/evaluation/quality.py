@@ -18,9 +18,10 @@ from typing import Any
 from ltdd_core.config.model import Selection
 from ltdd_core.evaluation.controls import random_images
 from ltdd_core.evaluation.labelling import training_set_of
-from ltdd_core.evaluation.repeats import repeated
+from ltdd_core.evaluation.repeats import repeated, trained_apart
 from ltdd_core.evaluation.shown import NumberTable
 from ltdd_core.evaluation.table import fitted
+from ltdd_core.networks.network import Network
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.setup import Setup
 from ltdd_core.training.augment import Augmentation
@@ -148,6 +149,7 @@ def quality_of(setup: Setup, distilled: DistilledSet, networks: Sequence[Selecti
         RunFailed: training diverged.
     """
     setup = fitted(setup, distilled)
+    trained_apart([setup], networks, repeats, lambda _, variant: networks_of(variant, distilled))
     for name, measured in repeated(setup, networks, repeats, lambda variant: accuracies(variant, distilled)):
         rows = [{**vars(of_seed), **of_seed.scores()} for of_seed in measured]
         columns = {key: [100 * row[key] for row in rows] for key in rows[0]}
@@ -156,23 +158,32 @@ def quality_of(setup: Setup, distilled: DistilledSet, networks: Sequence[Selecti
 
 
 def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
-    """Train on the six sets with one seed; what is the same is trained once."""
+    """What networks come to that are trained on the six sets with one seed."""
+    trainer = setup.trainer(distilled.recipe)
+
+    def accuracy(network: Network) -> float:
+        predicted = trainer.outputs(network, setup.test).argmax(1)
+        return float((predicted == setup.data.test_labels).double().mean())
+
+    return Accuracies(**{name: accuracy(network) for name, network in networks_of(setup, distilled).items()})
+
+
+def networks_of(setup: Setup, distilled: DistilledSet) -> dict[str, Network]:
+    """Train on the six sets with one seed, by the names of :class:`Accuracies`; what is the same is trained once."""
     as_distilled = training_set_of(setup, distilled)
     random_real = random_images(setup.data, distilled.ipc_of_class, setup.config.run.seed)
     hard = replace(as_distilled, soft_labels=None, view_labels=None)
     trainer = setup.trainer(distilled.recipe)
     plain = trainer.changed(augmentation=Augmentation("none"))
 
-    def accuracy(data: TrainingSet, purpose: str, trainer: Trainer = trainer) -> float:
-        network = trainer.train(data, outputs=setup.data.classes, purpose=purpose)
-        predicted = trainer.outputs(network, setup.test).argmax(1)
-        return float((predicted == setup.data.test_labels).double().mean())
+    def trained(data: TrainingSet, purpose: str, trainer: Trainer = trainer) -> Network:
+        return trainer.train(data, outputs=setup.data.classes, purpose=purpose)
 
-    return Accuracies(
-        real=accuracy(setup.original, "classes"),
-        hard=accuracy(hard, "classes"),
-        distilled=accuracy(as_distilled, "classes"),
-        random=accuracy(random_real, "classes of random images"),
-        distilled_plain=accuracy(as_distilled, "classes", plain),
-        random_plain=accuracy(random_real, "classes of random images", plain),
-    )
+    return {
+        "real": trained(setup.original, "classes"),
+        "hard": trained(hard, "classes"),
+        "distilled": trained(as_distilled, "classes"),
+        "random": trained(random_real, "classes of random images"),
+        "distilled_plain": trained(as_distilled, "classes", plain),
+        "random_plain": trained(random_real, "classes of random images", plain),
+    }

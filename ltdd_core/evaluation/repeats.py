@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ltdd_core.config.model import Selection
 from ltdd_core.errors import InputError
-from ltdd_core.evaluation.controls import teacher_of
+from ltdd_core.evaluation.controls import TEACHER, teacher_of
 from ltdd_core.evaluation.lines import Line, control_of, line_of
 from ltdd_core.evaluation.metrics import Row, average, costs_of, parts_of
 from ltdd_core.evaluation.predictions import Scores
 from ltdd_core.evaluation.shown import HEADINGS, NumberTable, cost_cells, number
-from ltdd_core.evaluation.table import fitted, keep_classifier, row_of, trained
+from ltdd_core.evaluation.table import classifier_of, fitted, keep_classifier, row_of, trained
 from ltdd_core.networks.store import NetworkStore
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.setup import ORIGINAL, Setup
@@ -94,13 +96,40 @@ def repeated(
 
     The networks of a seed are let go of after it; a store with a folder keeps them there.
     """
-    first = setup.config.run.seed
     for network in networks:
         setups = (
             setup.changed(network=network, seed=seed, store=NetworkStore(setup.store.folder))
-            for seed in range(first, first + repeats)
+            for seed in seeds_of(setup, repeats)
         )
         yield network.shown, [measure(variant) for variant in setups]
+
+
+def seeds_of(setup: Setup, repeats: int) -> range:
+    """So many seeds, from that of the configuration on."""
+    return range(setup.config.run.seed, setup.config.run.seed + repeats)
+
+
+def trained_apart(
+    setups: Sequence[Setup],
+    networks: Sequence[Selection],
+    repeats: int,
+    train: Callable[[int, Setup], object],
+) -> None:
+    """Let the processes of a run train the networks of a table apart, for :func:`repeated` to find them.
+
+    Args:
+        setups: one for each head, with the same store.
+        networks: as of :func:`repeated`.
+        repeats: likewise.
+        train: trains what a place among ``setups`` needs, with a network and a seed.
+    """
+
+    def training(place: int, network: Selection, seed: int, store: NetworkStore) -> None:
+        train(place, setups[place].changed(network=network, seed=seed, store=store))
+
+    first = setups[0]
+    of_each = product(range(len(setups)), networks, seeds_of(first, repeats))
+    first.store.apart([partial(training, *each) for each in of_each], first.keep_going)
 
 
 def repeated_rows(
@@ -141,7 +170,7 @@ def repeated_rows(
             setup.display.recipe(holds)
     elif trained_on != {ORIGINAL}:
         raise InputError(f"recipe {setup.config.recipe.name!r} trains on a distilled set, and there is none.")
-    seeds = tuple(range(setup.config.run.seed, setup.config.run.seed + repeats))
+    seeds = tuple(seeds_of(setup, repeats))
     alone = len(lines) * len(networks) * repeats == 1
 
     def name_of(line: Line, network: str, seed: int) -> str:
@@ -149,7 +178,14 @@ def repeated_rows(
 
     _check_different([name_of(line, network.shown, seed) for line in lines for network in networks for seed in seeds])
     _check_can_be_had(setup, networks, distilled if controls else None)
-    for line, of_head in zip(lines, [setup.changed(config=config) for config in configs], strict=True):
+    of_heads = [setup.changed(config=config) for config in configs]
+
+    def train(place: int, variant: Setup) -> None:
+        if lines[place].control != TEACHER:  # which is there already
+            classifier_of(lines[place], variant, distilled)
+
+    trained_apart(of_heads, networks, repeats, train)
+    for line, of_head in zip(lines, of_heads, strict=True):
 
         def measure(variant: Setup, line: Line = line) -> Row:
             classifier, said = trained(line, variant, distilled)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ltdd_core import ranks
 from ltdd_core.config.model import Config, Selection
 from ltdd_core.errors import InputError, how_to_set
 from ltdd_core.evaluation.predictions import PREDICTIONS, Scores, save_predictions
@@ -117,7 +118,7 @@ def results_of(
     """
     began = time.monotonic()
     plan = replace(plan, config=in_one_precision(plan.config, out))
-    store = NetworkStore(plan.store(out))
+    store = NetworkStore(ranks.agreed(plan.store(out)))
     with Setup.open(plan.config, catalog=catalog, display=display, store=store) as setup:
         _warn_of_other_tests(plan.distilled, setup)
         if out is None:

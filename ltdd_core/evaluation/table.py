@@ -30,6 +30,7 @@ from ltdd_core.runs.folder import CLASSIFIERS
 from ltdd_core.setup import DISTILLED, ORIGINAL, Setup
 from ltdd_core.storage import writing
 from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,17 @@ def trained(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[C
     """
     if line.control == TEACHER and distilled is not None:
         return None, Scores(teacher_scores(setup, distilled), None, cost=setup.beforehand.total)
+    classifier, trainer = classifier_of(line, setup, distilled)
+    temperature = None
+    if setup.validation is not None:
+        unseen = trainer.outputs(classifier.log_probabilities, setup.validation)
+        temperature = best_temperature(unseen, setup.validation.labels)
+    log_p = trainer.outputs(classifier.log_probabilities, setup.test)
+    return classifier, Scores(log_p, classifier.groups, temperature, trainer.ledger.total)
+
+
+def classifier_of(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[Classifier, Trainer]:
+    """Train the classifier of a line that is no teacher; with what it was trained with."""
 
     def small(distilled: DistilledSet) -> TrainingSet:
         return (
@@ -98,13 +110,7 @@ def trained(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[C
     sets = [setup.original if name == ORIGINAL or distilled is None else small(distilled) for name in line.sets]
     trainer = setup.trainer({} if distilled is None else distilled.recipe).changed(validation=setup.validation)
     head: ClassifierHead = line.head.make()
-    classifier = head.fit(sets, trainer)
-    temperature = None
-    if setup.validation is not None:
-        unseen = trainer.outputs(classifier.log_probabilities, setup.validation)
-        temperature = best_temperature(unseen, setup.validation.labels)
-    log_p = trainer.outputs(classifier.log_probabilities, setup.test)
-    return classifier, Scores(log_p, classifier.groups, temperature, trainer.ledger.total)
+    return head.fit(sets, trainer), trainer
 
 
 def keep_classifier(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -126,6 +126,8 @@ class TeacherTraining:
             raise InputError(f"the head {name_of(head)!r} has {made.stages} stages, and a teacher is one classifier.")
         trainers = [trainer.changed(seed=seed) for seed in seeds]
         self._announce(made, trainers, data, options)
+        with trainer.ledger.spending():
+            self.store.apart([partial(_fit, made, data, each) for each in trainers], trainer.keep_going)
         return Teachers([made.fit([data], each) for each in trainers], made, trainers, data)
 
     def _announce(
@@ -266,6 +268,10 @@ class Teachers:
         if None in keys:
             raise Unidentified("what decides a teacher cannot be told")
         return [identity(self._head), keys]
+
+
+def _fit(head: ClassifierHead, data: TrainingSet, trainer: Trainer, store: NetworkStore) -> Classifier:
+    return head.fit([data], trainer.changed(store=store))
 
 
 def teacher_training(setup: Setup) -> TeacherTraining:

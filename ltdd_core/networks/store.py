@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +98,24 @@ class NetworkStore:
                 trained = _trained(job) if self.folder is None else self._shared(name, job, keep_going)
             self._known[name] = _ready(job, trained)
         return self._known[name]
+
+    def apart(self, trainings: Sequence[Callable[[NetworkStore], object]], keep_going: Callable[[], None]) -> None:
+        """Let the processes of a run do some trainings apart, each of them others, so that all find the networks here.
+
+        A network is then trained as in one process, whatever its layers.  Nothing happens where there is one process or
+        one training, or where the store has no folder, which all processes see.
+
+        Args:
+            trainings: each trains networks with the store that it is given; the same in all processes.
+            keep_going: called while other processes are at work; raises to stop.
+        """
+        if ranks.count() == 1 or len(trainings) == 1 or self.folder is None:
+            return
+        own = trainings[ranks.rank() :: ranks.count()]
+        with ranks.alone():
+            for training in own:
+                training(NetworkStore(self.folder))  # this one must know what it knows in the other processes
+        ranks.met(keep_going)
 
     def has(self, job: Job) -> bool:
         """Whether the network of a job is known or on disk."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ltdd_core import ranks
 from ltdd_core.config.model import Compute, Config
 from ltdd_core.errors import WriteError
 from ltdd_core.networks.compiled import precision_context
@@ -42,7 +43,7 @@ def in_one_precision(config: Config, folder: Path | None = None) -> Config:
     if folder is not None and (folder / CONFIG).exists():
         compute = _as_begun(compute, folder)
     if compute.precision == "auto":
-        faster = "bf16" if bf16_speed(compute, find_device(compute)) >= FASTER else "fp32"
+        faster = ranks.agreed("bf16" if bf16_speed(compute, find_device(compute)) >= FASTER else "fp32")
         compute = compute.model_copy(update={"precision": faster})
     return replace(config, compute=compute)
 

@@ -62,12 +62,12 @@ class Ledger:
 
     @contextmanager
     def spending(self) -> Iterator[None]:
-        """The block trains networks, or finds them."""
-        began = monotonic()
+        """The block trains networks, or finds them; so may blocks inside it."""
+        began, before = monotonic(), self.spent
         try:
             yield
         finally:
-            self.spent += monotonic() - began
+            self.spent = before + monotonic() - began
 
     @property
     def total(self) -> TrainingCost:
