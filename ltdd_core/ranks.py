@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ltdd_core.errors import InputError, RunFailed, reason_of
+from ltdd_core.errors import InputError, Interrupted, reason_of
 from ltdd_core.processes import LOOK_AGAIN, lost, processes_sharing
 
 T = TypeVar("T")
@@ -35,8 +35,8 @@ LONGEST_WAIT = timedelta(days=7)
 ENDED = "another process of this run has ended"
 
 
-class OtherEnded(RunFailed):
-    """Another process of the run has ended, and says itself why."""
+class OtherEnded(Interrupted):
+    """Another process of the run has ended, and says itself why; this one stops as if it had been asked to."""
 
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)

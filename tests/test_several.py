@@ -215,7 +215,7 @@ with ranks.joined():
         sys.exit(0)
     try:
         ranks.met()
-    except Exception as error:
+    except BaseException as error:
         print(type(error).__name__, error)
 """
 

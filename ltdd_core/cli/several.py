@@ -143,7 +143,7 @@ def own_folder(claimed: AbstractContextManager[Path], kept: Callable[[Path], str
 
     Raises:
         Interrupted: a signal came; what is kept is said.
-        OtherEnded: another process has ended; likewise.
+        RunFailed: another process has ended; likewise.
     """
     from ltdd_core import ranks
     from ltdd_core.networks.store import FOLDER as NETWORKS
@@ -154,8 +154,9 @@ def own_folder(claimed: AbstractContextManager[Path], kept: Callable[[Path], str
             ranks.met()  # the others have their copies
             try:
                 yield folder
-            except (Interrupted, ranks.OtherEnded) as error:
-                raise type(error)(f"{error}: {kept(folder)}") from error
+            except Interrupted as error:
+                kind = RunFailed if isinstance(error, ranks.OtherEnded) else Interrupted
+                raise kind(f"{error}: {kept(folder)}") from error
             return
         with TemporaryDirectory(prefix="ltdd-") as place:
             own = Path(place) / of_run.name

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ltdd_core import ranks
 from ltdd_core.config.advice import against_divergence
 from ltdd_core.config.model import Config
 from ltdd_core.data.sets import LongTailedSet
@@ -101,7 +100,7 @@ def taken(active: ActiveRun, step: int, *, slow: bool) -> tuple[dict[str, float]
     began = time.monotonic()
     try:
         metrics = {name: float(value) for name, value in matcher.step(step).items()}
-    except (Interrupted, ranks.OtherEnded):
+    except Interrupted:
         if before.is_back(matcher):
             save(matcher, active.folder, step, active.run.config)
         raise
