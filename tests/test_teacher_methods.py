@@ -157,10 +157,10 @@ def test_every_option_of_the_teachers_reaches_their_training(monkeypatch):
     }
     given_task, asked = task(seed=4), []
     options = TeacherOptions(**training, head="ldam", sampler="class-balanced", count=2)
-    monkeypatch.setattr(TeacherTraining, "__call__", lambda self, **given: asked.append(given) or [None] * 2)
+    monkeypatch.setattr(TeacherTraining, "_all", lambda self, kinds: asked.extend(kinds) or [[None] * 2])
     trained(given_task, options, [CONVNET])
-    assert asked == [
-        {"network": CONVNET, "head": "ldam", "sampler": "class-balanced", "training": training, "seeds": range(4, 6)}
+    assert [kind._asdict() for kind in asked] == [
+        {"network": CONVNET, "head": "ldam", "sampler": "class-balanced", "training": training, "seeds": [4, 5]}
     ]
     assert {*TeacherOptions.model_fields} == {*training, "head", "sampler", "count", "network"}
     of_soft_labels = {"soft_loss", "temperature", "hard_weight"}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,10 +76,7 @@ class TeacherTraining:
             RunFailed: training diverged.
         """
         seeds = [self.trainer.seed] if seeds is None else list(seeds)
-        asked = repr((network, head, training, seeds, sampler))
-        if asked not in self.made:
-            self.made[asked] = self._trained(network, head, training, seeds, sampler)
-        return self.made[asked]
+        return self._all([_Asked(network, head, training, seeds, sampler)])[0]
 
     def of(self, options: TeacherTrainingOptions, network: Named | None = None) -> Teachers:
         """Teachers as the options of a method or of a labeller say, the first with the seed of the run.
@@ -92,54 +89,99 @@ class TeacherTraining:
             InputError: an unknown name or option, or a head of several stages.
             RunFailed: training diverged.
         """
-        seed = self.trainer.seed
-        return self(
-            network=network,
-            head=options.head,
-            sampler=options.sampler,
-            training=options.training(),
-            seeds=range(seed, seed + options.count),
-        )
+        return self.of_kinds(options, [network])[0]
 
-    def _trained(
-        self,
-        network: Named | None,
-        head: Named,
-        training: TrainingOptions | Mapping[str, Any] | None,
-        seeds: Sequence[int],
-        sampler: Named | None,
-    ) -> Teachers:
-        data = self.original(sampler)
+    def of_kinds(self, options: TeacherTrainingOptions, networks: Sequence[Named | None]) -> list[Teachers]:
+        """As :meth:`of` for several kinds of network, which the processes of a run share.
+
+        Args:
+            options: which teachers of each kind, and how they are trained.
+            networks: the kinds of network; None for that of the run.
+
+        Raises:
+            InputError: an unknown name or option, or a head of several stages.
+            RunFailed: training diverged.
+        """
+        seeds = range(self.trainer.seed, self.trainer.seed + options.count)
+        training = options.training()
+        return self._all([_Asked(each, options.head, training, list(seeds), options.sampler) for each in networks])
+
+    def _all(self, asked: Sequence[_Asked]) -> list[Teachers]:
+        """All teachers of several kinds; those of a run's processes train other ones each."""
+        new = {repr(each): self._kind(each) for each in asked if repr(each) not in self.made}
+        self._announce(new.values())
+        with self.trainer.ledger.spending():
+            trainings = [partial(kind.fit, trainer) for kind in new.values() for trainer in kind.trainers]
+            self.store.apart(trainings, self.trainer.keep_going)
+        for name, kind in new.items():
+            classifiers = [kind.fit(trainer, self.store) for trainer in kind.trainers]
+            self.made[name] = Teachers(classifiers, kind.head, kind.trainers, kind.data)
+        return [self.made[repr(each)] for each in asked]
+
+    def _kind(self, asked: _Asked) -> _Kind:
+        """Teachers of one kind before they are trained.
+
+        Raises:
+            InputError: as :meth:`__call__`.
+        """
+        data = self.original(asked.sampler)
         usual = self.trainer.options[data.name]
         options: TrainingOptions = usual
-        if isinstance(training, TrainingOptions):
-            options = training
-        elif training is not None:
+        if isinstance(asked.training, TrainingOptions):
+            options = asked.training
+        elif asked.training is not None:
             try:
-                options = validate_options(("training",), TrainingOptions, {**usual.model_dump(), **training})
+                options = validate_options(("training",), TrainingOptions, {**usual.model_dump(), **asked.training})
             except OptionError as error:
                 raise InputError(f"the training of a teacher: {error}") from error
-        make = None if network is None else self.network(network)
+        make = None if asked.network is None else self.network(asked.network)
         trainer = self.trainer.changed(options={data.name: options}, store=self.store, make=make)
-        made: ClassifierHead = trainer.component("head", head)
-        if made.stages != 1:
-            raise InputError(f"the head {name_of(head)!r} has {made.stages} stages, and a teacher is one classifier.")
-        trainers = [trainer.changed(seed=seed) for seed in seeds]
-        self._announce(made, trainers, data, options)
-        with trainer.ledger.spending():
-            self.store.apart([partial(_fit, made, data, each) for each in trainers], trainer.keep_going)
-        return Teachers([made.fit([data], each) for each in trainers], made, trainers, data)
+        head: ClassifierHead = trainer.component("head", asked.head)
+        if head.stages != 1:
+            name = name_of(asked.head)
+            raise InputError(f"the head {name!r} has {head.stages} stages, and a teacher is one classifier.")
+        return _Kind(head, [trainer.changed(seed=seed) for seed in asked.seeds], data, options)
 
-    def _announce(
-        self, head: ClassifierHead, trainers: Sequence[Trainer], data: TrainingSet, options: TrainingOptions
-    ) -> None:
+    def _announce(self, kinds: Collection[_Kind]) -> None:
         """Tell how long the trainings will take that are not found; of compiled networks nobody knows."""
         if self.trainer.compiling is True:
             return
-        jobs = [job for trainer in trainers for job in trainer.plan(lambda planning: head.fit([data], planning))]
-        new = len(self.store.missing(jobs))
-        if new:
-            self.trainer.display.beforehand(lambda: [seconds_of_training(trainers[0], data, options)] * new)
+        new = [(kind, len(self.store.missing(kind.jobs()))) for kind in kinds]
+        if any(number for _, number in new):
+            self.trainer.display.beforehand(lambda: [seconds for kind, number in new for seconds in kind.guess(number)])
+
+
+class _Asked(NamedTuple):
+    """Arguments of :meth:`TeacherTraining.__call__`."""
+
+    network: Named | None
+    head: Named
+    training: TrainingOptions | Mapping[str, Any] | None
+    seeds: list[int]
+    sampler: Named | None
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Teachers of one kind before they are trained."""
+
+    head: ClassifierHead
+    trainers: list[Trainer]
+    """One for each seed."""
+    data: TrainingSet
+    options: TrainingOptions
+
+    def fit(self, trainer: Trainer, store: NetworkStore) -> Classifier:
+        """Train one, or find it in a store."""
+        return self.head.fit([self.data], trainer.changed(store=store))
+
+    def jobs(self) -> list[Job]:
+        """What is trained for all of them."""
+        return [job for trainer in self.trainers for job in trainer.plan(lambda t: self.head.fit([self.data], t))]
+
+    def guess(self, number: int) -> list[float]:
+        """The seconds of some of these trainings, each as long as the next."""
+        return [seconds_of_training(self.trainers[0], self.data, self.options)] * number if number else []
 
 
 class Teachers:
@@ -268,10 +310,6 @@ class Teachers:
         if None in keys:
             raise Unidentified("what decides a teacher cannot be told")
         return [identity(self._head), keys]
-
-
-def _fit(head: ClassifierHead, data: TrainingSet, trainer: Trainer, store: NetworkStore) -> Classifier:
-    return head.fit([data], trainer.changed(store=store))
 
 
 def teacher_training(setup: Setup) -> TeacherTraining:

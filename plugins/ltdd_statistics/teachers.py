@@ -72,4 +72,4 @@ def trained(
         InputError: an unknown name, or a head of several stages.
         RunFailed: training diverged.
     """
-    return Ensemble([task.trained.of(options, network) for network in networks])
+    return Ensemble(task.trained.of_kinds(options, networks))
