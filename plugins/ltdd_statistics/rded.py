@@ -85,7 +85,7 @@ class CropMatcher(Matcher):
         return trained(task, self.options.teacher, [self.options.teacher.network]).soft_labels
 
     def recipe(self) -> Mapping[str, Any]:
-        """The paper's in smaller batches; tiles are seen one by one too, mirrored if the run's augmentation does it.
+        """The paper's, in smaller batches; tiles are seen one by one too, mirrored where the run mirrors images.
 
         Its learning rate falls to half of what it was; here it falls to 0.
         """
