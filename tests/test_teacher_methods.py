@@ -39,7 +39,7 @@ from ltdd_statistics.sre2l import SRe2LMatcher
 from ltdd_statistics.students import labelled_recipe
 from ltdd_statistics.teachers import CONVNET, trained
 from ltdd_statistics.uni_level import UniLevelMatcher
-from ltdd_statistics.windows import draw_windows, most_rolled, smallest_share
+from ltdd_statistics.windows import draw_windows, smallest_share
 
 DATA = tiny_long_tailed()
 SMALL = {"name": "convnet-d3", "depth": 1, "width": 4, "norm": "batch"}
@@ -496,18 +496,17 @@ def test_the_learning_rate_falls_over_the_steps_of_the_run_unless_told_otherwise
 
 
 @pytest.mark.parametrize(
-    ("side", "share", "pixels"),
-    [(8, 1.0, 1), (4, 1.0, 0), (16, 0.25, 2), (32, 0.08, 4), (224, 0.08, 28)],
+    ("side", "share"),
+    [(8, 1.0), (4, 1.0), (16, 0.25), (32, 0.08), (224, 0.08)],
 )
-def test_parts_have_at_least_eight_by_eight_pixels_and_images_are_rolled_by_an_eighth(side, share, pixels):
-    shape = (3, side, side)
-    assert (smallest_share(None, shape), most_rolled(None, shape)) == (share, pixels)
-    assert (smallest_share(0.3, shape), most_rolled(3, shape)) == (0.3, 3)
+def test_parts_have_at_least_eight_by_eight_pixels_unless_told_otherwise(side, share):
+    assert smallest_share(None, (3, side, side)) == share
+    assert smallest_share(0.3, (3, side, side)) == 0.3
 
 
 def test_small_images_are_seen_and_cropped_whole_unless_told_otherwise():
     everything = torch.arange(12)
-    for component in (EDCMatcher, UniLevelMatcher):
+    for component in (SRe2LMatcher, EDCMatcher, UniLevelMatcher):
         matcher = prepared(component)
         assert torch.equal(matcher._views(matcher.images, everything, 0), matcher.images)
         matcher = prepared(component, smallest=0.3)

@@ -54,7 +54,7 @@ from ltdd_statistics.crops import CropOptions, chosen_crops
 from ltdd_statistics.moments import about, moments, together
 from ltdd_statistics.observers import Observer, Target, Which, global_target, observed
 from ltdd_statistics.teachers import DEBIASED, trained
-from ltdd_statistics.windows import draw_windows, mirrored, most_rolled, smallest_share
+from ltdd_statistics.windows import draw_windows, mirrored, smallest_share
 
 PIXELS = 2**20
 """Of images whose layers are kept for the gradient: 1,024 images of 32x32 pixels, which take 2 GB in a ConvNet of
@@ -94,7 +94,7 @@ class RecoveryMatcher(Matcher, ABC):
         curriculum: bool = option(
             False, "views that begin as whole images; their smallest share falls to the above along a cosine (CDA)"
         )
-        roll: int | None = option(0, "number of pixels by which images are rolled at most", ge=0)
+        roll: int = option(0, "number of pixels by which images are rolled at most", ge=0)
         clip: bool = option(True, "colours kept between black and white", source="SRe2L, public code")
         batch: int = option(
             1000, "number of images whose statistics are taken together; more make several groups", ge=1
@@ -120,7 +120,6 @@ class RecoveryMatcher(Matcher, ABC):
         """
         self.task, options, shape = task, self.options, task.data.image_shape
         self.smallest = smallest_share(options.smallest, shape)
-        self.roll = most_rolled(options.roll, shape)
         if options.curriculum and self.smallest == 1:
             raise InputError(
                 f"a curriculum needs views that are cropped, and images of {shape[1]}x{shape[2]} pixels are not unless "
@@ -260,7 +259,7 @@ class RecoveryMatcher(Matcher, ABC):
         if smallest < 1 or flip:
             windows = draw_windows(task.data.image_shape, count, draws, smallest=smallest, flip=flip)
             images = windows[group.cpu()].of(images)
-        down, right = torch.randint(-self.roll, self.roll + 1, (2,), generator=draws).tolist()
+        down, right = torch.randint(-options.roll, options.roll + 1, (2,), generator=draws).tolist()
         return images.roll((down, right), (2, 3)) if down or right else images
 
     # ---- what is matched -------------------------------------------------------------------------

@@ -27,16 +27,9 @@ class SRe2LMatcher(RecoveryMatcher):
 }"""
 
     class Options(RecoveryMatcher.Options):
-        """The teacher, and the defaults of the public code for CIFAR-100."""
+        """The teacher, and the learning rate of the public code for CIFAR-100, which also rolls images by 4 pixels."""
 
         lr_img: float = option(0.25, "initial learning rate of the pixels, by Adam", source="SRe2L, public code", gt=0)
-        roll: int | None = option(
-            None,
-            "number of pixels by which images are rolled at most",
-            source="SRe2L, public code: 4 for 32x32",
-            unless_given="an eighth of the shorter side",
-            ge=0,
-        )
         teacher: TeacherOptions = option(TEACHER, "the teachers")
 
     def kinds(self) -> Sequence[Named | None]:

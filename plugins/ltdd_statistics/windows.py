@@ -88,16 +88,6 @@ def smallest_share(given: float | None, shape: tuple[int, int, int]) -> float:
     return min(1.0, max(USUAL_SHARE, FEWEST_PIXELS / (height * width))) if given is None else given
 
 
-def most_rolled(given: int | None, shape: tuple[int, int, int]) -> int:
-    """By how many pixels images are rolled at most: by an eighth of the shorter side, which is 4 of 32 as in SRe2L.
-
-    Args:
-        given: by the user; None: nothing was said.
-        shape: ``(C, H, W)`` of the images.
-    """
-    return min(shape[1:]) // 8 if given is None else given
-
-
 def mirrored(task: Distillation) -> float:
     """The probability that a view is mirrored: a half where the run's augmentation mirrors images, else 0."""
     return 0.5 if "flip" in task.augmentation.name.split("_") else 0.0
