@@ -18,6 +18,7 @@ from ltdd_core.evaluation.saving import saving_of
 from ltdd_core.networks.store import NetworkStore
 from ltdd_core.runs.costs import COSTS, DistillingCost, note_costs, stored_costs
 from ltdd_core.storage import load_tensors, save_tensors
+from ltdd_core.training import cost
 from ltdd_core.training.cost import Ledger, TrainingCost, multiply_adds, total
 
 SHAPE = (3, 8, 8)
@@ -105,6 +106,15 @@ def test_the_seconds_of_a_training_are_those_of_all_processes(tmp_path, monkeypa
     again, _ = long_trainer(tmp_path)
     again.train(SET, outputs=4)
     assert 1000 < again.ledger.total.seconds < 1060
+
+
+def test_seconds_are_spent_once_by_a_block_inside_another_one(monkeypatch):
+    now = iter([0.0, 1.0, 3.0, 10.0])
+    monkeypatch.setattr(cost, "monotonic", lambda: next(now))
+    ledger = Ledger()
+    with ledger.spending(), ledger.spending():
+        pass
+    assert ledger.spent == 10
 
 
 def test_the_cost_of_several_trainings_is_their_sum_as_far_as_it_is_known():

@@ -20,12 +20,19 @@ from ltdd_core.ranks import OtherEnded
 from ltdd_core.storage import load_tensors
 
 LTDD = str(Path(sys.executable).with_name("ltdd"))
+TEACHERS = ["--set", "matcher.teacher.count=2", "--set", "matcher.teacher.epochs=2"]
+EXPERTS = ["--set", "matcher.experts.count=2", "--set", "matcher.experts.epochs=3", "--set", "matcher.syn_steps=2"]
 METHODS = {
     "dc": ["--set", "matcher.outer_loop=2", "--set", "matcher.inner_loop=1"],
     "dsa": ["--set", "matcher.outer_loop=2", "--set", "matcher.inner_loop=1"],
     "dm": ["--init", "keep"],
-    "mtt": ["--set", "matcher.experts.count=2", "--set", "matcher.experts.epochs=3", "--set", "matcher.syn_steps=2"],
-    "uni-level": ["--set", "matcher.teacher.training.epochs=2"],
+    "idm": [],
+    "mtt": EXPERTS,
+    "datm": EXPERTS,
+    "lad": EXPERTS,
+    "uni-level": TEACHERS,
+    "dance": TEACHERS,
+    "ncfm": [*TEACHERS, "--set", "matcher.sampling=network"],
 }
 
 
@@ -91,6 +98,81 @@ def helper_of(process):
         except OSError:
             continue
     return None
+
+
+CLASSIFIERS = ("--network", "convnet-d3", "--set", "network.norm=batch", "--set", "network.width=4", "--threads", "1")
+
+
+def without_seconds(told):
+    """A document without what is measured, and without its place."""
+    if isinstance(told, dict):
+        return {key: without_seconds(value) for key, value in told.items() if "seconds" not in key and key != "run"}
+    return [without_seconds(each) for each in told] if isinstance(told, list) else told
+
+
+def assert_same_result(first, second):
+    one, other = (json.loads((folder / "report.json").read_text()) for folder in (first, second))
+    assert without_seconds(one) == without_seconds(other)
+    said, again = (load_tensors(folder / "predictions.safetensors")[0] for folder in (first, second))
+    assert said.keys() == again.keys()
+    assert all(torch.equal(said[name], again[name]) for name in said)
+    kept = [{file.name for file in (folder / "classifiers").iterdir()} for folder in (first, second)]
+    assert kept[0] == kept[1]
+
+
+def trained(err):
+    """The networks that a process says it has trained."""
+    return [line for line in err.splitlines() if line.startswith("training a network:")]
+
+
+def test_processes_train_other_classifiers_of_a_table_each(ltdd, finished, tmp_path):
+    """Bit for bit those of one process, batch normalisation or not; by ``--processes`` and by torchrun."""
+    words = ["train", "--head", "linear", "--head", "cosine", "--repeats", "2", *CLASSIFIERS]
+    words += ["--set", "training.original.epochs=2"]
+    alone = ltdd(*words, "--out", tmp_path / "one")
+    assert len(trained(alone.stderr)) == 4
+    together = [LTDD, *words, "--processes", "2", "--out", str(tmp_path / "two")]
+    ended = subprocess.run(together, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert len(trained(ended.stderr)) == 2
+    assert all("seed 0" in line for line in trained(ended.stderr))
+    assert ended.stderr.count("the result is in") == 1
+    assert_same_result(tmp_path / "one", tmp_path / "two")
+
+    words = ["evaluate", str(finished), "--repeats", "2", "--network", "mlp", "--quality", "--threads", "1", "--json"]
+    ltdd(*words, "--store", tmp_path / "one", "--out", tmp_path / "three")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ltdd_core"]
+    ended = subprocess.run(
+        [*torchrun, *words, "--store", tmp_path / "two", "--out", tmp_path / "four"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert not [line for line in trained(ended.stderr) if "seed 1" in line]
+    assert json.loads(ended.stdout)["run"] == str(tmp_path / "four")
+    assert_same_result(tmp_path / "three", tmp_path / "four")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a process by /proc")
+def test_a_process_that_works_on_its_own_notices_that_another_one_is_killed(tmp_path):
+    words = [LTDD, "train", "--repeats", "2", *CLASSIFIERS, "--set", "training.original.epochs=100000", "--no-compile"]
+    words += ["--processes", "2", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "out").glob("networks/.*.lock"))) < 2:
+            assert time.monotonic() < deadline
+            assert running.poll() is None
+            time.sleep(0.1)
+        time.sleep(1)  # for an epoch to be kept
+        os.kill(helper_of(running), signal.SIGKILL)
+        began = time.monotonic()
+        _, err = running.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert running.returncode == 1
+    assert err.count("another process of this run has ended: stopped; finished networks are kept in") == 1
+    assert len(list((tmp_path / "out" / "networks").glob("*.unfinished"))) == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a process by /proc")
@@ -200,7 +282,9 @@ def test_shares_are_everything_once(monkeypatch, number, processes):
 
 EXCHANGES = """
 import sys, torch
+from pathlib import Path
 from ltdd_core import ranks
+from ltdd_core.networks.store import NetworkStore
 with ranks.joined():
     me = ranks.rank()
     assert ranks.agreed(f"of {me}") == "of 0"
@@ -211,6 +295,15 @@ with ranks.joined():
     assert parts.tolist() == [[1, 1], [2, 2], [2, 2]], parts
     with ranks.alone():
         assert (ranks.rank(), ranks.count()) == (0, 1) and ranks.agreed(me) == me
+    store, done = NetworkStore(Path(sys.argv[1])), []
+    def training(number, other):
+        assert other.folder == store.folder and other is not store and ranks.count() == 1
+        done.append(number)
+    store.apart([lambda other, number=number: training(number, other) for number in range(5)], ranks.check)
+    assert done == [[0, 3], [1, 4], [2]][me], done
+    for other, trainings in ((NetworkStore(), 5), (store, 1)):
+        other.apart([lambda other: done.append("everywhere")] * trainings, ranks.check)
+    assert "everywhere" not in done  # nobody would find its network, or there is nothing to share
     if me == 2:
         sys.exit(0)
     try:
@@ -220,14 +313,14 @@ with ranks.joined():
 """
 
 
-def test_what_processes_exchange():
+def test_what_processes_exchange(tmp_path):
     port = "29511"
     environments = [
         {**os.environ, "RANK": str(rank), "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         for rank in range(3)
     ]
     started = [
-        subprocess.Popen([sys.executable, "-c", EXCHANGES], env=env, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", EXCHANGES, tmp_path], env=env, stdout=subprocess.PIPE, text=True)
         for env in environments
     ]
     said = [process.communicate(timeout=120)[0] for process in started]
