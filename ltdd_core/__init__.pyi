@@ -210,6 +210,11 @@ from .plugging.catalog import (
 from .progress import (
     Display as Display,
 )
+from .ranks import (
+    share_of_batch as share_of_batch,
+    share_of_classes as share_of_classes,
+    summed_over_processes as summed_over_processes,
+)
 from .runs.distilled import (
     DistilledSet as DistilledSet,
     load_distilled as load_distilled,

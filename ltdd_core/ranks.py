@@ -32,6 +32,8 @@ LONGEST_WAIT = timedelta(days=7)
 """For what another process does, such as a training; one that dies is noticed at once."""
 
 
+LEAST_SHARED = 8
+"""Images of a batch, at least, that are worth a process; adding up what they come to takes time, too."""
 ENDED = "another process of this run has ended"
 
 
@@ -134,11 +136,16 @@ def met(keep_going: Callable[[], None] = check) -> None:
         others.wait()
 
 
-def summed(*tensors: Tensor) -> None:
-    """Replace tensors of one dtype by their sums over all processes, which are the same bits in each.
+def summed_over_processes(*tensors: Tensor) -> None:
+    """Replace tensors of one dtype by their sums over the processes of a run, which are the same bits in each.
+
+    They stay as they are in a run of one process.
 
     Args:
-        tensors: of any shapes, on one device; changed in place.
+        tensors: of any shapes, the same in each process, on one device; changed in place.
+
+    Raises:
+        OtherEnded: another process has died.
     """
     if count() == 1 or not tensors:
         return
@@ -174,8 +181,29 @@ def share_of(number: int) -> slice:
     return slice(start, start + each + (rank() < more))
 
 
+def share_of_batch(images: int) -> slice:
+    """Which images of a batch this process of a run works on; all in a run of one process.
+
+    Each process has others, from 8 images a process on.  A smaller batch is not worth it: the first process has all of
+    it, and the others have none.  Whoever works on a share ends with :func:`summed_over_processes`.
+
+    Args:
+        images: in the batch.
+    """
+    if images >= LEAST_SHARED * count():
+        return share_of(images)
+    return slice(0, images if rank() == 0 else 0)
+
+
 def share_of_classes(classes: int) -> Sequence[int]:
-    """The classes that this process works on: every so many-th, since neighbours in a long tail have similar counts."""
+    """The classes that this process of a run works on, in ascending order; all in a run of one process.
+
+    That is every so many-th, since neighbours in a long tail have similar counts; none where there are more processes
+    than classes.  Whoever works on a share ends with :func:`summed_over_processes`.
+
+    Args:
+        classes: how many there are in all.
+    """
     return range(rank(), classes, count())
 
 

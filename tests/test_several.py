@@ -289,7 +289,7 @@ with ranks.joined():
     me = ranks.rank()
     assert ranks.agreed(f"of {me}") == "of 0"
     first, second = torch.full((2, 3), me + 1.0), torch.tensor(10.0 * me)
-    ranks.summed(first, second)
+    ranks.summed_over_processes(first, second)
     assert first.tolist() == [[6.0] * 3] * 2 and float(second) == 30.0, (first, second)
     parts = ranks.put_together(torch.full((me, 2), me))
     assert parts.tolist() == [[1, 1], [2, 2], [2, 2]], parts

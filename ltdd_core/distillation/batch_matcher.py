@@ -131,7 +131,7 @@ class BatchMatcher(Matcher, ABC):
             for label, found in zip(classes, slope.split([ipc[label] for label in classes]), strict=True):
                 slopes[label].copy_(found)
             loss += part.detach()
-        ranks.summed(gradient, loss)
+        ranks.summed_over_processes(gradient, loss)
         self.images.grad = self.task.without_kept(gradient)
         return loss
 

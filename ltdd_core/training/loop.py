@@ -27,8 +27,6 @@ from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.soft_labels import SoftLabels
 
 BEGINNING = Start()
-LEAST_SHARED = 8
-"""Images of a batch, at least, that are worth a process; adding up the gradients takes time, too."""
 
 
 def train(
@@ -223,7 +221,7 @@ def _gradient(
         shared: whether the processes of a run may share the images, each of which goes through the network for itself.
     """
     every = torch.arange(len(images), device=images.device)
-    shared = shared and len(images) >= LEAST_SHARED * ranks.count() > LEAST_SHARED
+    shared = shared and len(images) >= ranks.LEAST_SHARED * ranks.count() > ranks.LEAST_SHARED
     own = every[ranks.share_of(len(images))] if shared else every
     count = math.ceil(len(own) / chunk)
     total: tuple[Tensor, ...] = ()
@@ -233,7 +231,7 @@ def _gradient(
         share = torch.autograd.grad(part, parameters, materialize_grads=True)
         total, value = tuple(map(torch.add, total, share)) if total else share, value + part.detach()
     if shared:
-        ranks.summed(*total, value)
+        ranks.summed_over_processes(*total, value)
     return total, value
 
 

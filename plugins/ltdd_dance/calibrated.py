@@ -33,6 +33,8 @@ from ltdd_core import (
     class_means,
     generator,
     option,
+    share_of_classes,
+    summed_over_processes,
 )
 
 
@@ -105,7 +107,9 @@ class CalibratedMatcher(BatchMatcher, ABC):
         self.task, self.pool, self.labels = task, task.networks, task.initial_labels
         self._normalise = task.data.normalisation.layer().to(task.device)
         factor = self.factor_of(task.data.image_shape)
-        self._at_once = grouped([factor**2 * number for number in task.ipc_of_class], task.chunk)
+        own = share_of_classes(len(task.ipc_of_class))
+        groups = grouped([factor**2 * task.ipc_of_class[label] for label in own], task.chunk)
+        self._at_once = [[own[place] for place in group] for group in groups]
         tiles = task.initial_tiles(factor)
         self.pixels = task.data.normalisation.invert(tiles).requires_grad_(True)
         self.kept_pixels = self.pixels.detach()[task.kept]
@@ -152,20 +156,23 @@ class CalibratedMatcher(BatchMatcher, ABC):
     def _descended(self, loss: Callable[[Sequence[int]], Tensor]) -> Tensor:
         """The sum of the losses of all classes; its gradient is added to that of the pixels.
 
-        Some classes at a time go through the network, so that memory follows their tiles and not all of them.
+        Some classes at a time go through the network, so that memory follows their tiles and not all of them.  The
+        processes of a run share the classes.
 
         Args:
             loss: of some classes, which depends on their images alone.
         """
         shown = self._normalise(self.pixels)
         self.images = shown.detach().requires_grad_(True)
-        total = shown.new_zeros(())
+        gradient, total = torch.zeros_like(shown), shown.new_zeros(())
+        self.images.grad = gradient
         for classes in self._at_once:
             self.task.keep_going()
             part = loss(classes)
             part.backward()
             total += part.detach()
-        shown.backward(self.images.grad)
+        summed_over_processes(gradient, total)
+        shown.backward(gradient)
         return total
 
     def _move(self) -> None:

@@ -8,14 +8,15 @@ network.)
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, replace_all_batch_norm_modules_
 from torch.nn import functional as F
 
-from ltdd_core import Network, compiled_function, precision_context
+from ltdd_core import Network, compiled_function, precision_context, share_of_batch, summed_over_processes
 
 Layout = list[tuple[str, tuple[int, ...]]]
 LAST_LAYER = "linear."
@@ -102,8 +103,10 @@ class Student:
         """
         part_gradient = self._gradient_of_part if graph else self._gradient
         total = torch.zeros_like(theta)
-        for part, own in self._parts(images, labels):
-            total = total + part_gradient(theta, fixed, part, own, len(images))
+        for rows in self._parts(len(images), own=not graph):
+            total = total + part_gradient(theta, fixed, images[rows], labels[rows], len(images))
+        if self._shares and not graph:
+            summed_over_processes(total)
         return total
 
     def pullback(
@@ -126,17 +129,24 @@ class Student:
             fixed: the other parameters, where there are some.
             theta_too: whether the derivative to the parameters is wanted.
         """
-        parts = [
-            self._pullback(theta, fixed, part, own, a, len(images), theta_too)
-            for part, own in self._parts(images, labels)
-        ]
-        gradients, by_images, by_labels, by_theta = zip(*parts, strict=True)
-        return Pulled(
-            _total(gradients),
-            torch.cat(by_images),
-            torch.cat(by_labels) if labels.is_floating_point() else None,
-            _total(by_theta) if theta_too else None,
+        soft = labels.is_floating_point()
+        found = Pulled(
+            torch.zeros_like(theta),
+            torch.zeros_like(images),
+            torch.zeros_like(labels) if soft else None,
+            torch.zeros_like(theta) if theta_too else None,
         )
+        for rows in self._parts(len(images), own=True):
+            part = self._pullback(theta, fixed, images[rows], labels[rows], a, len(images), theta_too)
+            gradient, found.images[rows], by_labels, by_theta = part
+            found.gradient.add_(gradient)
+            if found.labels is not None and by_labels is not None:
+                found.labels[rows] = by_labels
+            if found.theta is not None and by_theta is not None:
+                found.theta.add_(by_theta)
+        if self._shares:
+            summed_over_processes(*(each for each in found if each is not None))
+        return found
 
     def logits(self, row: Tensor, images: Tensor) -> Tensor:
         """Logits ``[n, classes]`` of the network with all its parameters in one vector; no graph is made.
@@ -151,10 +161,22 @@ class Student:
             parts = images.tensor_split(1 if self._chunk is None else math.ceil(len(images) / self._chunk))
             return torch.cat([self._forward(values, part, row.dtype) for part in parts])
 
-    def _parts(self, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The batch in parts of (almost) equal size, so that one compiled graph does for all."""
-        count = 1 if self._chunk is None else math.ceil(len(images) / self._chunk)
-        return list(zip(images.tensor_split(count), labels.tensor_split(count), strict=True))
+    def _parts(self, images: int, *, own: bool) -> list[slice]:
+        """A batch in parts of (almost) equal size, so that one compiled graph does for all.
+
+        Args:
+            images: in the batch.
+            own: only those that this process of a run goes through, where the processes share the batch.
+        """
+        rows = range(images)[share_of_batch(images) if own and self._shares else slice(None)]
+        count = 1 if self._chunk is None else math.ceil(len(rows) / self._chunk)
+        ends = [rows.start + place * len(rows) // max(1, count) for place in range(count + 1)]
+        return [slice(*each) for each in pairwise(ends)]
+
+    @property
+    def _shares(self) -> bool:
+        """Whether the processes of a run may share a batch: batch normalisation needs all of it."""
+        return self._chunk is not None
 
     def _forward(self, parameters: dict[str, Tensor], images: Tensor, dtype: torch.dtype) -> Tensor:
         with precision_context(self._precision, images.device):
@@ -200,8 +222,3 @@ def named(flat: Tensor, layout: Layout) -> dict[str, Tensor]:
     """The parameters in a flat vector ``[P]``, by name, each in its shape."""
     values = flat.split([math.prod(shape) for _, shape in layout])
     return {name: value.view(shape) for (name, shape), value in zip(layout, values, strict=True)}
-
-
-def _total(tensors: Any) -> Tensor:
-    result: Tensor = sum(tensors[1:], tensors[0])
-    return result

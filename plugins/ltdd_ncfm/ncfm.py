@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ltdd_core import Distillation, generator, option, seeded_by
+from ltdd_core import Distillation, generator, option, seeded_by, summed_over_processes
 from ltdd_ncfm.characteristic import CharacteristicMatcher
 
 
@@ -74,7 +74,8 @@ class NCFMatcher(CharacteristicMatcher):
         """The images go down, and then psi goes up, both by the gradients of this step."""
         found = super().step(step)
         if self.psi is not None:
-            self._made.backward(self.frequencies.grad)
+            summed_over_processes(self._uphill)  # each of which has had other classes
+            self._made.backward(self._uphill)
             self.ascent.step()
             self.ascent.zero_grad()
         return found
@@ -84,7 +85,9 @@ class NCFMatcher(CharacteristicMatcher):
         if self.psi is None:
             return noise
         self._made: Tensor = self.psi(noise)
-        return self._made.detach().requires_grad_(True)  # classes add to its gradient one after another
+        frequencies = self._made.detach().requires_grad_(True)
+        frequencies.grad = self._uphill = torch.zeros_like(frequencies)  # classes add to it one after another
+        return frequencies
 
     def discrepancy(self, amplitude: Tensor, phase: Tensor, classes: Tensor) -> Tensor:
         """The mean of the roots of the weighted sums."""
