@@ -28,6 +28,8 @@ NOT_OF_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
 """How file systems answer that cannot sync a folder (SMB, shared folders of virtual machines)."""
 TEMPORARY = ".tmp"
 """How the names of files end that are not written to their end yet."""
+SEEN_AT_ONCE = 2**22
+"""Numbers of a tensor."""
 METADATA = "__metadata__"
 """The part of the header of a safetensors file that is no tensor."""
 
@@ -266,6 +268,11 @@ class TensorDigest:
     def hexdigest(self) -> str:
         """32 hexadecimal digits."""
         return self._digest.hexdigest()
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite, seen in parts: torch would take twice the memory of a large tensor."""
+    return all(bool(torch.isfinite(part).all()) for part in tensor.detach().reshape(-1).split(SEEN_AT_ONCE))
 
 
 def _memory_of(tensor: Tensor) -> memoryview:

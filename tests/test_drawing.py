@@ -16,6 +16,7 @@ from ltdd_core.data import drawing
 from ltdd_core.data.drawing import SHOT_COLOURS, folded, lettering, shot_colours, spread_out
 from ltdd_core.data.longtail import by_count
 from ltdd_core.data.normalisation import PerChannel
+from ltdd_core.data.pictures import class_sheet
 from ltdd_core.runs import pictures
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.runs.pictures import save_picture
@@ -97,10 +98,10 @@ def test_a_name_is_folded_where_a_word_ends():
     assert folded("猫" * 30) == "猫" * 14 + "\n…" + "猫" * 13
 
 
-def distilled_set(names, height=8):
+def distilled_set(names, height=8, width=8):
     """An image of a class has its number as the brightness."""
     labels = torch.arange(len(names)).repeat_interleave(2)
-    levels = (labels / len(names))[:, None, None, None].expand(-1, 3, height, 8)
+    levels = (labels / len(names))[:, None, None, None].expand(-1, 3, height, width)
     return DistilledSet(levels.clone(), labels, tuple(names), PerChannel((0.0,) * 3, (1.0,) * 3), 2)
 
 
@@ -130,6 +131,17 @@ def test_of_many_classes_the_picture_shows_head_and_tail(tmp_path):
     assert found[0] == pytest.approx(0.99, abs=0.02)
     assert found[-1] == pytest.approx(0, abs=0.02)
     assert found == sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize(("height", "shown"), [(8, 8), (64, 64), (224, 63)])
+def test_large_images_are_as_large_in_the_picture_as_there_are_dots_for_them(tmp_path, height, shown):
+    made = distilled_set(["a", "b", "c", "d"], height, height)
+    save_picture(tmp_path / "a.png", made, [1, 2, 3, 4])
+    assert rows_of(tmp_path / "a.png") == pytest.approx([0.75, 0.5, 0.25, 0], abs=0.02)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert json.loads(picture.text["sheet"])["size"][1] == shown
+    one = class_sheet(made.images, torch.full((8,), 3), made.class_names)  # the others have no images
+    assert one.startswith(b"\x89PNG")
 
 
 def test_a_run_says_once_which_characters_no_font_has_and_quiet_says_nothing(ltdd):

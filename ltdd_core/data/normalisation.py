@@ -87,7 +87,7 @@ class PerChannel(Normalisation):
     def apply(self, images: Tensor) -> Tensor:
         """``(image / 255 - mean) / std``."""
         mean, std = self._columns(images.device)
-        return (images.float() / 255 - mean) / std
+        return (images.float() / 255).sub_(mean).div_(std)  # in place: there may be many images
 
     def layer(self) -> nn.Module:
         """``(image - mean) / std``."""
@@ -96,7 +96,7 @@ class PerChannel(Normalisation):
     def invert(self, images: Tensor) -> Tensor:
         """``image * std + mean``, clamped to [0, 1]."""
         mean, std = self._columns(images.device)
-        return (images * std + mean).clamp(0, 1)
+        return (images * std).add_(mean).clamp_(0, 1)
 
     def to_json(self) -> dict[str, Any]:
         """Kind, mean and std."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MOST_COLUMNS = 20
 MOST_ROWS = 50
 SIDE = 0.45  # inches an image
+GAP = 16  # of an image fit into its side
 LEGEND = 0.25  # inches
 IN_A_NOTEBOOK = 10
 """Rows and columns."""
@@ -58,10 +59,10 @@ def class_sheet(
 
     every = list(range(len(class_names))) if counts is None else by_count(counts)
     classes = spread_out(every, rows)
-    of_class = [images[labels == label][:columns] for label in classes]
+    of_class = [_shrunk(images[labels == label][:columns], int(SIDE * dpi)) for label in classes]
     columns = max(1, *(len(class_images) for class_images in of_class))
-    _, channels, height, width = images.shape
-    gap = max(1, height // 16)
+    channels, height, width = of_class[0].shape[1:]
+    gap = max(1, height // GAP)
     letters = lettering(class_names)
     names = [folded(letters.text(name)) for name in class_names]
     if counts is not None:
@@ -101,6 +102,15 @@ def class_sheet(
     }
     canvas.print_png(buffer, metadata={"sheet": json_text(place)})
     return buffer.getvalue()
+
+
+def _shrunk(images: Tensor, dots: int) -> Tensor:
+    """Images that are larger than the dots that are there for each, made as large with their gap: ``[n, C, h, w]``."""
+    height, width = images.shape[2:]
+    if height <= dots:
+        return images
+    side = dots * GAP // (GAP + 1)
+    return torch.nn.functional.interpolate(images, (side, max(1, round(width * side / height))), mode="area")
 
 
 def _tiled(of_class: Sequence[Tensor], columns: int, gap: int) -> Tensor:

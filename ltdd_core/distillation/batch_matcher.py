@@ -194,19 +194,26 @@ class BatchMatcher(Matcher, ABC):
     def _drawn(self, number: int, classes: Sequence[int], images: Tensor) -> tuple[Batch, Batch]:
         """The same for some classes, whose synthetic images are ``images``."""
         task, data = self.task, self.task.data
-        real, labels, synthetic, of_synthetic = [], [], [], []
-        numbers = [task.ipc_of_class[label] for label in classes]
-        for label, class_images in zip(classes, images.split(numbers), strict=True):
-            indices = task.draw_real(label, self.options.batch_real, number)
+        chosen = [task.draw_real(label, self.options.batch_real, number) for label in classes]
+        sizes = torch.tensor([len(indices) for indices in chosen])
+        real = torch.empty(int(sizes.sum()), *data.image_shape, device=task.device)
+        synthetic = []
+        shown = zip(
+            classes,
+            chosen,
+            real.split(sizes.tolist()),
+            images.split([task.ipc_of_class[label] for label in classes]),
+            strict=True,
+        )
+        for label, indices, place, class_images in shown:
             augmenting = generator(task.seed, "augmentation", number, label)
             transform = task.augmentation.draw(data.image_shape, augmenting)
             drawn = data.train_images[indices].to(task.device, non_blocking=True)
-            real.append(transform(data.normalisation.apply(drawn)))
-            labels.append(data.train_labels[indices])
-            seen = self.decode(class_images).flatten(0, 1)
-            synthetic.append(transform(seen))
-            of_synthetic.append(torch.full((len(seen),), label))
-        return _joined(real, labels), _joined(synthetic, of_synthetic)
+            place.copy_(transform(data.normalisation.apply(drawn)))
+            synthetic.append(transform(self.decode(class_images).flatten(0, 1)))
+        labels = torch.tensor(list(classes))
+        tiles = torch.tensor([len(part) for part in synthetic])
+        return _batch(real, labels, sizes), _batch(torch.cat(synthetic), labels, tiles)
 
 
 class ClassMatcher(BatchMatcher, ABC):
@@ -261,6 +268,5 @@ def class_means(features: Tensor, counts: Tensor) -> Tensor:
     return features.new_zeros(len(counts), features.shape[1]).index_add(0, labels, features) / counts[:, None]
 
 
-def _joined(images: list[Tensor], labels: list[Tensor]) -> Batch:
-    counts = torch.tensor([len(part) for part in images])
-    return Batch(torch.cat(images), torch.cat(labels).to(images[0].device), counts)
+def _batch(images: Tensor, classes: Tensor, counts: Tensor) -> Batch:
+    return Batch(images, classes.repeat_interleave(counts).to(images.device), counts)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.plugging.loading import Observers
 from ltdd_core.progress import Display, usual_display
 from ltdd_core.runs.costs import COSTS, note_costs
+from ltdd_core.runs.devices import give_back_freed_memory
 from ltdd_core.runs.distilled import (
     DISTILLED_FILE,
     DistilledSet,
@@ -167,10 +169,11 @@ def distill(
         task = task_of(setup)
         if not (out / DISTILLED_FILE).exists() or folder.has_other_length(config):
             before(setup)
-            display.ahead(lambda: classifiers_ahead(setup, lines, matcher, task, out))
+            display.ahead(partial(classifiers_ahead, setup, lines, matcher, task, out))
             with own.counted():
                 matcher.prepare(task)
             task.forget_initial_images()
+            give_back_freed_memory()
             try_labeller(setup)
         say_what_is_distilled(setup)
         if folder.is_empty() or folder.is_scored_otherwise(config):
@@ -185,7 +188,9 @@ def distill(
         try:
             active = ActiveRun(run, folder, matcher, task, setup, observers, own)
             distilled = finished_set(active, checkpoint)
-            table = score(active, distilled, lines)
+            del active, checkpoint, matcher, task  # they hold images several times, and are not needed any more
+            give_back_freed_memory()
+            table = score(run, setup, observers, distilled, lines)
             seconds = folder.seconds_taken() or time.monotonic() - began
             result = Result(
                 folder.path,
@@ -297,10 +302,10 @@ def classifiers_ahead(
     return {}
 
 
-def score(active: ActiveRun, distilled: DistilledSet, lines: Sequence[Line]) -> ResultTable:
+def score(run: Run, setup: Setup, observers: Observers, distilled: DistilledSet, lines: Sequence[Line]) -> ResultTable:
     """The run's table."""
-    table = result_table(active.setup, distilled, active.folder.path, lines)
+    table = result_table(setup, distilled, run.path, lines)
     for row in table.rows:
-        active.setup.display.row(row.name, row.accuracy, row.std)
-        active.observers.tell("ltdd_evaluated", run=active.run, row=row)
+        setup.display.row(row.name, row.accuracy, row.std)
+        observers.tell("ltdd_evaluated", run=run, row=row)
     return table

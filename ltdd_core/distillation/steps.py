@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ltdd_core.config.advice import against_divergence
@@ -26,6 +25,7 @@ from ltdd_core.runs.facts import data_facts, versions
 from ltdd_core.runs.folder import METRICS, TIMES, RunFolder
 from ltdd_core.runs.pictures import save_picture
 from ltdd_core.setup import Setup
+from ltdd_core.storage import all_finite
 from ltdd_core.training.soft_labels import SoftLabels
 
 PICTURE = "distilled.png"
@@ -114,7 +114,7 @@ def save(matcher: Matcher, folder: RunFolder, done: int, config: Config) -> None
         RunFailed: a tensor is not finite; the checkpoint before stays.
     """
     state = matcher.state()
-    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    bad = [name for name, tensor in state.items() if not all_finite(tensor)]
     if bad:
         raise RunFailed(_advice(f"{bad[0]} is not finite any more after step {done}", folder, config))
     folder.save_checkpoint(done, state)

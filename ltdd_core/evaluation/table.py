@@ -24,6 +24,7 @@ from ltdd_core.evaluation.saving import Saving, saving_of
 from ltdd_core.evaluation.stored import TrainedClassifier, class_finder, file_name, save_classifier
 from ltdd_core.networks.stored import Unstorable
 from ltdd_core.runs.costs import note_costs, stored_costs
+from ltdd_core.runs.devices import give_back_freed_memory
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.runs.facts import versions
 from ltdd_core.runs.folder import CLASSIFIERS
@@ -91,6 +92,7 @@ def trained(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[C
     if line.control == TEACHER and distilled is not None:
         return None, Scores(teacher_scores(setup, distilled), None, cost=setup.beforehand.total)
     classifier, trainer = classifier_of(line, setup, distilled)
+    give_back_freed_memory()
     temperature = None
     if setup.validation is not None:
         unseen = trainer.outputs(classifier.log_probabilities, setup.validation)

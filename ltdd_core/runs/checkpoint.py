@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError
-from ltdd_core.storage import digest_of, load_tensors, save_tensors, writing
+from ltdd_core.storage import all_finite, digest_of, load_tensors, save_tensors, writing
 
 CHECKPOINT = "checkpoint.safetensors"
 PARTS = "state"
@@ -88,7 +87,7 @@ def load_checkpoint(folder: Path) -> tuple[int, dict[str, Tensor]] | None:
             raise InputError(f"{file}: damaged. Delete {path}, and the run begins again.")
         state |= {f"{part}: {inside}" if part else inside: tensor for inside, tensor in tensors.items()}
     for name, tensor in state.items():
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise InputError(f"{path}: {name!r} is not finite. {BEGIN_AGAIN}")
     return facts.step, state
 

@@ -66,6 +66,16 @@ def keep_freed_memory() -> None:
             mallopt(M_MMAP_THRESHOLD, LARGEST_OF_OLD)
 
 
+def give_back_freed_memory() -> None:
+    """Let the system have what was kept, between two parts of a run: the next needs blocks of other sizes.
+
+    What lies free between blocks that are used is given back, too.
+    """
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):  # other C libraries have no such function
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextmanager
 def computing(compute: Compute, device: torch.device) -> Iterator[None]:
     """The CPU threads that a run asks for, and on a GPU TF32 only where it asks for that; both as before afterwards."""

@@ -19,7 +19,7 @@ from ltdd_core.data.pictures import in_notebook
 from ltdd_core.errors import InputError, brief
 from ltdd_core.plugging.catalog import SESSION, Catalog, installed
 from ltdd_core.runs.named import DISTILLED_FILE as DISTILLED_FILE, file_of_set
-from ltdd_core.storage import digest_of, load_tensors, save_tensors
+from ltdd_core.storage import all_finite, digest_of, load_tensors, save_tensors
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.soft_labels import SoftLabels
 
@@ -310,7 +310,7 @@ def check_distilled(distilled: DistilledSet) -> None:
     images, labels, classes = distilled.images, distilled.labels, len(distilled.class_names)
     if len({*distilled.class_names}) < classes:
         raise InputError("two classes have the same name.")
-    if images.dim() != 4 or images.dtype != torch.float32 or not torch.isfinite(images).all():
+    if images.dim() != 4 or images.dtype != torch.float32 or not all_finite(images):
         raise InputError("images must be finite float32 [n, C, H, W].")
     if not images.numel():
         raise InputError("it holds no images.")

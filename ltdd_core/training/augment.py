@@ -30,6 +30,8 @@ ROTATE_DEGREES = 15.0
 SCALE = 1.2
 CROP = 0.125
 CUTOUT = 0.5
+GRID_PIXELS = 2**20
+"""Pixels whose places in the images are there at once, where each image has places of its own."""
 
 
 class Augmentation:
@@ -118,9 +120,9 @@ def _color(shape: Shape, generator: torch.Generator, count: int = 1) -> Transfor
         added, saturated, contrasted = strengths.to(images)
         images = images + added
         grey = images.mean(1, keepdim=True)
-        images = (images - grey) * saturated + grey
+        images = (images - grey).mul_(saturated).add_(grey)  # in place: a batch may be large
         middle = images.mean((1, 2, 3), keepdim=True)
-        return (images - middle) * contrasted + middle
+        return (images - middle).mul_(contrasted).add_(middle)
 
     return apply
 
@@ -304,12 +306,17 @@ def _transposed(indices: Tensor, weights: Tensor) -> _Taps:
 
 def _sampled_warp(shape: Shape, matrices: Tensor) -> Transform:
     _, height, width = shape
-    # In float64 until here: an autocast leaves float64 alone.
-    grid = (matrices @ _grid(height, width, matrices.device)).mT.unflatten(1, (height, width))  # [n, H, W, 2]
+    at_once = max(1, GRID_PIXELS // (height * width))
 
-    def apply(images: Tensor) -> Tensor:
+    def of(images: Tensor, matrices: Tensor) -> Tensor:
+        # In float64 until here: an autocast leaves float64 alone.
+        grid = (matrices @ _grid(height, width, matrices.device)).mT.unflatten(1, (height, width))  # [n, H, W, 2]
         sampled: Tensor = _GridSample.apply(images, grid.to(images), False)
         return sampled
+
+    def apply(images: Tensor) -> Tensor:
+        parts = [of(*part) for part in zip(images.split(at_once), matrices.split(at_once), strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     return apply
 

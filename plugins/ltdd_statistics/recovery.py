@@ -134,7 +134,7 @@ class RecoveryMatcher(Matcher, ABC):
             self.images = task.initial_images.clone()
         self.labels = task.initial_labels
         self.groups = spread(len(self.images), options.batch)
-        self.optimizer = torch.optim.Adam([self.images], lr=options.lr_img, betas=(0.5, 0.9))
+        self.optimizer = torch.optim.Adam([self.images], lr=options.lr_img, betas=(0.5, 0.9), fused=True)
         self.averages = [
             [[torch.zeros_like(target.whole) for target in each.targets] for _ in self.groups]
             for each in (self.observers if options.average else ())
