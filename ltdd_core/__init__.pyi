@@ -240,8 +240,10 @@ from .training.augmentation import (
 from .training.crops import (
     CropFlip as CropFlip,
 )
-from .training.loop import (
+from .training.gradient import (
     gradient_in_chunks as gradient_in_chunks,
+)
+from .training.loop import (
     train as train,
 )
 from .training.losses import (

@@ -64,6 +64,17 @@ def identity(value: Any) -> Any:
     return {"value": tree, "code": code} if code else tree
 
 
+def structure(module: nn.Module) -> Any:
+    """A JSON tree that is the same for modules that differ in nothing but the values of parameters and buffers.
+
+    Raises:
+        Unidentified: it holds something else than :func:`identity` takes.
+    """
+    tensors = {**dict(module.named_parameters()), **{f"buffer: {n}": b for n, b in module.named_buffers()}}
+    shapes = [[name, list(t.shape), str(t.dtype), t.requires_grad] for name, t in tensors.items()]
+    return [_Reader().structure(module, 0), shapes]
+
+
 def digest(tree: Any) -> str:
     """A digest of a JSON tree, 32 hexadecimal digits."""
     return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -129,15 +140,19 @@ class _Reader:
 
     def _of_module(self, module: nn.Module, depth: int) -> Any:
         """Its structure, its attributes and all of its tensors."""
+        tensors = {**dict(module.named_parameters()), **{f"buffer: {n}": b for n, b in module.named_buffers()}}
+        return {"module": self.structure(module, depth), "tensors": digest_of(tensors)}
+
+    def structure(self, module: nn.Module, depth: int) -> Any:
+        """Its parts, and the attributes of each."""
         parts = dict(module.named_modules())
         known = {id(part) for part in parts.values()}
-        structure = []
+        found = []
         for name, part in parts.items():
             attributes = {key: value for key, value in sorted(vars(part).items()) if key not in OF_EVERY_MODULE}
             told = {key: self._of_attribute(value, known, depth) for key, value in attributes.items()}
-            structure.append([name, self._name(type(part)), told])
-        tensors = {**dict(module.named_parameters()), **{f"buffer: {n}": b for n, b in module.named_buffers()}}
-        return {"module": structure, "tensors": digest_of(tensors)}
+            found.append([name, self._name(type(part)), told])
+        return found
 
     def _of_attribute(self, value: Any, known: set[int], depth: int) -> Any:
         """An attribute of a module; a method of one of its parts, compiled or not, is known by its name."""

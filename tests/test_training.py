@@ -30,7 +30,8 @@ from ltdd_core import (
 from ltdd_core.networks.job import Start
 from ltdd_core.networks.zoo import MLP, ConvNet, ResNet18
 from ltdd_core.seeding import global_generator
-from ltdd_core.training.loop import _factor, gradient_in_chunks, train
+from ltdd_core.training.gradient import gradient_in_chunks
+from ltdd_core.training.loop import _factor, train
 from ltdd_core.training.losses import WeightedLoss
 from ltdd_core.training.mixing import mixed
 from ltdd_core.training.options import TrainingOptions

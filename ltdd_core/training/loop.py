@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ltdd_core import ranks
 from ltdd_core.errors import InputError, RunFailed, reason_of
-from ltdd_core.networks.compiled import CompiledNetwork
 from ltdd_core.networks.job import ADVICE, Epoch, Start
 from ltdd_core.networks.network import Network
 from ltdd_core.networks.state import load_state_of, state_of
@@ -21,12 +21,41 @@ from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.augmentation import TrainingAugmentation
 from ltdd_core.training.losses import Loss, LossSchedule
 from ltdd_core.training.mixing import mixed
-from ltdd_core.training.objective import Objective, objective_of, of_labels
+from ltdd_core.training.models import Single, Stacked
+from ltdd_core.training.objective import Objective, objective_of
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.soft_labels import SoftLabels
 
 BEGINNING = Start()
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network that is trained, and all of its training that is its own."""
+
+    network: Network
+    """On the device; its parameters that require gradients are trained."""
+    data: TrainingSet
+    """The images and their labels."""
+    loss: Loss
+    """Of logits and the labels of the data."""
+    loss_at: LossSchedule | None
+    """Instead of ``loss`` where it changes from epoch to epoch."""
+    augmentation: Augmentation | TrainingAugmentation
+    """Of the training images, a separate draw for each image."""
+    seed: int
+    """Of the order, the augmentation, mixup and dropout."""
+    purpose: str
+    """Names the random draws; the same seed and purpose give the same network."""
+    start: Start = BEGINNING
+    """Where it begins."""
+    after_epoch: Callable[[Epoch], None] = lambda epoch: None
+    """Told of each epoch at its end."""
+
+
+class UnequalEpochs(Exception):
+    """Samplers have drawn unequal numbers of images for networks that are trained at once."""
 
 
 def train(
@@ -72,42 +101,90 @@ def train(
         InputError: the state of an earlier training does not fit.
         ValueError: ``start`` has epochs and no state, and the training has momentum, AdamW or an average.
     """
-    if start.done and not start.state and options.remembers:
+    learner = Learner(network, data, loss, loss_at, augmentation, seed, purpose, start, after_epoch)
+    at_once = options.batch if chunk is None else chunk
+    model = Single(network, precision, compiled, at_once)
+    train_model(model, [learner], options, device=device, keep_going=keep_going, chunk=chunk)
+    return network
+
+
+def train_together(
+    learners: Sequence[Learner],
+    options: TrainingOptions,
+    *,
+    device: torch.device,
+    keep_going: Callable[[], None],
+    chunk: int,
+    precision: str,
+) -> None:
+    """Train several networks of one shape at once; each becomes what :func:`train` makes of it, up to rounding.
+
+    Args:
+        learners: two or more, on sets of the same size, with as many epochs behind them.  Their networks draw nothing
+            in training, and differ in nothing but the values of parameters and buffers.
+        options: of all of them.
+        device: where batches are put.
+        keep_going: called before every step; raises to stop.
+        chunk: images at once, of all networks together.
+        precision: as in :func:`train`.
+
+    Raises:
+        RunFailed: the weights of a network are no longer finite.
+        InputError: the state of an earlier training does not fit.
+        UnequalEpochs: the samplers have drawn more images for one network than for another.
+    """
+    model = Stacked([learner.network for learner in learners], precision, max(1, chunk // len(learners)))
+    try:
+        train_model(model, learners, options, device=device, keep_going=keep_going, chunk=chunk)
+    finally:
+        model.release()
+
+
+def train_model(
+    model: Single | Stacked,
+    learners: Sequence[Learner],
+    options: TrainingOptions,
+    *,
+    device: torch.device,
+    keep_going: Callable[[], None],
+    chunk: int | None,
+) -> None:
+    """The loop: train one network, or several as one model; see :func:`train` and :func:`train_together`."""
+    first = learners[0]
+    if first.start.done and not first.start.state and options.remembers:
         raise ValueError("training with momentum, AdamW or an average cannot resume from the weights alone")
-    epochs = options.passes(len(data), data.name)
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = _optimizer(options, learning, fused=device.type == "cuda")
-    average = _Average(network, options.average) if options.average else None
-    parts = {"network": network, "optimizer": optimizer, "average": average and average.parts}
-    if start.state:
-        _resume(parts, start.state)
-    faster = CompiledNetwork(network, precision, compiled)
-    batch_norm = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    at_once = options.batch if batch_norm or chunk is None else chunk
-    shared = not batch_norm and not any(isinstance(layer, nn.modules.dropout._DropoutNd) for layer in network.modules())
-    for epoch in range(start.done, epochs):
+    epochs = options.passes(len(first.data), first.data.name)
+    optimizer = _optimizer(options, model.learning, fused=device.type == "cuda")
+    average = Average(model.tensors(), options.average) if options.average else None
+    if first.start.state:
+        _resume(model, optimizer, average, learners)
+    for epoch in range(first.start.done, epochs):
         optimizer.param_groups[0]["lr"] = options.lr * _factor(options, epoch, epochs)
-        draws, progress = generator(seed, f"{purpose}: epoch", epoch), progress_at(epoch, epochs)
-        current = loss if loss_at is None else loss_at(progress)
-        losses, seen = torch.zeros((), device=device), 0
-        with global_generator(seed, f"{purpose}: dropout", epoch):
-            for images, objective in _epoch(data, options, augmentation, current, progress, draws, device, chunk):
+        losses, seen = torch.zeros(len(learners), device=device), 0
+        with global_generator(first.seed, f"{first.purpose}: dropout", epoch):
+            for batch in _batches(learners, options, epoch, epochs, device, chunk):
                 keep_going()
-                _train_mode(network, batch_norm, len(images))
-                gradient, of_batch = _gradient(faster, learning, images, objective, at_once, shared=shared)
-                _step(optimizer, learning, gradient)
-                losses, seen = losses + of_batch * len(images), seen + len(images)
+                images = len(batch[0][0])
+                gradient, of_batch = model.gradient(batch)
+                _step(optimizer, model.learning, gradient)
+                losses, seen = losses + of_batch * images, seen + images
                 if average is not None:
                     average.update()
-        _check_finite(learning, f"training of {purpose} diverged in epoch {epoch + 1}", options.lr)
-        after_epoch(Epoch(epoch + 1, float(losses) / max(1, seen), lambda: state_of(parts)))
+        for learner, finite in zip(learners, model.finite(), strict=True):
+            if not finite:
+                raise _diverged(learner.purpose, epoch, options)
+        means = (losses / max(1, seen)).tolist()
+        for number, learner in enumerate(learners):
+            parts = _parts(model, number, optimizer, average)
+            learner.after_epoch(Epoch(epoch + 1, means[number], partial(state_of, parts)))
     if average is not None:
         average.fill()
     optimizer.zero_grad()  # a store keeps the network, and need not keep its last gradient
-    return network.eval().requires_grad_(False)
+    for learner in learners:
+        learner.network.eval().requires_grad_(False)
 
 
-def _optimizer(options: TrainingOptions, parameters: Sequence[nn.Parameter], *, fused: bool) -> torch.optim.Optimizer:
+def _optimizer(options: TrainingOptions, parameters: Sequence[Tensor], *, fused: bool) -> torch.optim.Optimizer:
     lr, decay = options.lr, options.weight_decay
     if options.optimizer == "adamw":
         betas = (options.momentum, 0.999)
@@ -115,65 +192,104 @@ def _optimizer(options: TrainingOptions, parameters: Sequence[nn.Parameter], *, 
     return torch.optim.SGD(parameters, lr=lr, momentum=options.momentum, weight_decay=decay, fused=fused)
 
 
-class _Average:
-    """The moving average of all weights and buffers that are numbers with a fraction; it begins with the first step."""
+class Average:
+    """The moving average of weights and buffers; it begins with the first step.
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self._decay, self._steps = decay, torch.zeros((), dtype=torch.long)
-        self._current = dict(self._of(network))  # steps change these tensors and put no others in their place
-        self._values = {name: value.clone() for name, value in self._current.items()}
+    Args:
+        current: those of a network, by name; steps change these tensors and put no others in their place.
+        decay: of the average.
+    """
 
-    @property
-    def parts(self) -> dict[str, Any]:
-        """What it remembers."""
-        return {"steps": self._steps, "values": self._values}
+    def __init__(self, current: Mapping[str, Tensor], decay: float) -> None:
+        self._decay, self._current = decay, current
+        self.steps = torch.zeros((), dtype=torch.long)
+        self.values = {name: value.clone() for name, value in current.items()}
 
     def update(self) -> None:
         """After a step.  Of the first steps it is the plain average, as long as that forgets faster."""
-        self._steps += 1
-        steps = int(self._steps)
+        self.steps += 1
+        steps = int(self.steps)
         kept = min(self._decay, (steps - 1) / steps)
-        get_ema_multi_avg_fn(kept)(list(self._values.values()), list(self._current.values()), steps)
+        get_ema_multi_avg_fn(kept)(list(self.values.values()), list(self._current.values()), steps)
 
     def fill(self) -> None:
         """Make the network what the average is."""
         with torch.no_grad():
             for name, value in self._current.items():
-                value.copy_(self._values[name])
-
-    @staticmethod
-    def _of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        return ((name, value) for name, value in network.state_dict().items() if value.is_floating_point())
+                value.copy_(self.values[name])
 
 
-def _resume(parts: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+def _parts(model: Single | Stacked, number: int, optimizer: torch.optim.Optimizer, average: Average | None) -> Any:
+    """All that the next epoch of a network of a model depends on."""
+    remembered = None
+    if average is not None:
+        remembered = {"steps": average.steps, "values": model.of_one(average.values, number)}
+    return {
+        "network": model.networks[number],
+        "optimizer": model.memory_of_one(optimizer, number),
+        "average": remembered,
+    }
+
+
+def _resume(
+    model: Single | Stacked, optimizer: torch.optim.Optimizer, average: Average | None, learners: Sequence[Learner]
+) -> None:
+    states = [learner.start.state for learner in learners]
     try:
-        load_state_of(parts, state)
+        load_state_of({"optimizer": optimizer}, model.joined_memory(states))
+        for number, state in enumerate(states):
+            load_state_of(_parts(model, number, optimizer, average), state)
     except (KeyError, RuntimeError) as error:
         raise InputError(f"the state of an unfinished training does not fit: {reason_of(error)}; {ADVICE}.") from error
 
 
-def _step(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradient: Sequence[Tensor]) -> None:
+def _step(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], gradient: Sequence[Tensor]) -> None:
     for parameter, slope in zip(parameters, gradient, strict=True):
         parameter.grad = slope
     optimizer.step()
 
 
-def _epoch(
-    data: TrainingSet,
+def _batches(
+    learners: Sequence[Learner],
     options: TrainingOptions,
-    augmentation: Augmentation | TrainingAugmentation,
-    loss: Loss,
+    epoch: int,
+    epochs: int,
+    device: torch.device,
+    chunk: int | None,
+) -> Iterator[Sequence[tuple[Tensor, Objective]]]:
+    """The batches of an epoch: for each step those of all networks, which have the same size."""
+    progress = progress_at(epoch, epochs)
+    draws = [generator(learner.seed, f"{learner.purpose}: epoch", epoch) for learner in learners]
+    orders = [_order(learner.data, progress, own) for learner, own in zip(learners, draws, strict=True)]
+    if len(set(map(len, orders))) > 1:
+        raise UnequalEpochs
+    yield from zip(
+        *(
+            _epoch(learner, options, order, progress, own, device, chunk)
+            for learner, order, own in zip(learners, orders, draws, strict=True)
+        ),
+        strict=True,
+    )
+
+
+def _order(data: TrainingSet, progress: float, draws: torch.Generator) -> Tensor:
+    return torch.randperm(len(data), generator=draws) if data.order is None else data.order(progress, draws)
+
+
+def _epoch(
+    learner: Learner,
+    options: TrainingOptions,
+    order: Tensor,
     progress: float,
     draws: torch.Generator,
     device: torch.device,
     chunk: int | None,
 ) -> Iterator[tuple[Tensor, Objective]]:
-    """The batches of an epoch, augmented and mixed, each with what it lowers."""
-    order = torch.randperm(len(data), generator=draws) if data.order is None else data.order(progress, draws)
+    """The batches of an epoch of a network, augmented and mixed, each with what it lowers."""
+    data, loss = learner.data, learner.loss if learner.loss_at is None else learner.loss_at(progress)
     some = filter(len, order.split(options.batch))  # a sampler may have drawn none of a stage's few images
     for indices, (images, labels) in data.batches(some, device):
-        images = augmentation.apply(images, draws, data.normalisation)
+        images = learner.augmentation.apply(images, draws, data.normalisation)
         images, mix = mixed(images, options.mixup, options.cutmix, draws)
         of_views = data.view_labels is not None  # of the images as they are now, so that no labels need to be mixed
         soft: SoftLabels | None = None
@@ -184,55 +300,11 @@ def _epoch(
         yield images, objective_of(loss, labels, soft, mix, options, data.classes, of_views=of_views)
 
 
-def _check_finite(parameters: Sequence[Tensor], subject: str, lr: float) -> None:
-    if not all(torch.isfinite(parameter).all() for parameter in parameters):
-        raise RunFailed(f"{subject}: its weights are not finite. Use a smaller learning rate than {lr:g}.")
-
-
-def gradient_in_chunks(
-    network: Network, parameters: Sequence[Tensor], images: Tensor, labels: Tensor, loss: Loss, chunk: int
-) -> tuple[Tensor, ...]:
-    """The gradient of the loss of a batch in some parameters, at most ``chunk`` images at a time.
-
-    A few dozen images at a time stay in a processor's cache between layers, which makes a step a third faster on a
-    CPU.  The parts are of almost equal size, and their shares add up to the gradient of the whole batch as long as the
-    network has no batch statistics, or frozen ones.
-
-    Args:
-        network: gives logits.
-        parameters: of the network, in any order.
-        images: float ``[n, C, H, W]``.
-        labels: ``[n]`` or ``[n, outputs]``.
-        loss: of logits and labels.
-        chunk: images at once, at least 1.
-
-    Returns:
-        A tensor for each parameter, in its shape; zeros where the loss does not depend on it.
-    """
-    return _gradient(network, parameters, images, of_labels(loss, labels), chunk, shared=False)[0]
-
-
-def _gradient(
-    network: Network, parameters: Sequence[Tensor], images: Tensor, objective: Objective, chunk: int, *, shared: bool
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """As :func:`gradient_in_chunks`, of an objective; and the objective itself.
-
-    Args:
-        shared: whether the processes of a run may share the images, each of which goes through the network for itself.
-    """
-    every = torch.arange(len(images), device=images.device)
-    shared = shared and len(images) >= ranks.LEAST_SHARED * ranks.count() > ranks.LEAST_SHARED
-    own = every[ranks.share_of(len(images))] if shared else every
-    count = math.ceil(len(own) / chunk)
-    total: tuple[Tensor, ...] = ()
-    value = torch.zeros((), device=images.device)
-    for rows in own.tensor_split(count):
-        part = objective(network(images if len(rows) == len(images) else images[rows]), rows)
-        share = torch.autograd.grad(part, parameters, materialize_grads=True)
-        total, value = tuple(map(torch.add, total, share)) if total else share, value + part.detach()
-    if shared:
-        ranks.summed_over_processes(*total, value)
-    return total, value
+def _diverged(subject: str, epoch: int, options: TrainingOptions) -> RunFailed:
+    return RunFailed(
+        f"training of {subject} diverged in epoch {epoch + 1}: its weights are not finite. Use a smaller learning rate "
+        f"than {options.lr:g}."
+    )
 
 
 def progress_at(epoch: int, epochs: int) -> float:
@@ -256,11 +328,3 @@ def _factor(options: TrainingOptions, epoch: int, epochs: int) -> float:
         return options.gamma if after > left // 2 else 1.0
     progress = progress_at(epoch, epochs)
     return options.gamma ** sum(progress >= milestone for milestone in options.milestones)
-
-
-def _train_mode(network: Network, batch_norm: Sequence[nn.Module], images: int) -> None:
-    """Training mode; batch normalisation of a single image, which has no variance, stays with its averages."""
-    network.train()
-    if images == 1:
-        for layer in batch_norm:
-            layer.eval()

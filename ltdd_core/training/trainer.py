@@ -21,7 +21,7 @@ from ltdd_core.seeding import global_generator
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.augmentation import TrainingAugmentation
 from ltdd_core.training.cost import BACKWARD, FORWARD_AND_BACKWARD, Ledger, multiply_adds
-from ltdd_core.training.loop import train
+from ltdd_core.training.loop import train, train_together
 from ltdd_core.training.losses import Loss, LossSchedule, cross_entropy
 from ltdd_core.training.network_training import NetworkTraining
 from ltdd_core.training.options import TrainingOptions
@@ -328,7 +328,9 @@ class Trainer:
                 "epochs": options.passes(len(data), data.name),
                 "augmentation": self._told_augmentation(options),
                 "compute": [self.precision, self.compiling],  # as asked for: a longer training may become compiled
-                "code": identity([train, type(data), type(data.normalisation), type(self.augmentation)]),
+                "code": identity(
+                    [train, train_together, type(data), type(data.normalisation), type(self.augmentation)]
+                ),
                 **{name: identity(value) for name, value in decided_by.items()},
             }
         except Unidentified:
