@@ -354,6 +354,7 @@ class Setup:
             chunk=self.chunk,
             precision=self.config.compute.precision,
             compiling=self.compiling,
+            together=self.config.compute.together,
             store=self.store,
             keep_going=self.keep_going,
             display=self.display,

@@ -165,6 +165,10 @@ MOST_THREADS = 1024
 """CPU threads; a system that cannot start as many as were asked for ends the process."""
 
 
+MOST_TOGETHER = 1024
+"""Networks that are trained at once."""
+
+
 class Compute(BaseOptions):
     """What a run computes with; nothing here is part of the science."""
 
@@ -182,6 +186,11 @@ class Compute(BaseOptions):
         "auto",
         "compiled networks in matching and training, for which a C++ compiler is needed; auto: in work that is long "
         "enough to pay for compiling, if there is a compiler",
+    )
+    together: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_TOGETHER)] = option(
+        "auto",
+        "networks of one shape that are trained at once, as those of repeats, teachers and experts are; auto: one on a "
+        "CPU, and on a GPU up to 16 whose steps are too small to keep it busy",
     )
     checkpoint_every: int = option(20, "steps between two checkpoints", ge=1)
     chunk: int | None = option(

@@ -14,6 +14,7 @@ from ltdd_core.networks.trajectory import Numbers, Report, Trajectory, train_all
 from ltdd_core.training.cost import FORWARD_AND_BACKWARD, TrainingCost, multiply_adds
 from ltdd_core.training.measuring import seconds_of_training
 from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.together import train_trajectories_ahead
 from ltdd_core.training.trainer import Trainer
 
 
@@ -82,6 +83,7 @@ class Trajectories:
         self._announce([each.job.epochs - each.epochs() for each in trajectories])
         ledger = self._trainer.ledger
         with ledger.spending():
+            train_trajectories_ahead(self._trainer, trajectories, report)
             train_all(trajectories, report, keep_going)
         for trajectory in trajectories:
             ledger.note(trajectory.key, partial(self._cost, trajectory))

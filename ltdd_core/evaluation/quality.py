@@ -10,7 +10,7 @@ are fractions, as the formulas want them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Any
@@ -26,6 +26,7 @@ from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.setup import Setup
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.sets import TrainingSet
+from ltdd_core.training.together import Ask
 from ltdd_core.training.trainer import Trainer
 
 WEIGHT = 0.5
@@ -149,8 +150,12 @@ def quality_of(setup: Setup, distilled: DistilledSet, networks: Sequence[Selecti
         RunFailed: training diverged.
     """
     setup = fitted(setup, distilled)
-    trained_apart([setup], networks, repeats, lambda _, variant: networks_of(variant, distilled))
-    for name, measured in repeated(setup, networks, repeats, lambda variant: accuracies(variant, distilled)):
+
+    def asks(variant: Setup) -> list[Ask]:
+        return [Ask(*of_one) for of_one in _trainings(variant, distilled).values()]
+
+    trained_apart([setup], networks, repeats, lambda _, variant: asks(variant))
+    for name, measured in repeated(setup, networks, repeats, lambda variant: accuracies(variant, distilled), asks):
         rows = [{**vars(of_seed), **of_seed.scores()} for of_seed in measured]
         columns = {key: [100 * row[key] for row in rows] for key in rows[0]}
         mean = {key: fmean(values) for key, values in columns.items()}
@@ -158,32 +163,31 @@ def quality_of(setup: Setup, distilled: DistilledSet, networks: Sequence[Selecti
 
 
 def accuracies(setup: Setup, distilled: DistilledSet) -> Accuracies:
-    """What networks come to that are trained on the six sets with one seed."""
-    trainer = setup.trainer(distilled.recipe)
-
-    def accuracy(network: Network) -> float:
-        predicted = trainer.outputs(network, setup.test).argmax(1)
-        return float((predicted == setup.data.test_labels).double().mean())
-
-    return Accuracies(**{name: accuracy(network) for name, network in networks_of(setup, distilled).items()})
+    """Train on the six sets with one seed; what is the same is trained once."""
+    found = {}
+    for name, (trainer, network_of) in _trainings(setup, distilled).items():
+        predicted = trainer.outputs(network_of(trainer), setup.test).argmax(1)
+        found[name] = float((predicted == setup.data.test_labels).double().mean())
+    return Accuracies(**found)
 
 
-def networks_of(setup: Setup, distilled: DistilledSet) -> dict[str, Network]:
-    """Train on the six sets with one seed, by the names of :class:`Accuracies`; what is the same is trained once."""
+def _trainings(setup: Setup, distilled: DistilledSet) -> dict[str, tuple[Trainer, Callable[[Trainer], Network]]]:
+    """For each accuracy the trainer of its network, and what gives the network."""
     as_distilled = training_set_of(setup, distilled)
     random_real = random_images(setup.data, distilled.ipc_of_class, setup.config.run.seed)
     hard = replace(as_distilled, soft_labels=None, view_labels=None)
     trainer = setup.trainer(distilled.recipe)
     plain = trainer.changed(augmentation=Augmentation("none"))
 
-    def trained(data: TrainingSet, purpose: str, trainer: Trainer = trainer) -> Network:
-        return trainer.train(data, outputs=setup.data.classes, purpose=purpose)
+    def on(data: TrainingSet, purpose: str = "classes") -> Callable[[Trainer], Network]:
+        return lambda trainer: trainer.train(data, outputs=setup.data.classes, purpose=purpose)
 
+    of_random = "classes of random images"
     return {
-        "real": trained(setup.original, "classes"),
-        "hard": trained(hard, "classes"),
-        "distilled": trained(as_distilled, "classes"),
-        "random": trained(random_real, "classes of random images"),
-        "distilled_plain": trained(as_distilled, "classes", plain),
-        "random_plain": trained(random_real, "classes of random images", plain),
+        "real": (trainer, on(setup.original)),
+        "hard": (trainer, on(hard)),
+        "distilled": (trainer, on(as_distilled)),
+        "random": (trainer, on(random_real, of_random)),
+        "distilled_plain": (plain, on(as_distilled)),
+        "random_plain": (plain, on(random_real, of_random)),
     }

@@ -17,10 +17,11 @@ from ltdd_core.evaluation.lines import Line, control_of, line_of
 from ltdd_core.evaluation.metrics import Row, average, costs_of, parts_of
 from ltdd_core.evaluation.predictions import Scores
 from ltdd_core.evaluation.shown import HEADINGS, NumberTable, cost_cells, number
-from ltdd_core.evaluation.table import classifier_of, fitted, keep_classifier, row_of, trained
+from ltdd_core.evaluation.table import fitted, fitting, keep_classifier, row_of, trained
 from ltdd_core.networks.store import NetworkStore
 from ltdd_core.runs.distilled import DistilledSet
 from ltdd_core.setup import ORIGINAL, Setup
+from ltdd_core.training.together import Ask, most_at_once, train_ahead
 
 
 @dataclass(frozen=True)
@@ -90,18 +91,37 @@ Measured = TypeVar("Measured")
 
 
 def repeated(
-    setup: Setup, networks: Sequence[Selection], repeats: int, measure: Callable[[Setup], Measured]
+    setup: Setup,
+    networks: Sequence[Selection],
+    repeats: int,
+    measure: Callable[[Setup], Measured],
+    asks: Callable[[Setup], Sequence[Ask]],
 ) -> Iterator[tuple[str, list[Measured]]]:
     """What is measured with each network, ``repeats`` seeds from that of the configuration on.
 
-    The networks of a seed are let go of after it; a store with a folder keeps them there.
+    As many seeds are trained at once as may be.  Their networks are let go of after them; a store with a folder keeps
+    them there.
+
+    Args:
+        setup: of the first seed.
+        networks: those to measure with.
+        repeats: how many seeds.
+        measure: with the setup of a network and a seed.
+        asks: what it will train.
     """
+    seeds, most = seeds_of(setup, repeats), most_at_once(setup.trainer())
     for network in networks:
-        setups = (
-            setup.changed(network=network, seed=seed, store=NetworkStore(setup.store.folder))
-            for seed in seeds_of(setup, repeats)
-        )
-        yield network.shown, [measure(variant) for variant in setups]
+        measured: list[Measured] = []
+        for begin in range(0, repeats, most):
+            setups = [
+                setup.changed(network=network, seed=seed, store=NetworkStore(setup.store.folder))
+                for seed in seeds[begin : begin + most]
+            ]
+            if len(setups) > 1:
+                train_ahead([ask for variant in setups for ask in asks(variant)])
+            while setups:
+                measured.append(measure(setups.pop(0)))
+        yield network.shown, measured
 
 
 def seeds_of(setup: Setup, repeats: int) -> range:
@@ -113,7 +133,7 @@ def trained_apart(
     setups: Sequence[Setup],
     networks: Sequence[Selection],
     repeats: int,
-    train: Callable[[int, Setup], object],
+    asks: Callable[[int, Setup], Sequence[Ask]],
 ) -> None:
     """Let the processes of a run train the networks of a table apart, for :func:`repeated` to find them.
 
@@ -121,11 +141,12 @@ def trained_apart(
         setups: one for each head, with the same store.
         networks: as of :func:`repeated`.
         repeats: likewise.
-        train: trains what a place among ``setups`` needs, with a network and a seed.
+        asks: what a place among ``setups`` will train, with the setup of a network and a seed.
     """
 
     def training(place: int, network: Selection, seed: int, store: NetworkStore) -> None:
-        train(place, setups[place].changed(network=network, seed=seed, store=store))
+        for ask in asks(place, setups[place].changed(network=network, seed=seed, store=store)):
+            ask.work(ask.trainer)
 
     first = setups[0]
     of_each = product(range(len(setups)), networks, seeds_of(first, repeats))
@@ -180,12 +201,12 @@ def repeated_rows(
     _check_can_be_had(setup, networks, distilled if controls else None)
     of_heads = [setup.changed(config=config) for config in configs]
 
-    def train(place: int, variant: Setup) -> None:
-        if lines[place].control != TEACHER:  # which is there already
-            classifier_of(lines[place], variant, distilled)
+    def asks(place: int, variant: Setup) -> list[Ask]:
+        line = lines[place]  # a teacher is there already
+        return [] if line.control == TEACHER else [Ask(*fitting(line, variant, distilled))]
 
-    trained_apart(of_heads, networks, repeats, train)
-    for line, of_head in zip(lines, of_heads, strict=True):
+    trained_apart(of_heads, networks, repeats, asks)
+    for place, (line, of_head) in enumerate(zip(lines, of_heads, strict=True)):
 
         def measure(variant: Setup, line: Line = line) -> Row:
             classifier, said = trained(line, variant, distilled)
@@ -196,7 +217,7 @@ def repeated_rows(
                 scores[name] = said
             return row_of(line, said, variant, distilled, said.groups)
 
-        for shown, rows in repeated(of_head, networks, repeats, measure):
+        for shown, rows in repeated(of_head, networks, repeats, measure, partial(asks, place)):
             mean, deviation = average(rows)
             names = tuple(name_of(line, shown, seed) for seed in seeds)
             yield Repeated(shown, mean, deviation, repeats, seeds, names, line.control)

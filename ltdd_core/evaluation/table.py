@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,8 @@ def trained(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[C
     """
     if line.control == TEACHER and distilled is not None:
         return None, Scores(teacher_scores(setup, distilled), None, cost=setup.beforehand.total)
-    classifier, trainer = classifier_of(line, setup, distilled)
+    trainer, fit = fitting(line, setup, distilled)
+    classifier = fit(trainer)
     give_back_freed_memory()
     temperature = None
     if setup.validation is not None:
@@ -101,8 +102,10 @@ def trained(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[C
     return classifier, Scores(log_p, classifier.groups, temperature, trainer.ledger.total)
 
 
-def classifier_of(line: Line, setup: Setup, distilled: DistilledSet | None) -> tuple[Classifier, Trainer]:
-    """Train the classifier of a line that is no teacher; with what it was trained with."""
+def fitting(
+    line: Line, setup: Setup, distilled: DistilledSet | None
+) -> tuple[Trainer, Callable[[Trainer], Classifier]]:
+    """The trainer of a line that is not the teacher's, and what fits the line's classifier with it."""
 
     def small(distilled: DistilledSet) -> TrainingSet:
         return (
@@ -111,8 +114,12 @@ def classifier_of(line: Line, setup: Setup, distilled: DistilledSet | None) -> t
 
     sets = [setup.original if name == ORIGINAL or distilled is None else small(distilled) for name in line.sets]
     trainer = setup.trainer({} if distilled is None else distilled.recipe).changed(validation=setup.validation)
-    head: ClassifierHead = line.head.make()
-    return head.fit(sets, trainer), trainer
+
+    def fit(trainer: Trainer) -> Classifier:
+        head: ClassifierHead = line.head.make()
+        return head.fit(sets, trainer)
+
+    return trainer, fit
 
 
 def keep_classifier(

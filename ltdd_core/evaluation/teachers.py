@@ -25,6 +25,7 @@ from ltdd_core.training.measuring import seconds_of_training
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.soft_labels import SoftLabels
+from ltdd_core.training.together import Ask, train_ahead
 from ltdd_core.training.trainer import Trainer
 
 PIXELS_AT_ONCE = 64 * 32 * 32
@@ -114,7 +115,8 @@ class TeacherTraining:
             trainings = [partial(kind.fit, trainer) for kind in new.values() for trainer in kind.trainers]
             self.store.apart(trainings, self.trainer.keep_going)
         for name, kind in new.items():
-            classifiers = [kind.fit(trainer, self.store) for trainer in kind.trainers]
+            train_ahead([Ask(trainer, kind.fit) for trainer in kind.trainers])
+            classifiers = [kind.fit(trainer) for trainer in kind.trainers]
             self.made[name] = Teachers(classifiers, kind.head, kind.trainers, kind.data)
         return [self.made[repr(each)] for each in asked]
 
@@ -171,8 +173,8 @@ class _Kind:
     data: TrainingSet
     options: TrainingOptions
 
-    def fit(self, trainer: Trainer, store: NetworkStore) -> Classifier:
-        """Train one, or find it in a store."""
+    def fit(self, trainer: Trainer, store: NetworkStore | None = None) -> Classifier:
+        """Train one, or find it in a store; that of the trainer unless given."""
         return self.head.fit([self.data], trainer.changed(store=store))
 
     def jobs(self) -> list[Job]:

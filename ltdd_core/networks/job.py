@@ -79,6 +79,8 @@ class Job:
     """Takes the first step of the training with a network that :attr:`make` made, for those who count or measure what a
     step takes; says with how many images.
     """
+    training: Any = None
+    """What trains it, for those who train several at once."""
 
 
 def check_facts(path: Path, facts: Mapping[str, Any], kind: str, key: Key) -> None:

@@ -37,7 +37,7 @@ from ltdd_core.networks.job import (
     seconds_in,
 )
 from ltdd_core.networks.network import Network
-from ltdd_core.networks.unfinished import Unfinished
+from ltdd_core.networks.unfinished import Claim, Unfinished
 from ltdd_core.storage import load_tensors, parse_json, save_tensors, writing
 
 FOLDER = "networks"
@@ -132,6 +132,38 @@ class NetworkStore:
                 left[f"without a key: {len(left)}" if job.key is None else digest(job.key)] = job
         return list(left.values())
 
+    @contextmanager
+    def claimed(self, job: Job) -> Iterator[Claim | None]:
+        """A network for this process alone to train until the block ends; None where it is there, or another trains it.
+
+        Args:
+            job: with a key.
+
+        Raises:
+            InputError: the folder cannot be written, or the file of an unfinished training is damaged.
+        """
+        key = job.key or {}
+        name = digest(key)
+
+        def put(network: Network, seconds: float | None) -> None:
+            trained = Trained(network, seconds)
+            if path is not None:
+                _save(path, key, trained)
+            self._known[name] = _ready(job, trained)
+
+        path = None if self.folder is None else self.folder / f"{name}.safetensors"
+        if self.has(job):
+            yield None
+        elif path is None:
+            yield Claim(job, None, put)
+        else:
+            with made(path.parent), alone(path) as mine:
+                if not mine or path.exists():
+                    yield None
+                else:
+                    unfinished = Unfinished(path.with_suffix(UNFINISHED_SUFFIX), key)
+                    yield Claim(job, unfinished, put, unfinished.start())
+
     def artefact(
         self, key: Key | None, compute: Callable[[], dict[str, Tensor]], keep_going: Callable[[], None] = lambda: None
     ) -> dict[str, Tensor]:
@@ -168,9 +200,7 @@ class NetworkStore:
             if path.exists():
                 return _filled(job.make(), path, key)
             trained = _finished(job, Unfinished(path.with_suffix(UNFINISHED_SUFFIX), key))
-            facts = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": key, "seconds": trained.seconds}
-            save_tensors(path, trained.network.state_dict(), facts)
-            path.with_suffix(UNFINISHED_SUFFIX).unlink(missing_ok=True)
+            _save(path, key, trained)
             return trained
 
     def _together(self, name: str, job: Job, keep_going: Callable[[], None]) -> Trained:
@@ -183,9 +213,7 @@ class NetworkStore:
                 return _with_others(job, found=_filled(job.make(), path, job.key or {}))
             unfinished = Unfinished(path.with_suffix(UNFINISHED_SUFFIX), job.key or {})
             trained = _with_others(job, unfinished=unfinished)
-            facts = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": job.key, "seconds": trained.seconds}
-            save_tensors(path, trained.network.state_dict(), facts)
-            unfinished.path.unlink(missing_ok=True)
+            _save(path, job.key or {}, trained)
             return trained
 
 
@@ -252,6 +280,13 @@ def _finished(job: Job, unfinished: Unfinished) -> Trained:
     except KeyboardInterrupt:  # Interrupted is one
         unfinished.write()
         raise
+
+
+def _save(path: Path, key: Key, trained: Trained) -> None:
+    """Write a network, whose training is no longer unfinished."""
+    facts = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": key, "seconds": trained.seconds}
+    save_tensors(path, trained.network.state_dict(), facts)
+    path.with_suffix(UNFINISHED_SUFFIX).unlink(missing_ok=True)
 
 
 @contextmanager

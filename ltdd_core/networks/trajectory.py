@@ -142,9 +142,7 @@ class Trajectory:
             return
 
         def after_epoch(epoch: Epoch) -> None:
-            record.add(epoch.done)
-            if epoch.done - record.saved >= SAVE_EVERY or epoch.done == epochs:
-                record.save()
+            record.after_epoch(epoch)
             report(epoch.done)
 
         try:
@@ -188,6 +186,7 @@ class Record:
         """The parameters after the last epoch, float32 ``[P]`` on the CPU; None before the first that is trained."""
         self.buffers: dict[str, Tensor] = {}
         self._before, self._began = before, time.monotonic()  # seconds of the epochs that are done
+        self._sharing = 1
 
     @classmethod
     def begin(cls, trajectory: Trajectory, network: Network) -> Record:
@@ -209,6 +208,16 @@ class Record:
             raise InputError(f"{trajectory.path}: a weight is not finite; {ADVICE}.")
         return cls(trajectory, network, rows, done, seconds_in(trajectory._described()[1]) if done else 0.0)
 
+    def begin_sharing(self, count: int) -> None:
+        """Its training begins now, at once with others: so many share the time."""
+        self._sharing, self._began = count, time.monotonic()
+
+    def after_epoch(self, epoch: Epoch) -> None:
+        """An epoch is over: keep where the network is, and write it now and then."""
+        self.add(epoch.done)
+        if epoch.done - self.saved >= SAVE_EVERY or epoch.done == self.trajectory.job.epochs:
+            self.save()
+
     def add(self, done: int) -> None:
         """An epoch is over: keep where the network is."""
         self.last = flat_parameters(self.network).cpu()
@@ -222,7 +231,8 @@ class Record:
         tensors = {ROWS: self.rows[: self.done + 1], **self.buffers}
         if self.rows.dtype != torch.float32:
             tensors["last"] = self.last
-        seconds = None if self._before is None else self._before + time.monotonic() - self._began
+        taken = (time.monotonic() - self._began) / self._sharing
+        seconds = None if self._before is None else self._before + taken
         self.trajectory.save(tensors, self.network, seconds)
         self.saved = self.done
 

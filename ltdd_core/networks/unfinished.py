@@ -7,6 +7,7 @@ as one that was never interrupted.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ltdd_core.errors import InputError
-from ltdd_core.networks.job import ADVICE, FORMAT_VERSION, UNFINISHED, Epoch, Key, Start, check_facts, seconds_in
+from ltdd_core.networks.job import ADVICE, FORMAT_VERSION, UNFINISHED, Epoch, Job, Key, Start, check_facts, seconds_in
+from ltdd_core.networks.network import Network
 from ltdd_core.storage import load_tensors, save_tensors
 
 SECONDS_BETWEEN_COPIES = 0.5
@@ -34,6 +36,8 @@ class Unfinished:
     """All that decides the network."""
     before: float | None = 0.0
     """Seconds of training behind its file; None where an earlier version wrote it."""
+    sharing: int = 1
+    """How many networks share the time of the training."""
     _began: float = field(default_factory=time.monotonic)
     _epochs: int = 0
     _state: dict[str, Tensor] = field(default_factory=dict)
@@ -57,10 +61,14 @@ class Unfinished:
         self.before = seconds_in(facts)
         return Start(epochs, state)
 
+    def begin_sharing(self, count: int) -> None:
+        """The training begins now, at once with others: so many share the time."""
+        self.sharing, self._began = count, time.monotonic()
+
     @property
     def seconds(self) -> float | None:
         """Seconds of training so far, over all processes; None where that is not known."""
-        return None if self.before is None else self.before + time.monotonic() - self._began
+        return None if self.before is None else self.before + (time.monotonic() - self._began) / self.sharing
 
     def after_epoch(self, epoch: Epoch) -> None:
         """Keep the state, if it was not kept a moment ago."""
@@ -83,3 +91,52 @@ class Unfinished:
             facts["seconds"] = self.seconds
             save_tensors(self.path, self._state, facts)
             self._state, self._written = {}, time.monotonic()
+
+
+@dataclass
+class Claim:
+    """A network that this process alone may train and put into a store."""
+
+    job: Job
+    """Its training."""
+    unfinished: Unfinished | None
+    """The checkpoint of its training; None where the store has no folder."""
+    put: Callable[[Network, float | None], None]
+    """Puts ``(network, seconds of its training)`` into the store."""
+    start: Start = field(default_factory=Start)
+    """Where its training begins."""
+    _sharing: int = 1
+    _began: float = field(default_factory=time.monotonic)
+
+    def begin_sharing(self, count: int) -> None:
+        """Its training begins now, at once with others.
+
+        Args:
+            count: how many they are with it.
+        """
+        self._sharing, self._began = count, time.monotonic()
+        if self.unfinished is not None:
+            self.unfinished.begin_sharing(count)
+
+    def after_epoch(self, epoch: Epoch) -> None:
+        """Told of each epoch at its end."""
+        if self.unfinished is not None:
+            self.unfinished.after_epoch(epoch)
+
+    def stop(self) -> None:
+        """Its training stops before its end: write what it takes to go on.
+
+        Raises:
+            WriteError: the file cannot be written.
+        """
+        if self.unfinished is not None:
+            self.unfinished.write()
+
+    def keep(self, network: Network) -> None:
+        """Put it into the store, trained.
+
+        Raises:
+            WriteError: its file cannot be written.
+        """
+        alone = (time.monotonic() - self._began) / self._sharing
+        self.put(network, alone if self.unfinished is None else self.unfinished.seconds)

@@ -39,12 +39,12 @@ CLASSIFIERS = "classifiers"
 """The folder of the trained classifiers within that of a run."""
 FREE = {
     *("data.root", "data.title", "data.train", "data.test", "data.val", "data.class_names"),
-    *("compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk"),
+    *("compute.device", "compute.threads", "compute.checkpoint_every", "compute.chunk", "compute.together"),
     *("compute.store", "compute.keep", "test_imbalances"),
 }
 """What may change when a run is resumed: where it runs, where its data lie (a digest knows them again), what it keeps,
-and on which test distributions it is scored.  Another device, number of threads or chunk can change the last bits of a
-sum, so bit for bit holds only where these stay."""
+and on which test distributions it is scored.  Another device, number of threads, chunk or number of networks that are
+trained at once can change the last bits of a sum, so bit for bit holds only where these stay."""
 
 
 ITERATIONS = "iterations"

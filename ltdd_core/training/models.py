@@ -7,7 +7,9 @@ a view of the model and has its values at any time.
 
 from __future__ import annotations
 
+import copy
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.func import functional_call, vmap
 
 from ltdd_core.networks.compiled import CompiledNetwork
 from ltdd_core.networks.network import Network
+from ltdd_core.seeding import generator
 from ltdd_core.training.gradient import gradient_of
 from ltdd_core.training.objective import Objective
 
@@ -26,6 +29,9 @@ OF_THE_OPTIMISER = "optimizer: "
 """How the names of what an optimiser remembers begin in the state of a training."""
 STEP = "step"
 """The number of steps that an optimiser counts, which is one for all networks."""
+
+TRIED, NEAR = 2, 0.02
+"""Images of a network that is tried, and how far its logits may be from those alone, as a share of the largest."""
 
 
 class Single:
@@ -169,6 +175,31 @@ class Stacked:
 
     def _values(self) -> dict[str, Tensor]:
         return {**self._parameters, **self._buffers}
+
+
+def can_be_stacked(networks: Sequence[Network], shape: tuple[int, int, int], precision: str) -> bool:
+    """Whether two networks do as one model what each does alone; tried on copies, with two images each.
+
+    torch cannot take every network through ``vmap``, and takes some through it slowly, with a warning.  Others are not
+    the same in something that no parameter or buffer says.
+
+    Args:
+        networks: two or more, on the device.
+        shape: ``(C, H, W)`` of images.
+        precision: as of :class:`Single`.
+    """
+    device = next(networks[0].parameters()).device
+    images = torch.randn(2, TRIED, *shape, generator=generator(0, "images to try networks with")).to(device)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("error")
+            copies = copy.deepcopy(list(networks[:2]))
+            each = [CompiledNetwork(own, precision, compiled=False).train() for own in copies]
+            expected = torch.stack([own(some) for own, some in zip(each, images, strict=True)])
+            found = Stacked(copies, precision, TRIED).logits(images)
+    except Exception:  # networks raise anything
+        return False
+    return bool((found - expected).abs().max() <= NEAR * expected.abs().max())
 
 
 def _stacked(values: Sequence[Tensor]) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 
+from ltdd_core.identity import Unidentified, digest, identity, structure
 from ltdd_core.networks.compiled import CompiledNetwork, Compiling, compiling_pays
 from ltdd_core.networks.job import Epoch, Job, Key, Length, Start
 from ltdd_core.networks.network import Network
@@ -16,8 +18,9 @@ from ltdd_core.progress import Display
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.augmentation import TrainingAugmentation
 from ltdd_core.training.cost import TrainingCost
-from ltdd_core.training.loop import BEGINNING, train
+from ltdd_core.training.loop import BEGINNING, Learner, train, train_together
 from ltdd_core.training.losses import Loss, LossSchedule
+from ltdd_core.training.models import draws_in_training
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
 
@@ -43,6 +46,8 @@ class NetworkTraining:
     of_an_image: Callable[[], int]
     """Counts the multiply-adds of a training step on one image."""
     display: Display
+    together: int | Literal["auto"]
+    """How many networks are trained at once; ``auto``: as many as pays."""
     variant: str
     """Which of several this is, as the display calls it; empty where there is one."""
 
@@ -51,7 +56,8 @@ class NetworkTraining:
         steps = math.ceil(len(self.data) / self.options.batch)  # of an epoch
         seen = self.epochs * len(self.data)
         length = Length(self.data.name, self.epochs * steps, math.ceil(len(self.data) / max(1, steps)), seen)
-        return Job(key, self.make, self.train, self.ready, self.epochs, self.extendable, length, self.first_step)
+        first = self.first_step
+        return Job(key, self.make, self.train, self.ready, self.epochs, self.extendable, length, first, self)
 
     @cached_property
     def epochs(self) -> int:
@@ -63,12 +69,85 @@ class NetworkTraining:
         """Whether the network is compiled."""
         return compiling_pays(self.compiling, lambda: self.epochs * len(self.data) * self.of_an_image(), self.device)
 
+    @property
+    def _subject(self) -> str:
+        return f"{self.purpose} on the {self.data.name} set"
+
+    @property
+    def what(self) -> str:
+        """What is trained, in words."""
+        return f"{self._subject} ({self.variant})" if self.variant else self._subject
+
+    @cached_property
+    def kind(self) -> str | None:
+        """What trainings have in common that can be done at once; None: this one is done alone."""
+        if self.compiled:
+            return None
+        network = self.make()
+        if draws_in_training(network):
+            return None
+        try:
+            alike = [identity(self.options), structure(network)]
+        except Unidentified:
+            return None
+        size = [len(self.data), list(self.data.image_shape), self.epochs, self.chunk]
+        return digest([alike, size, str(self.device), self.precision])
+
+    def multiply_adds_of_step(self) -> int:
+        """Of one network."""
+        return min(self.options.batch, len(self.data)) * self.of_an_image()
+
+    def learner(self, network: Network, start: Start, after_epoch: Callable[[Epoch], None]) -> Learner:
+        """A network, and all of this training that is its own."""
+        return Learner(
+            network,
+            self.data,
+            self.loss,
+            self.loss_at,
+            self.augmentation,
+            self.seed,
+            f"{self.purpose} on {self.data.name}",
+            start,
+            after_epoch,
+        )
+
+    def train_with(self, others: Sequence[NetworkTraining], learners: Sequence[Learner]) -> None:
+        """Train at once with others of this :attr:`kind`.
+
+        Args:
+            others: the trainings, this one not among them.
+            learners: of all of them, this one first.
+
+        Raises:
+            RunFailed: a network diverged.
+            UnequalEpochs: the samplers have drawn unequal numbers of images.
+        """
+        count = 1 + len(others)
+        for training in (self, *others):
+            self.display.training(f"{training.what}, one of {count} at once")
+        subject = f"training {count} networks at once on the {self.data.name} set"
+        done = learners[0].start.done
+        with self.display.work(subject, self.epochs, "epochs", done, of=self.data.name) as told:
+
+            def told_after(epoch: Epoch) -> None:
+                told(epoch.done, loss=epoch.loss)
+                learners[0].after_epoch(epoch)
+
+            train_together(
+                [replace(learners[0], after_epoch=told_after), *learners[1:]],
+                self.options,
+                device=self.device,
+                keep_going=self.keep_going,
+                chunk=self.chunk,
+                precision=self.precision,
+            )
+
     def train(self, network: Network, start: Start, after_epoch: Callable[[Epoch], None]) -> Network:
         """Train a network from where it stands."""
-        what = f"{self.purpose} on the {self.data.name} set"
-        variant = f" ({self.variant})" if self.variant else ""
-        self.display.training(f"{what}{variant}{', compiled' * self.compiled}")
-        with self.display.work(f"training {what}", self.epochs, "epochs", start.done, of=self.data.name) as told:
+        self.display.training(f"{self.what}{', compiled' * self.compiled}")
+        with self.display.work(
+            f"training {self._subject}", self.epochs, "epochs", start.done, of=self.data.name
+        ) as told:
 
             def told_after(epoch: Epoch) -> None:
                 told(epoch.done, loss=epoch.loss)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,8 @@ class Trainer:
         chunk: images at once through a network.
         precision: ``bf16`` computes features in mixed precision, ``fp32`` as they are.
         compiling: whether networks are compiled; ``auto``: in trainings that are long enough.
+        together: how many networks of one shape are trained at once, where several are known to be needed; ``auto``: as
+            many as pays.
         store: keeps the networks; one in memory unless given.
         keep_going: called between steps; raises to stop.
         display: told what is about to be trained, and how far it is.
@@ -111,6 +113,7 @@ class Trainer:
         chunk: int,
         precision: str = "fp32",
         compiling: Compiling = False,
+        together: int | Literal["auto"] = 1,
         store: NetworkStore | None = None,
         keep_going: Callable[[], None] = lambda: None,
         display: Display | None = None,
@@ -121,7 +124,7 @@ class Trainer:
     ) -> None:
         self.make, self.options, self.augmentation = make, options, augmentation
         self.seed, self.device, self.chunk = seed, device, chunk
-        self.precision, self.compiling = precision, compiling
+        self.precision, self.compiling, self.together = precision, compiling, together
         self.store = store or NetworkStore()
         self.keep_going, self.display, self.component = keep_going, display or Display(), component
         self.validation = validation
@@ -139,11 +142,12 @@ class Trainer:
         store: NetworkStore | None = None,
         validation: TrainingSet | None = None,
         ledger: Ledger | None = None,
+        display: Display | None = None,
     ) -> Trainer:
         """A trainer that differs in what is given; the arguments are those of the constructor."""
         other = copy.copy(self)
         given: dict[str, Any] = {"make": make, "options": options, "augmentation": augmentation}
-        given |= {"seed": seed, "store": store, "validation": validation, "ledger": ledger}
+        given |= {"seed": seed, "store": store, "validation": validation, "ledger": ledger, "display": display}
         vars(other).update({name: value for name, value in given.items() if value is not None})
         return other
 
@@ -372,6 +376,7 @@ class Trainer:
             self.compiling if fast else False,
             of_an_image,
             self.display,
+            self.together,
             self._variant,
         )
         try:
