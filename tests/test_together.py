@@ -1,25 +1,33 @@
 """Several networks trained at once: each is the one that is trained alone, up to rounding."""
 
+import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from conftest import Noting
 from torch import nn
 
-from ltdd_core.errors import RunFailed
+from ltdd_core.errors import Interrupted, RunFailed
+from ltdd_core.identity import digest
+from ltdd_core.networks import unfinished
 from ltdd_core.networks.compiled import CompiledNetwork
 from ltdd_core.networks.cosine import CosineLinear
 from ltdd_core.networks.job import Start
+from ltdd_core.networks.store import NetworkStore, alone as alone_with, stored_networks
 from ltdd_core.networks.zoo import MLP, ConvNet, ResNet32
 from ltdd_core.seeding import global_generator
+from ltdd_core.testing import tiny_long_tailed, tiny_trainer
 from ltdd_core.training.augment import Augmentation
+from ltdd_core.training.cost import Ledger
 from ltdd_core.training.loop import Learner, UnequalEpochs, train, train_together
 from ltdd_core.training.losses import WeightedLoss, cross_entropy
 from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.soft_labels import SoftLabels
+from ltdd_core.training.together import OF_A_WEIGHT, Ask, bytes_of_step, most_at_once, train_ahead
 from ltdd_core.training.trainer import FrozenBody
 
 CPU = torch.device("cpu")
@@ -256,3 +264,245 @@ def test_samplers_that_draw_unequal_numbers_of_images_are_found_out():
     )
     with pytest.raises(UnequalEpochs):
         together(some, TrainingOptions(**USUAL))
+
+
+# ---- before it is asked for ----------------------------------------------------------------------
+
+DATA = tiny_long_tailed()
+SET = TrainingSet("original", DATA.train_images, DATA.train_labels, DATA.normalisation, DATA.classes)
+
+
+def trainers(count=3, folder=None, **changes):
+    """Trainers of some seeds, three networks at once, and what they say that they train."""
+    said = []
+    made = tiny_trainer().changed(display=Noting(said))
+    made.together = 3
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return [made.changed(seed=seed, store=NetworkStore(folder), ledger=Ledger()) for seed in range(count)], said
+
+
+def asking(these, work):
+    train_ahead([Ask(each, work) for each in these])
+
+
+def plain(trainer):
+    return trainer.train(SET, outputs=DATA.classes)
+
+
+def two(trainer):
+    """A network, and another last layer for it: which one that is depends on the weights of the first."""
+    return trainer.retrain(plain(trainer), SET, trainer.options["original"], layer=nn.Linear, purpose="last layer")
+
+
+def assert_near(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("work", [plain, two])
+@pytest.mark.parametrize("kept", ["in memory", "on disk"])
+def test_what_will_be_asked_for_is_there_and_is_what_would_have_been_trained(work, kept, tmp_path):
+    folder = tmp_path / "ahead" if kept == "on disk" else None
+    some, said = trainers(folder=folder)
+    asking(some, work)
+    kinds = ["classes", "last layer"] if work is two else ["classes"]
+    assert said == [f"{kind} on the original set, one of 3 at once" for kind in kinds for _ in range(3)]
+    found = [work(each) for each in some]
+    assert len(said) == 3 * len(kinds)  # nothing more is trained
+    others, _ = trainers(folder=None if folder is None else tmp_path / "alone", together=1)
+    asking(others, work)  # does nothing
+    expected = [work(each) for each in others]
+    assert_near(found, expected)
+    if work is plain:  # a last layer is known by the very bits of its body
+        assert [set(each.store._known) for each in some] == [set(each.store._known) for each in others]
+        if folder is not None:
+            assert sorted(path.name for path in folder.iterdir()) == sorted(
+                path.name for path in (tmp_path / "alone").iterdir()
+            )
+
+
+def test_the_seconds_of_each_are_its_share(tmp_path):
+    some, _ = trainers(folder=tmp_path)
+    began = time.monotonic()
+    asking(some, plain)
+    took = time.monotonic() - began
+    for each in some:
+        plain(each)
+    seconds = [each.ledger.total.seconds for each in some]
+    assert 0 < sum(seconds) <= took
+    assert seconds == pytest.approx(seconds[:1] * 3, rel=0.05)
+    assert some[0].ledger.spent > sum(seconds) > some[1].ledger.spent
+
+
+class Dropping(ConvNet):
+    """A ConvNet with dropout."""
+
+    def __init__(self, shape, outputs, options):
+        super().__init__(shape, outputs, options)
+        self.features.append(nn.Dropout(0.5))
+
+
+class Secretive(ConvNet):
+    """A network that has a number which no parameter or buffer says."""
+
+    def __init__(self, shape, outputs, options):
+        super().__init__(shape, outputs, options)
+        self.factor = float(torch.rand(()))
+
+    def embed(self, images):
+        return super().embed(images) * self.factor
+
+
+class Noisy(ConvNet):
+    """A network that draws random numbers without a layer of dropout."""
+
+    def embed(self, images):
+        return super().embed(images) * torch.rand((), device=images.device)
+
+
+class Deciding(ConvNet):
+    """A network whose Python code looks at numbers."""
+
+    def embed(self, images):
+        return super().embed(images) * (1.0 if float(images.sum()) > 0 else 2.0)
+
+
+def made_of(kind):
+    return lambda shape, outputs: kind(shape, outputs, ConvNet.Options(width=4, depth=2))
+
+
+UNLIKE = {
+    "dropout": {"make": made_of(Dropping)},
+    "a number that is nobody's parameter": {"make": made_of(Secretive)},
+    "random numbers": {"make": made_of(Noisy)},
+    "numbers that decide": {"make": made_of(Deciding)},
+    "compiled networks": {"compiling": True},
+}
+
+
+@pytest.mark.parametrize("case", UNLIKE)
+def test_what_cannot_be_trained_at_once_is_trained_alone(case):
+    some, said = trainers(**UNLIKE[case])
+    asking(some, plain)
+    assert said == []
+    assert not any(each.store._known for each in some)
+
+
+def test_sets_of_unequal_size_and_other_options_are_not_alike():
+    some, said = trainers(4)
+    few = replace(SET, images=SET.images[:-1], labels=SET.labels[:-1])
+    slow = {"original": some[2].options["original"].model_copy(update={"lr": 0.001})}
+    works = [(some[0], SET), (some[1], few), (some[2].changed(options=slow), SET), (some[3], SET)]
+    train_ahead([Ask(each, lambda trainer, own=own: trainer.train(own, outputs=DATA.classes)) for each, own in works])
+    assert said == ["classes on the original set, one of 2 at once"] * 2
+    assert [len(each.store._known) for each in some] == [1, 0, 0, 1]
+
+
+def test_losses_and_images_of_one_shape_may_differ():
+    some, said = trainers(2)
+    other = replace(SET, images=SET.images.flip(0), labels=SET.labels.flip(0))
+    works = [
+        lambda trainer: trainer.train(SET, outputs=DATA.classes, loss=smooth),
+        lambda trainer: trainer.train(other, outputs=DATA.classes),
+    ]
+    train_ahead([Ask(*ask) for ask in zip(some, works, strict=True)])
+    assert len(said) == 2
+    alone = [work(each) for each, work in zip(trainers(2)[0], works, strict=True)]
+    assert_near([work(each) for each, work in zip(some, works, strict=True)], alone)
+
+
+def smooth(logits, labels):
+    return nn.functional.cross_entropy(logits, labels, label_smoothing=0.3)
+
+
+def test_more_than_may_be_at_once_are_trained_in_parts():
+    some, said = trainers(7)
+    asking(some, plain)
+    assert said == ["classes on the original set, one of 3 at once"] * 6  # the seventh is left to who asks
+    assert [len(each.store._known) for each in some] == [1] * 6 + [0]
+
+
+def test_what_is_there_or_in_the_hands_of_another_process_is_left_alone(tmp_path):
+    some, said = trainers(4, tmp_path, together=4)
+    there = plain(some[0])
+    (job,) = some[1].plan(plain)
+    said.clear()
+    with alone_with(tmp_path / f"{digest(job.key)}.safetensors") as mine:
+        assert mine
+        asking(some, plain)
+    assert said == ["classes on the original set, one of 2 at once"] * 2
+    assert [len(each.store._known) for each in some] == [1, 0, 1, 1]
+    assert plain(some[0]) is there
+
+
+def exploding(logits, labels):
+    return cross_entropy(logits, labels) * float("inf")
+
+
+def test_a_training_that_diverges_says_so_as_alone_and_the_others_are_trained(tmp_path):
+    some, _ = trainers(folder=tmp_path)
+
+    def work(trainer):
+        return trainer.train(SET, outputs=DATA.classes, loss=exploding if trainer.seed == 1 else cross_entropy)
+
+    asking(some, work)
+    first = work(some[0])
+    with pytest.raises(RunFailed) as together:
+        work(some[1])
+    others, _ = trainers()
+    assert_near([first], [work(others[0])])
+    with pytest.raises(RunFailed) as by_itself:
+        work(others[1])
+    assert str(together.value) == str(by_itself.value)
+    assert "training of classes on original diverged in epoch 1" in str(together.value)
+
+
+@pytest.mark.parametrize("then", [1, 3])
+def test_an_interruption_keeps_the_epochs_of_all_and_either_way_goes_on(tmp_path, monkeypatch, then):
+    monkeypatch.setattr(unfinished, "SECONDS_BETWEEN_COPIES", 0.0)
+    calls, steps = [], -(-len(SET) // TrainingOptions().batch)
+
+    def keep_going():
+        calls.append(1)
+        if len(calls) > 2 * steps:
+            raise Interrupted("SIGINT")
+
+    options = {"original": TrainingOptions(epochs=4, average=0.9)}
+    some, _ = trainers(folder=tmp_path / "cut", options=options, keep_going=keep_going)
+    with pytest.raises(Interrupted):
+        asking(some, plain)
+    assert {path.suffix for path in (tmp_path / "cut").iterdir()} == {".unfinished"}
+    epochs = [found.epochs for found in stored_networks(tmp_path / "cut")]
+    assert epochs == [2, 2, 2]
+    again, _ = trainers(folder=tmp_path / "cut", options=options, together=then)
+    again[0].display.begun = begun = []
+    asking(again, plain)
+    found = [plain(each) for each in again]
+    assert begun == [(2, 4, "epochs")] * (1 if then == 3 else 3)
+    assert {path.suffix for path in (tmp_path / "cut").iterdir()} == {".safetensors"}
+    whole, _ = trainers(options=options, together=1)
+    assert_near(found, [plain(each) for each in whole])
+
+
+def test_a_plan_and_a_single_network_are_left_as_they_are():
+    some, said = trainers()
+    asking(some[:1], plain)
+    jobs = some[0].plan(lambda planning: asking([planning, planning.changed(seed=1)], plain))
+    assert (said, jobs) == ([], [])
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("auto", 1), (1, 1), (5, 5)])
+def test_how_many_are_trained_at_once_on_a_cpu(asked, expected):
+    (trainer,), _ = trainers(1, together=asked)
+    assert most_at_once(trainer) == expected
+
+
+def test_the_memory_of_a_step_is_about_what_its_maps_take():
+    """Of a ConvNet with instance normalisation, for an image: the input of each layer but the last is needed again."""
+    (trainer,), _ = trainers(1, make=made_of(ConvNet))
+    (job,) = trainer.plan(plain)
+    width, side, weights = 4, 8, 4 * sum(value.numel() for value in job.make().parameters())
+    maps = side**2 * 3 + (side**2 + (side // 2) ** 2) * width * 2 + (side // 2) ** 2 * width * 1
+    expected = OF_A_WEIGHT * weights + 2 * len(SET) * 4 * maps
+    assert bytes_of_step(job.training) == pytest.approx(expected, rel=0.4)

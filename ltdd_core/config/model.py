@@ -189,8 +189,8 @@ class Compute(BaseOptions):
     )
     together: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_TOGETHER)] = option(
         "auto",
-        "networks of one shape that are trained at once, as those of repeats, teachers and experts are; auto: one on a "
-        "CPU, and on a GPU up to 16 whose steps are too small to keep it busy",
+        "networks of one shape that are trained at once where several are needed, as for repeats; auto: one on a CPU, "
+        "and on a GPU up to 16 whose steps are too small to keep it busy",
     )
     checkpoint_every: int = option(20, "steps between two checkpoints", ge=1)
     chunk: int | None = option(

@@ -145,7 +145,7 @@ class NetworkStore:
         key = job.key or {}
         name = digest(key)
 
-        def put(network: Network, seconds: float | None) -> None:
+        def keep(network: Network, seconds: float | None) -> None:
             trained = Trained(network, seconds)
             if path is not None:
                 _save(path, key, trained)
@@ -155,14 +155,14 @@ class NetworkStore:
         if self.has(job):
             yield None
         elif path is None:
-            yield Claim(job, None, put)
+            yield Claim(job, None, keep)
         else:
             with made(path.parent), alone(path) as mine:
                 if not mine or path.exists():
                     yield None
                 else:
                     unfinished = Unfinished(path.with_suffix(UNFINISHED_SUFFIX), key)
-                    yield Claim(job, unfinished, put, unfinished.start())
+                    yield Claim(job, unfinished, keep, unfinished.start())
 
     def artefact(
         self, key: Key | None, compute: Callable[[], dict[str, Tensor]], keep_going: Callable[[], None] = lambda: None

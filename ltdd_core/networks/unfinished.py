@@ -101,7 +101,7 @@ class Claim:
     """Its training."""
     unfinished: Unfinished | None
     """The checkpoint of its training; None where the store has no folder."""
-    put: Callable[[Network, float | None], None]
+    keep: Callable[[Network, float | None], None]
     """Puts ``(network, seconds of its training)`` into the store."""
     start: Start = field(default_factory=Start)
     """Where its training begins."""
@@ -132,11 +132,9 @@ class Claim:
         if self.unfinished is not None:
             self.unfinished.write()
 
-    def keep(self, network: Network) -> None:
-        """Put it into the store, trained.
-
-        Raises:
-            WriteError: its file cannot be written.
-        """
-        alone = (time.monotonic() - self._began) / self._sharing
-        self.put(network, alone if self.unfinished is None else self.unfinished.seconds)
+    @property
+    def seconds(self) -> float | None:
+        """Of its training so far: its share where it is trained with others.  None where that is not known."""
+        if self.unfinished is not None:
+            return self.unfinished.seconds
+        return (time.monotonic() - self._began) / self._sharing

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ltdd_core import ranks
-from ltdd_core.config.model import Compute, Config
+from ltdd_core.config.model import MOST_TOGETHER, Compute, Config
 from ltdd_core.errors import WriteError
 from ltdd_core.networks.compiled import precision_context
 from ltdd_core.networks.zoo import ConvNet
@@ -34,7 +34,8 @@ def in_one_precision(config: Config, folder: Path | None = None) -> Config:
 
     Args:
         config: the configuration.
-        folder: of a run, which goes on in the precision that it began with, and compiled if it was asked to be.
+        folder: of a run, which goes on in the precision that it began with, compiled if it was asked to be, and with as
+            many networks at once.
 
     Raises:
         InputError: the device is asked for and cannot be had.
@@ -51,7 +52,11 @@ def in_one_precision(config: Config, folder: Path | None = None) -> Config:
 def _as_begun(compute: Compute, folder: Path) -> Compute:
     """What is left to the machine is as the run in a folder has it."""
     begun = RunFolder(folder).stored_config().get("compute", {})
-    known = {"precision": ("fp32", "tf32", "bf16"), "compile": (True, False)}
+    known = {
+        "precision": ("fp32", "tf32", "bf16"),
+        "compile": (True, False),
+        "together": range(1, MOST_TOGETHER + 1),
+    }
     left = [name for name in known if getattr(compute, name) == "auto"]
     return compute.model_copy(update={name: begun[name] for name in left if begun.get(name) in known[name]})
 

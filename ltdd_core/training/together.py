@@ -146,8 +146,9 @@ def _train_group(group: Sequence[Wanted], most: int, alone: set[str]) -> bool:
             for same in _alike(claims):
                 networks = [claim.job.make() for claim in same]
                 if _train(same, networks):
-                    for claim, network in zip(same, networks, strict=True):
-                        claim.keep(network)
+                    taken = [claim.seconds for claim in same]
+                    for claim, network, seconds in zip(same, networks, taken, strict=True):
+                        claim.keep(network, seconds)
                     trained = True
                 else:
                     alone.add(str(first.kind))
