@@ -1,16 +1,22 @@
 """Several networks trained at once: each is the one that is trained alone, up to rounding."""
 
+import json
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import Noting
+import yaml
+from conftest import TINY, Noting, one_line_error
 from torch import nn
 
+from ltdd_core import configure
 from ltdd_core.errors import Interrupted, RunFailed
+from ltdd_core.evaluation.quality import QUALITY
 from ltdd_core.identity import digest
 from ltdd_core.networks import unfinished
 from ltdd_core.networks.compiled import CompiledNetwork
@@ -18,8 +24,9 @@ from ltdd_core.networks.cosine import CosineLinear
 from ltdd_core.networks.job import Start
 from ltdd_core.networks.store import NetworkStore, alone as alone_with, stored_networks
 from ltdd_core.networks.zoo import MLP, ConvNet, ResNet32
+from ltdd_core.runs.precision import in_one_precision
 from ltdd_core.seeding import global_generator
-from ltdd_core.testing import tiny_long_tailed, tiny_trainer
+from ltdd_core.testing import PlainSampler, tiny_long_tailed, tiny_task, tiny_trainer
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.cost import Ledger
 from ltdd_core.training.loop import Learner, UnequalEpochs, train, train_together
@@ -506,3 +513,120 @@ def test_the_memory_of_a_step_is_about_what_its_maps_take():
     maps = side**2 * 3 + (side**2 + (side // 2) ** 2) * width * 2 + (side // 2) ** 2 * width * 1
     expected = OF_A_WEIGHT * weights + 2 * len(SET) * 4 * maps
     assert bytes_of_step(job.training) == pytest.approx(expected, rel=0.4)
+
+
+# ---- in commands ---------------------------------------------------------------------------------
+
+
+def table_of(result):
+    """The accuracy of each line in per cent, and how many networks were trained at once."""
+    assert result.exit_code == 0, result.output
+    return [row["accuracy"] for row in json.loads(result.stdout)["rows"]], result.stderr.count("at once")
+
+
+def test_repeats_of_a_classifier_of_two_stages(ltdd, finished):
+    """What trains the second stage is known after the first."""
+    command = ("--repeats", "2", "--json", "--seed", "1")  # of the seeds 1 and 2, which the run has not
+    copied = shutil.copytree(finished, "copied")
+    at_once, several = table_of(ltdd("evaluate", finished, *command, "--set", "compute.together=2"))
+    one_by_one, none = table_of(ltdd("evaluate", copied, *command))
+    assert at_once == pytest.approx(one_by_one, abs=0.6)
+    assert (several, none) == (6, 0)  # the groups, and the classes within each of two groups
+
+
+def test_the_networks_of_quality(ltdd, finished):
+    command = ("--quality", "--repeats", "2", "--json", "--head", "linear")
+    copied = shutil.copytree(finished, "copied")
+    at_once = ltdd("evaluate", finished, *command, "--set", "compute.together=12")
+    one_by_one = ltdd("evaluate", copied, *command)
+    found, expected = (json.loads(result.stdout)["quality"][0] for result in (at_once, one_by_one))
+    assert at_once.stderr.count("one of 6 at once") == 6  # of one size: random images, and the distilled ones
+    assert {key: found[key] for key in QUALITY} == pytest.approx({key: expected[key] for key in QUALITY}, abs=0.6)
+
+
+def test_teachers_of_several_seeds(tmp_path):
+    task, said = tiny_task(DATA, PlainSampler(DATA)), []
+    trainer = task.trainer.changed(display=Noting(said))
+    trainer.together = 3
+    training = replace(task.trained, trainer=trainer, store=NetworkStore(tmp_path), made={})
+    teachers = training(seeds=range(3), head="balanced-softmax")
+    assert sum("at once" in line for line in said) == len(said) == 3
+    alone = tiny_task(DATA, PlainSampler(DATA)).trained(seeds=range(3), head="balanced-softmax")
+    assert_near(teachers.networks, alone.networks)
+    costs = trainer.ledger.costs.values()
+    assert len(costs) == 3
+    assert all(cost.images_seen == 2 * len(SET) for cost in costs)
+
+
+def friends(folder, together, keep_going=lambda: None, **options):
+    task = replace(tiny_task(DATA, PlainSampler(DATA)), shared=folder)
+    task.trainer.together, task.trainer.keep_going = together, keep_going
+    steady = {"lr": 0.01, "momentum": 0, "schedule": "constant", "batch": 7}
+    numbers = options.pop("numbers", "fp32")
+    return task.trajectories("friend", training=TrainingOptions(**steady | options), numbers=numbers)
+
+
+@pytest.mark.parametrize("numbers", ["fp32", "bf16"])
+def test_trajectories_are_those_of_training_alone(tmp_path, numbers):
+    """The first has two epochs already, so it goes on alone; the fourth is one more than may be at once."""
+    friends(tmp_path / "ahead", 1, epochs=2, numbers=numbers).train(1, lambda *told: None)
+    told = []
+    ahead, alone = (friends(tmp_path / name, 2, epochs=6, numbers=numbers) for name in ("ahead", "alone"))
+    ahead.train(4, lambda *given: told.append(given))
+    assert told[:6] == [(1, 0), (2, 0), (1, 1), (2, 1), (1, 2), (2, 2)]
+    assert sorted(set(told)) == [(0, done) for done in range(2, 7)] + [
+        (n, done) for n in (1, 2, 3) for done in range(7)
+    ]
+    for number in range(4):
+        alone._trainer.together = 1
+        alone.train(number + 1, lambda *given: None)
+        assert ahead[number].path.name == alone[number].path.name
+        assert ahead[number].seconds() > 0
+        near = {"rtol": 1e-2, "atol": 1e-2 if numbers == "bf16" else 1e-4}
+        for epoch in range(7):
+            torch.testing.assert_close(ahead[number].rows(epoch), alone[number].rows(epoch), **near)
+
+
+def test_trajectories_that_are_stopped_keep_the_epochs_that_are_done(tmp_path):
+    calls, steps = [], -(-len(SET) // 7)
+
+    def keep_going():
+        calls.append(1)
+        if len(calls) > 3 * steps:
+            raise Interrupted("SIGINT")
+
+    with pytest.raises(Interrupted):
+        friends(tmp_path, 3, keep_going, epochs=9).train(3, lambda *told: None)
+    assert [friends(tmp_path, 1, epochs=9)[number].epochs() for number in range(3)] == [3, 3, 3]
+
+
+def test_a_trajectory_that_diverges_says_so_as_alone(tmp_path):
+    said = []
+    for together in (1, 3):
+        with pytest.raises(RunFailed) as found:
+            friends(tmp_path / str(together), together, epochs=2, lr=1e30).train(3, lambda *told: None)
+        said.append(str(found.value))
+    assert said[0] == said[1]
+    assert "training of friend 0 on original diverged in epoch 1" in said[0]
+
+
+def test_a_run_remembers_how_many_and_may_go_on_with_others(ltdd):
+    assert ltdd("distill", "--method", "dm", *TINY, "--set", "compute.together=3", "--out", "run").exit_code == 0
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["compute"]["together"] == 3
+    config = configure(method="dm")
+    assert config.compute.together == "auto"
+    assert in_one_precision(config, Path("run")).compute.together == 3
+    more = ("distill", "--method", "dm", *TINY, "--iterations", "4", "--out", "run", "--resume")
+    assert ltdd(*more, "--set", "compute.together=2").exit_code == 0
+
+
+@pytest.mark.parametrize("wrong", ["0", "2000", "many", "1.5", "true"])
+def test_a_wrong_number_is_one_line(ltdd, wrong):
+    said = one_line_error(ltdd("train", "--data", "digits-lt", "--set", f"compute.together={wrong}", "--out", "x"))
+    assert said.startswith("Error: --set compute.together"), said
+
+
+def test_a_plan_does_not_depend_on_it(ltdd):
+    command = ("plan", "--method", "dm", *TINY, "--on", "h100", "--json")
+    plans = [ltdd(*command, "--set", f"compute.together={number}").stdout for number in (1, 4)]
+    assert json.loads(plans[0]) == json.loads(plans[1])

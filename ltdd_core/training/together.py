@@ -171,17 +171,19 @@ def train_trajectories_ahead(trainer: Trainer, trajectories: Sequence[Trajectory
     """
     if (most := most_at_once(trainer)) == 1:
         return
-    left = [number for number, each in enumerate(trajectories) if each.epochs() < each.job.epochs]
-    if len(left) < 2 or (kind := _training(trajectories[left[0]].job).kind) is None:
-        return
-    left = [number for number in left if _training(trajectories[number].job).kind == kind]
-    for some in _parts(left, min(most, _fitting(_training(trajectories[left[0]].job)))):
-        with ExitStack() as held:
-            mine = [number for number in some if held.enter_context(trajectories[number].alone())]
-            begun = [_Recorded.begin(trajectories[number], number, report) for number in mine]
-            for same in _alike([one for one in begun if one.start.done < one.job.epochs]):
-                if not _train(same, [one.record.network for one in same]):
-                    return
+    left: dict[tuple[str, int], list[int]] = {}  # by their kind, and the epochs that they have behind them
+    for number, trajectory in enumerate(trajectories):
+        done, kind = trajectory.epochs(), _training(trajectory.job).kind
+        if done < trajectory.job.epochs and kind is not None:
+            left.setdefault((kind, done), []).append(number)
+    for numbers in left.values():
+        for some in _parts(numbers, min(most, _fitting(_training(trajectories[numbers[0]].job)))):
+            with ExitStack() as held:
+                mine = [number for number in some if held.enter_context(trajectories[number].alone())]
+                begun = [_Recorded.begin(trajectories[number], number, report) for number in mine]
+                for same in _alike([one for one in begun if one.start.done < one.job.epochs]):
+                    if not _train(same, [one.record.network for one in same]):
+                        return
 
 
 @dataclass(frozen=True)
