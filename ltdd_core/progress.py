@@ -88,7 +88,7 @@ class Display:
         """
 
     @contextmanager
-    def work(self, what: str, total: int, unit: str, done: int = 0, of: str = "") -> Iterator[Told]:
+    def work(self, what: str, total: int, unit: str, done: int = 0, of: str = "", networks: int = 1) -> Iterator[Told]:
         """Something else that takes its time, until the block ends: a training, an evaluation, reading images.
 
         Args:
@@ -97,6 +97,7 @@ class Display:
             unit: what is counted: ``"epochs"`` or ``"images"``.
             done: how much of it was done before.
             of: the name of the set, if it is a training.
+            networks: how many are trained at once, if it is a training.
 
         Yields:
             What is to be told how much is done, now and then.
@@ -207,7 +208,7 @@ class OneLine(Display):
         self._end()
 
     @contextmanager
-    def work(self, what: str, total: int, unit: str, done: int = 0, of: str = "") -> Iterator[Told]:
+    def work(self, what: str, total: int, unit: str, done: int = 0, of: str = "", networks: int = 1) -> Iterator[Told]:
         """The line is about this work until the block ends."""
         told = self._begin(what, total, unit, done)
         try:

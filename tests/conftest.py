@@ -60,7 +60,7 @@ class Noting(Display):
         self.trained.append(what)
 
     @contextmanager
-    def work(self, what, total, unit, done=0, of=""):
+    def work(self, what, total, unit, done=0, of="", networks=1):
         if self.begun is not None:
             self.begun.append((done, total, unit))
         yield nobody

@@ -176,3 +176,15 @@ def test_the_networks_that_come_before_the_iterations_are_counted_until_those_be
     assert shown._seconds_ahead() == 60.0 + 60.0  # the other teacher, and the classifiers as they were
     shown.steps(0, 40)
     assert shown._seconds_ahead() == 60.0
+
+
+def test_networks_that_are_trained_at_once_leave_the_time_of_the_others(monkeypatch):
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr("ltdd_core.cli.live.peak_memory", lambda: None)
+    shown, _ = display(terminal=False)
+    shown.beforehand(lambda: [30.0] * 5)
+    with shown.work("training 4 networks at once", 40, "epochs", of="original", networks=4) as told:
+        assert shown._seconds_ahead() == 30.0
+        clock.now += 60.0  # half of the guess
+        told(40, loss=0.5)
+    assert shown._seconds_ahead() == 15.0

@@ -113,10 +113,10 @@ class LiveDisplay(WarningsOnly):
             self._steps = None
 
     @contextmanager
-    def work(self, what: str, total: int, unit: str, done: int = 0, of: str = "") -> Iterator[Told]:
+    def work(self, what: str, total: int, unit: str, done: int = 0, of: str = "", networks: int = 1) -> Iterator[Told]:
         """A bar of its own, or a line every half minute."""
         guesses = self._beforehand or self._ahead.get(of, []) if of else []
-        guess = guesses.pop() if guesses else None
+        guess = sum(guesses.pop() for _ in range(min(networks, len(guesses))))
         work, began = self._begin(what, total, unit, done, None), time.monotonic()
         try:
             yield work.told

@@ -127,7 +127,7 @@ class NetworkTraining:
             self.display.training(f"{training.what}, one of {count} at once")
         subject = f"training {count} networks at once on the {self.data.name} set"
         done = learners[0].start.done
-        with self.display.work(subject, self.epochs, "epochs", done, of=self.data.name) as told:
+        with self.display.work(subject, self.epochs, "epochs", done, of=self.data.name, networks=count) as told:
 
             def told_after(epoch: Epoch) -> None:
                 told(epoch.done, loss=epoch.loss)
