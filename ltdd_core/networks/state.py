@@ -79,11 +79,12 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 def _fill(optimizer: torch.optim.Optimizer, prefix: str, state: Mapping[str, Tensor]) -> None:
     """What an optimizer remembers of each parameter; nothing, where it had nothing before its first step."""
+    fused = any(group.get("fused") for group in optimizer.param_groups)
     for index, parameter in enumerate(_parameters(optimizer)):
         start = f"{prefix}: {index}: "
         memory = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
         optimizer.state[parameter] = {
-            # What is of the shape of the parameter is where it is; the step of Adam is a number on the CPU.
-            key: value.to(parameter.device if value.shape == parameter.shape else "cpu", copy=True)
+            # What is of the shape of the parameter is where it is; the step of Adam is on the CPU unless fused.
+            key: value.to(parameter.device if fused or value.shape == parameter.shape else "cpu", copy=True)
             for key, value in memory.items()
         }
