@@ -24,6 +24,7 @@ from ltdd_core import (
     SourceImages,
     Storable,
     Synthetic,
+    option,
 )
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.testing import (
@@ -234,6 +235,16 @@ class Endless(Logits):
         return one_hot.log()
 
 
+class Astray(Mean):
+    class Options(Mean.Options):
+        fading: int | None = option(None, "steps", unless_given="the number of steps", follows="steps")
+
+
+class Overruled(Mean):
+    class Options(Mean.Options):
+        fading: int | None = option(5, "steps", follows="iterations")
+
+
 class Inventive(Taught):
     def recipe(self):
         return {"cutmixx": 1.0}
@@ -295,6 +306,8 @@ def test_the_easy_interface_keeps_the_contract(right):
         (Improbable, "soft labels sum to 1, or say that they are logits"),
         (Negative, "soft labels are not negative, or say that they are logits"),
         (Endless, "soft labels are finite"),
+        (Astray, "'fading' follows an option that a run has"),
+        (Overruled, "the default of 'fading' is None, since it follows another"),
         (Inventive, "recipe gives options of TrainingOptions.*cutmixx"),
         (Flat, r"decode gives \[n, f, C, H, W\], with C, H and W of the real images"),
         (Shrinking, r"decode gives \[n, f, C, H, W\], with C, H and W of the real images"),

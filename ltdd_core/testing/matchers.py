@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ltdd_core.config.model import RunOptions
 from ltdd_core.config.validation import validate_options
 from ltdd_core.data.sampler import Sampler
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.kept import count_kept, put_back
 from ltdd_core.distillation.matcher import Matcher, Synthetic
+from ltdd_core.options import option
 from ltdd_core.testing.contract import Contract, check_soft_labels
 from ltdd_core.testing.tiny import PlainSampler, devices, tiny_long_tailed, tiny_task
 from ltdd_core.training.options import TrainingOptions
@@ -37,6 +39,7 @@ def check_matcher(component: type[Matcher], *, sampler: Sampler | None = None, *
     """
     contract, data = Contract(component), tiny_long_tailed()
     contract.options_are_described(component.Options)
+    _check_followed(contract, component)
     for device in devices():
         for precision in ("fp32", "bf16"):
 
@@ -56,6 +59,16 @@ def check_matcher(component: type[Matcher], *, sampler: Sampler | None = None, *
                 check(contract, prepared, f"on {device} in {precision}")
     with contract.without_global_randomness(Matcher.step):
         _check_unequal(contract, component, data, sampler or PlainSampler(data), options)
+
+
+def _check_followed(contract: Contract, component: type[Matcher]) -> None:
+    """An option that follows one of the run can: there is such a one, and nothing stands against it."""
+    for name, field in component.Options.model_fields.items():
+        extra = field.json_schema_extra
+        followed = extra.get("follows") if isinstance(extra, Mapping) else None
+        if followed:
+            contract.must(followed in RunOptions.model_fields, option, f"{name!r} follows an option that a run has")
+            contract.must(field.default is None, option, f"the default of {name!r} is None, since it follows another")
 
 
 def _check_unequal(
