@@ -41,6 +41,11 @@ def processes_sharing() -> int:
     return int(said)
 
 
+def is_helping() -> bool:
+    """Whether this process only helps another one, which talks to the user."""
+    return os.environ.get("RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 def check_jobs(jobs: int) -> None:
     """Refuse more processes than a machine can hold: each of them needs a core, and memory for torch.
 

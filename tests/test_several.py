@@ -12,11 +12,13 @@ import pytest
 import torch
 from conftest import TINY
 
-from ltdd_core import ranks
+from ltdd_core import cli as commands, ranks
+from ltdd_core.cli import plugins
 from ltdd_core.cli.several import _help_with
 from ltdd_core.errors import InputError, Interrupted, RunFailed
 from ltdd_core.processes import most_processes
 from ltdd_core.ranks import OtherEnded
+from ltdd_core.runs.stop import INTERRUPTED
 from ltdd_core.storage import load_tensors
 
 LTDD = str(Path(sys.executable).with_name("ltdd"))
@@ -53,11 +55,11 @@ def set_of(out):
     return load_tensors(out / "distilled.safetensors")[0]
 
 
-def assert_same_set(first, second):
+def assert_same_set(first, second, atol=1e-5):
     one, other = set_of(first), set_of(second)
     assert one.keys() == other.keys()
     for name in one:
-        torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=atol)
 
 
 def test_two_processes_come_to_the_run_of_one_and_another_number_resumes_it(tmp_path):
@@ -85,7 +87,11 @@ def test_two_processes_come_to_the_run_of_one_and_another_number_resumes_it(tmp_
 def test_every_method_comes_to_the_set_of_one_process(tmp_path, method, processes):
     run(tmp_path / "one", 1, *METHODS[method], method=method)
     run(tmp_path / "several", processes, *METHODS[method], method=method)
-    assert_same_set(tmp_path / "one", tmp_path / "several")
+    by_adamw = method == "ncfm"  # which makes the rounding of small gradients larger
+    assert_same_set(tmp_path / "one", tmp_path / "several", atol=2e-2 if by_adamw else 1e-5)
+    one, other = (load_tensors(tmp_path / name / "checkpoint.safetensors")[0] for name in ("one", "several"))
+    for name in (name for name in one if name.startswith("psi: ")):
+        torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-4)
 
 
 def helper_of(process):
@@ -212,6 +218,22 @@ def test_wrong_input_is_said_once(tmp_path):
     assert ended.stderr.count("Error:") == 1
 
 
+def test_a_helping_process_that_is_asked_to_stop_says_nothing(monkeypatch, capsys):
+    """Whether the command has begun or not: the first process says why."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["ltdd", "plugins"])
+
+    def stopped(*given, **options):
+        raise KeyboardInterrupt("SIGTERM: stopped; nothing was written.")
+
+    for group, function in ((commands.cli, "main"), (plugins.command, "invoke")):
+        with monkeypatch.context() as patch:
+            patch.setattr(group, function, stopped)
+            assert commands._run(None) == INTERRUPTED, function
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("size", "said"),
     [
@@ -270,13 +292,16 @@ def test_one_process_does_everything():
 @pytest.mark.parametrize("number", [0, 1, 5, 20])
 def test_shares_are_everything_once(monkeypatch, number, processes):
     monkeypatch.setattr(ranks, "count", lambda: processes)
-    shares, classes = [], []
+    shares, batches, classes = [], [], []
     for rank in range(processes):
         monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
         shares.append(range(number)[ranks.share_of(number)])
+        batches.append(range(number)[ranks.share_of_batch(number)])
         classes += ranks.share_of_classes(number)
     assert [one for share in shares for one in share] == list(range(number))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [one for batch in batches for one in batch] == list(range(number))
+    assert len(batches[0]) == number or min(map(len, batches)) >= ranks.LEAST_SHARED
     assert sorted(classes) == list(range(number))
 
 
@@ -284,7 +309,9 @@ EXCHANGES = """
 import sys, torch
 from pathlib import Path
 from ltdd_core import ranks
+from ltdd_core import make_network
 from ltdd_core.networks.store import NetworkStore
+from ltdd_mtt.student import Student
 with ranks.joined():
     me = ranks.rank()
     assert ranks.agreed(f"of {me}") == "of 0"
@@ -304,6 +331,18 @@ with ranks.joined():
     for other, trainings in ((NetworkStore(), 5), (store, 1)):
         other.apart([lambda other: done.append("everywhere")] * trainings, ranks.check)
     assert "everywhere" not in done  # nobody would find its network, or there is nothing to share
+    torch.manual_seed(0)
+    network = make_network("convnet-d3", (1, 8, 8), 10, depth=1, width=4)
+    theta, images = torch.cat([value.detach().flatten() for value in network.parameters()]), torch.randn(25, 1, 8, 8)
+    student, labels = Student(network, precision="fp32", compiled=False, chunk=4), torch.rand(25, 10)
+    forward, seen = student._forward, []
+    student._forward = lambda values, part, dtype: seen.append(len(part)) or forward(values, part, dtype)
+    pull = lambda: student.pullback(theta, images, labels, theta.square(), theta_too=True)
+    together = [student.gradient(theta, images, labels), *pull()]
+    assert sum(seen) == 2 * [9, 8, 8][me], seen
+    with ranks.alone():
+        for one, other in zip([student.gradient(theta, images, labels), *pull()], together, strict=True):
+            torch.testing.assert_close(other, one)
     if me == 2:
         sys.exit(0)
     try:

@@ -77,12 +77,18 @@ def _run(output: Output) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else bool(end.code)
     except KeyboardInterrupt as error:  # before click is there, or after it
-        return _say(str(error), INTERRUPTED)
+        return INTERRUPTED if _helps() else _say(str(error), INTERRUPTED)
     except OSError:
         if output.lost is None:
             raise
         return 1
     return 0
+
+
+def _helps() -> bool:
+    from ltdd_core.processes import is_helping
+
+    return is_helping()
 
 
 def _say(text: str, code: int) -> int:

@@ -20,7 +20,7 @@ import click
 from ltdd_core.cli.plugin_commands import COMMANDS, installed_with_commands
 from ltdd_core.cli.streams import Output, printable, say_last_counts
 from ltdd_core.errors import InputError, RunFailed, for_command_line, is_out_of_memory, unknown
-from ltdd_core.runs.stop import LOST, first_word
+from ltdd_core.runs.stop import INTERRUPTED, LOST, first_word
 
 PLUGIN_COMMANDS = "ltdd.plugin_commands"
 REFUSALS = {
@@ -38,7 +38,11 @@ class Ended(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """What begins with a word that says whose doing it was."""
+        """What begins with a word that says whose doing it was; a process that helps another one stops silently."""
+        from ltdd_core.processes import is_helping  # takes a moment that --help does not need
+
+        if self.exit_code == INTERRUPTED and is_helping():
+            return
         click.echo(f"{first_word(self.exit_code)}: {self.message}", file=file, err=file is None)
 
 
@@ -53,7 +57,7 @@ def exit_codes() -> Iterator[None]:
     except RunFailed as error:
         raise Ended(str(error), 1) from error
     except (KeyboardInterrupt, click.Abort) as error:
-        raise Ended(_how_it_stopped(error), 130) from error
+        raise Ended(_how_it_stopped(error), INTERRUPTED) from error
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ltdd_core.cli.settings import consoles, only_json
 from ltdd_core.errors import InputError, Interrupted, RunFailed
-from ltdd_core.processes import lost, most_processes, processes_sharing
+from ltdd_core.processes import is_helping, lost, most_processes, processes_sharing
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 Done = TypeVar("Done")
 SECONDS_TO_END = 5.0
 """That the other processes have after rank 0 has ended."""
-
-
-def is_helping() -> bool:
-    """Whether this process only helps another one, which talks to the user."""
-    return processes_sharing() > 1 and os.environ.get("RANK", "0") != "0"
 
 
 def together(work: Callable[[Console, bool], Done], processes: int | None, as_json: bool, quiet: bool) -> Done:
