@@ -54,6 +54,9 @@ class Student:
     and shift s are given, the mean cross-entropy.  Batch normalisation takes the statistics of the batch, as in
     training; nothing is dropped out.
 
+    All derivatives are sums over the images of a batch, so the processes of a run share them, unless batch
+    normalisation looks at all of a batch.
+
     Args:
         network: a separate module; only its structure is used.
         precision: ``bf16`` runs the network in mixed precision; everything flat stays as it comes.
