@@ -267,3 +267,13 @@ def test_names_are_checked():
         Augmentation("color_flop")
     with pytest.raises(InputError, match="twice"):
         Augmentation("flip_flip")
+
+
+@pytest.mark.parametrize("name", ["none", *sorted(OPERATIONS), "_".join(sorted(OPERATIONS))])
+def test_several_batches_at_once_are_each_what_its_own_generator_draws(name):
+    augmentation, batches = Augmentation(name), images(21).view(7, 3, *SHAPE)
+    alone, at_once = ([generator(seed, "several") for seed in range(7)] for _ in range(2))
+    expected = [augmentation.apply(batch, own, None) for batch, own in zip(batches, alone, strict=True)]
+    torch.testing.assert_close(augmentation.apply_to_each(batches, at_once), torch.stack(expected))
+    for one, other in zip(alone, at_once, strict=True):
+        assert torch.equal(one.get_state(), other.get_state())

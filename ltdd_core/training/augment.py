@@ -11,7 +11,7 @@ are deterministic on every device and can be differentiated as often as one like
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -89,6 +89,26 @@ class Augmentation:
         shape = (images.shape[1], images.shape[2], images.shape[3])
         return self.draw(shape, draws, len(images))(images)
 
+    def apply_to_each(self, images: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+        """As :meth:`apply`, of several batches: each gets what its own generator draws.
+
+        Batches for which the same operation is drawn go through it at once.
+
+        Args:
+            images: normalised, float32 ``[K, n, C, H, W]``.
+            draws: of each batch, on the CPU.
+        """
+        if not self.operations:
+            return images
+        drawn = [int(torch.randint(len(self.operations), (), generator=own)) for own in draws]
+        _, count, *shape = images.shape
+        changed = torch.empty_like(images)
+        for choice in sorted(set(drawn)):
+            batches = [number for number, each in enumerate(drawn) if each == choice]
+            transform = self.operations[choice](shape, [draws[number] for number in batches], count)
+            changed[batches] = transform(images[batches].flatten(0, 1)).unflatten(0, (len(batches), count))
+        return changed
+
 
 def _identity(images: Tensor) -> Tensor:
     return images
@@ -104,17 +124,29 @@ def _exactly(count: int, transform: Transform) -> Transform:
 
 
 # ---- the operations --------------------------------------------------------------------------------
-# Each draws ``count`` strengths: as many as images, or one, which broadcasts over any number of images.
+# Each draws ``count`` strengths: as many as images, or one, which broadcasts over any number of images.  Of several
+# generators each draws as many, for its own images.
+
+Draws = torch.Generator | Sequence[torch.Generator]
 
 
-def _uniform(generator: torch.Generator, count: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
+def _uniform(draws: Draws, count: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+    return low + (high - low) * _of_each(draws, lambda own: torch.rand(count, generator=own, dtype=torch.float64))
 
 
-def _color(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform:
+def _integers(draws: Draws, count: int, low: int, high: int) -> Tensor:
+    """From ``low`` to ``high - 1``, int64 ``[count, 1]``, or of each generator as many."""
+    return _of_each(draws, lambda own: torch.randint(low, high, (count, 1), generator=own))
+
+
+def _of_each(draws: Draws, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+    return draw(draws) if isinstance(draws, torch.Generator) else torch.cat([draw(own) for own in draws])
+
+
+def _color(shape: Shape, draws: Draws, count: int = 1) -> Transform:
     """Brightness, then saturation, then contrast."""
-    brightness, saturation, contrast = (_uniform(generator, count) for _ in range(3))
-    strengths = torch.stack([brightness - 0.5, 2 * saturation, contrast + 0.5]).view(3, count, 1, 1, 1)
+    brightness, saturation, contrast = (_uniform(draws, count) for _ in range(3))
+    strengths = torch.stack([brightness - 0.5, 2 * saturation, contrast + 0.5]).view(3, -1, 1, 1, 1)
 
     def apply(images: Tensor) -> Tensor:
         added, saturated, contrasted = strengths.to(images)
@@ -127,12 +159,12 @@ def _color(shape: Shape, generator: torch.Generator, count: int = 1) -> Transfor
     return apply
 
 
-def _crop(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform:
+def _crop(shape: Shape, draws: Draws, count: int = 1) -> Transform:
     """A shift by up to an eighth of the side; zeros come in."""
     _, height, width = shape
     reach_y, reach_x = int(height * CROP + 0.5), int(width * CROP + 0.5)
-    dy = torch.randint(-reach_y, reach_y + 1, (count, 1), generator=generator)
-    dx = torch.randint(-reach_x, reach_x + 1, (count, 1), generator=generator)
+    dy = _integers(draws, count, -reach_y, reach_y + 1)
+    dx = _integers(draws, count, -reach_x, reach_x + 1)
 
     def shift(sign: int, device: torch.device) -> _Taps:
         rows = torch.arange(height, device=device) + sign * dy.to(device)
@@ -144,12 +176,12 @@ def _crop(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform
     return _linear(partial(shift, 1), partial(shift, -1))
 
 
-def _cutout(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform:
+def _cutout(shape: Shape, draws: Draws, count: int = 1) -> Transform:
     """A zero rectangle of half the sides around a random pixel; parts of it may lie outside."""
     _, height, width = shape
     tall, wide = int(height * CUTOUT + 0.5), int(width * CUTOUT + 0.5)
-    top = torch.randint(height + 1 - tall % 2, (count, 1), generator=generator) - tall // 2
-    left = torch.randint(width + 1 - wide % 2, (count, 1), generator=generator) - wide // 2
+    top = _integers(draws, count, 0, height + 1 - tall % 2) - tall // 2
+    left = _integers(draws, count, 0, width + 1 - wide % 2) - wide // 2
     cut_rows, cut_columns = _inside(torch.arange(height) - top, tall), _inside(torch.arange(width) - left, wide)
     kept = ~(cut_rows[:, None, :, None] & cut_columns[:, None, None, :])
 
@@ -159,9 +191,9 @@ def _cutout(shape: Shape, generator: torch.Generator, count: int = 1) -> Transfo
     return apply
 
 
-def _flip(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform:
+def _flip(shape: Shape, draws: Draws, count: int = 1) -> Transform:
     """Left and right exchanged, half of the time."""
-    flipped = _uniform(generator, count).view(count, 1, 1, 1) < 0.5
+    flipped = _uniform(draws, count).view(-1, 1, 1, 1) < 0.5
 
     def apply(images: Tensor) -> Tensor:
         if flipped.all():
@@ -171,15 +203,15 @@ def _flip(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform
     return apply
 
 
-def _scale(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform:
+def _scale(shape: Shape, draws: Draws, count: int = 1) -> Transform:
     """A zoom, drawn for each axis."""
-    x, y = (_uniform(generator, count, 1 / SCALE, SCALE) for _ in range(2))
+    x, y = (_uniform(draws, count, 1 / SCALE, SCALE) for _ in range(2))
     return _warp(shape, torch.stack([x, y], 1).diag_embed())
 
 
-def _rotate(shape: Shape, generator: torch.Generator, count: int = 1) -> Transform:
+def _rotate(shape: Shape, draws: Draws, count: int = 1) -> Transform:
     """A rotation about the centre."""
-    angles = [math.radians(a) for a in _uniform(generator, count, -ROTATE_DEGREES, ROTATE_DEGREES).tolist()]
+    angles = [math.radians(a) for a in _uniform(draws, count, -ROTATE_DEGREES, ROTATE_DEGREES).tolist()]
     matrices = [[[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]] for a in angles]
     return _warp(shape, torch.tensor(matrices, dtype=torch.float64))
 

@@ -175,8 +175,8 @@ def train_model(
                 raise _diverged(learner.purpose, epoch, options)
         means = (losses / max(1, seen)).tolist()
         for number, learner in enumerate(learners):
-            parts = _parts(model, number, optimizer, average)
-            learner.after_epoch(Epoch(epoch + 1, means[number], partial(state_of, parts)))
+            state = partial(_state, model, number, optimizer, average)
+            learner.after_epoch(Epoch(epoch + 1, means[number], state))
     if average is not None:
         average.fill()
     optimizer.zero_grad()  # a store keeps the network, and need not keep its last gradient
@@ -231,6 +231,12 @@ def _parts(model: Single | Stacked, number: int, optimizer: torch.optim.Optimize
     }
 
 
+def _state(
+    model: Single | Stacked, number: int, optimizer: torch.optim.Optimizer, average: Average | None
+) -> dict[str, Tensor]:
+    return state_of(_parts(model, number, optimizer, average))
+
+
 def _resume(
     model: Single | Stacked, optimizer: torch.optim.Optimizer, average: Average | None, learners: Sequence[Learner]
 ) -> None:
@@ -260,44 +266,63 @@ def _batches(
     """The batches of an epoch: for each step those of all networks, which have the same size."""
     progress = progress_at(epoch, epochs)
     draws = [generator(learner.seed, f"{learner.purpose}: epoch", epoch) for learner in learners]
+    losses = [each.loss if each.loss_at is None else each.loss_at(progress) for each in learners]
     orders = [_order(learner.data, progress, own) for learner, own in zip(learners, draws, strict=True)]
     if len(set(map(len, orders))) > 1:
         raise UnequalEpochs
-    yield from zip(
-        *(
-            _epoch(learner, options, order, progress, own, device, chunk)
-            for learner, order, own in zip(learners, orders, draws, strict=True)
-        ),
-        strict=True,
+    gathered = (
+        # A sampler may have drawn none of a stage's few images.
+        learner.data.batches(filter(len, order.split(options.batch)), device)
+        for learner, order in zip(learners, orders, strict=True)
     )
+    for batch in zip(*gathered, strict=True):
+        augmented = _augmented(learners, [images for _, (images, _) in batch], draws)
+        yield [
+            _seen(learner.data, options, indices, images, labels, loss, own, chunk)
+            for learner, (indices, (_, labels)), images, loss, own in zip(
+                learners, batch, augmented, losses, draws, strict=True
+            )
+        ]
 
 
 def _order(data: TrainingSet, progress: float, draws: torch.Generator) -> Tensor:
     return torch.randperm(len(data), generator=draws) if data.order is None else data.order(progress, draws)
 
 
-def _epoch(
-    learner: Learner,
+def _augmented(
+    learners: Sequence[Learner], batches: Sequence[Tensor], draws: Sequence[torch.Generator]
+) -> Sequence[Tensor]:
+    """The images of each network, augmented with its own draws; at once where torch can."""
+    first = learners[0].augmentation
+    if len(learners) > 1 and isinstance(first, Augmentation):
+        others = (learner.augmentation for learner in learners)
+        if all(isinstance(other, Augmentation) and other.name == first.name for other in others):
+            return first.apply_to_each(torch.stack(list(batches)), draws).unbind()
+    return [
+        learner.augmentation.apply(images, own, learner.data.normalisation)
+        for learner, images, own in zip(learners, batches, draws, strict=True)
+    ]
+
+
+def _seen(
+    data: TrainingSet,
     options: TrainingOptions,
-    order: Tensor,
-    progress: float,
+    indices: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    loss: Loss,
     draws: torch.Generator,
-    device: torch.device,
     chunk: int | None,
-) -> Iterator[tuple[Tensor, Objective]]:
-    """The batches of an epoch of a network, augmented and mixed, each with what it lowers."""
-    data, loss = learner.data, learner.loss if learner.loss_at is None else learner.loss_at(progress)
-    some = filter(len, order.split(options.batch))  # a sampler may have drawn none of a stage's few images
-    for indices, (images, labels) in data.batches(some, device):
-        images = learner.augmentation.apply(images, draws, data.normalisation)
-        images, mix = mixed(images, options.mixup, options.cutmix, draws)
-        of_views = data.view_labels is not None  # of the images as they are now, so that no labels need to be mixed
-        soft: SoftLabels | None = None
-        if data.view_labels is not None:
-            soft = SoftLabels.joined([data.view_labels(part) for part in images.split(chunk or len(images))])
-        elif data.soft_labels is not None:
-            soft = data.soft_labels[indices].to(device)
-        yield images, objective_of(loss, labels, soft, mix, options, data.classes, of_views=of_views)
+) -> tuple[Tensor, Objective]:
+    """A batch as a step of a network sees it, mixed, and what it lowers."""
+    images, mix = mixed(images, options.mixup, options.cutmix, draws)
+    of_views = data.view_labels is not None  # of the images as they are now, so that no labels need to be mixed
+    soft: SoftLabels | None = None
+    if data.view_labels is not None:
+        soft = SoftLabels.joined([data.view_labels(part) for part in images.split(chunk or len(images))])
+    elif data.soft_labels is not None:
+        soft = data.soft_labels[indices].to(images.device)
+    return images, objective_of(loss, labels, soft, mix, options, data.classes, of_views=of_views)
 
 
 def _diverged(subject: str, epoch: int, options: TrainingOptions) -> RunFailed:
