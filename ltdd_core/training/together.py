@@ -81,10 +81,16 @@ def train_ahead(asks: Sequence[Ask]) -> None:
     """
     if len(asks) < 2 or (most := most_at_once(asks[0].trainer)) == 1:
         return
-    alone: set[str] = set()
-    with asks[0].trainer.ledger.spending():
-        while sum(_train_group(group, most, alone) for group in _groups(asks, alone)):
-            pass
+    trainer, alone, trained = asks[0].trainer, set[str](), False
+    with trainer.ledger.spending():
+        wanted = _wanted(asks)
+        several = len(wanted) > 1
+        while sum(_train_group(group, most, alone) for group in _groups(wanted, alone)):
+            wanted, trained = _wanted(asks), True
+    if several and not trained and trainer.together != "auto":
+        trainer.display.note(
+            f"{len(wanted)} networks are trained one after another: they are not alike, or torch cannot train them at once"
+        )
 
 
 class _Missing(Exception):
@@ -122,8 +128,8 @@ Wanted = tuple[NetworkStore, Job]
 """A network that is not there yet, and the store that is to keep it."""
 
 
-def _groups(asks: Sequence[Ask], alone: set[str]) -> list[list[Wanted]]:
-    """What the works will train next, in groups of what is alike; ``alone``: kinds that are not trained at once."""
+def _wanted(asks: Sequence[Ask]) -> list[Wanted]:
+    """What the works will train next, each network once."""
     wanted: dict[str, Wanted] = {}
     for ask in asks:
         looking = ask.trainer.changed(store=_Looking(ask.trainer.store), ledger=Ledger(), display=Display())
@@ -134,8 +140,13 @@ def _groups(asks: Sequence[Ask], alone: set[str]) -> list[list[Wanted]]:
                 seen = replace(_training(missing.job), display=ask.trainer.display)
                 job = replace(missing.job, training=seen)
                 wanted.setdefault(digest(missing.job.key), (ask.trainer.store, job))
+    return list(wanted.values())
+
+
+def _groups(wanted: Sequence[Wanted], alone: set[str]) -> list[list[Wanted]]:
+    """Networks in groups of what is alike; those of a kind in ``alone`` are left out."""
     groups: dict[str, list[Wanted]] = {}
-    for store, job in wanted.values():
+    for store, job in wanted:
         if (kind := _training(job).kind) is not None and kind not in alone:
             groups.setdefault(kind, []).append((store, job))
     return list(groups.values())
