@@ -395,7 +395,7 @@ def test_what_cannot_be_trained_at_once_is_trained_alone(case):
     some[0].display.note = noted.append
     asking(some, plain)
     assert said == []
-    assert noted == ["3 networks are trained one after another: they are not alike, or torch cannot train them at once"]
+    assert noted == ["3 networks are trained alone: they are not alike, or torch cannot train them at once"]
     assert not any(each.store._known for each in some)
 
 

@@ -89,7 +89,7 @@ def train_ahead(asks: Sequence[Ask]) -> None:
             wanted, trained = _wanted(asks), True
     if several and not trained and trainer.together != "auto":
         trainer.display.note(
-            f"{len(wanted)} networks are trained one after another: they are not alike, or torch cannot train them at once"
+            f"{len(wanted)} networks are trained alone: they are not alike, or torch cannot train them at once"
         )
 
 
