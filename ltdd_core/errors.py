@@ -36,6 +36,10 @@ class RunFailed(Exception):
     """A run cannot continue (its loss became NaN, say); what it had saved is intact. Exit code 1."""
 
 
+class DoesNotFit(RunFailed):
+    """A step would need more memory than there is."""
+
+
 class Interrupted(KeyboardInterrupt):
     """The user or the system asked a run to stop, and it has saved itself. Exit code 130.
 

@@ -30,6 +30,8 @@ from ltdd_core import (
 from ltdd_core.networks.job import Start
 from ltdd_core.networks.zoo import MLP, ConvNet, ResNet18
 from ltdd_core.seeding import global_generator
+from ltdd_core.training import fitting
+from ltdd_core.training.fitting import bytes_of_step, check_step_fits
 from ltdd_core.training.gradient import gradient_in_chunks
 from ltdd_core.training.loop import _factor, train
 from ltdd_core.training.losses import WeightedLoss
@@ -666,3 +668,31 @@ def test_what_is_made_ahead_comes_in_order_and_an_error_comes_where_it_belongs()
     next(early)
     early.close()
     assert len(made) <= 3
+
+
+def test_a_step_with_batch_normalisation_that_memory_does_not_hold_is_refused(monkeypatch):
+    network = small(norm="batch").train()
+    before = weights(network).clone()
+    image, row = 4 * 8 * 8, 4 * 4 * 8 * 8  # bytes of an image, and of the map of four channels
+    assert bytes_of_step(network, (1, 8, 8), 10, "fp32") == 10 * (image + 2 * row + 2 * row)  # two maps, two gradients
+    assert bytes_of_step(network, (1, 8, 8), 10, "bf16") < 0.6 * 10 * (image + 4 * row)
+    monkeypatch.setattr(fitting, "memory_of_machine", lambda: 10 * (image + 4 * row))
+    check_step_fits(network, (1, 8, 8), 10, "fp32", "training")
+    check_step_fits(small(norm="instance"), (1, 8, 8), 1000, "fp32", "training")  # goes through in parts
+    said = (
+        r"training: a step of 11 images of 8x8 pixels takes about 47\.9 kB of memory, and there are 43\.5 kB\. Batch "
+        "normalisation sees a batch as a whole, so use a smaller batch"
+    )
+    with pytest.raises(RunFailed, match=said):
+        check_step_fits(network, (1, 8, 8), 11, "fp32", "training")
+    assert network.training
+    assert torch.equal(weights(network), before)
+
+
+def test_a_teacher_that_does_not_fit_into_memory_ends_the_run_in_one_line(ltdd, monkeypatch):
+    monkeypatch.setattr(fitting, "memory_of_machine", lambda: 10**6)
+    run = ltdd("distill", "--method", "rded", "--data", "digits-lt", "--ipc", "1", "--threads", "1", "--quiet")
+    assert run.exit_code == 1
+    assert run.stderr.count("\n") == 1
+    assert "training balanced softmax on the original set: a step of 256 images of 8x8 pixels takes about" in run.stderr
+    assert "smaller images. That is --set training.original.batch=..., which" in run.stderr

@@ -10,6 +10,7 @@ import torch
 
 from ltdd_core import ranks
 from ltdd_core.seeding import global_generator
+from ltdd_core.training.fitting import check_step_fits
 from ltdd_core.training.loop import train
 from ltdd_core.training.losses import cross_entropy
 from ltdd_core.training.options import TrainingOptions
@@ -41,9 +42,13 @@ def seconds_per_step(trainer: Trainer, data: TrainingSet, options: TrainingOptio
         data: images to measure on, which are taken again and again if they are few.
         options: of the training.
         images: in the step.
+
+    Raises:
+        DoesNotFit: a step does not fit into memory.
     """
     with global_generator(0, "a network to measure with"):
         network = trainer.make(data.image_shape, data.classes).to(trainer.device)
+    check_step_fits(network, data.image_shape, images, trainer.precision, f"training on the {data.name} set")
     options = options.model_copy(
         update={"epochs": 1, "lr": TINY_LR, "warmup": 0, "batch": images, "soft_loss": "cross-entropy"}
     )

@@ -18,6 +18,7 @@ from ltdd_core.progress import Display
 from ltdd_core.training.augment import Augmentation
 from ltdd_core.training.augmentation import TrainingAugmentation
 from ltdd_core.training.cost import TrainingCost
+from ltdd_core.training.fitting import check_step_fits
 from ltdd_core.training.loop import BEGINNING, Learner, train, train_together
 from ltdd_core.training.losses import Loss, LossSchedule
 from ltdd_core.training.models import draws_in_training
@@ -143,7 +144,13 @@ class NetworkTraining:
             )
 
     def train(self, network: Network, start: Start, after_epoch: Callable[[Epoch], None]) -> Network:
-        """Train a network from where it stands."""
+        """Train a network from where it stands.
+
+        Raises:
+            RunFailed: a step does not fit into memory, or the weights are no longer finite.
+        """
+        count = min(len(self.data), self.options.batch)
+        check_step_fits(network, self.data.image_shape, count, self.precision, f"training {self._subject}")
         self.display.training(f"{self.what}{', compiled' * self.compiled}")
         with self.display.work(
             f"training {self._subject}", self.epochs, "epochs", start.done, of=self.data.name

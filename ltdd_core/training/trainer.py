@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ltdd_core import ranks
-from ltdd_core.errors import RunFailed, either, how_to_set
+from ltdd_core.errors import DoesNotFit, RunFailed, either, how_to_set
 from ltdd_core.identity import Unidentified, identity
 from ltdd_core.networks.compiled import Compiling
 from ltdd_core.networks.job import Job, Key
@@ -358,7 +358,7 @@ class Trainer:
 
         Args:
             fast: in the precision of the trainer, and compiled where it pays.
-            option: that a message names where training diverges.
+            option: of the learning rate, that a message names where training diverges.
         """
         training = NetworkTraining(
             make,
@@ -383,6 +383,8 @@ class Trainer:
             with self.ledger.spending():
                 found = self.store.trained(training.job(key), self.keep_going)
         except RunFailed as error:
+            if isinstance(error, DoesNotFit):
+                option = option.removesuffix("lr") + "batch"
             evaluates = either("ltdd evaluate RUN", "evaluate(..., settings=[...])")
             advice = (
                 f"That is {how_to_set(option, '...')}, which {evaluates} takes too where a set is distilled already."
