@@ -87,7 +87,7 @@ class PerChannel(Normalisation):
     def apply(self, images: Tensor) -> Tensor:
         """``(image / 255 - mean) / std``."""
         mean, std = self._columns(images.device)
-        return (images.float() / 255).sub_(mean).div_(std)  # in place: there may be many images
+        return (images.float() / 255 - mean) / std
 
     def layer(self) -> nn.Module:
         """``(image - mean) / std``."""
