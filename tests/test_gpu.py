@@ -18,7 +18,7 @@ from ltdd_core.testing import tiny_trainer
 from ltdd_core.training.augment import OPERATIONS
 from ltdd_core.training.loop import Learner, train_together
 from ltdd_core.training.options import TrainingOptions
-from ltdd_core.training.together import MOST, bytes_of_step, most_at_once
+from ltdd_core.training.together import MOST, bytes_of_training, most_at_once
 
 pytestmark = [
     pytest.mark.gpu,
@@ -137,7 +137,7 @@ def test_what_a_step_takes_is_not_more_than_is_counted_on():
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     job.first_step(network)
-    assert torch.cuda.max_memory_allocated() - before < 4 * bytes_of_step(job.training)
+    assert torch.cuda.max_memory_allocated() - before < 4 * bytes_of_training(job.training)
     assert most_at_once(made) == MOST
 
 

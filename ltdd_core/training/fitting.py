@@ -52,7 +52,7 @@ def bytes_of_step(network: Network, shape: tuple[int, int, int], images: int, pr
     """About what a step takes: the maps that are kept for the gradient, and gradients as large as one of them.
 
     Args:
-        network: on the CPU; one image after another would go through it as well as all at once.
+        network: one image after another would go through it as well as all at once.
         shape: ``(C, H, W)`` of the images.
         images: of the step.
         precision: of the features.
@@ -64,11 +64,11 @@ def bytes_of_step(network: Network, shape: tuple[int, int, int], images: int, pr
             kept[value.untyped_storage().data_ptr()] = value
         return value
 
-    training = network.training
+    training, first = network.training, next(network.parameters())
     network.eval()  # draws nothing, and leaves running statistics alone
     try:
         with torch.enable_grad(), saved_tensors_hooks(note, lambda value: value):
-            CompiledNetwork(network, precision, compiled=False)(torch.zeros(TRIED, *shape))
+            CompiledNetwork(network, precision, compiled=False)(first.new_zeros(TRIED, *shape))
     finally:
         network.train(training)
     most = before = 0

@@ -27,6 +27,7 @@ from ltdd_core.networks.trajectory import Record, Report, Trajectory
 from ltdd_core.networks.unfinished import Claim
 from ltdd_core.progress import Display
 from ltdd_core.training.cost import Ledger
+from ltdd_core.training.fitting import bytes_of_step
 from ltdd_core.training.loop import Learner, UnequalEpochs
 from ltdd_core.training.models import can_be_stacked
 from ltdd_core.training.network_training import NetworkTraining
@@ -302,23 +303,12 @@ def _fitting(training: NetworkTraining) -> int:
     if training.multiply_adds_of_step() >= FILLS:
         return 1
     room = SHARE_OF_MEMORY * torch.cuda.mem_get_info(training.device)[0]
-    return max(1, int(min(MOST, room // bytes_of_step(training))))
+    return max(1, int(min(MOST, room // bytes_of_training(training))))
 
 
-def bytes_of_step(training: NetworkTraining) -> int:
-    """What a training step of a network takes, about: its weights, and twice the maps that its backward pass needs."""
-    network, maps = training.make().train(), dict[int, int]()
-    images, _ = training.data.batch(torch.zeros(1, dtype=torch.long), training.device)
-
-    def note(tensor: Tensor) -> Tensor:
-        maps[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    for layer in network.modules():
-        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
-            layer.eval()  # a single image has no variance
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        network(images)
+def bytes_of_training(training: NetworkTraining) -> int:
+    """What the training of a network takes, about: its weights, what goes with them, and a step."""
+    network = training.make()
     weights = sum(value.nbytes for value in network.state_dict().values())
-    at_once = min(training.options.batch, len(training.data))
-    return OF_A_WEIGHT * weights + 2 * at_once * max(0, sum(maps.values()) - weights)
+    images = min(training.options.batch, len(training.data))
+    return OF_A_WEIGHT * weights + bytes_of_step(network, training.data.image_shape, images, training.precision)
