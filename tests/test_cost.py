@@ -183,6 +183,13 @@ WHOLE, SMALL = TrainingCost(1000, 50.0, 10**12), TrainingCost(100, 5.0, 10**11)
             "Training on the distilled set alone takes 10 times fewer multiply-adds than on the whole set, and 5.0 s "
             "instead of 50 s.",
         ),
+        (
+            SMALL,
+            TrainingCost(100, 6.0, 10**11 + 1),  # one image a class, and one in the whole set
+            None,
+            "Training on the distilled set alone takes as many multiply-adds as on the whole set, and 6.0 s instead of "
+            "5.0 s.",
+        ),
     ],
 )
 def test_the_saving_is_told_as_far_as_it_is_known(whole, small, distilling, sentence):

@@ -61,8 +61,10 @@ class Saving:
         whole, small, times = self.whole.seconds, self.distilled.seconds, self.times_cheaper
         parts = []
         if times is not None:
-            ratio = f"{times:.3g} times fewer" if times >= 1 else f"{1 / times:.3g} times more"
-            parts.append(f"{ratio} multiply-adds than on the whole set")
+            fewer, more = f"{times:.3g}", f"{1 / times:.3g}"
+            ratio = f"{fewer} times fewer" if times >= 1 else f"{more} times more"
+            same = "1" in (fewer, more)
+            parts.append(f"{'as many' if same else ratio} multiply-adds {'as' if same else 'than'} on the whole set")
         if whole is not None and small is not None:
             parts.append(f"{_seconds(small)} instead of {_seconds(whole)}")
         first = f"Training on the distilled set alone takes {', and '.join(parts)}." if parts else ""
