@@ -405,7 +405,7 @@ def test_groups_end_where_the_real_images_have_no_more_room(monkeypatch):
     matcher = moved(Mean, steps=0)
     counts, image = matcher.task.data.counts, 4 * math.prod(matcher.task.data.image_shape)
     monkeypatch.setattr(batch_matcher, "REAL_BYTES", (counts[0] + counts[1]) * image)
-    first, *rest = matcher._groups(range(4))
+    first, *rest = matcher.matched_together(counts, matcher.task.ipc_of_class)
     assert first == range(2)
     assert [label for group in (first, *rest) for label in group] == [0, 1, 2, 3]
 

@@ -13,11 +13,12 @@ from ltdd_core.commands import open_setup
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.longtail import exponential_counts
 from ltdd_core.data.vision import Cifar10
+from ltdd_core.distillation import batch_matcher
 from ltdd_core.errors import InputError
 from ltdd_core.networks.store import NetworkStore
-from ltdd_core.planning import expected, parts, rates
+from ltdd_core.planning import expected, method, rates
 from ltdd_core.planning.counting import Counting, Work, hollow, is_hollow
-from ltdd_core.planning.dry import hollow_set, thinned
+from ltdd_core.planning.dry import hollow_set, only, spread
 from ltdd_core.planning.parts import counted
 from ltdd_core.planning.plan import plan, side_by_side
 from ltdd_core.planning.sizes import DataSizes, counts_in, sizes_of, sizes_told
@@ -134,7 +135,7 @@ def test_a_large_set_is_planned_without_its_memory_and_more_classes_lie_on_a_str
     config = small(matcher={"batch_real": 8})
     data = hollow_set("large", [50_000] * 96, (1, 8, 8), 1000)
     line = counted(config, data, installed())
-    monkeypatch.setattr(parts, "COUNTED_CLASSES", 96)
+    monkeypatch.setattr(method, "COUNTED_CLASSES", 96)
     whole = counted(config, data, installed())
     for name in ("fp32", "moved", "calls"):
         found, wanted = (getattr(counts.method[0].work, name) for counts in (line, whole))
@@ -173,11 +174,62 @@ def test_a_dry_run_leaves_random_numbers_and_stores_alone(tmp_path):
 
 def test_the_largest_class_is_among_those_that_are_counted():
     data = hollow_set("long", [5, 900, 30, 7, 6, 4, 3, 2], (1, 8, 8), 8)
-    few, kept = thinned(data, 4)
+    kept = spread(data.counts, 4)
     assert 1 in kept
-    assert few.counts == tuple(data.counts[label] for label in kept)
     assert len(kept) == 4
-    assert thinned(data, 8)[1] == list(range(8))
+    assert only(data, kept).counts == tuple(data.counts[label] for label in kept)
+    assert spread(data.counts, 8) == list(range(8))
+
+
+# ---- groups of classes ---------------------------------------------------------------------------
+
+
+MANY = hollow_set("many", [90 - place for place in range(40)], (3, 64, 64), 40)
+ROOM = 12
+"""Classes of these that are matched together."""
+
+
+def with_groups(name, monkeypatch, **options):
+    """A configuration that goes through groups of so many classes."""
+    monkeypatch.setattr(batch_matcher, "SYNTHETIC_PIXELS", ROOM * IPC * 64 * 64)
+    wide = {"name": "convnet-d3", "width": 32, "depth": 2}
+    config = small(name, matcher={"batch_real": 4, **options}, network=wide)
+    return replace(config, compute=config.compute.model_copy(update={"chunk": ROOM * IPC}))
+
+
+@pytest.mark.parametrize(("name", "options"), [("dm", {}), ("dance", {"factor": 1, "teacher": {"count": 1}})])
+def test_memory_is_that_of_the_largest_group_and_of_the_images_of_all_classes(name, options, monkeypatch):
+    config, classes = with_groups(name, monkeypatch, **options), MANY.classes
+    monkeypatch.setattr(method, "COUNTED_CLASSES", classes)
+    whole = counted(config, MANY, installed(), [])
+    monkeypatch.setattr(method, "COUNTED_CLASSES", 10)  # fewer than a group, so their line leads to all in one group
+    lines = counted(config, MANY, installed(), [])
+    assert lines.method[0].peak == pytest.approx(whole.method[0].peak, rel=0.15)
+    assert any(f"matches up to {ROOM} of {classes} classes together" in remark for remark in lines.remarks)
+
+
+def test_gpus_share_the_groups_and_each_holds_all_images(monkeypatch):
+    config = with_groups("dm", monkeypatch)
+    one, few, most = (counted(config, MANY, installed(), [], gpus=gpus).method[0].peak for gpus in (1, 2, 40))
+    images = 4 * MANY.classes * IPC * 3 * 64 * 64
+    assert one == pytest.approx(few, rel=0.01)  # groups are as large on two
+    assert one > 2 * most
+    assert most > 3 * images  # with their gradient and its momentum
+
+
+@pytest.mark.parametrize("name", ["idm", "lad"])
+def test_a_method_that_puts_counts_beside_logits_is_counted_on_some_classes(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    options = {"syn_steps": 2, "experts": {"count": 1, "epochs": 3}} if name == "lad" else {}
+    config = small(name, matcher=options)
+    data = hollow_set("equal", [20] * 10, (1, SIDE, SIDE), 60)
+    whole = counted(config, data, installed())
+    monkeypatch.setattr(method, "COUNTED_CLASSES", 6)
+    some = counted(config, data, installed())
+    assert [part.name for part in some.beforehand] == [part.name for part in whole.beforehand]
+    pairs = zip([*some.beforehand, *some.method], [*whole.beforehand, *whole.method], strict=True)
+    for found, wanted in pairs:
+        assert found.work.multiply_adds == pytest.approx(wanted.work.multiply_adds, rel=0.1)
 
 
 # ---- sizes of data -------------------------------------------------------------------------------
@@ -263,7 +315,6 @@ def test_several_gpus_share_what_can_be_shared():
     one, four = (plan(config, sizes, on="a100", gpus=gpus) for gpus in (1, 4))
     shares = [after.seconds / before.seconds for before, after in zip(one.parts[1:], four.parts[1:], strict=True)]
     assert shares == pytest.approx([0.3, 1, 1])  # 3 of 10 classes, and each training on one
-    assert four.parts[1].memory == round(0.3 * one.parts[1].memory)
     assert one.seconds == pytest.approx(sum(part.seconds for part in one.parts))
     assert four.seconds == pytest.approx(four.parts[1].seconds + max(part.seconds for part in four.parts[2:]))
     assert side_by_side([3.0, 2.0, 2.0], 2) == 4.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -123,7 +123,7 @@ class BatchMatcher(Matcher, ABC):
         ipc = self.task.ipc_of_class
         images, gradient = self.images.detach(), torch.zeros_like(self.images)
         of_class, slopes, loss = images.split(ipc), gradient.split(ipc), torch.zeros((), device=images.device)
-        for classes in self._groups(ranks.share_of_classes(len(ipc))):
+        for classes in self.own_groups():
             self.task.keep_going()
             own = torch.cat([of_class[label] for label in classes]).requires_grad_(True)
             part = self.loss(network, *self._drawn(number, classes, own))
@@ -135,22 +135,40 @@ class BatchMatcher(Matcher, ABC):
         self.images.grad = self.task.without_kept(gradient)
         return loss
 
-    def _groups(self, classes: Sequence[int]) -> Iterator[Sequence[int]]:
-        """The classes that are matched together, as many as there is room for, and at least one."""
+    def own_groups(self) -> list[list[int]]:
+        """The classes that this process of a run matches, all if it is the only one, in groups that are matched together."""
         counts, ipc = self.task.data.counts, self.task.ipc_of_class
+        own = ranks.share_of_classes(len(ipc))
+        groups = self.matched_together([counts[label] for label in own], [ipc[label] for label in own])
+        return [[own[place] for place in places] for places in groups]
+
+    def matched_together(self, counts: Sequence[int], ipc_of_class: Sequence[int]) -> Sequence[Sequence[int]]:
+        """Which classes go through a network together in a step: as many as there is room for, and at least one.
+
+        All of them unless ``sums_over_classes``.  ``ltdd plan`` asks for them, after :meth:`prepare`, to know how much
+        memory a step needs.
+
+        Args:
+            counts: training images of each class.
+            ipc_of_class: synthetic images of each class.
+
+        Returns:
+            The places of the classes in ``counts``, from 0, in ascending order, each once.
+        """
+        if not self.sums_over_classes:
+            return [range(len(counts))]
         bytes_of_image = 4 * math.prod(self.task.data.image_shape)
         seen = self.decode(self.images[:1].detach())  # images of a stored one, in their size
         pixels_of_image = seen.shape[1] * seen.shape[3] * seen.shape[4]
+        groups = []
         first = images_bytes = pixels = 0
-        for place, label in enumerate(classes):
-            own_bytes = bytes_of_image * min(counts[label], self.options.batch_real)
-            own_pixels = pixels_of_image * ipc[label]
+        for place, (count, ipc) in enumerate(zip(counts, ipc_of_class, strict=True)):
+            own_bytes, own_pixels = bytes_of_image * min(count, self.options.batch_real), pixels_of_image * ipc
             if place > first and (images_bytes + own_bytes > REAL_BYTES or pixels + own_pixels > SYNTHETIC_PIXELS):
-                yield classes[first:place]
+                groups.append(range(first, place))
                 first, images_bytes, pixels = place, 0, 0
             images_bytes, pixels = images_bytes + own_bytes, pixels + own_pixels
-        if first < len(classes):
-            yield classes[first:]
+        return [*groups, range(first, len(counts))] if first < len(counts) else groups
 
     def distilled(self) -> Synthetic:
         """The pixels and their classes."""

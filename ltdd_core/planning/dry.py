@@ -61,7 +61,8 @@ class DryStore(Plan):
         self.counting = counting
         self.trainings: list[PlannedTraining] = []
         """In the order in which they are asked for."""
-        self._noted: set[str] = set()
+        self.noted: set[str] = set()
+        """What their keys are called."""
 
     @contextmanager
     def standing_for(self, images: int, chunk: int) -> Iterator[int]:
@@ -107,9 +108,9 @@ class DryStore(Plan):
 
     def is_new(self, key: Key | None) -> bool:
         """Whether nothing of this key was asked for before; of what has no key nobody knows."""
-        name = f"without a key: {len(self._noted)}" if key is None else digest(key)
-        new = name not in self._noted
-        self._noted.add(name)
+        name = f"without a key: {len(self.noted)}" if key is None else digest(key)
+        new = name not in self.noted
+        self.noted.add(name)
         return new
 
 
@@ -212,25 +213,29 @@ def hollow_set(
     )
 
 
-def thinned(data: LongTailedSet, classes: int) -> tuple[LongTailedSet, list[int]]:
-    """The set with some of its classes, and which these are: the largest, and others evenly from head to tail.
+def spread(counts: Sequence[int], number: int) -> list[int]:
+    """The places of some classes: the largest, and others evenly from head to tail.
 
     The largest is always among them, since a method may need the more memory the more images a class has.
 
     Args:
-        data: hollow.
-        classes: how many stay, at least 2; all where there are no more.
+        counts: images of each class.
+        number: how many are wanted, at least 2; all where there are no more.
     """
-    if data.classes <= classes:
-        return data, list(range(data.classes))
-    largest, *others = by_count(data.counts)
-    step = len(others) / (classes - 1)
-    kept = sorted([largest, *(others[math.floor((place + 0.5) * step)] for place in range(classes - 1))])
+    if len(counts) <= number:
+        return list(range(len(counts)))
+    largest, *others = by_count(counts)
+    step = len(others) / (number - 1)
+    return sorted([largest, *(others[math.floor((place + 0.5) * step)] for place in range(number - 1))])
+
+
+def only(data: LongTailedSet, classes: Sequence[int]) -> LongTailedSet:
+    """A hollow set with some of its classes, numbered anew in the order given."""
     few = hollow_set(
         data.name,
-        [data.counts[label] for label in kept],
+        [data.counts[label] for label in classes],
         data.image_shape,
         len(data.test_labels),
-        [data.class_names[label] for label in kept],
+        [data.class_names[label] for label in classes],
     )
-    return replace(few, normalisation=data.normalisation), kept
+    return replace(few, normalisation=data.normalisation)

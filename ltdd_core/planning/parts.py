@@ -5,28 +5,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
 from ltdd_core.config.model import Config
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.distillation.matcher import Distillation, Matcher, Synthetic
-from ltdd_core.distillation.task import task_of
+from ltdd_core.distillation.matcher import Matcher
 from ltdd_core.errors import InputError, RunFailed
 from ltdd_core.evaluation.labelling import labelled
 from ltdd_core.evaluation.lines import Line, lines_of
 from ltdd_core.evaluation.table import trained
 from ltdd_core.planning.counting import NOTHING, Counting, Work, hollow
-from ltdd_core.planning.dry import FP32, DrySetup, DryStore, DryTask, PlannedTraining, thinned
+from ltdd_core.planning.dry import FP32, DrySetup, DryStore, PlannedTraining
+from ltdd_core.planning.method import Matched, MethodCount
 from ltdd_core.plugging.catalog import Catalog
 from ltdd_core.progress import Display
 from ltdd_core.runs.distilled import DistilledSet, ipc_of_set
 from ltdd_core.runs.stop import StopRequest
 from ltdd_core.training.soft_labels import SoftLabels
-
-COUNTED_CLASSES = 64
-"""Classes of which the method is counted; of more, the rest of them on a straight line through this many and half."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +32,11 @@ class Part:
     name: str
     work: Work = NOTHING
     peak: int = 0
-    """Bytes of the tensors that there are at once."""
+    """Bytes of the tensors that there are at once, on each GPU if there are several."""
     disk: int = 0
     """Bytes that it leaves on the disk."""
     shares: int = 1
     """Among how many GPUs it can be divided."""
-    by_class: bool = False
-    """Whether what is divided are classes, and with them the tensors."""
 
 
 @dataclass
@@ -56,25 +50,13 @@ class Counted:
     """What could not be counted, and what was counted in part, a sentence each."""
 
 
-@dataclass(frozen=True)
-class _Matched:
-    """What a method does for some classes."""
-
-    beside: Work
-    """Before and after its steps."""
-    step: Work
-    peak: int
-    disk: int
-    """Bytes of a checkpoint and of the distilled set."""
-    made: Synthetic
-    recipe: dict[str, Any]
-
-
 LineOf = tuple[Line, Config]
 """A line of a table, and the configuration that its classifier is trained with."""
 
 
-def counted(config: Config, data: LongTailedSet, catalog: Catalog, lines: Sequence[LineOf] | None = None) -> Counted:
+def counted(
+    config: Config, data: LongTailedSet, catalog: Catalog, lines: Sequence[LineOf] | None = None, *, gpus: int = 1
+) -> Counted:
     """Take the way of a run with hollow images, and count.
 
     Args:
@@ -82,6 +64,7 @@ def counted(config: Config, data: LongTailedSet, catalog: Catalog, lines: Sequen
         data: hollow.
         catalog: where it was resolved.
         lines: of the table; those of the configuration unless given.
+        gpus: among how many the classes are divided.
 
     Raises:
         InputError: what a run would refuse.
@@ -97,7 +80,7 @@ def counted(config: Config, data: LongTailedSet, catalog: Catalog, lines: Sequen
         warnings.simplefilter("ignore")  # of those who find that all images are equal
         vars(setup)["shared"] = store
         setup.check_network()
-        matched = _method(setup, store, found)
+        matched = _method(setup, store, found, gpus)
         found.beforehand = [_part(training) for training in store.trainings]
         distilled = _labelled(setup, store, _distilled(setup, matched), found)
         for line, way in [(line, config) for line in lines_of(config, catalog)] if lines is None else lines:
@@ -112,73 +95,22 @@ def _part(training: PlannedTraining) -> Part:
     return Part(f"{count}{training.what}", training.work, training.peak, training.disk, training.count)
 
 
-def _method(setup: DrySetup, store: DryStore, found: Counted) -> _Matched:
-    """Count the method on all classes, or on two numbers of them and on from there."""
+def _method(setup: DrySetup, store: DryStore, found: Counted, gpus: int) -> Matched:
     config, classes = setup.config, setup.data.classes
-    matched = _matched(setup, store, COUNTED_CLASSES)
-    if classes > COUNTED_CLASSES:
-        noted, half = len(store.trainings), COUNTED_CLASSES // 2
-        fewer = _matched(setup, store, half)
-        del store.trainings[noted:]
-        matched = _further(fewer, matched, (classes - COUNTED_CLASSES) / half)
-        found.remarks.append(
-            f"The method was counted on {half} and on {COUNTED_CLASSES} of {classes} classes, and on a straight line "
-            "from there."
-        )
+    matched, remarks = MethodCount(setup, store, gpus).result()
+    found.remarks += remarks
     steps = config.run.iterations if config.matcher.component.iterative else 0
     name = f"{config.matcher.shown}, {steps} steps" if steps else config.matcher.shown
     work = matched.beside + matched.step * steps
-    found.method.append(Part(name, work, matched.peak, matched.disk, classes, by_class=True))
+    found.method.append(Part(name, work, matched.peak, matched.disk, classes))
     return matched
 
 
-def _further(fewer: _Matched, more: _Matched, times: float) -> _Matched:
-    """On a straight line through two numbers of classes."""
-    return replace(
-        more,
-        beside=more.beside + (more.beside - fewer.beside) * times,
-        step=more.step + (more.step - fewer.step) * times,
-        peak=round(more.peak + (more.peak - fewer.peak) * times),
-        disk=round(more.disk + (more.disk - fewer.disk) * times),
-    )
-
-
-def _matched(setup: DrySetup, store: DryStore, classes: int) -> _Matched:
-    """Count what the method does for some of the classes."""
-    matcher: Matcher = setup.config.matcher.make()
-    task, counting, step = _task(setup, classes), store.counting, NOTHING
-    with counting.apart() as all_of_it:
-        matcher.prepare(task)
-        if type(matcher).iterative:
-            with counting.apart() as one:
-                matcher.step(0)
-            step = one.work
-        made = matcher.distilled()
-        state = sum(value.numel() * value.itemsize for value in matcher.state().values())
-    disk = state + FP32 * made.images.numel()
-    return _Matched(all_of_it.work, step, all_of_it.peak, disk, made, dict(matcher.recipe()))
-
-
-def _task(setup: DrySetup, classes: int) -> Distillation:
-    """What a matcher works with for some of the classes; networks are those of all classes."""
-    data, kept = thinned(setup.data, classes)
-    few = setup.changed()
-    vars(few).update(
-        data=data,
-        shared=setup.shared,
-        ipc_of_class=tuple(setup.ipc_of_class[label] for label in kept),
-        features=lambda label: setup.features(kept[label]),
-    )
-    whole, task = task_of(setup), task_of(few)
-    of_all = {name: getattr(whole, name) for name in ("networks", "pool", "trained", "trainer", "original")}
-    return DryTask(**{**vars(task), **of_all})
-
-
-def _distilled(setup: DrySetup, matched: _Matched) -> DistilledSet:
+def _distilled(setup: DrySetup, matched: Matched) -> DistilledSet:
     """The distilled set of all classes, hollow."""
     made, data, config = matched.made, setup.data, setup.config
     labels = made.labels
-    if data.classes > COUNTED_CLASSES:
+    if int(labels.max()) + 1 < data.classes:  # some of the classes were counted
         labels = torch.arange(data.classes).repeat_interleave(torch.tensor(setup.ipc_of_class))
     images, soft = hollow(len(labels), *made.images.shape[1:]), made.soft_labels
     if soft is not None:

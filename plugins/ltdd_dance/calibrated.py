@@ -33,7 +33,6 @@ from ltdd_core import (
     class_means,
     generator,
     option,
-    share_of_classes,
     summed_over_processes,
 )
 
@@ -107,9 +106,6 @@ class CalibratedMatcher(BatchMatcher, ABC):
         self.task, self.pool, self.labels = task, task.networks, task.initial_labels
         self._normalise = task.data.normalisation.layer().to(task.device)
         factor = self.factor_of(task.data.image_shape)
-        own = share_of_classes(len(task.ipc_of_class))
-        groups = grouped([factor**2 * task.ipc_of_class[label] for label in own], task.chunk)
-        self._at_once = [[own[place] for place in group] for group in groups]
         tiles = task.initial_tiles(factor)
         self.pixels = task.data.normalisation.invert(tiles).requires_grad_(True)
         self.kept_pixels = self.pixels.detach()[task.kept]
@@ -132,6 +128,11 @@ class CalibratedMatcher(BatchMatcher, ABC):
         tiles = self.tiles_of_image * sum(ipc_of_class)
         passes = 2 if self.options.calibration else 1
         return sum(min(count, self.options.batch_real) for count in counts) + passes * tiles
+
+    def matched_together(self, counts: Sequence[int], ipc_of_class: Sequence[int]) -> Sequence[Sequence[int]]:
+        """Classes that have together as many tiles as go through a network at once, or one that has more."""
+        tiles = self.factor_of(self.task.data.image_shape) ** 2
+        return grouped([tiles * number for number in ipc_of_class], self.task.chunk)
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """Move the pixels by the matching, then, or at once, by the cross-entropy."""
@@ -166,7 +167,7 @@ class CalibratedMatcher(BatchMatcher, ABC):
         self.images = shown.detach().requires_grad_(True)
         gradient, total = torch.zeros_like(shown), shown.new_zeros(())
         self.images.grad = gradient
-        for classes in self._at_once:
+        for classes in self.own_groups():
             self.task.keep_going()
             part = loss(classes)
             part.backward()
