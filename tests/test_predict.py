@@ -200,6 +200,16 @@ def test_a_table_and_a_csv_file_say_the_same(here):
     assert "group" not in one.stdout
 
 
+def test_a_table_has_the_first_twenty_images_and_says_where_all_are(here):
+    found = here("predict", "run", "images/test", "--top", "1").stdout
+    assert [f"{index:02}.png" in found for index in range(7)] == [True] * 7
+    assert found.count(".png") == 20
+    assert "These are the first 20 of 21 images; --csv FILE or --json has the answers for all." in found
+    assert len(document(here("predict", "run", "images/test", "--json"))["images"]) == 21
+    few = here("predict", "run", "images/test/cat", "images/test/dog", "--csv", "few.csv")
+    assert "These are the first" not in few.stdout + here("predict", "run", "images/test/cat").stdout
+
+
 def test_an_archive_is_taken_and_other_sizes_and_colours_are_converted_and_said_once(here):
     raw = np.stack([np.asarray(Image.open(path)) for path in sorted(Path("images/test/cat").glob("*.png"))])
     np.savez("some.npz", images=raw)

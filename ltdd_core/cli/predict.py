@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ltdd_core.evaluation.metrics import Row
     from ltdd_core.evaluation.stored import TrainedClassifier
 
+SHOWN = 20
+"""Images whose answers are printed; of more, a file has all."""
 Answer = list[tuple[str, float]]
 """The likeliest classes of an image and their probabilities, the likeliest first."""
 
@@ -96,7 +98,10 @@ def command(
         click.echo(json.dumps(_document(run, classifier, names, answers, of_class, truths, row, len(given))))
         return
     if csv_file is None:
-        print_predictions(results, names, answers, of_class)
+        print_predictions(results, names[:SHOWN], answers[:SHOWN], of_class)
+        if len(names) > SHOWN:
+            said = f"These are the first {SHOWN} of {len(names)} images; --csv FILE or --json has the answers for all."
+            results.print(said, soft_wrap=True)
     else:
         _write_csv(csv_file, names, answers, of_class, truths)
     if row is not None:
