@@ -115,6 +115,9 @@ from .evaluation.calibration import (
 from .evaluation.class_table import (
     worst_and_best as worst_and_best,
 )
+from .evaluation.confusion import (
+    confusion_matrix as confusion_matrix,
+)
 from .evaluation.head import (
     Classifier as Classifier,
     ClassifierHead as ClassifierHead,

@@ -5,11 +5,14 @@ import csv
 import io
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, one_line_error
 
+from ltdd_core import confusion_matrix, read_run
 from ltdd_report.many import LISTED, confused_by, ends_of, shortened
 
 CLASSES = 130
@@ -43,6 +46,28 @@ def many(tmp_path_factory):
 
 def rows_of(path):
     return json.loads((path / "report.json").read_text())["rows"]
+
+
+def test_both_forms_of_the_confusion_are_read(many, ltdd):
+    folder, _ = many
+    stored = [row["confusion"] for row in rows_of(folder / "run")]
+    assert all(isinstance(line, dict) for rows in stored for line in rows)
+    found = read_run(folder / "run")
+    assert [row.confusion for row in found.rows] == [confusion_matrix(rows) for rows in stored]
+    report = json.loads((folder / "run" / "report.json").read_text())
+    shutil.copytree(folder / "run", "dense")
+    for line in report["rows"]:
+        line["confusion"] = confusion_matrix(line["confusion"])
+    Path("dense/report.json").write_text(json.dumps(report))
+    assert read_run("dense").rows == found.rows
+    pages = []
+    for run in (folder / "run", "dense"):
+        assert ltdd("report", run, "--out", "page.html").exit_code == 0
+        pages.append(saved(Path("page.html").read_text(), "confusion.csv"))
+    assert pages[0] == pages[1]
+    report["rows"][0]["confusion"][0] = {"cat": 1}
+    Path("dense/report.json").write_text(json.dumps(report))
+    assert "not the number of a class" in one_line_error(ltdd("report", "dense"))
 
 
 def saved(text, name):

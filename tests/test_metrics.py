@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from ltdd_core import confusion_matrix
 from ltdd_core.evaluation.metrics import RECALL_FLOOR, average, calibration_error, parts_of, reliability, row, thirds
 from ltdd_core.evaluation.shown import COSTS
 
@@ -208,6 +210,20 @@ def test_a_class_without_a_test_image_counts_in_no_mean(case, data):
         tested = [found.per_class[c] for c in members if c != gone]
         assert getattr(found, name) == (pytest.approx(mean(tested)) if tested else None)
     assert "NaN" not in json.dumps(found.to_json())
+
+
+def test_the_confusion_of_many_classes_is_written_by_pairs():
+    classes = 130
+    labels = torch.arange(classes)
+    found = row("a", 9, torch.eye(classes).roll(1, 1).log(), labels, [4] * classes)
+    stored = found.to_json()["confusion"]
+    assert stored[:2] == [{"1": 1}, {"2": 1}]
+    assert confusion_matrix(json.loads(json.dumps(stored))) == found.confusion
+    assert confusion_matrix(found.confusion) is found.confusion
+    with pytest.raises(ValueError, match="'130' is not the number of a class"):
+        confusion_matrix([{"130": 1}, *stored[1:]])
+    full = [[1.0] * classes] * classes
+    assert replace(found, confusion=full).to_json()["confusion"] is full  # pairs would take more room
 
 
 def test_the_json_of_a_row_copies_no_confusion_matrix():

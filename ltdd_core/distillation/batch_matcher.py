@@ -136,7 +136,7 @@ class BatchMatcher(Matcher, ABC):
         return loss
 
     def own_groups(self) -> list[list[int]]:
-        """The classes that this process of a run matches, all if it is the only one, in groups that are matched together."""
+        """The classes that this process of a run matches, all if it is the only one, in groups matched together."""
         counts, ipc = self.task.data.counts, self.task.ipc_of_class
         own = ranks.share_of_classes(len(ipc))
         groups = self.matched_together([counts[label] for label in own], [ipc[label] for label in own])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ltdd_core.data.longtail import by_count, shot_groups
+from ltdd_core.evaluation.confusion import stored_confusion
 from ltdd_core.evaluation.label_shift import shares_of_classes
 from ltdd_core.evaluation.shown import COSTS, HEADINGS, NumberTable, cost_cells, number
 from ltdd_core.training.cost import TrainingCost
@@ -74,9 +75,11 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """The row as the command line prints it with ``--json``; test distributions where there are some.
 
-        Lists are those of the row, not copies: the confusion matrix of a thousand classes has a million numbers.
+        Lists are those of the row, not copies.  The confusion matrix of more than 120 classes, with a million numbers
+        for a thousand, is written by the pairs that occur: see :func:`ltdd_core.confusion_matrix`.
         """
         values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["confusion"] = stored_confusion(self.confusion)
         if self.test_distributions is None:
             del values["test_distributions"]
         return values

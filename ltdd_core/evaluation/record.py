@@ -16,6 +16,7 @@ from ltdd_core.config.resolve import resolve_data
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.errors import InputError, either, how_to_set
+from ltdd_core.evaluation.confusion import confusion_matrix
 from ltdd_core.evaluation.metrics import Row, WithRows, geometric_mean
 from ltdd_core.evaluation.predictions import PREDICTIONS, Scores, load_predictions
 from ltdd_core.evaluation.shown import Table
@@ -155,6 +156,7 @@ def _row(path: Path, document: Mapping[str, Any]) -> Row:
         later: dict[str, Any] = {"head": None, "middle": None, "tail": None}
         if "geometric_mean" not in document:
             later["geometric_mean"] = geometric_mean(document["per_class"])
-        return _rows.validate_python({**later, **document})
+        confusion = confusion_matrix(document["confusion"])
+        return _rows.validate_python({**later, **document, "confusion": confusion})
     except (LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged, or from another version of ltdd.") from error

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from ltdd_core import Saving
+from ltdd_core import Saving, confusion_matrix
 
 LARGEST = 2**53  # above it a float does not hold every integer
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
@@ -124,7 +124,7 @@ class Measured(Document):
     group_accuracy: PerCent | None
     calibration_error: PerCent
     per_class: list[PerCent | None]
-    confusion: list[list[Annotated[float, Field(ge=0, le=LARGEST)]]]
+    confusion: Annotated[list[list[Annotated[float, Field(ge=0, le=LARGEST)]]], BeforeValidator(confusion_matrix)]
     images_seen: Amount | None = None
     training_seconds: Seconds | None = None
     multiply_adds: Amount | None = None

@@ -26,6 +26,7 @@ from ltdd_core import (
     DistilledSet,
     InputError,
     LongTailedSet,
+    confusion_matrix,
     load_data,
     load_distilled,
     load_tensors,
@@ -171,7 +172,7 @@ def read_report(path: Path) -> Mapping[str, Any]:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    return read_json(path / REPORT, Report)
+    return read_result(path, Report)
 
 
 def read_log(path: Path) -> tuple[list[int], list[float]]:
@@ -354,6 +355,18 @@ def _short(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"it is not JSON ({error.msg}, line {error.lineno})"
     return "a value in it cannot be read"
+
+
+def read_result(path: Path, model: type[Document]) -> Mapping[str, Any]:
+    """``report.json`` in a folder, with whole confusion matrices.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    report = read_json(path / REPORT, model)
+    for row in report["rows"]:
+        row["confusion"] = confusion_matrix(row["confusion"])
+    return report
 
 
 def read_json(path: Path, model: type[Document]) -> Mapping[str, Any]:

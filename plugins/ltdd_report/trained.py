@@ -23,6 +23,7 @@ from ltdd_report.reading import (
     RunRecord,
     predictions,
     read_json,
+    read_result,
     read_run,
     reading,
 )
@@ -65,7 +66,7 @@ def read_record(path: Path) -> RunRecord | TrainedRecord:
         raise InputError(f"{path} is not finished: {again}.")
     if not (path / FACTS).exists():
         raise InputError(f"{path} is of an earlier version of ltdd train, which kept no predictions: train again.")
-    report, facts = read_json(path / REPORT, TrainedReport), read_json(path / FACTS, TrainedFacts)
+    report, facts = read_result(path, TrainedReport), read_json(path / FACTS, TrainedFacts)
     record = TrainedRecord(path, _read_config(path), facts["data"], tuple(facts["sessions"]), report)
     if report["data"] != record.data:
         raise InputError(f"{path}: {REPORT} and {FACTS} are about different data.")
