@@ -31,7 +31,7 @@ def completed(line):
         ("ltdd distill --method ds", ["dsa"]),
         ("ltdd distill --method dm --network convnet-d", ["convnet-d3"]),
         ("ltdd distill --labeller ", ["adsa", "teacher"]),
-        ("ltdd distill --precision ", ["auto", "fp32", "bf16"]),
+        ("ltdd distill --precision ", ["auto", "fp32", "tf32", "bf16"]),
         ("ltdd distill --plugin two", ["twostage"]),
         ("ltdd distill --preset tw", ["twostage-paper"]),
         ("ltdd train --head balanced", ["balanced-softmax"]),

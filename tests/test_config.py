@@ -467,7 +467,7 @@ COMMAND = [
     (("--imbalance", "flat"), "--imbalance: data.imbalance must be a number or 'natural', not 'flat'."),
     (("--device", "tpu"), "--device: compute.device must be 'auto', 'cpu' or 'cuda', not 'tpu'."),
     (("--threads", "0"), "--threads: compute.threads must be at least 1, not 0."),
-    (("--precision", "fp8"), "--precision: compute.precision must be 'auto', 'fp32' or 'bf16', not 'fp8'."),
+    (("--precision", "fp8"), "--precision: compute.precision must be 'auto', 'fp32', 'tf32' or 'bf16', not 'fp8'."),
     (("--set", "matcher.lr=1"), "unknown matcher option 'lr'. Did you mean 'lr_img'?"),
     (("--set", "ipc"), "--set ipc: write it as --set matcher.lr_img=1.0."),
     (("--set", "augment=colr"), "Did you mean 'color'?"),

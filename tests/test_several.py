@@ -184,19 +184,23 @@ def test_a_process_that_works_on_its_own_notices_that_another_one_is_killed(tmp_
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a process by /proc")
 @pytest.mark.parametrize("moment", [2, *(pytest.param(steps, marks=pytest.mark.slow) for steps in range(10, 100, 10))])
 def test_a_killed_process_ends_the_others_within_seconds_and_the_run_goes_on(tmp_path, moment):
-    out = tmp_path / "run"
+    out, temporary = tmp_path / "run", tmp_path / "temporary"
+    temporary.mkdir()
     words = command(out, 2, "--iterations", "100000", "--set", "compute.checkpoint_every=1")
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, env={**os.environ, "TMPDIR": str(temporary)}, **pipes) as running:
         log, deadline = out / "metrics.jsonl", time.monotonic() + 120
         while not log.exists() or log.read_bytes().count(b"\n") < moment:
             assert time.monotonic() < deadline
             assert running.poll() is None
             time.sleep(0.01)
+        assert [path.name for path in temporary.glob("ltdd-*/ltdd-*/*")] == ["run"]
         os.kill(helper_of(running), signal.SIGKILL)
         began = time.monotonic()
         _, err = running.communicate(timeout=60)
     assert time.monotonic() - began < 30
     assert running.returncode == 1
+    assert not [*temporary.glob("ltdd-*")]
     assert err.count("another process of this run has ended") == 1
     done = load_tensors(out / "checkpoint.safetensors")[1]["step"]
     assert done >= moment

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Done = TypeVar("Done")
 SECONDS_TO_END = 5.0
 """That the other processes have after rank 0 has ended."""
+SCRATCH = "LTDD_SCRATCH"
+"""Environment variable of the other processes: the folder for their copies, which rank 0 removes after them."""
 
 
 def together(work: Callable[[Console, bool], Done], processes: int | None, as_json: bool, quiet: bool) -> Done:
@@ -71,27 +73,30 @@ def _started(processes: int | None) -> Iterator[None]:
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
     }
-    others = [
-        subprocess.Popen(  # noqa: S603 - the arguments of this command
-            [sys.executable, "-m", "ltdd_core", *sys.argv[1:]],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in range(1, processes)
-    ]
     before = {name: os.environ.get(name) for name in (*shared, "RANK", "LOCAL_RANK")}
-    os.environ.update(shared, RANK="0", LOCAL_RANK="0")
-    ended, token = False, lost.set(lambda: any(other.poll() for other in others))  # of one that ended well it is 0
-    try:
-        yield
-        ended = True
-    finally:
-        lost.reset(token)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-        for other in others:
-            _end(other, at_once=not ended)
+    with TemporaryDirectory(prefix="ltdd-", ignore_cleanup_errors=True) as scratch:  # of those that are killed, too
+        others = [_other(rank, {**shared, SCRATCH: scratch}) for rank in range(1, processes)]
+        os.environ.update(shared, RANK="0", LOCAL_RANK="0")
+        ended, token = False, lost.set(lambda: any(other.poll() for other in others))  # of one that ended well it is 0
+        try:
+            yield
+            ended = True
+        finally:
+            lost.reset(token)
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+            for other in others:
+                _end(other, at_once=not ended)
+
+
+def _other(rank: int, shared: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start another process with the arguments of this one."""
+    return subprocess.Popen(  # noqa: S603 - the arguments of this command
+        [sys.executable, "-m", "ltdd_core", *sys.argv[1:]],
+        env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def _end(process: subprocess.Popen[bytes], *, at_once: bool) -> None:
@@ -153,7 +158,7 @@ def own_folder(claimed: AbstractContextManager[Path], kept: Callable[[Path], str
                 kind = RunFailed if isinstance(error, ranks.OtherEnded) else Interrupted
                 raise kind(f"{error}: {kept(folder)}") from error
             return
-        with TemporaryDirectory(prefix="ltdd-") as place:
+        with TemporaryDirectory(prefix="ltdd-", dir=os.environ.get(SCRATCH)) as place:
             own = Path(place) / of_run.name
             shutil.copytree(of_run, own, ignore=shutil.ignore_patterns(NETWORKS, ".*"))
             ranks.met()
