@@ -36,10 +36,11 @@ from ltdd_core.networks.network import Network, NetworkFactory, Shape
 from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.progress import Display, usual_display
+from ltdd_core.runs.claim import claimed
 from ltdd_core.runs.distilled import DISTILLED_FILE, load_distilled, save_distilled
 from ltdd_core.runs.export import FORMATS as OF_SETS, export_distilled, format_of
 from ltdd_core.runs.facts import versions
-from ltdd_core.runs.folder import CLASSIFIERS, CONFIG, RunFolder, claimed
+from ltdd_core.runs.folder import CLASSIFIERS, CONFIG, RunFolder
 from ltdd_core.runs.precision import in_one_precision
 from ltdd_core.setup import Setup
 

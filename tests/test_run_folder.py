@@ -14,7 +14,8 @@ from conftest import TINY, one_line_error, unclocked
 from ltdd_core import InputError, configure, distill, load_tensors, save_tensors
 from ltdd_core.cli.distill import find_run
 from ltdd_core.runs.checkpoint import CHECKPOINT
-from ltdd_core.runs.folder import FACTS, METRICS, TIMES, RunFolder, claimed, new_folder
+from ltdd_core.runs.claim import claimed, new_folder
+from ltdd_core.runs.folder import FACTS, METRICS, TIMES, RunFolder
 from ltdd_dm.matcher import DistributionMatcher
 
 TRAIN = ("train", "--network", "mlp", "--set", "training.original.epochs=1")

@@ -187,7 +187,7 @@ def _distil(
         from ltdd_core import ranks
         from ltdd_core.cli.live import LiveDisplay, WarningsOnly
         from ltdd_core.distillation.distill import distill
-        from ltdd_core.runs.folder import claimed
+        from ltdd_core.runs.claim import claimed
 
         if resume and out is not None:
             stored = _to_resume(out)

@@ -36,7 +36,8 @@ def score(plan: Plan, out: Path | None, stem: str, catalog: Catalog, notes: Cons
     """
     from ltdd_core.cli.live import LiveDisplay, WarningsOnly
     from ltdd_core.evaluation.results import results_of
-    from ltdd_core.runs.folder import RESULT, claimed
+    from ltdd_core.runs.claim import claimed
+    from ltdd_core.runs.folder import RESULT
 
     display = WarningsOnly(notes) if quiet else LiveDisplay(notes)
 

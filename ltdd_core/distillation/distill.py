@@ -41,6 +41,7 @@ from ltdd_core.networks.store import FOLDER as NETWORKS, NetworkStore
 from ltdd_core.plugging.catalog import Catalog, installed
 from ltdd_core.plugging.loading import Observers
 from ltdd_core.progress import Display, usual_display
+from ltdd_core.runs.claim import claimed
 from ltdd_core.runs.costs import COSTS, note_costs
 from ltdd_core.runs.devices import give_back_freed_memory
 from ltdd_core.runs.distilled import (
@@ -51,7 +52,7 @@ from ltdd_core.runs.distilled import (
     save_distilled,
 )
 from ltdd_core.runs.facts import data_facts, other_machine, session_facts
-from ltdd_core.runs.folder import CLASSIFIERS, RESULT, TIMES, RunFolder, claimed
+from ltdd_core.runs.folder import CLASSIFIERS, RESULT, TIMES, RunFolder
 from ltdd_core.runs.pictures import save_picture
 from ltdd_core.runs.precision import in_one_precision
 from ltdd_core.runs.steplog import seconds_logged
