@@ -35,7 +35,8 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     options that belong to no component.
     """
     from ltdd_core.config.model import Compute, RunOptions, Training
-    from ltdd_core.config.resolve import preset_about, preset_layer, preset_sources, select
+    from ltdd_core.config.presets import preset_about, preset_sources
+    from ltdd_core.config.resolve import preset_layer, select
 
     console, _ = consoles(as_json)
     general = {"run": RunOptions, "training": Training, "compute": Compute}
@@ -94,7 +95,7 @@ def _yaml_lines(tree: Mapping[str, Any], sources: Mapping[str, str], path: tuple
 
 def _list(console: Any, as_json: bool, catalog: Catalog, kind: str) -> None:
     """One line for each component of a kind; one that does not load costs the others nothing."""
-    from ltdd_core.config.resolve import preset_about
+    from ltdd_core.config.presets import preset_about
 
     rows = []
     for name in catalog.names(kind):

@@ -26,14 +26,13 @@ from ltdd_core.config.model import (
     Selection,
     Training,
 )
+from ltdd_core.config.presets import ABOUT, SOURCES, preset_tree
 from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError, brief, either, how_to_set, unknown
 from ltdd_core.options import BaseOptions, Named, section_of
 from ltdd_core.plugging.catalog import KINDS, Catalog, Entry, noun
 from ltdd_core.plugging.loading import Plugin
 
-SOURCES, ABOUT = "sources", "about"
-"""The keys of a preset under which it says where its values come from, and what it is, in a sentence or two."""
 NOT_MADE_BY_NAME = {
     "network": "the network is the run's. A matcher takes task.networks, a head trainer.train",
     "data": "the data are the run's, task.data. Others are read with ltdd_core.load_data",
@@ -150,43 +149,10 @@ def preset_layer(catalog: Catalog, name: str) -> Layer:
     Raises:
         InputError: there is none of that name, or it is not a mapping.
     """
-    tree = dict(_preset(catalog, name))
+    tree = dict(preset_tree(catalog, name))
     for said in (SOURCES, ABOUT):
         tree.pop(said, None)
     return _spelt_out(catalog, Layer(f"preset {name!r}", tree))
-
-
-def preset_sources(catalog: Catalog, name: str) -> dict[str, str]:
-    """Where the values of a preset come from, by the path of an option or of its section.
-
-    Raises:
-        InputError: there is no preset of that name, or it is not a mapping, or its sources are none.
-    """
-    sources = _preset(catalog, name).get(SOURCES, {})
-    texts = isinstance(sources, Mapping) and all(isinstance(text, str) for item in sources.items() for text in item)
-    if not texts:
-        raise InputError(f"preset {name!r}: {SOURCES!r} maps paths of options to texts.")
-    return dict(sources)
-
-
-def preset_about(catalog: Catalog, name: str) -> str:
-    """What a preset is, in its own words; "" where it says nothing.
-
-    Raises:
-        InputError: there is no preset of that name, or it is not a mapping, or what it says is no text.
-    """
-    about = _preset(catalog, name).get(ABOUT, "")
-    if not isinstance(about, str):
-        raise InputError(f"preset {name!r}: {ABOUT!r} is a text.")
-    return about
-
-
-def _preset(catalog: Catalog, name: str) -> Mapping[str, Any]:
-    entry = catalog.get("preset", name)
-    tree = entry.load()
-    if not isinstance(tree, Mapping):
-        raise InputError(f"preset {name!r} of plugin {entry.owner.name!r} ({entry.owner}) is not a mapping.")
-    return tree
 
 
 def select(catalog: Catalog, kind: str, section: Mapping[str, Any]) -> Selection:
