@@ -109,7 +109,9 @@ def test_a_step_is_measured_as_it_will_be_taken(augment):
         made = Noting(config.network.component, config.network.options)
         options = trainer.options["original"]
         assert measuring.seconds_per_step(trainer.changed(make=made), setup.original, options, 86) > 0
-    assert seen == [(8, True), *[(86, True)] * 3]  # with batch normalisation a step is not divided
+    of_memory, *steps = seen
+    assert of_memory == (3, False)  # whether a step fits, which batch normalisation does not divide
+    assert steps == [(8, True), *[(86, True)] * 3]
 
 
 def test_a_step_is_measured_and_the_result_does_not_depend_on_it(tmp_path):
