@@ -246,14 +246,21 @@ def picture(shown):
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-@pytest.mark.parametrize(("counts", "shape"), [((3, 1), (1, 8, 8)), ([2] * 30, (3, 6, 9)), ([400, 1], (3, 64, 64))])
-def test_a_set_shows_a_small_picture_of_its_first_classes(counts, shape):
+@pytest.mark.parametrize(
+    ("counts", "shape", "drawn"),
+    [
+        ((3, 1), (1, 8, 8), [8, 8]),
+        ([2] * 30, (3, 6, 9), [9, 6]),
+        ([400, 1], (3, 64, 64), [42, 42]),  # as many dots as there are for an image
+    ],
+)
+def test_a_set_shows_a_small_picture_of_its_first_classes(counts, shape, drawn):
     data = tiny_long_tailed(counts, shape)
     shown = data._repr_html_()
     place = json.loads(picture(shown).text["sheet"])
     assert place["rows"] == min(10, len(counts))
     assert place["columns"] == min(10, max(counts[:10]))
-    assert place["size"] == [shape[2], shape[1]]
+    assert place["size"] == drawn
     assert ("the first 10 of 30 classes" in shown) == (len(counts) == 30)
 
 
