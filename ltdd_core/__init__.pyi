@@ -80,7 +80,6 @@ from .distillation.distill import (
 )
 from .distillation.matcher import (
     Batch as Batch,
-    Distillation as Distillation,
     Matcher as Matcher,
     Synthetic as Synthetic,
 )
@@ -90,6 +89,9 @@ from .distillation.partition import (
     class_distances as class_distances,
     cut_value as cut_value,
     max_cut as max_cut,
+)
+from .distillation.task import (
+    Distillation as Distillation,
 )
 from .distillation.tiles import (
     tiled as tiled,

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from ltdd_core.config.model import Config
     from ltdd_core.data.sets import LongTailedSet
-    from ltdd_core.distillation.matcher import Distillation
+    from ltdd_core.distillation.task import Distillation
     from ltdd_core.progress import Display
     from ltdd_core.setup import Setup
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ltdd_core import ranks
-from ltdd_core.distillation.matcher import Batch, Distillation, Matcher, Synthetic
+from ltdd_core.distillation.matcher import Batch, Matcher, Synthetic
+from ltdd_core.distillation.task import Distillation
 from ltdd_core.distillation.tiles import untiled
 from ltdd_core.networks.network import Network
 from ltdd_core.options import BaseOptions, option

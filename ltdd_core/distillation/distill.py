@@ -21,10 +21,10 @@ from ltdd_core import ranks
 from ltdd_core.config.model import Config
 from ltdd_core.data.drawing import lettering
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.distillation.matcher import Distillation, Matcher
+from ltdd_core.distillation.matcher import Matcher
 from ltdd_core.distillation.spent import OwnSeconds
 from ltdd_core.distillation.steps import PICTURE, ActiveRun, distilled_set_of, match
-from ltdd_core.distillation.task import task_of
+from ltdd_core.distillation.task import Distillation, task_of
 from ltdd_core.errors import InputError, RunFailed
 from ltdd_core.evaluation.class_table import CLASSES, MOST_NAMED, classes_csv
 from ltdd_core.evaluation.estimate import training_ahead

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from ltdd_core.distillation.matcher import Distillation, Synthetic
+from ltdd_core.distillation.matcher import Synthetic
+from ltdd_core.distillation.task import Distillation
 
 
 def put_back(task: Distillation, made: Synthetic) -> Synthetic:

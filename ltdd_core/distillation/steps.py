@@ -14,8 +14,9 @@ from ltdd_core.config.model import Config
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.checkpoint import Before, restore
 from ltdd_core.distillation.kept import count_kept, put_back
-from ltdd_core.distillation.matcher import Distillation, Matcher, Synthetic
+from ltdd_core.distillation.matcher import Matcher, Synthetic
 from ltdd_core.distillation.spent import OwnSeconds
+from ltdd_core.distillation.task import Distillation
 from ltdd_core.errors import Interrupted, RunFailed, how_to_set
 from ltdd_core.hookspecs import Run
 from ltdd_core.plugging.loading import Observers

@@ -18,7 +18,7 @@ from ltdd_core.data.longtail import by_count
 from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.data.sampler import Sampler
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.distillation.matcher import Distillation
+from ltdd_core.distillation.task import Distillation
 from ltdd_core.distillation.trajectories import Trajectories
 from ltdd_core.identity import digest
 from ltdd_core.networks.job import Job, Key

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ltdd_core.distillation.batch_matcher import BatchMatcher
-from ltdd_core.distillation.matcher import Distillation, Matcher, Synthetic
-from ltdd_core.distillation.task import task_of
+from ltdd_core.distillation.matcher import Matcher, Synthetic
+from ltdd_core.distillation.task import Distillation, task_of
 from ltdd_core.errors import InputError, RunFailed
 from ltdd_core.planning.counting import NOTHING, Work
 from ltdd_core.planning.dry import FP32, DrySetup, DryStore, DryTask, only, spread

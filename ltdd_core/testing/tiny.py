@@ -15,7 +15,7 @@ from ltdd_core.data.by_class import InstanceSampler
 from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.data.sampler import Sampler
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.distillation.matcher import Distillation
+from ltdd_core.distillation.task import Distillation
 from ltdd_core.evaluation.teachers import TeacherTraining
 from ltdd_core.networks.network import MakeNetwork, Network, NetworkFactory
 from ltdd_core.networks.pool import NetworkPool
