@@ -33,8 +33,9 @@ from ltdd_core import (
     writing,
 )
 from ltdd_report import figures
-from ltdd_report.comparing import OTHER_IMAGES, Comparison
+from ltdd_report.comparing import Comparison
 from ltdd_report.downloads import downloads, tables_of
+from ltdd_report.entrants import OTHER_IMAGES
 from ltdd_report.initial import Initial, initial_images
 from ltdd_report.many import LISTED, confused_by, ends_of, shortened
 from ltdd_report.reading import RunRecord, data_of, shown_images

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ltdd_core import Interval, amount, by_count, how_to_set
-from ltdd_report.comparing import DRAWS, LEVEL, OTHER_IMAGES, Comparison, Difference, written
+from ltdd_report.comparing import DRAWS, LEVEL, Comparison
+from ltdd_report.entrants import OTHER_IMAGES, Difference, written
 from ltdd_report.visible import visible
 
 ZEROS = 10  # classes at 0 % that a line names
