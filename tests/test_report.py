@@ -31,10 +31,10 @@ from PIL import Image
 
 from ltdd_core import SHOT_COLOURS, SHOT_WORDS, Saving, amount, load_classifier, load_data, load_tensors, save_tensors
 from ltdd_core.data.load import load_long_tailed
-from ltdd_report import comparing, figures
+from ltdd_report import comparing, entrants as entrants_module, figures
+from ltdd_report.cells import best_of
 from ltdd_report.comparing import bootstrap, class_accuracy, compare_runs
 from ltdd_report.initial import initial_images
-from ltdd_report.page import _best
 from ltdd_report.reading import data_of, read_run, shown_images
 from ltdd_report.visible import visible
 
@@ -439,7 +439,7 @@ def test_without_the_test_images_or_the_predictions_the_page_says_so(ltdd, named
 
 
 def test_a_large_test_image_is_made_small():
-    from ltdd_report.page import _png
+    from ltdd_report.pictures import _png
 
     for channels, mode in ((3, "RGB"), (1, "L")):
         image = torch.randint(0, 256, (channels, 300, 150), dtype=torch.uint8)
@@ -724,7 +724,7 @@ def test_a_browser_shows_every_section_and_nothing_sticks_out(width, page, tmp_p
 
 def test_a_value_that_all_lines_share_is_not_the_best():
     rows = [{"accuracy": 50.0, "worst": 0.0, "std": 1.0}, {"accuracy": 60.0, "worst": 0.0, "std": 2.0}]
-    assert _best(rows) == {"accuracy": 60.0, "std": 1.0}
+    assert best_of(rows) == {"accuracy": 60.0, "std": 1.0}
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
@@ -1007,13 +1007,13 @@ def test_runs_at_different_image_sizes_are_compared_and_marked(ltdd, tmp_path):
 
 def test_options_that_only_one_component_has_are_no_difference():
     def found(**settings):
-        return [difference.option for difference in comparing._differences(settings)]
+        return [difference.option for difference in entrants_module.differences_of(settings)]
 
     one, other = {"matcher.name": "dm", "matcher.lr": "1", "ipc": "1"}, {"matcher.name": "mtt", "ipc": "2"}
     assert found(a=one, b=other) == ["matcher.name", "ipc"]
     assert found(a=one, b={**one, "matcher.lr": "2"}) == ["matcher.lr"]
     assert found(a=one, b={**other, "matcher.lr": "2"}) == ["matcher.name", "ipc"]  # another option of that name
-    assert found(a=one) == found(a=one, b={**one, comparing.IMAGES: "B"}) == []
+    assert found(a=one) == found(a=one, b={**one, entrants_module.IMAGES: "B"}) == []
 
 
 def test_a_labeller_that_other_runs_lack_is_named_by_what_is_unusual_about_it(ltdd):
@@ -1045,10 +1045,10 @@ def test_a_labeller_that_other_runs_lack_is_named_by_what_is_unusual_about_it(lt
     plain = read_run(Path("plain"))
     run = dataclasses.replace(plain, config={**plain.config, "matcher": {"name": "mine"}})
     others = {"matcher.name": "mine", "head.name": "linear"}  # a plugin that is not here: nobody knows its defaults
-    unusual, said = comparing._unusual(run), {"whole": torch.zeros(1, 2)}
-    entrants = [comparing.Entrant("mine", options, unusual, 0, said) for options in (settings, others)]
+    unusual, said = entrants_module._unusual(run), {"whole": torch.zeros(1, 2)}
+    entrants = [entrants_module.Entrant("mine", options, unusual, 0, said) for options in (settings, others)]
     assert unusual is None
-    assert comparing._names(entrants) == ['mine (head="mine")', 'mine (head="linear")']
+    assert entrants_module.names_of(entrants) == ['mine (head="mine")', 'mine (head="linear")']
 
 
 def test_a_name_is_what_a_command_has_to_say(ltdd):
@@ -1075,10 +1075,10 @@ def test_names_that_would_be_the_same_say_all_that_differs():
     """As where the default of an option has changed between two versions."""
     said = {"whole": torch.zeros(1, 2)}
     entrants = [
-        comparing.Entrant("dm", {"matcher.name": "dm", "matcher.lr": lr, "ipc": "1"}, frozenset(), 0, said)
+        entrants_module.Entrant("dm", {"matcher.name": "dm", "matcher.lr": lr, "ipc": "1"}, frozenset(), 0, said)
         for lr in ("1", "2")
     ]
-    assert comparing._names(entrants) == ['dm (matcher={"lr": "1"})', 'dm (matcher={"lr": "2"})']
+    assert entrants_module.names_of(entrants) == ['dm (matcher={"lr": "1"})', 'dm (matcher={"lr": "2"})']
 
 
 def test_runs_without_a_digest_are_taken_to_be_on_the_images_of_the_first():
@@ -1086,11 +1086,11 @@ def test_runs_without_a_digest_are_taken_to_be_on_the_images_of_the_first():
         def __init__(self, digest):
             self.data = {} if digest is None else {"digest": digest}
 
-    letters = comparing._images_of([Run(digest) for digest in ("a", None, "b", "a", "c")])
+    letters = entrants_module.images_of([Run(digest) for digest in ("a", None, "b", "a", "c")])
     assert letters == ["A", "A", "B", "A", "C"]
-    assert comparing._images_of([Run(None), Run("a")]) == ["", ""]
-    assert comparing._images_of([Run(None), Run(None)]) == ["", ""]
-    assert [comparing._letter(index) for index in (0, 25, 26, 53)] == ["A", "Z", "A1", "B2"]
+    assert entrants_module.images_of([Run(None), Run("a")]) == ["", ""]
+    assert entrants_module.images_of([Run(None), Run(None)]) == ["", ""]
+    assert [entrants_module._letter(index) for index in (0, 25, 26, 53)] == ["A", "Z", "A1", "B2"]
 
 
 def test_the_accuracy_of_an_unbalanced_test_set_is_that_of_the_table_and_changed_images_are_noticed(ltdd, tmp_path):
