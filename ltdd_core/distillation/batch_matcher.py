@@ -16,6 +16,7 @@ from ltdd_core.distillation.task import Distillation
 from ltdd_core.distillation.tiles import untiled
 from ltdd_core.networks.network import Network
 from ltdd_core.options import BaseOptions, option
+from ltdd_core.runs.devices import give_back_freed_memory
 from ltdd_core.seeding import generator
 
 REAL_BYTES = 256 * 2**20
@@ -124,7 +125,8 @@ class BatchMatcher(Matcher, ABC):
         ipc = self.task.ipc_of_class
         images, gradient = self.images.detach(), torch.zeros_like(self.images)
         of_class, slopes, loss = images.split(ipc), gradient.split(ipc), torch.zeros((), device=images.device)
-        for classes in self.own_groups():
+        groups = self.own_groups()
+        for classes in groups:
             self.task.keep_going()
             own = torch.cat([of_class[label] for label in classes]).requires_grad_(True)
             part = self.loss(network, *self._drawn(number, classes, own))
@@ -132,6 +134,8 @@ class BatchMatcher(Matcher, ABC):
             for label, found in zip(classes, slope.split([ipc[label] for label in classes]), strict=True):
                 slopes[label].copy_(found)
             loss += part.detach()
+            if len(groups) > 1:  # the next one has blocks of other sizes, and both would be kept
+                give_back_freed_memory()
         ranks.summed_over_processes(gradient, loss)
         self.images.grad = self.task.without_kept(gradient)
         return loss
