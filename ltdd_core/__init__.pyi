@@ -216,6 +216,7 @@ from .progress import (
     Display as Display,
 )
 from .ranks import (
+    several_processes as several_processes,
     share_of_batch as share_of_batch,
     share_of_classes as share_of_classes,
     summed_over_processes as summed_over_processes,

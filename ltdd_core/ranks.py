@@ -85,6 +85,11 @@ def count() -> int:
     return dist.get_world_size() if _shared() else 1
 
 
+def several_processes() -> bool:
+    """Whether several processes share the work at this place: what each has done has to be added up."""
+    return count() > 1
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """Inside the block this process works on its own: it measures something, or trains what others do not."""

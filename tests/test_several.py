@@ -33,6 +33,7 @@ METHODS = {
     "datm": EXPERTS,
     "lad": EXPERTS,
     "uni-level": TEACHERS,
+    "sre2l": [*TEACHERS, "--set", "matcher.batch=17", "--ipc", "8"],
     "dance": TEACHERS,
     "ncfm": [*TEACHERS, "--set", "matcher.sampling=network"],
 }

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ltdd_core import summed_over_processes
+
 
 def moments(values: Tensor) -> Tensor:
     """Mean and variance of each channel over images and pixels, ``[2, channels]``; the variance is not corrected.
@@ -35,17 +37,24 @@ def about(part: Tensor, mean: Tensor) -> Tensor:
     return torch.stack([part[0], part[1] + (part[0] - mean).square()])
 
 
-def together(parts: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """The moments of all images.
+def together(parts: Sequence[Sequence[Tensor]], shares: Sequence[float], like: Sequence[Tensor]) -> list[Tensor]:
+    """The moments of all images in each layer, the same bits in every process that shares the parts.
 
     Args:
-        parts: the moments of each part.
-        shares: of the images, that each part has; their sum is 1.
+        parts: for each part that this process has, maybe none, its moments in each layer.
+        shares: of all images, that each of these parts has.
+        like: for each layer a tensor ``[2, channels]`` on the device of the moments.
     """
-    mean = sum_of([part[0] for part in parts], shares)
-    return sum_of([about(part, mean) for part in parts], shares)
+    means = _sums([[layer[0] for layer in part] for part in parts], shares, [layer[0] for layer in like])
+    terms = [[about(layer, mean) for layer, mean in zip(part, means, strict=True)] for part in parts]
+    return _sums(terms, shares, like)
 
 
-def sum_of(terms: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """The sum of terms, each times its share."""
-    return torch.stack([share * term for term, share in zip(terms, shares, strict=True)]).sum(0)
+def _sums(parts: Sequence[Sequence[Tensor]], shares: Sequence[float], like: Sequence[Tensor]) -> list[Tensor]:
+    """For each layer the sum over the parts of all processes, each part times its share."""
+    sums = [torch.zeros_like(layer) for layer in like]
+    for part, share in zip(parts, shares, strict=True):
+        for total, term in zip(sums, part, strict=True):
+            total.add_(share * term)
+    summed_over_processes(*sums)
+    return sums

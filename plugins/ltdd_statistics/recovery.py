@@ -49,6 +49,9 @@ from ltdd_core import (
     how_to_set,
     name_of,
     option,
+    several_processes,
+    share_of_batch,
+    summed_over_processes,
 )
 from ltdd_statistics.crops import CropOptions, chosen_crops
 from ltdd_statistics.moments import about, moments, together
@@ -161,6 +164,7 @@ class RecoveryMatcher(Matcher, ABC):
         for number, group in enumerate(self.groups):
             loss = self._add_gradient(gradient, group, turn, moved[number] if moved else None, step)
             losses.append(loss * len(group) / len(self.images))
+        summed_over_processes(gradient)
         self.images.grad = task.without_kept(gradient)
         self.optimizer.param_groups[0]["lr"] = options.lr_img * falling(step, options.anneal)
         self.optimizer.step()
@@ -189,23 +193,24 @@ class RecoveryMatcher(Matcher, ABC):
     def _add_gradient(
         self, gradient: Tensor, group: Tensor, turn: int, averages: list[Tensor] | None, step: int
     ) -> Tensor:
-        """Fill in the gradient of a group of images; returns its loss.
+        """Fill in the gradient of a group of images, or of those that this process of a run has; returns the loss.
 
         Of a group that goes through the network in parts, the gradient of a part depends on the others by the
         statistics of all alone.  So these come first.
         """
-        parts, observer = group.split(self._at_once), self.observers[turn]
-        if len(parts) == 1:
+        observer = self.observers[turn]
+        if len(group) <= self._at_once and not several_processes():
             images = self.images[group].requires_grad_(True)
             loss = self._loss(self._views(images, group, step), self.labels[group], turn, averages, step)
             (gradient[group],) = torch.autograd.grad(loss, images)
             return loss.detach()
+        parts = [part for part in group[share_of_batch(len(group))].split(self._at_once) if len(part) > 0]
         shares = [len(part) / len(group) for part in parts]
-        found = [together(layer, shares) for layer in zip(*self._moments(parts, observer, step), strict=True)]
-        found = [layer.requires_grad_(True) for layer in found]
+        like = [target.whole for target in observer.targets]
+        found = [layer.requires_grad_(True) for layer in together(self._moments(parts, observer, step), shares, like)]
         loss = self.options.r * self._distance(found, self.labels[group], turn, averages, step)
         slopes = torch.autograd.grad(loss, found)
-        total = loss.detach()
+        entropies = torch.zeros_like(loss)
         for part, share in zip(parts, shares, strict=True):
             self.task.keep_going()
             images = self.images[part].requires_grad_(True)
@@ -214,8 +219,9 @@ class RecoveryMatcher(Matcher, ABC):
             own = [about(moments(values), layer.detach()[0]) for values, layer in zip(seen, found, strict=True)]
             change = torch.stack([(slope * term).sum() for slope, term in zip(slopes, own, strict=True)]).sum()
             (gradient[part],) = torch.autograd.grad(share * (entropy + change), images)
-            total = total + share * entropy.detach()
-        return total
+            entropies += share * entropy.detach()
+        summed_over_processes(entropies)
+        return loss.detach() + entropies
 
     @torch.no_grad()
     def _moments(self, parts: Sequence[Tensor], observer: Observer, step: int) -> list[list[Tensor]]:
