@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ def command(
     if not holds_results(run):
         raise InputError(f"{run}: there is no classifier in this folder.")
     # What comes now imports torch, which takes seconds.
-    from ltdd_core.cli.tables import print_groups, print_predictions, print_rows, print_test_distributions
+    from ltdd_core.cli.tables import print_groups, print_rows, print_test_distributions
     from ltdd_core.config.model import Compute
     from ltdd_core.config.validation import validate_options
     from ltdd_core.data.given import find_images
@@ -92,25 +92,32 @@ def command(
         of_read = None if labels is None else [labels[index] for index in read]
         row = None if of_read is None else _scored(classifier, log_p, of_read, test_imbalance)
         truths = None if of_read is None else [classifier.class_names[label] for label in of_read]
-    groups = _groups(classifier)
-    of_class = {name: number for number, members in enumerate(groups, 1) for name in members}
+    of_class = {name: number for number, members in enumerate(_groups(classifier), 1) for name in members}
     if as_json:
         click.echo(json.dumps(_document(run, classifier, names, answers, of_class, truths, row, len(given))))
         return
     if csv_file is None:
-        print_predictions(results, names[:SHOWN], answers[:SHOWN], of_class)
-        if len(names) > SHOWN:
-            said = f"These are the first {SHOWN} of {len(names)} images; --csv FILE or --json has the answers for all."
-            results.print(said, soft_wrap=True)
+        _print_answers(results, names, answers, of_class)
     else:
         _write_csv(csv_file, names, answers, of_class, truths)
     if row is not None:
         print_rows(results, [row], classifier.class_names, classifier.counts)
         print_test_distributions(results, [row])
-    print_groups(results, groups or None)
+    print_groups(results, _groups(classifier) or None)
     results.print(_about_probabilities(classifier), soft_wrap=True)
     if csv_file is not None and not quiet:
         notes.print(f"{len(names)} answers are in {csv_file}", soft_wrap=True)
+
+
+def _print_answers(
+    results: Console, names: Sequence[str], answers: Sequence[Answer], group_of_class: Mapping[str, int]
+) -> None:
+    from ltdd_core.cli.tables import print_predictions
+
+    print_predictions(results, names[:SHOWN], answers[:SHOWN], group_of_class)
+    if len(names) > SHOWN:
+        said = f"These are the first {SHOWN} of {len(names)} images; --csv FILE or --json has the answers for all."
+        results.print(said, soft_wrap=True)
 
 
 def _true_classes(truth: str | None, given: Sequence[GivenImage], classifier: TrainedClassifier) -> list[int] | None:

@@ -16,6 +16,7 @@ from ltdd_core.data.longtail import by_count
 from ltdd_core.storage import json_text
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_COLUMNS = 20
@@ -55,38 +56,21 @@ def class_sheet(
         dpi: dots of the picture per inch; an image is 0.45 inches wide.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     every = list(range(len(class_names))) if counts is None else by_count(counts)
     classes = spread_out(every, rows)
     of_class = [_shrunk(images[labels == label][:columns], int(SIDE * dpi)) for label in classes]
     columns = max(1, *(len(class_images) for class_images in of_class))
-    channels, height, width = of_class[0].shape[1:]
+    height, width = of_class[0].shape[2:]
     gap = max(1, height // GAP)
     letters = lettering(class_names)
-    names = [folded(letters.text(name)) for name in class_names]
+    names = [folded(letters.text(class_names[label])) for label in classes]
     if counts is not None:
-        names = [f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
-    longest = max(cell_len(line) for label in classes for line in names[label].split("\n"))
-    left, low = 0.3 + 0.08 * longest, 0.05 if counts is None else LEGEND  # inches for the names, and below the images
-    sheet = _tiled(of_class, columns, gap)
-    scale = SIDE * dpi / (height + gap)  # of a pixel of an image; whole where it can be, so that all are as large
-    scale = round(scale) / dpi if scale >= 1 else scale / dpi
-    across, down = sheet.shape[2] * scale, sheet.shape[1] * scale  # inches of all images
-    left, low = round(left * dpi) / dpi, round(low * dpi) / dpi
-    wide, high = left + across + 0.06, down + low + 0.06
-    figure = Figure(figsize=(wide, high), dpi=dpi)
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((left / wide, low / high, across / wide, down / high))
-    pixels = sheet.permute(1, 2, 0).numpy() if channels == 3 else sheet.mean(0).numpy()
-    axes.imshow(pixels, cmap=None if channels == 3 else "gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xticks([])
+        names = [f"{name} ({counts[label]})" for name, label in zip(names, classes, strict=True)]
+    figure, axes = _figure_of(_tiled(of_class, columns, gap), names, height + gap, dpi, legend=counts is not None)
     axes.set_yticks([row * (height + gap) + height / 2 for row in range(len(classes))])
-    shown = [names[label] for label in classes]
-    axes.set_yticklabels(shown, fontsize=8, fontfamily=letters.families, parse_math=False)
-    axes.tick_params(left=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.set_yticklabels(names, fontsize=8, fontfamily=letters.families, parse_math=False)
+    canvas = FigureCanvasAgg(figure)
     if counts is not None:
         colours = shot_colours(counts)
         for tick, label in zip(axes.get_yticklabels(), classes, strict=True):
@@ -102,6 +86,37 @@ def class_sheet(
     }
     canvas.print_png(buffer, metadata={"sheet": json_text(place)})
     return buffer.getvalue()
+
+
+def _figure_of(sheet: Tensor, names: Sequence[str], side: int, dpi: int, *, legend: bool) -> tuple[Figure, Axes]:
+    """The images in a figure that has room for the names to the left of them, and for a legend below.
+
+    Args:
+        sheet: all images, ``[C, height, width]``.
+        names: of the rows.
+        side: pixels of an image and its gap, from one row to the next.
+        dpi: dots of the picture per inch.
+        legend: whether there is one.
+    """
+    from matplotlib.figure import Figure
+
+    longest = max(cell_len(line) for name in names for line in name.split("\n"))
+    left, low = 0.3 + 0.08 * longest, LEGEND if legend else 0.05  # inches
+    left, low = round(left * dpi) / dpi, round(low * dpi) / dpi
+    scale = SIDE * dpi / side  # of a pixel of an image; whole where it can be, so that all are as large
+    scale = round(scale) / dpi if scale >= 1 else scale / dpi
+    across, down = sheet.shape[2] * scale, sheet.shape[1] * scale  # inches of all images
+    wide, high = left + across + 0.06, down + low + 0.06
+    figure = Figure(figsize=(wide, high), dpi=dpi)
+    axes = figure.add_axes((left / wide, low / high, across / wide, down / high))
+    coloured = len(sheet) == 3
+    pixels = sheet.permute(1, 2, 0).numpy() if coloured else sheet.mean(0).numpy()
+    axes.imshow(pixels, cmap=None if coloured else "gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.tick_params(left=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure, axes
 
 
 def _shrunk(images: Tensor, dots: int) -> Tensor:

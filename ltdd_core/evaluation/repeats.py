@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ltdd_core.config.model import Selection
+from ltdd_core.config.model import Config, Selection
 from ltdd_core.errors import InputError
 from ltdd_core.evaluation.controls import TEACHER, teacher_of
 from ltdd_core.evaluation.lines import Line, control_of, line_of
@@ -180,17 +180,8 @@ def repeated_rows(
         InputError: the distilled set is not of this data set, or there is none and the recipe asks for it; or two
             classifiers would have the same name.
     """
-    configs = [replace(setup.config, head=head) for head in heads or [setup.config.head]]
-    plain = [line_of(config) for config in configs]
-    lines = [each for line in plain for each in (line, *(control_of(line, control) for control in controls))]
-    configs = [config for config in configs for _ in range(1 + len(controls))]
-    trained_on = {name for line in lines for name in line.sets}
-    if distilled is not None:
-        setup = fitted(setup, distilled)
-        if trained_on != {ORIGINAL} and (holds := setup.config.training.distilled.left_of(distilled.recipe)):
-            setup.display.recipe(holds)
-    elif trained_on != {ORIGINAL}:
-        raise InputError(f"recipe {setup.config.recipe.name!r} trains on a distilled set, and there is none.")
+    configs, lines = _lines_of(setup, heads, controls)
+    setup = _in_colours_of(setup, distilled, lines)
     seeds = tuple(seeds_of(setup, repeats))
     alone = len(lines) * len(networks) * repeats == 1
 
@@ -221,6 +212,31 @@ def repeated_rows(
             mean, deviation = average(rows)
             names = tuple(name_of(line, shown, seed) for seed in seeds)
             yield Repeated(shown, mean, deviation, repeats, seeds, names, line.control)
+
+
+def _lines_of(setup: Setup, heads: Sequence[Selection], controls: Sequence[str]) -> tuple[list[Config], list[Line]]:
+    """The line of each head, each followed by its controls; and the configuration of each line."""
+    of_heads = [replace(setup.config, head=head) for head in heads or [setup.config.head]]
+    plain = [line_of(config) for config in of_heads]
+    lines = [each for line in plain for each in (line, *(control_of(line, control) for control in controls))]
+    return [config for config in of_heads for _ in range(1 + len(controls))], lines
+
+
+def _in_colours_of(setup: Setup, distilled: DistilledSet | None, lines: Sequence[Line]) -> Setup:
+    """The setup as a distilled set needs it; what the set says of training is shown where a line trains on it.
+
+    Raises:
+        InputError: the set is not of this data set, or there is none and a line asks for it.
+    """
+    needed = {name for line in lines for name in line.sets} != {ORIGINAL}
+    if distilled is None:
+        if needed:
+            raise InputError(f"recipe {setup.config.recipe.name!r} trains on a distilled set, and there is none.")
+        return setup
+    setup = fitted(setup, distilled)
+    if needed and (holds := setup.config.training.distilled.left_of(distilled.recipe)):
+        setup.display.recipe(holds)
+    return setup
 
 
 def _check_can_be_had(setup: Setup, networks: Sequence[Selection], of_controls: DistilledSet | None) -> None:
