@@ -596,6 +596,7 @@ def test_every_component_is_described_and_every_option_has_a_help_text(kind, nam
     for option in document["options"]:
         assert option["option"].startswith(f"{kind}.")
         assert len(option["help"]) > 3, option
+    assert not [row["option"] for row in document["options"] if row["unless_given"] and row["default"] is not None]
     shown = ltdd("describe", kind, name).stdout
     assert f"{kind} {name}, from ltdd" in shown
     for option in document["options"]:

@@ -170,7 +170,7 @@ def _rows(options: Any, prefix: str, values: Any = None) -> Any:
         yield {
             "option": prefix + name,
             "default": default,
-            "unless_given": extra.get("unless_given", ""),
+            "unless_given": extra.get("unless_given", "") if default is None else "",  # a method may have a value
             "type": extra.get("component") or _type_name(field.annotation),
             "help": field.description or "",
             "source": extra.get("source", ""),
