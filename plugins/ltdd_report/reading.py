@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from pydantic import ValidationError
 from torch import Tensor
 
 from ltdd_core import (
@@ -32,7 +30,8 @@ from ltdd_core import (
     load_tensors,
     read_run as read_stored,
 )
-from ltdd_report.documents import Configuration, Document, Facts, LossLine, Report, SecondsLine, fault
+from ltdd_report.damage import checked, read_json, reading
+from ltdd_report.documents import Configuration, Document, Facts, LossLine, Report, SecondsLine
 from ltdd_report.place import CONFIG, FACTS, REPORT, check_run
 from ltdd_report.visible import visible
 
@@ -318,45 +317,6 @@ def check_predictions(run: RunRecord, name: str, log_p: Tensor, labels: np.ndarr
         raise InputError(f"{run.path / PREDICTIONS} does not go with {REPORT}: the line {name!r} has other accuracies.")
 
 
-# ---- damage --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def reading(path: Path, place: str = "") -> Iterator[None]:
-    """Turn what can be wrong with a file into one line; ``place`` is where in the file.
-
-    Raises:
-        InputError: it cannot be read, or does not say what it must.
-    """
-    try:
-        yield
-    except InputError as error:
-        if path.name in str(error):
-            raise
-        raise InputError(f"{path} is damaged: {error}") from error
-    except ValidationError as error:
-        text = fault(error)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is damaged: {place}it is not UTF-8.") from error
-    except RecursionError as error:
-        raise InputError(f"{path} is damaged: {place}it is nested too deeply.") from error
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged: {place}{_short(error)}.") from error
-    else:
-        return
-    raise InputError(f"{path} is damaged: {visible(place + text)}.")
-
-
-def _short(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
-        return visible(f"line {error.problem_mark.line + 1}: {error.problem}")
-    if isinstance(error, json.JSONDecodeError):
-        return f"it is not JSON ({error.msg}, line {error.lineno})"
-    return "a value in it cannot be read"
-
-
 def read_result(path: Path, model: type[Document]) -> Mapping[str, Any]:
     """``report.json`` in a folder, with whole confusion matrices.
 
@@ -367,23 +327,6 @@ def read_result(path: Path, model: type[Document]) -> Mapping[str, Any]:
     for row in report["rows"]:
         row["confusion"] = confusion_matrix(row["confusion"])
     return report
-
-
-def read_json(path: Path, model: type[Document]) -> Mapping[str, Any]:
-    """A JSON file once it is sure that it says what the model says.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    with reading(path):
-        return checked(json.loads(path.read_text(encoding="utf-8")), model)
-
-
-def checked(document: Any, model: type[Document]) -> Mapping[str, Any]:
-    """The document itself once it is sure that it is what the model says."""
-    model.model_validate(document)
-    checked: Mapping[str, Any] = document
-    return checked
 
 
 def _check_same_run(run: RunRecord) -> None:

@@ -14,19 +14,10 @@ import yaml
 from torch import Tensor
 
 from ltdd_core import InputError
+from ltdd_report.damage import read_json, reading
 from ltdd_report.documents import ROUNDING, TrainedConfiguration, TrainedFacts, TrainedReport
 from ltdd_report.place import CONFIG, FACTS, REPORT
-from ltdd_report.reading import (
-    NO_METHOD,
-    PREDICTIONS,
-    Record,
-    RunRecord,
-    predictions,
-    read_json,
-    read_result,
-    read_run,
-    reading,
-)
+from ltdd_report.reading import NO_METHOD, PREDICTIONS, Record, RunRecord, predictions, read_result, read_run
 
 
 @dataclass(frozen=True)
