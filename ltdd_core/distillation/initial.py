@@ -35,14 +35,17 @@ def initial_images(setup: Setup, times: int = 1) -> tuple[Tensor, Tensor]:
         return torch.cat(noise), torch.zeros(sum(numbers), dtype=torch.bool)
     sampler = setup.sampler if config.start is None else setup.prepared(config.start.make())
     parts, real = [], []
-    for label, number in enumerate(numbers):
-        draws = generator(seed, "initial images", label=label)
-        chosen = sampler.representatives(label, number, draws, setup.features)
-        class_images = data.normalisation.apply(data.train_images[chosen])
-        parts.append(class_images)
-        for copy in range(len(class_images), number):
-            setup.keep_going()  # there may be millions, and memory grows
-            changed = setup.augmentation.draw(data.image_shape, draws)(class_images[copy % len(class_images)][None])
-            parts.append(changed + REPEAT_NOISE * torch.randn(changed.shape, generator=draws))
-        real += [place < len(class_images) for place in range(number)]
+    with setup.display.work("choosing initial images", len(numbers), "classes") as told:
+        for label, number in enumerate(numbers):
+            setup.keep_going()
+            draws = generator(seed, "initial images", label=label)
+            chosen = sampler.representatives(label, number, draws, setup.features)
+            class_images = data.normalisation.apply(data.train_images[chosen])
+            parts.append(class_images)
+            for copy in range(len(class_images), number):
+                setup.keep_going()  # there may be millions, and memory grows
+                changed = setup.augmentation.draw(data.image_shape, draws)(class_images[copy % len(class_images)][None])
+                parts.append(changed + REPEAT_NOISE * torch.randn(changed.shape, generator=draws))
+            real += [place < len(class_images) for place in range(number)]
+            told(label + 1)
     return torch.cat(parts), torch.tensor(real)

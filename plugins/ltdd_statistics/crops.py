@@ -48,9 +48,11 @@ def chosen_crops(task: Distillation, teachers: Ensemble, options: CropOptions, t
     """
     numbers = [times * ipc for ipc in task.ipc_of_class]
     crops = torch.empty(sum(numbers), *task.data.image_shape, device=task.device)
-    for label, part in enumerate(crops.split(numbers)):  # filled in class by class, since they may be large
-        task.keep_going()
-        part.copy_(_of_class(task, teachers, options, label, len(part)))
+    with task.display.work("choosing crops", len(numbers), "classes") as told:
+        for label, part in enumerate(crops.split(numbers)):  # filled in class by class, since they may be large
+            task.keep_going()
+            part.copy_(_of_class(task, teachers, options, label, len(part)))
+            told(label + 1)
     return crops
 
 
