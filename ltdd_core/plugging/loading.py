@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set as AbstractSet
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points, version
+from functools import cache
+from importlib.metadata import Distribution, EntryPoint, entry_points, version
 from traceback import walk_tb
 from typing import Any
 
@@ -190,12 +191,14 @@ def load_plugins(block: Sequence[str] = ()) -> Plugins:
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     plugins = Plugins(manager)
-    entries = sorted(entry_points(group=GROUP), key=_loading_order)
+    # The metadata of a package with many plugins are parsed once, not once a plugin: every command waits for this.
+    described, checked = cache(_described), cache(_check_version)
+    entries = sorted(entry_points(group=GROUP), key=lambda entry: _loading_order(entry, described(entry.dist)[0]))
     there = {entry.name for entry in entries}
     blocked = {*block, *_listed_in(BLOCK_VARIABLE, there)}
     allowed = _listed_in(LOAD_VARIABLE, there) if LOAD_VARIABLE in os.environ else None
     for entry in entries:
-        plugin = _describe(entry)
+        plugin = _plugin(entry, *described(entry.dist))
         if any(listed.name == plugin.name and listed.target == plugin.target for listed in plugins.listed):
             continue  # one distribution can be seen twice on the path
         plugins.listed.append(plugin)
@@ -203,18 +206,20 @@ def load_plugins(block: Sequence[str] = ()) -> Plugins:
         if plugin.name in blocked or (stranger and allowed is not None and plugin.name not in allowed):
             plugin.state = "blocked"
             continue
-        _load(plugins, plugin, entry)
+        _load(plugins, plugin, entry, checked)
     return plugins
 
 
-def _load(plugins: Plugins, plugin: Plugin, entry: EntryPoint) -> None:
+def _load(
+    plugins: Plugins, plugin: Plugin, entry: EntryPoint, check_version: Callable[[Distribution | None], None]
+) -> None:
     if plugins.manager.has_plugin(plugin.name):
         plugin.state, plugin.error = "broken", ValueError(f"another plugin is already called {plugin.name!r}")
         return
     began = time.perf_counter()
     try:
         with plugin_code():
-            _check_version(entry)
+            check_version(entry.dist)
             plugins.manager.register(entry.load(), name=plugin.name)
             plugins.manager.check_pending()
     except PluginFailed as failed:
@@ -222,10 +227,10 @@ def _load(plugins: Plugins, plugin: Plugin, entry: EntryPoint) -> None:
     plugin.seconds = time.perf_counter() - began
 
 
-def _check_version(entry: EntryPoint) -> None:
+def _check_version(distribution: Distribution | None) -> None:
     """Say it in words where a package was installed against another ltdd than it asks for (``pip --no-deps``)."""
     ours = version("ltdd")
-    for line in (entry.dist.requires if entry.dist else None) or []:
+    for line in (distribution.requires if distribution else None) or []:
         wanted = Requirement(line)
         applies = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
         if wanted.name == "ltdd" and applies and not wanted.specifier.contains(ours, prereleases=True):
@@ -237,15 +242,18 @@ def _package(module: str) -> str:
     return module.partition(":")[0].partition(".")[0]
 
 
-def _describe(entry: EntryPoint) -> Plugin:
-    name, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "?")
-    state = "built-in" if name == "ltdd" else "installed"
-    return Plugin(entry.name, name, version, entry.value, state)
+def _described(distribution: Distribution | None) -> tuple[str, str]:
+    """The name and the version of a package."""
+    return (distribution.name, distribution.version) if distribution else ("unknown", "?")
 
 
-def _loading_order(entry: EntryPoint) -> tuple[bool, str, str]:
-    ours = entry.dist is not None and entry.dist.name == "ltdd"
-    return (not ours, entry.name, entry.value)
+def _plugin(entry: EntryPoint, package: str, version: str) -> Plugin:
+    state = "built-in" if package == "ltdd" else "installed"
+    return Plugin(entry.name, package, version, entry.value, state)
+
+
+def _loading_order(entry: EntryPoint, package: str) -> tuple[bool, str, str]:
+    return (package != "ltdd", entry.name, entry.value)
 
 
 def _listed_in(variable: str, there: AbstractSet[str]) -> set[str]:
