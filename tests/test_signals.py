@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from conftest import TINY
@@ -43,13 +44,20 @@ NOTHING = "stopped; nothing was written."
 
 @pytest.fixture
 def stopped(tmp_path):
-    """Run the installed command in a folder of its own, with signals at a moment; its exit code and its stderr."""
+    """Run a command in a folder of its own, with signals at a moment; its exit code and its stderr.
+
+    The moments of the imports are those of the installed command.
+    """
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
     (tmp_path / "here").mkdir()
 
-    def run(at, signals, *arguments):
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "hook"), "AT": at, "SIGNALS": signals}
+    def run(at, signals, *arguments, installed=False):
+        environment = {**os.environ, "AT": at, "SIGNALS": signals}
+        if not installed:
+            where = {"folder": tmp_path / "here", "environment": environment, "errors": tmp_path / "errors"}
+            return forked.start(*arguments, before=HOOK, **where).wait(), (tmp_path / "errors").read_text()
+        environment["PYTHONPATH"] = str(tmp_path / "hook")
         command = [LTDD, *map(str, arguments)]
         done = subprocess.run(command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True)
         return done.returncode, done.stderr
@@ -85,13 +93,13 @@ def test_a_signal_where_nothing_is_at_stake_ends_the_command_there(at, number, c
     images(tmp_path / "images")
     shutil.copytree(finished, tmp_path / "run")
     before = sorted(tmp_path.rglob("*.*"))
-    assert stopped(at, number, *command) == (130, f"Interrupted: {number}: {NOTHING}\n")
+    assert stopped(at, number, *command, installed=True) == (130, f"Interrupted: {number}: {NOTHING}\n")
     assert [path for path in sorted(tmp_path.rglob("*.*")) if "__pycache__" not in path.parts] == before
 
 
 @pytest.mark.parametrize("at", ["import ltdd_report.watching 1", "open metrics.jsonl 1"])
 def test_watching_ends_without_a_word(at, stopped, finished):
-    assert stopped(at, "SIGINT", "watch", finished) == (130, "")
+    assert stopped(at, "SIGINT", "watch", finished, installed=True) == (130, "")
 
 
 def test_train_keeps_the_networks_that_it_has_finished(stopped, tmp_path):
@@ -126,7 +134,7 @@ def test_train_with_a_store_is_just_run_again(stopped, tmp_path):
 def test_what_only_reads_is_interrupted_where_it_is(at, command, stopped, finished, tmp_path):
     images(tmp_path / "images")
     shutil.copytree(finished, tmp_path / "run")
-    code, said = stopped(at, "SIGINT", *command)
+    code, said = stopped(at, "SIGINT", *command, installed=at.startswith("import"))
     assert code == 130
     assert said.startswith("Interrupted: SIGINT: stopped")
     assert said.count("\n") == 1
@@ -163,7 +171,8 @@ def test_networks_that_were_trained_before_the_first_step_are_kept(stopped, tmp_
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_while_images_are_distilled_saves_them(number, stopped, tmp_path):
-    code, said = stopped("open times.jsonl 2", number, *DISTILL[:-1], "a run", "--quiet")
+    distil = (*DISTILL[:-1], "a run", "--quiet")
+    code, said = stopped("open times.jsonl 2", number, *distil, installed=number == "SIGTERM")
     assert (code, said) == (
         130,
         f"Interrupted: {number}: stopped and saved. Resume with: ltdd distill --out 'a run' --resume\n",
