@@ -7,33 +7,35 @@ the same.  Tests of the installed command itself, and of what happens while it i
 
 import multiprocessing
 import os
+import pty
 import signal
+import struct
 import sys
+import termios
+from fcntl import ioctl
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 
 from ltdd_core.cli import main
 
-IMPORTED = (
-    "torch._dynamo",
-    "sklearn.datasets",
-    "sklearn.cluster",
-    "ltdd_core.cli.group",
-    "ltdd_core.distillation.distill",
-)
-"""What takes its time to import: the optimisers of torch take ``torch._dynamo``, the digits ``sklearn``."""
-
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([*IMPORTED])
+_context.set_forkserver_preload(
+    [
+        "torch._dynamo",  # the optimisers import it
+        "sklearn.datasets",  # so does whatever loads the digits
+        "sklearn.cluster",
+        "ltdd_core.cli.group",
+        "ltdd_core.distillation.distill",
+    ]
+)
 
 
 class Command:
-    """A running command, with the methods of ``subprocess.Popen`` and its two streams in files."""
+    """A running command, with the methods of ``subprocess.Popen``."""
 
-    def __init__(self, arguments, folder, environment, before, output, errors):
-        self.output, self.errors = Path(output), Path(errors)
-        files = str(self.output.absolute()), str(self.errors.absolute())
-        how = [str(each) for each in arguments], str(folder), dict(environment), before, *files
-        self._process = _context.Process(target=_command, args=how)
+    def __init__(self, arguments, folder, environment, before, streams):
+        words, streams = [str(each) for each in arguments], [DupFd(stream) for stream in streams]
+        self._process = _context.Process(target=_command, args=(words, folder, dict(environment), before, streams))
         self._process.start()
         self.pid = self._process.pid
 
@@ -56,7 +58,7 @@ class Command:
         return self
 
     def __exit__(self, *error):
-        if self.poll() is None and error[0] is not None:
+        if error[0] is not None and self.poll() is None:
             self.kill()
         self.wait()
 
@@ -68,21 +70,60 @@ def start(*arguments, folder=".", environment=None, before="", output=os.devnull
         folder: where it runs.
         environment: its variables; those of this process unless they are given.
         before: Python that the process executes first.
-        output, errors: files for its standard output and for its standard error.
+        output, errors: files, by path or by number, for its standard output and for its standard error.
     """
-    folder, environment = Path(folder).absolute(), os.environ if environment is None else environment
-    return Command(arguments, folder, environment, before, output, errors)
+    streams = [each if isinstance(each, int) else os.open(each, os.O_WRONLY | os.O_CREAT) for each in (output, errors)]
+    try:
+        environment = os.environ if environment is None else environment
+        return Command(arguments, Path(folder).absolute(), environment, before, streams)
+    finally:
+        for given, stream in zip((output, errors), streams, strict=True):
+            if given != stream:
+                os.close(stream)
 
 
-def _command(arguments, folder, environment, before, output, errors):
+def on_a_terminal(*arguments, columns, lines=24, **how):
+    """Run ``ltdd`` to its end where its streams are a terminal.
+
+    Args:
+        columns, lines: size of the terminal.
+        how: as of :func:`start`.
+
+    Returns:
+        The exit code and all that the terminal was sent.
+    """
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    command = start(*arguments, output=theirs, errors=theirs, **how)
+    os.close(theirs)
+    sent = b""
+    while piece := read(ours):
+        sent += piece
+    os.close(ours)
+    return command.wait(), sent.decode()
+
+
+def read(terminal):
+    """The next piece of what a terminal was sent; empty when nobody writes to it any more."""
+    try:
+        return os.read(terminal, 10000)
+    except OSError:  # the other side is closed
+        return b""
+
+
+def _command(arguments, folder, environment, before, streams):
     """What the process does."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for path, stream in ((output, sys.stdout), (errors, sys.stderr)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, stream.fileno())
+    for number, given in enumerate(streams, start=1):
+        file = given.detach()
+        os.dup2(file, number)
         os.close(file)
+    for number, name in enumerate(("stdout", "stderr"), start=1):  # of the new files, as Python has them at its start
+        stream = open(number, "w", closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
     exec(before, {})
     sys.argv = ["ltdd", *arguments]
     main()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from conftest import TINY
 from PIL import Image
@@ -18,14 +19,28 @@ LTDD = str(Path(sys.executable).with_name("ltdd"))
 FULL = "Error: cannot write to standard output: No space left on device.\n"
 
 
+def without_size(**settings):
+    """The environment, which does not say how large the terminal is."""
+    return {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | settings
+
+
 def run(script, folder, **settings):
-    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    environment = {**inherited, "LTDD": LTDD, **settings}
+    environment = without_size(LTDD=LTDD, **settings)
     return subprocess.run(["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("command", ["data show", "data show --json", "describe matcher dm", "--help", "--version"])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("command", "unbuffered"),
+    [
+        *(("--help", ""), ("--help", "1"), ("--version", ""), ("--version", "1")),
+        *(("data show", ""), slow("data show", "1"), slow("data show --json", ""), ("data show --json", "1")),
+        *(slow("describe matcher dm", ""), slow("describe matcher dm", "1")),
+    ],
+)
 def test_a_standard_output_on_a_full_disk_is_one_line(command, unbuffered, tmp_path):
     done = run(f'"$LTDD" {command} >/dev/full', tmp_path, PYTHONUNBUFFERED=unbuffered)
     assert (done.returncode, done.stderr) == (1, FULL)
@@ -36,7 +51,7 @@ def test_a_pipe_that_nobody_reads_is_silent(tmp_path):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full", "2> >(true)"])
+@pytest.mark.parametrize("closed", [slow(">&-"), slow("2>&-"), "<&- >&- 2>&-", "2>/dev/full", slow("2> >(true)")])
 def test_a_run_does_not_need_its_streams(closed, tmp_path):
     done = run(f'"$LTDD" distill --method dm {" ".join(TINY)} --out x {closed}', tmp_path)
     assert done.returncode == 0
@@ -55,21 +70,24 @@ def images(folder):
 @pytest.mark.parametrize(
     "command",
     [
-        "data show --data folder --root images",
-        "train --data folder --root images --network mlp --set training.original.epochs=1 --out x",
-        "data show --data $'a\\e[2Jb'",
-        "distill --method dm --data folder --root $'images\\e[2J'",
-        "report $'x\\e[2J'",
-        "bench $'x\\e[2J\\xff.yaml'",
-        "$'x\\e[2J'",
+        ("data", "show", "--data", "folder", "--root", "images"),
+        ("train", "--data", "folder", "--root", "images", "--network", "mlp", *TINY[8:10], "--out", "x"),
+        ("data", "show", "--data", "a\x1b[2Jb"),
+        ("distill", "--method", "dm", "--data", "folder", "--root", "images\x1b[2J"),
+        ("report", "x\x1b[2J"),
+        ("bench", "x\x1b[2J\udcff.yaml"),
+        ("x\x1b[2J",),
     ],
 )
 def test_control_characters_do_not_reach_the_terminal(command, tmp_path):
     images(tmp_path / "images")
-    done = run(f'"$LTDD" {command} 2>&1', tmp_path)
-    assert "\x1b" not in done.stdout
-    if command.startswith(("data show --data folder", "bench")):
-        assert "\\x1b[2J" in done.stdout
+    streams = [tmp_path / name for name in ("output", "errors")]
+    forked.start(*command, folder=tmp_path, output=streams[0], errors=streams[1]).wait()
+    said = "".join(stream.read_text() for stream in streams)
+    assert said
+    assert "\x1b" not in said
+    if ("show" in command[:2] and "images" in command) or command[0] == "bench":
+        assert "\\x1b[2J" in said
 
 
 def test_what_is_printable_stays_as_it_is():
@@ -83,16 +101,20 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path):
     assert done.stderr.endswith("Error: the folder that you work in is gone: change to another one.\n")
 
 
+DISTILL = ("distill", "--method", "dm", *TINY, "--out", "x")
+
+
 def test_colours_in_a_file_are_no_moving_bars(tmp_path):
-    done = run(f'"$LTDD" distill --method dm {" ".join(TINY)} --out x', tmp_path, FORCE_COLOR="1")
-    assert "\r" not in done.stderr
-    assert "iteration 3/3" in done.stderr
+    environment = without_size(FORCE_COLOR="1")
+    forked.start(*DISTILL, folder=tmp_path, environment=environment, errors=tmp_path / "errors").wait()
+    said = (tmp_path / "errors").read_bytes().decode()
+    assert "\r" not in said
+    assert "iteration 3/3" in said
 
 
 def test_a_dumb_terminal_gets_lines(tmp_path):
-    script = f'script -qc "$LTDD distill --method dm {" ".join(TINY)} --out x" /dev/null </dev/null'
-    done = run(script, tmp_path, TERM="dumb")
-    assert "iteration 3/3" in done.stdout
+    _, sent = forked.on_a_terminal(*DISTILL, columns=80, folder=tmp_path, environment=without_size(TERM="dumb"))
+    assert "iteration 3/3" in sent
 
 
 def test_in_a_locale_without_utf_8_names_and_bars_can_be_read(tmp_path):
@@ -115,9 +137,10 @@ def test_a_user_without_a_home_gets_one_line(tmp_path):
 @pytest.mark.parametrize("columns", [100, 80, 60, 40])
 def test_a_narrow_terminal_shows_every_digit(columns, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "x")
-    again = "$LTDD distill --out x --resume --quiet"
-    done = run(f'script -qc "stty cols {columns}; {again}" /dev/null </dev/null', tmp_path, TERM="xterm")
-    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.stdout)
+    again, environment = ("distill", "--out", "x", "--resume", "--quiet"), without_size(TERM="xterm")
+    code, sent = forked.on_a_terminal(*again, columns=columns, folder=tmp_path, environment=environment)
+    assert code == 0
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", sent)
     for row in json.loads((finished / "report.json").read_text())["rows"]:
         keys = ("accuracy", "std", "many", "few", "worst", "harmonic_mean", "group_accuracy")
         for value in [*(row[key] for key in keys), *row["per_class"]]:
