@@ -49,7 +49,9 @@ class Command:
         return self._process.exitcode
 
     def send_signal(self, number):
-        os.kill(self.pid, number)
+        """Send it, unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def kill(self):
         self.send_signal(signal.SIGKILL)
@@ -58,7 +60,7 @@ class Command:
         return self
 
     def __exit__(self, *error):
-        if error[0] is not None and self.poll() is None:
+        if error[0] is not None:
             self.kill()
         self.wait()
 

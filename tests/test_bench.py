@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 import yaml
@@ -350,9 +351,7 @@ def test_a_new_seed_leaves_the_old_ones_alone(ltdd):
 
 
 def start(grid, out):
-    command = [sys.executable, "-c", "from ltdd_core.cli import main; main()", "bench", str(grid), "--out", str(out)]
-    with Path(f"{out}.log").open("a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log)
+    return forked.start("bench", grid, "--out", out, errors=f"{out}.log")
 
 
 def kill_when(process, happened):

@@ -5,13 +5,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import forked
 import pytest
 import torch
 import yaml
@@ -515,9 +514,7 @@ def test_an_expert_is_no_ensemble(ltdd):
 
 
 def started(*arguments, log):
-    command = [sys.executable, "-c", "from ltdd_core.cli import main; main()", *map(str, arguments)]
-    with log.open("w") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file)
+    return forked.start(*arguments, errors=log)
 
 
 def epochs_of(folder, number):

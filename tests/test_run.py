@@ -5,12 +5,11 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 import yaml
@@ -402,17 +401,15 @@ def test_results_do_not_depend_on_the_global_generator(tmp_path):
 
 
 def start(folder, iterations, *extra):
-    command = [sys.executable, "-c", "from ltdd_core.cli import main; main()", "distill", *TINY_OPTIONS]
-    command += ["--iterations", str(iterations), "--set", "compute.checkpoint_every=1", "--out", str(folder), *extra]
-    with folder.with_suffix(".log").open("w") as log:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+    command = ["distill", *TINY_OPTIONS, "--iterations", iterations, "--set", "compute.checkpoint_every=1"]
+    return forked.start(*command, "--out", folder, *extra, errors=folder.with_suffix(".log"))
 
 
 def kill_at_random(folder, process, draws):
     """Some time after the folder appears, so somewhere in the steps or in the training that follows."""
     while not (folder / "config.yaml").exists() and process.poll() is None:
         time.sleep(0.001)
-    time.sleep(draws.uniform(0, 3))
+    time.sleep(draws.uniform(0, 0.5))
     process.send_signal(signal.SIGKILL)
     process.wait()
     return False

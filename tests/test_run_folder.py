@@ -3,10 +3,9 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from conftest import TINY, one_line_error, unclocked
@@ -22,17 +21,12 @@ TRAIN = ("train", "--network", "mlp", "--set", "training.original.epochs=1")
 DISTIL = ("distill", "--method", "dm", *TINY)
 
 
-def in_background(*command):
-    program = "from ltdd_core.cli import main; main()"
-    return subprocess.Popen([sys.executable, "-c", program, *command], stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.parametrize("command", [TRAIN, DISTIL])
 def test_two_commands_at_once_without_a_folder_both_keep_their_results(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    both = [in_background(*command, "--threads", "1") for _ in range(2)]
-    messages = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], messages
+    both = [forked.start(*command, "--threads", "1", errors=f"errors-{index}") for index in range(2)]
+    ends = [process.wait() for process in both]
+    assert ends == [0, 0], [Path(f"errors-{index}").read_text() for index in range(2)]
     assert len(list(Path("runs").glob("*/report.json"))) == 2
 
 
