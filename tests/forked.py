@@ -14,6 +14,7 @@ import sys
 import termios
 from fcntl import ioctl
 from multiprocessing.reduction import DupFd
+from operator import methodcaller
 from pathlib import Path
 
 from ltdd_core.cli import main
@@ -34,8 +35,8 @@ class Command:
     """A running command, with the methods of ``subprocess.Popen``."""
 
     def __init__(self, arguments, folder, environment, before, streams):
-        words, streams = [str(each) for each in arguments], [DupFd(stream) for stream in streams]
-        self._process = _context.Process(target=_command, args=(words, folder, dict(environment), before, streams))
+        words, handed = [str(each) for each in arguments], [_Handed(stream) for stream in streams]
+        self._process = _context.Process(target=_command, args=(words, folder, dict(environment), before, handed))
         self._process.start()
         self.pid = self._process.pid
 
@@ -72,9 +73,10 @@ def start(*arguments, folder=".", environment=None, before="", output=os.devnull
         folder: where it runs.
         environment: its variables; those of this process unless they are given.
         before: Python that the process executes first.
-        output, errors: files, by path or by number, for its standard output and for its standard error.
+        output, errors: what its standard output and its standard error are added to: paths, or numbers of open files.
     """
-    streams = [each if isinstance(each, int) else os.open(each, os.O_WRONLY | os.O_CREAT) for each in (output, errors)]
+    adding = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    streams = [each if isinstance(each, int) else os.open(each, adding) for each in (output, errors)]
     try:
         environment = os.environ if environment is None else environment
         return Command(arguments, Path(folder).absolute(), environment, before, streams)
@@ -113,15 +115,24 @@ def read(terminal):
         return b""
 
 
+class _Handed:
+    """The number of an open file, which is another one in the process that it is handed to."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __reduce__(self):
+        return methodcaller("detach"), (DupFd(self.number),)
+
+
 def _command(arguments, folder, environment, before, streams):
     """What the process does."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for number, given in enumerate(streams, start=1):
-        file = given.detach()
-        os.dup2(file, number)
-        os.close(file)
+    for number, stream in enumerate(streams, start=1):
+        os.dup2(stream, number)
+        os.close(stream)
     for number, name in enumerate(("stdout", "stderr"), start=1):  # of the new files, as Python has them at its start
         stream = open(number, "w", closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)

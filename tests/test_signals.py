@@ -55,8 +55,9 @@ def stopped(tmp_path):
     def run(at, signals, *arguments, installed=False):
         environment = {**os.environ, "AT": at, "SIGNALS": signals}
         if not installed:
-            where = {"folder": tmp_path / "here", "environment": environment, "errors": tmp_path / "errors"}
-            return forked.start(*arguments, before=HOOK, **where).wait(), (tmp_path / "errors").read_text()
+            errors = tmp_path / f"errors-{len(list(tmp_path.iterdir()))}"
+            where = {"folder": tmp_path / "here", "environment": environment, "errors": errors}
+            return forked.start(*arguments, before=HOOK, **where).wait(), errors.read_text()
         environment["PYTHONPATH"] = str(tmp_path / "hook")
         command = [LTDD, *map(str, arguments)]
         done = subprocess.run(command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True)

@@ -31,6 +31,11 @@ WAYS = {
 COMPONENTS = ("--method", "--labeller", "--network")
 
 
+def ways(*quick):
+    """All of them, of which these are tried every time."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in WAYS]
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """All packages with the metadata of their own pyproject.toml, in a folder."""
@@ -121,7 +126,7 @@ def pictures(strangers, ltdd):
         Image.fromarray(image.numpy()).save(place)
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", ways("four-tiles", "timm-network", "two-heads"))
 def test_a_package_goes_all_the_way(strangers, ltdd, pictures, name):
     network = "timm-network:test_resnet" if name == "timm-network" else "mlp"
     whole = ltdd("distill", *WAYS[name], "--plugin", "twostage", "--out", "whole", "--json")
@@ -150,7 +155,7 @@ def test_a_package_goes_all_the_way(strangers, ltdd, pictures, name):
     assert name in Path("grid/table.csv").read_text()
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", ways("crop-selection", "network-queue", "statistics-recovery"))
 def test_an_interrupted_run_resumes_to_the_same_bytes(strangers, ltdd, monkeypatch, name):
     """Ctrl-C after the second step; for a method without steps, while its teacher is trained."""
     monkeypatch.setattr("ltdd_core.runs.checkpoint.LARGE", 10_000)  # bytes: the queue has files of its own
