@@ -132,6 +132,7 @@ def option(
     component: str = "",
     unless_given: str = "",
     follows: str = "",
+    share: float = 1.0,
     **limits: Any,
 ) -> Value:
     """Declare one option: its default, what it does, where the default comes from, and its limits.
@@ -145,9 +146,11 @@ def option(
         unless_given: what holds where the default is None, as it is shown: "the method's, or 0.9".
         follows: the option of the run (``"iterations"``) whose value holds where that of a matcher is None.  The
             configuration of a run has it spelt out, so a run that goes on with more steps keeps what it began with.
+        share: of the value that is followed, 1 for all of it; less gives a rounded number.
         limits: those of pydantic: ``gt``, ``ge``, ``lt``, ``le``.
     """
-    extra: dict[str, Any] = {"source": source, "component": component, "unless_given": unless_given, "follows": follows}
+    extra: dict[str, Any] = {"source": source, "component": component, "unless_given": unless_given}
+    extra |= {"follows": follows, "share": share}
     field_info: Value = Field(default, description=text, json_schema_extra=extra, **limits)
     return field_info
 

@@ -64,6 +64,8 @@ class Setup:
     """Keeps the networks that are trained."""
     variant: str = ""
     """Which of several this is, for the display: ``convnet-d3, seed 0``."""
+    began_compiled: bool | None = None
+    """Whether the networks that are matched with were compiled when the run began; None where it begins now."""
 
     @classmethod
     @contextmanager
@@ -76,6 +78,7 @@ class Setup:
         stop: StopRequest | None = None,
         store: NetworkStore | None = None,
         data: LongTailedSet | None = None,
+        began_compiled: bool | None = None,
     ) -> Iterator[Self]:
         """Everything for a configuration, until the block ends.
 
@@ -86,6 +89,8 @@ class Setup:
             stop: listened to already; signals are caught inside the block unless given.
             store: keeps trained networks; one in memory unless given.
             data: the long-tailed set where it is loaded already.
+            began_compiled: of a run that goes on, whether the networks that are matched with were compiled.  It goes on
+                so where that is left to the machine: another number of steps must not change how sums are rounded.
 
         Raises:
             InputError: the device, or compilation, is asked for and cannot be had.
@@ -96,7 +101,7 @@ class Setup:
         listening = nullcontext(stop) if stop is not None else StopRequest().listening()
         words = memory_in_words(against_memory(config))
         with computing(config.compute, device), words, listening as heard:
-            setup = cls(config, catalog, display, heard, device, store)
+            setup = cls(config, catalog, display, heard, device, store, began_compiled=began_compiled)
             if data is not None:
                 vars(setup)["data"] = data
             yield setup
@@ -277,6 +282,8 @@ class Setup:
     @cached_property
     def matches_compiled(self) -> bool:
         """Whether the networks that are matched with are compiled."""
+        if self.compiling == "auto" and self.began_compiled is not None:
+            return self.began_compiled
 
         def work() -> float:
             component = self.config.matcher.component

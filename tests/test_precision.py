@@ -17,6 +17,7 @@ from ltdd_core.config.resolve import resolve
 from ltdd_core.networks import compiled
 from ltdd_core.networks.compiled import compiling_pays
 from ltdd_core.plugging.catalog import installed
+from ltdd_core.progress import Display
 from ltdd_core.runs import precision
 from ltdd_core.runs.precision import bf16_speed, in_one_precision
 from ltdd_core.setup import Setup
@@ -190,6 +191,17 @@ def test_long_work_is_compiled_and_says_so(monkeypatch, tmp_path):
     distill(config, tmp_path / "run", display=Noting(trained))
     assert trained == ["classes on the original set, compiled", "classes on the distilled set"]
     assert {function.__self__.__class__.__name__ for function in made} == {"MLP"}
+
+
+@pytest.mark.parametrize(("at_first", "later"), [(1e20, 0), (0, 1e20)])
+def test_steps_go_on_compiled_or_not_as_the_run_began(at_first, later, monkeypatch, tmp_path):
+    monkeypatch.setattr(compiled, "compiled_function", lambda function: function)
+    kind = {"method": "dm", "ipc": 1, "network": {"name": "mlp", "width": 16}, "training": {"distilled": {"epochs": 1}}}
+    for pays_from, steps in ((at_first, 1), (later, 2)):
+        monkeypatch.setitem(compiled.PAYS_FROM, "cpu", pays_from)
+        distill(configure(**kind, iterations=steps), tmp_path, resume=True, display=Display(), lines=[])
+    noted = json.loads((tmp_path / "run.json").read_text())["sessions"]
+    assert [each["compiled"] for each in noted] == [at_first == 0] * 2
 
 
 def test_the_reference_never_finds_a_network_that_was_compiled():

@@ -185,6 +185,16 @@ def test_windows_move_with_the_step():
     assert prepared("datm", growing_steps=0).window(0) == (0, 4)
 
 
+@pytest.mark.parametrize("method", ["datm", "lad"])
+def test_windows_grow_over_a_tenth_of_the_run_unless_told_otherwise(method):
+    def growing_steps(**settings):
+        return configure(method=method, **settings).matcher.options.growing_steps
+
+    assert [growing_steps(iterations=steps) for steps in (10_000, 300, 4)] == [1000, 30, 0]
+    assert growing_steps(iterations=300, matcher={"growing_steps": 50}) == 50
+    assert growing_steps(preset=f"{method}-paper", iterations=40) == {"datm": 1000, "lad": 0}[method]
+
+
 def test_labels_begin_with_the_experts_that_are_right():
     said = torch.tensor([[[4.0, 0, 1], [0, 3, 1], [5, 1, 2]], [[2.0, 1, 0], [5, 1, 0], [3, 2, 0]]])
     found = initial_labels(said, torch.tensor([0, 1, 2]))

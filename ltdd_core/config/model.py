@@ -239,7 +239,8 @@ class Selection:
             extra = field.json_schema_extra
             followed = extra.get("follows") if isinstance(extra, Mapping) else None
             if followed and getattr(self.options, name) is None:
-                values[name] = getattr(run, str(followed))
+                value, share = getattr(run, str(followed)), extra.get("share", 1)
+                values[name] = value if share == 1 else round(share * value)
         return replace(self, options=self.options.model_copy(update=values))
 
     def make(self) -> Any:

@@ -160,7 +160,9 @@ def distill(
     with (
         claimed(out, ""),  # and locked: another process must not do the same work at once
         RunFolder.open(out, config, resume=resume, warn=display.warn) as folder,
-        Setup.open(config, catalog=catalog, display=display, store=store) as setup,
+        Setup.open(
+            config, catalog=catalog, display=display, store=store, began_compiled=folder.began_compiled()
+        ) as setup,
     ):
         matcher: Matcher = config.matcher.make()
         own = OwnSeconds(setup.beforehand)

@@ -276,6 +276,18 @@ class RunFolder:
         self.write_json(FACTS, {"data": data, **made_of, "sessions": sessions})
         return earlier
 
+    def began_compiled(self) -> bool | None:
+        """Whether the networks that are matched with were compiled in the process that worked on the run last.
+
+        None where none has, or where it was one of an earlier version, which did not note it.
+
+        Raises:
+            InputError: what is known of the processes is damaged.
+        """
+        sessions = self.stored(FACTS, _RunFacts).sessions if (self.path / FACTS).exists() else []
+        known = sessions[-1].get("compiled") if sessions else None
+        return known if isinstance(known, bool) else None
+
     def check_data(self, data: Mapping[str, Any]) -> list[Any]:
         """See that the run, if one has begun here, is about these data; its sessions so far.
 

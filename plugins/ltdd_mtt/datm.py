@@ -48,9 +48,13 @@ class WindowOptions(GradientOptions):
         "max_start_epoch",
         ge=1,
     )
-    growing_steps: int = option(
-        100,
+    growing_steps: int | None = option(
+        None,
         "steps E in which the window grows to its end at max_start_epoch; 0: it is as long from the first step",
+        source="DATM, public code, CIFAR-10: 1,000 of 10,000 steps",
+        unless_given="a tenth of the number of iterations",
+        follows="iterations",
+        share=0.1,
         ge=0,
     )
     lr_label: float = option(
@@ -117,7 +121,8 @@ class WindowMatcher(ExpertMatcher):
         options, last = self.options, self.starts
         first = options.first_max_start_epoch or math.ceil((options.min_start_epoch + last) / 2)
         first = min(max(first, options.min_start_epoch + 1), last)
-        grown = 1.0 if step >= options.growing_steps else step / options.growing_steps
+        growing = options.growing_steps or 0
+        grown = 1.0 if step >= growing else step / growing
         return options.min_start_epoch, first + int((last - first) * grown)
 
     def move(self, found: MatchingGradient) -> None:
