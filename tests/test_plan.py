@@ -13,10 +13,10 @@ from ltdd_core.commands import open_setup
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.longtail import exponential_counts
 from ltdd_core.data.vision import Cifar10
-from ltdd_core.distillation import batch_matcher
+from ltdd_core.distillation import batch_matcher, matcher
 from ltdd_core.errors import InputError
 from ltdd_core.networks.store import NetworkStore
-from ltdd_core.planning import expected, method, rates
+from ltdd_core.planning import dry, expected, method, rates
 from ltdd_core.planning.counting import Counting, Work, hollow, is_hollow
 from ltdd_core.planning.dry import hollow_set, only, spread
 from ltdd_core.planning.parts import counted
@@ -215,6 +215,43 @@ def test_gpus_share_the_groups_and_each_holds_all_images(monkeypatch):
     assert one == pytest.approx(few, rel=0.01)  # groups are as large on two
     assert one > 2 * most
     assert most > 3 * images  # with their gradient and its momentum
+
+
+NARROW = {"name": "convnet-d3", "width": 8, "depth": 2, "norm": "batch"}
+TEACHER = {"network": NARROW}
+
+
+def test_what_a_teacher_takes_does_not_grow_with_the_classes(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    training = {"original": {"batch": 512, "epochs": 1}}
+    config = small("rded", matcher={"teacher": TEACHER, "crops": {"candidates": 2}}, network=NARROW, training=training)
+    data = hollow_set("many", [60] * 40, (1, 64, 64), 40)
+    monkeypatch.setattr(method, "COUNTED_CLASSES", 8)
+    found = counted(config, data, installed(), [])
+    (teacher,), (chosen,) = found.beforehand, found.method
+    assert teacher.peak > 100 * 10**6
+    assert chosen.peak < teacher.peak / 4
+
+
+@pytest.mark.parametrize(("name", "chunk"), [("sre2l", 8), ("sre2l", 64), ("rded", 64)])
+def test_memory_follows_the_images_that_go_through_a_network_at_once(name, chunk, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dry, "SYNTHETIC_PIXELS", 64 * 64 * 64)
+    monkeypatch.setattr(matcher, "SYNTHETIC_PIXELS", 64 * 64 * 64)
+    config = small(name, ipc=6, matcher={"teacher": TEACHER}, network=NARROW)
+    config = replace(config, compute=config.compute.model_copy(update={"chunk": chunk}))
+    data = hollow_set("many", [20] * 40, (1, 64, 64), 40)
+    monkeypatch.setattr(method, "COUNTED_CLASSES", 40)
+    whole = counted(config, data, installed(), []).method[0].peak
+    monkeypatch.setattr(method, "COUNTED_CLASSES", 12)  # which have fewer images than go through a network at once
+    assert counted(config, data, installed(), []).method[0].peak == pytest.approx(whole, rel=0.1)
+
+
+def test_images_that_are_mapped_from_the_cache_take_no_memory():
+    held, mapped = (replace(sizes_of(small().data), decoding=seconds) for seconds in (0.0, 0.001))
+    one, other = (plan(small(), sizes, on="h100", lines=[]) for sizes in (held, mapped))
+    images = (held.images + held.tests) * SIDE**2
+    assert one.host_memory - other.host_memory == images == other.disk - one.disk
 
 
 @pytest.mark.parametrize("name", ["idm", "lad"])

@@ -397,9 +397,9 @@ def test_large_images_go_through_a_network_in_parts_to_the_same_images(monkeypat
     for observer in parts.observers:
         observer.network.register_forward_pre_hook(lambda network, given: passed.append(len(given[0])))
     for step in range(4):
-        monkeypatch.setattr("ltdd_statistics.recovery.PIXELS", 2**20)
+        monkeypatch.setattr("ltdd_core.distillation.task.SYNTHETIC_PIXELS", 2**20)
         expected = whole.step(step)["loss"]
-        monkeypatch.setattr("ltdd_statistics.recovery.PIXELS", 5 * 8 * 8)  # 5 images
+        monkeypatch.setattr("ltdd_core.distillation.task.SYNTHETIC_PIXELS", 5 * 8 * 8)  # 5 images
         torch.testing.assert_close(parts.step(step)["loss"], expected)
         torch.testing.assert_close(parts.images, whole.images, rtol=1e-3, atol=1e-3)
     assert set(passed) == ({5, 1} if "batch" in options else {5, 2})

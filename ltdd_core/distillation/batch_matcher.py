@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ltdd_core import ranks
 from ltdd_core.distillation.matcher import Batch, Matcher, Synthetic
-from ltdd_core.distillation.task import Distillation
+from ltdd_core.distillation.task import SYNTHETIC_PIXELS, Distillation
 from ltdd_core.distillation.tiles import untiled
 from ltdd_core.networks.network import Network
 from ltdd_core.options import BaseOptions, option
@@ -21,9 +21,6 @@ from ltdd_core.seeding import generator
 
 REAL_BYTES = 256 * 2**20
 """Real images, in float32, of the classes that are matched together."""
-SYNTHETIC_PIXELS = 2**20
-"""Pixels of their synthetic images, whose features are kept for the gradient: 1,024 images of 32x32, which take 2 GB in
-a ConvNet of width 128."""
 SMALLEST_TILE = 8  # pixels a side; tiles of 4x4 are worse than images of 8x8, see docs/feature-methods.md
 
 

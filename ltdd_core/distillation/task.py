@@ -34,6 +34,10 @@ from ltdd_core.training.options import TrainingOptions
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.trainer import FindComponent, Trainer
 
+SYNTHETIC_PIXELS = 2**20
+"""Pixels of images whose features are kept for the gradient: 1,024 images of 32x32, which take 2 GB in a ConvNet of
+width 128."""
+
 
 @dataclass(frozen=True)
 class Distillation:
@@ -85,6 +89,15 @@ class Distillation:
     keep_going: Callable[[], None] = lambda: None
     """To be called between units of work of a ``prepare`` or a ``step`` that takes longer than a second; raises
     :class:`Interrupted`.  A step that it ends is forgotten: the run goes on from the step before."""
+
+    @property
+    def chunk_with_gradient(self) -> int:
+        """Number of synthetic images that go through a network at once where their features are kept for the gradient.
+
+        At least ``chunk``, and as many as have 2^20 pixels.
+        """
+        _, height, width = self.data.image_shape
+        return max(1, self.chunk, SYNTHETIC_PIXELS // (height * width))
 
     @property
     def ipc(self) -> int:

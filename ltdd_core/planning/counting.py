@@ -135,15 +135,19 @@ class Counting(TorchDispatchMode):
         return result
 
     @contextmanager
-    def apart(self) -> Iterator[Count]:
-        """What the block does is counted apart, and not in :attr:`work`."""
+    def apart(self, *, noted: bool = False) -> Iterator[Count]:
+        """What the block does is counted apart, and not in :attr:`work`.
+
+        Args:
+            noted: as a part of its own, so its peak is not one of what is counted around it.
+        """
         count, before, peak = Count(), self.work, self.peak
         self.work, self.peak = Tally(), self.live
         try:
             yield count
         finally:
             count.work, count.peak = self.work.so_far(), self.peak
-            self.work, self.peak = before, max(peak, self.peak)
+            self.work, self.peak = before, max(peak, self.live if noted else self.peak)
 
     def _count(self, func: Any, args: Any, kwargs: Any, result: Any, tensors: list[Tensor], *, small: bool) -> None:
         formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)

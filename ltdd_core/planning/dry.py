@@ -18,7 +18,7 @@ from ltdd_core.data.longtail import by_count
 from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.data.sampler import Sampler
 from ltdd_core.data.sets import LongTailedSet
-from ltdd_core.distillation.task import Distillation
+from ltdd_core.distillation.task import SYNTHETIC_PIXELS, Distillation
 from ltdd_core.distillation.trajectories import Trajectories
 from ltdd_core.identity import digest
 from ltdd_core.networks.job import Job, Key
@@ -68,7 +68,7 @@ class DryStore(Plan):
     def standing_for(self, images: int, chunk: int) -> Iterator[int]:
         """A chunk of them, noted apart as often as it takes to have all."""
         count = min(images, chunk)
-        with self.counting.apart() as applied:
+        with self.counting.apart(noted=True) as applied:
             yield count
         what = f"applying a network to {images} images"
         self.trainings.append(PlannedTraining(what, applied.work * (images / count), applied.peak, 0))
@@ -83,7 +83,7 @@ class DryStore(Plan):
         self, key: Key | None, compute: Callable[[], dict[str, Tensor]], keep_going: Callable[[], None] = lambda: None
     ) -> dict[str, Tensor]:
         """Computed without a computation; noted like a training, since it is done once."""
-        with self.counting.apart() as count:
+        with self.counting.apart(noted=True) as count:
             tensors = compute()
         if self.is_new(key):
             size = sum(value.numel() * value.itemsize for value in tensors.values())
@@ -101,7 +101,7 @@ class DryStore(Plan):
         """
         network = job.make()
         kept = FP32 * sum(value.numel() for value in network.state_dict().values()) if disk is None else disk
-        with self.counting.apart() as step:
+        with self.counting.apart(noted=True) as step:
             images = job.first_step(network)
         times = count * job.length.seen / max(1, images)
         self.trainings.append(PlannedTraining(what, step.work * times, step.peak, count * kept, count))
@@ -147,6 +147,15 @@ class DrySetup(Setup):
 
 class DryTask(Distillation):
     """What a matcher works with in a dry run."""
+
+    parts = 1.0
+    """Images that go through a network at once, as a share of those of the run."""
+
+    @property
+    def chunk_with_gradient(self) -> int:
+        """A share of that of the run; ``chunk`` is one already."""
+        _, height, width = self.data.image_shape
+        return max(1, self.chunk, int(self.parts * (SYNTHETIC_PIXELS // (height * width))))
 
     def trajectories(self, name: str, **how: Any) -> Trajectories:
         """Trajectories that are there as soon as they are asked for."""

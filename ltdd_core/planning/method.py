@@ -47,6 +47,8 @@ class MethodCount:
     """Notes what the method trains beforehand."""
     gpus: int
     """Among how many the classes are divided."""
+    parts: float = 1.0
+    """Images that go through a network at once, as a share of those of the run."""
 
     @property
     def classes(self) -> int:
@@ -56,7 +58,7 @@ class MethodCount:
     def result(self) -> tuple[Matched, list[str]]:
         """What the method does, and what was counted in part, a sentence each."""
         counts, remarks = self.setup.data.counts, list[str]()
-        matched = self._counted(spread(counts, COUNTED_CLASSES))
+        matched = some = self._counted(spread(counts, COUNTED_CLASSES))
         if self.classes > COUNTED_CLASSES:
             half = COUNTED_CLASSES // 2
             fewer = self._again(spread(counts, half))
@@ -65,6 +67,8 @@ class MethodCount:
                 f"The method was counted on {half} and on {COUNTED_CLASSES} of {self.classes} classes, and on a "
                 "straight line from there."
             )
+            if matched.group is None:
+                matched = replace(matched, peak=self._peak_of_parts(some.peak, matched.peak))
         group = matched.group
         if group is None:  # what is divided are the classes, and with them the tensors
             return replace(matched, peak=round(matched.peak * len(self._own()) / self.classes)), remarks
@@ -99,6 +103,35 @@ class MethodCount:
         if len(group) > size:
             peak += (peak - of_group(size // 2)) / (size - size // 2) * (len(group) - size)
         return round(peak)
+
+    def _peak_of_parts(self, least: int, line: int) -> int:
+        """Bytes of tensors of a method without groups, whose images go through a network some at a time.
+
+        Of as many classes as are counted all images may go through it at once, and of more classes they do not.  So
+        what is held of every class and what is held of the images at once lie on straight lines of their own.
+
+        Args:
+            least: bytes with the classes that are counted.
+            line: bytes where the images at once grow with the classes.
+        """
+        ipc, at_once = self.setup.ipc_of_class, task_of(self.setup).chunk_with_gradient
+        some, few = (spread(self.setup.data.counts, number) for number in (COUNTED_CLASSES, COUNTED_CLASSES // 2))
+        images = sum(ipc[label] for label in few)
+        if at_once <= images:
+            return line
+        small, smaller = (self._in_parts(share * images / at_once) for share in (1, 0.5))
+        peak: float = small._again(some).peak
+        of_class = (peak - small._again(few).peak) / (len(some) - len(few))
+        of_image = (peak - smaller._again(some).peak) / (0.5 * images)
+        peak += of_class * (self.classes - len(some)) + of_image * (min(at_once, sum(ipc)) - images)
+        return max(least, round(peak))
+
+    def _in_parts(self, share: float) -> MethodCount:
+        """The same with fewer images at once, as a share of those of the run."""
+        compute = self.setup.config.compute.model_copy(update={"chunk": max(1, int(share * self.setup.chunk))})
+        setup = self.setup.changed(config=replace(self.setup.config, compute=compute))
+        vars(setup)["shared"] = self.setup.shared
+        return replace(self, setup=setup, parts=share)
 
     def _like(self, group: Sequence[int], number: int) -> list[int]:
         """So many classes, those with most images first: some of a group, or all of it and then its neighbours."""
@@ -165,6 +198,7 @@ class MethodCount:
     def _done(self, task: DryTask, at_once: int | None) -> Matched:
         """The same with a task."""
         matcher: Matcher = self.setup.config.matcher.make()
+        task.parts = self.parts
         if at_once is not None:
             vars(matcher)["matched_together"] = lambda counts, ipc: _in_a_row(len(counts), at_once)
         counting, step = self.store.counting, NOTHING

@@ -38,7 +38,8 @@ class PlannedPart:
     multiply_adds: float
     """Of its convolutions and matrix products."""
     memory: int
-    """Bytes of its tensors at their peak, on each GPU if there are several; of data, those of the images."""
+    """Bytes of its tensors at their peak, on each GPU if there are several; of data, those of images that are not
+    mapped from the cache of decoded ones."""
     disk: int
     """Bytes that it leaves on the disk."""
     seconds: float
@@ -174,11 +175,13 @@ def _plan(config: Config, sizes: DataSizes, rates: Rates, gpus: int, found: Coun
 
 
 def _data(sizes: DataSizes) -> PlannedPart:
-    """Decoding, and the images in memory and in the cache of decoded ones."""
+    """Decoding, and the images: in memory, or mapped from the cache of decoded ones."""
     images = sizes.images + sizes.tests
     held = images * math.prod(sizes.image_shape)
     decoding = DECODING if sizes.decoding is None else sizes.decoding
-    return PlannedPart("data", 0, held, held if decoding else 0, images * decoding)
+    if not decoding:
+        return PlannedPart("data", 0, held, 0, 0.0)
+    return PlannedPart("data", 0, 0, held, images * decoding)
 
 
 def _planned(part: Part, rates: Rates, gpus: int) -> PlannedPart:

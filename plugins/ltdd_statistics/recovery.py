@@ -59,10 +59,6 @@ from ltdd_statistics.observers import Observer, Target, Which, global_target, ob
 from ltdd_statistics.teachers import DEBIASED, trained
 from ltdd_statistics.windows import draw_windows, mirrored, smallest_share
 
-PIXELS = 2**20
-"""Of images whose layers are kept for the gradient: 1,024 images of 32x32 pixels, which take 2 GB in a ConvNet of
-width 128."""
-
 
 class RecoveryMatcher(Matcher, ABC):
     """Move images until trained networks see the statistics of the real ones, and classify them well."""
@@ -171,7 +167,7 @@ class RecoveryMatcher(Matcher, ABC):
         for layer, average in zip(chain(*kept), chain(*moved), strict=True):
             layer.copy_(average)
         if options.clip:
-            clip(task, self.images, self._at_once)
+            clip(task, self.images, task.chunk_with_gradient)
         return {"loss": torch.stack(losses).sum()}
 
     def teacher(self, task: Labelling) -> ViewLabels:
@@ -184,12 +180,6 @@ class RecoveryMatcher(Matcher, ABC):
 
     # ---- the loss --------------------------------------------------------------------------------
 
-    @property
-    def _at_once(self) -> int:
-        """Images that go through a network together, where their gradient is taken."""
-        _, height, width = self.task.data.image_shape
-        return max(1, self.task.chunk, PIXELS // (height * width))
-
     def _add_gradient(
         self, gradient: Tensor, group: Tensor, turn: int, averages: list[Tensor] | None, step: int
     ) -> Tensor:
@@ -198,13 +188,13 @@ class RecoveryMatcher(Matcher, ABC):
         Of a group that goes through the network in parts, the gradient of a part depends on the others by the
         statistics of all alone.  So these come first.
         """
-        observer = self.observers[turn]
-        if len(group) <= self._at_once and not several_processes():
+        observer, at_once = self.observers[turn], self.task.chunk_with_gradient
+        if len(group) <= at_once and not several_processes():
             images = self.images[group].requires_grad_(True)
             loss = self._loss(self._views(images, group, step), self.labels[group], turn, averages, step)
             (gradient[group],) = torch.autograd.grad(loss, images)
             return loss.detach()
-        parts = [part for part in group[share_of_batch(len(group))].split(self._at_once) if len(part) > 0]
+        parts = [part for part in group[share_of_batch(len(group))].split(at_once) if len(part) > 0]
         shares = [len(part) / len(group) for part in parts]
         like = [target.whole for target in observer.targets]
         found = [layer.requires_grad_(True) for layer in together(self._moments(parts, observer, step), shares, like)]
