@@ -1,6 +1,7 @@
 """Time and memory of a step of DANCE, TGDD, NCFM or CSDM against a literal per-class loop.
 
 usage: python benchmarks/feature_speed.py --data cifar10-lt-1k --root DIR [--method dance] [--batch-real N] [--steps 5]
+       [--clock cpu --threads 1]
 
 The literal loop is what the field's scripts do: class after class, real images through the network with a graph that
 is thrown away, a step on the pixels after each class, fp32, eager.  A network is trained for one epoch beforehand: how
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from measuring import (
+    CLOCKS,
     VARIANTS,
     add_choice_of_variants,
     as_configured,
@@ -111,6 +113,9 @@ def main() -> None:
     parser.add_argument("--method", choices=METHODS, default="dance")
     parser.add_argument("--batch-real", type=int, help="real images a class; the default of the method unless given")
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: seconds that this process computed, with --threads 1"
+    )
     add_choice_of_variants(parser)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -126,7 +131,8 @@ def main() -> None:
             return
         print(f"{given.method}, {machine(given.data)}\n")
         matchers = {name: matcher_of(variant_config(base, name)) for name in given.only}
-        print_table("a step", times(matchers, given.steps, warm_up=2), memory=not given.no_memory)
+        seconds = times(matchers, given.steps, warm_up=2, clock=CLOCKS[given.clock])
+        print_table("a step", seconds, memory=not given.no_memory)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import argparse
 import itertools
 import statistics
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -30,7 +29,18 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from measuring import BF16, COMPILED, FP32, as_configured, data_of, machine, options_of, with_compute
+from measuring import (
+    BF16,
+    CLOCKS,
+    COMPILED,
+    FP32,
+    Clock,
+    as_configured,
+    data_of,
+    machine,
+    options_of,
+    with_compute,
+)
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,8 +49,6 @@ from ltdd_core.commands import open_setup, task_of
 from ltdd_core.setup import Setup
 
 Work = Callable[[], object]
-Clock = Callable[[], float]
-CLOCKS: Mapping[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 PRECISIONS = {"fp32": (FP32, torch.float32), "bf16": (BF16, torch.bfloat16)}
 SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
 """Rows and columns of the matrices whose product is measured."""

@@ -27,6 +27,8 @@ from ltdd_core.runs.precision import name_of
 FP32, BF16 = {"precision": "fp32", "compile": False}, {"precision": "bf16", "compile": False}
 """What a variant computes in; said in full, since the defaults depend on the machine."""
 COMPILED = {"compile": True}
+Clock = Callable[[], float]
+CLOCKS: Mapping[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 VARIANTS = {
     "literal fp32": FP32,
     "ltdd fp32": FP32,
@@ -77,19 +79,21 @@ def matcher_of(config: Config) -> Any:
     return matcher
 
 
-def timed(matcher: Matcher, step: int) -> float:
-    """Seconds of a step."""
-    began = time.perf_counter()
+def timed(matcher: Matcher, step: int, clock: Clock = time.perf_counter) -> float:
+    """Seconds of a step, by a clock."""
+    began = clock()
     float(matcher.step(step)["loss"])  # waits for the GPU
-    return time.perf_counter() - began
+    return clock() - began
 
 
-def times(matchers: Mapping[str, Matcher], steps: int, warm_up: int) -> dict[str, float]:
+def times(
+    matchers: Mapping[str, Matcher], steps: int, warm_up: int, clock: Clock = time.perf_counter
+) -> dict[str, float]:
     """Median seconds a step of each matcher, taken in turns, after ``warm_up`` steps of each."""
     seconds: dict[str, list[float]] = {name: [] for name in matchers}
     for step in range(warm_up + steps):
         for name, matcher in matchers.items():
-            seconds[name].append(timed(matcher, step))
+            seconds[name].append(timed(matcher, step, clock))
     return {name: statistics.median(values[warm_up:]) for name, values in seconds.items()}
 
 

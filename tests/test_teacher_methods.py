@@ -21,6 +21,7 @@ from ltdd_core import (
     configure,
     generator,
     load_distilled,
+    make_network,
 )
 from ltdd_core.config.layers import Layer
 from ltdd_core.config.resolve import select
@@ -457,6 +458,15 @@ def test_colours_stay_between_black_and_white_and_kept_images_as_they_are():
     darkest, lightest = DATA.normalisation.apply(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1))
     assert (moved >= darkest - 1e-5).all()
     assert (moved <= lightest + 1e-5).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16), (3, 32, 32)])
+def test_no_observer_is_another_one_by_default(shape):
+    sizes = [{key: value for key, value in kind.items() if key != "name"} for kind in EDCMatcher.Options().observers]
+    numbers = [
+        sum(value.numel() for value in make_network("convnet-d3", shape, 10, **size).parameters()) for size in sizes
+    ]
+    assert len(set(numbers)) == len(numbers) == 3
 
 
 def test_the_observers_take_turns_and_label_together():

@@ -17,8 +17,9 @@ from ltdd_statistics.teachers import DEBIASED
 from ltdd_statistics.windows import OF_THE_SIZE
 
 OBSERVERS: tuple[Named, ...] = tuple(
-    {"name": "convnet-d3", "norm": "batch", **size} for size in ({"depth": 2}, {}, {"width": 32})
+    {"name": "convnet-d3", "norm": "batch", **size} for size in ({"depth": 2, "width": 64}, {}, {"width": 32})
 )
+"""Three of different widths: on images of 8x8 pixels all of them have two blocks."""
 
 
 class EDCOptions(RecoveryMatcher.Options):
