@@ -355,6 +355,15 @@ def test_bf16_gives_float32_features_close_to_those_of_fp32():
     assert (exact - mixed).norm() < 0.02 * exact.norm()
 
 
+@pytest.mark.parametrize(
+    ("precision", "compiled", "last"),
+    [("fp32", False, True), ("fp32", True, True), ("bf16", False, False), ("bf16", True, True)],
+)
+def test_networks_to_match_with_lie_in_memory_as_is_fastest_on_a_cpu(precision, compiled, last):
+    weight = pool(precision=precision, compiled=compiled).fresh(0).inner.features[4].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -103,7 +103,7 @@ class NetworkPool:
         """The one module of :meth:`fresh`, with the weights of the last call."""
         if self._frozen is None:
             inner = self.new("network").requires_grad_(False)
-            if self._device.type == "cpu" and self.precision == "fp32":  # in bf16 this layout is far slower
+            if self._device.type == "cpu" and (self.precision == "fp32" or self.compiled):  # far slower in eager bf16
                 inner = inner.to(memory_format=torch.channels_last)
             self._frozen = CompiledNetwork(inner, self.precision, self.compiled)
         return self._frozen
