@@ -42,6 +42,7 @@ class OtherEnded(Interrupted):
 
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
+_planned: ContextVar[int] = ContextVar("planned", default=1)
 
 
 @contextmanager
@@ -77,12 +78,14 @@ def joined() -> Iterator[None]:
 
 def rank() -> int:
     """The number of this process, from 0."""
-    return dist.get_rank() if _shared() else 0
+    return dist.get_rank() if _exchanging() else 0
 
 
 def count() -> int:
     """How many processes share the work at this place; 1 where each does its own."""
-    return dist.get_world_size() if _shared() else 1
+    if _exchanging():
+        return dist.get_world_size()
+    return 1 if _alone.get() else _planned.get()
 
 
 def several_processes() -> bool:
@@ -100,13 +103,27 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
+@contextmanager
+def as_first_of(processes: int) -> Iterator[None]:
+    """Inside the block this process does what the first of so many does, and exchanges nothing: for a plan.
+
+    Args:
+        processes: at least 1.
+    """
+    token = _planned.set(processes)
+    try:
+        yield
+    finally:
+        _planned.reset(token)
+
+
 def agreed(value: T) -> T:
     """What rank 0 says, in every process.
 
     Args:
         value: can be pickled; that of rank 0 counts.
     """
-    if count() == 1:
+    if not _exchanging():
         return value
     values: list[Any] = [value]
     with _noticing():
@@ -131,7 +148,7 @@ def met(keep_going: Callable[[], None] = check) -> None:
     Args:
         keep_going: called meanwhile, a few times a second; raises to stop.
     """
-    if count() == 1:
+    if not _exchanging():
         return
     with _noticing():
         others = dist.all_reduce(torch.zeros(1), async_op=True)
@@ -152,7 +169,7 @@ def summed_over_processes(*tensors: Tensor) -> None:
     Raises:
         OtherEnded: another process has died.
     """
-    if count() == 1 or not tensors:
+    if not _exchanging() or not tensors:
         return
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
     with _noticing():
@@ -167,7 +184,7 @@ def put_together(part: Tensor) -> Tensor:
     Args:
         part: ``[n_rank, ...]`` on the CPU, of the same dtype and trailing shape in each process; may be empty.
     """
-    if count() == 1:
+    if not _exchanging():
         return part
     shapes: list[Any] = [None] * count()
     with _noticing():
@@ -212,8 +229,8 @@ def share_of_classes(classes: int) -> Sequence[int]:
     return range(rank(), classes, count())
 
 
-def _shared() -> bool:
-    return dist.is_initialized() and not _alone.get()
+def _exchanging() -> bool:
+    return dist.is_initialized() and not _alone.get() and _planned.get() == 1
 
 
 @contextmanager

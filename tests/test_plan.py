@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import MEAN_MATCHER, TINY, matcher_of, one_line_error
 
-from ltdd_core import SourceSizes, configure, make_network
+from ltdd_core import SourceSizes, configure, make_network, ranks
 from ltdd_core.commands import open_setup
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.longtail import exponential_counts
@@ -154,7 +154,7 @@ def test_experts_and_teachers_are_parts_of_their_own(monkeypatch, tmp_path):
     numbers = sum(value.numel() for value in network.parameters())
     images = sum(sizes_of(small().data).counts)
     assert found.name == "3 x experts"
-    assert found.shares == 3
+    assert found.own == found.work
     assert found.disk == 3 * 5 * 4 * numbers  # the rows of epochs 0 to 4
     assert found.work.multiply_adds == pytest.approx(3 * 4 * images * (3 * (FORWARD + LAST) - FIRST), rel=1e-12)
     teacher = of(small("coreset", labeller={"name": "teacher"})).beforehand
@@ -347,14 +347,37 @@ def test_this_machine_is_measured_once(monkeypatch):
     assert rates.rates_here(compute, torch.device("cpu")) == first
 
 
-def test_several_gpus_share_what_can_be_shared():
-    config, sizes = small(), sizes_of(small().data)
+@pytest.mark.parametrize(
+    ("norm", "shares"),
+    [("instance", [0.3, 0.25, 0.25]), ("batch", [0.3, 1, 1])],  # 3 of 10 classes; 4 of a batch's 16 images, or all
+)
+def test_several_gpus_share_what_a_run_shares(norm, shares, monkeypatch):
+    monkeypatch.setattr(ranks, "LEAST_SHARED", 4)
+    config = small(
+        network={"name": "convnet-d3", "width": WIDTH, "depth": 2, "norm": norm},
+        training={"original": {"epochs": 50, "batch": 16}, "distilled": {"epochs": 500, "batch": 16}},
+    )
+    config = replace(config, compute=config.compute.model_copy(update={"chunk": 4}))
+    sizes = sizes_of(config.data)
+    data = hollow_set(sizes.title, sizes.counts, sizes.image_shape, sizes.tests, sizes.class_names)
+    found = counted(config, data, installed(), gpus=4)
+    parts = [*found.method, *found.lines]
+    own = [part.own.multiply_adds / part.work.multiply_adds for part in parts]
+    assert own == pytest.approx(shares, rel=0.05)
     one, four = (plan(config, sizes, on="a100", gpus=gpus) for gpus in (1, 4))
-    shares = [after.seconds / before.seconds for before, after in zip(one.parts[1:], four.parts[1:], strict=True)]
-    assert shares == pytest.approx([0.3, 1, 1])  # 3 of 10 classes, and each training on one
-    assert one.seconds == pytest.approx(sum(part.seconds for part in one.parts))
-    assert four.seconds == pytest.approx(four.parts[1].seconds + max(part.seconds for part in four.parts[2:]))
+    assert four.multiply_adds == one.multiply_adds
+    assert four.seconds == pytest.approx(sum(part.seconds for part in four.parts))
     assert side_by_side([3.0, 2.0, 2.0], 2) == 4.0
+
+
+def test_each_gpu_trains_other_teachers_and_does_all_of_a_recovery(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = small("sre2l", matcher={"teacher": {**TEACHER, "count": 3}}, network=NARROW)
+    data = hollow_set("equal", [20] * 4, (1, SIDE, SIDE), 8)
+    found = counted(config, data, installed(), [], gpus=2)
+    teachers = [one.own.multiply_adds / one.work.multiply_adds for one in found.beforehand]
+    assert teachers == [1, 0, 1, 1, 1, 1]  # and the statistics of all of them
+    assert found.method[0].own.multiply_adds == found.method[0].work.multiply_adds
 
 
 def test_a_long_run_says_what_is_planned_and_a_short_one_does_not(ltdd, monkeypatch):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ltdd_core import ranks
 from ltdd_core.data.longtail import by_count
 from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.data.sampler import Sampler
@@ -22,9 +23,9 @@ from ltdd_core.distillation.task import SYNTHETIC_PIXELS, Distillation
 from ltdd_core.distillation.trajectories import Trajectories
 from ltdd_core.identity import digest
 from ltdd_core.networks.job import Job, Key
-from ltdd_core.networks.store import Plan, Trained
+from ltdd_core.networks.store import NetworkStore, Plan, Trained
 from ltdd_core.networks.trajectory import Report, Trajectory
-from ltdd_core.planning.counting import Counting, Work, hollow
+from ltdd_core.planning.counting import NOTHING, Counting, Work, hollow
 from ltdd_core.setup import Setup
 from ltdd_core.storage import digest_of
 from ltdd_core.training.sets import TrainingSet
@@ -70,14 +71,27 @@ class DryStore(Plan):
         count = min(images, chunk)
         with self.counting.apart(noted=True) as applied:
             yield count
+        chunks = math.ceil(images / chunk)
+        own = len(range(chunks)[ranks.share_of(chunks)]) / chunks if chunks >= ranks.count() else 1.0
         what = f"applying a network to {images} images"
-        self.trainings.append(PlannedTraining(what, applied.work * (images / count), applied.peak, 0))
+        self.trainings.append(PlannedTraining(what, applied.work * (own * images / count), applied.peak, 0))
 
     def trained(self, job: Job, keep_going: Callable[[], None] = lambda: None) -> Trained:
         """An untrained network, as a trained one is used."""
         if self.is_new(job.key):
             self.note(job, str((job.key or {}).get("what", "a network")))
         return Trained(job.ready(job.make().eval().requires_grad_(False)), None)
+
+    def apart(self, trainings: Sequence[Callable[[NetworkStore], object]], keep_going: Callable[[], None]) -> None:
+        """Note what the first process of a run trains; what the others train at the same time costs it nothing."""
+        if ranks.count() == 1 or len(trainings) == 1:
+            return
+        for place, training in enumerate(trainings):
+            noted, others = len(self.trainings), place % ranks.count() != ranks.rank()
+            with ranks.alone():
+                training(self)
+            if others:
+                self.trainings[noted:] = [replace(one, work=NOTHING) for one in self.trainings[noted:]]
 
     def artefact(
         self, key: Key | None, compute: Callable[[], dict[str, Tensor]], keep_going: Callable[[], None] = lambda: None
@@ -90,7 +104,7 @@ class DryStore(Plan):
             self.trainings.append(PlannedTraining(str((key or {}).get("what", "")), count.work, count.peak, size))
         return tensors
 
-    def note(self, job: Job, what: str, *, count: int = 1, disk: int | None = None) -> None:
+    def note(self, job: Job, what: str, *, count: int = 1, disk: int | None = None, apart: bool = False) -> None:
         """Note a training, of which one step is counted.
 
         Args:
@@ -98,12 +112,14 @@ class DryStore(Plan):
             what: it is, in words.
             count: how many there are of its kind.
             disk: bytes that are kept of each; the weights unless given.
+            apart: whether each process of a run trains other ones.
         """
         network = job.make()
         kept = FP32 * sum(value.numel() for value in network.state_dict().values()) if disk is None else disk
-        with self.counting.apart(noted=True) as step:
+        with self.counting.apart(noted=True) as step, ranks.alone() if apart else nullcontext():
             images = job.first_step(network)
-        times = count * job.length.seen / max(1, images)
+        own = len(range(count)[ranks.rank() :: ranks.count()]) if apart else count
+        times = own * job.length.seen / max(1, images)
         self.trainings.append(PlannedTraining(what, step.work * times, step.peak, count * kept, count))
 
     def is_new(self, key: Key | None) -> bool:
@@ -180,7 +196,7 @@ class DryTrajectories(Trajectories):
         """Note the trainings, which differ in nothing that costs."""
         store, first = self._trainer.store, self[0]
         if isinstance(store, DryStore) and store.is_new(first.key):
-            store.note(first.job, f"{self.name}s", count=count, disk=first.size(first.job.epochs))
+            store.note(first.job, f"{self.name}s", count=count, disk=first.size(first.job.epochs), apart=True)
 
 
 class DryTrajectory(Trajectory):

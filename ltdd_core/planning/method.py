@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
+from ltdd_core import ranks
 from ltdd_core.distillation.batch_matcher import BatchMatcher
 from ltdd_core.distillation.matcher import Matcher, Synthetic
 from ltdd_core.distillation.task import Distillation, task_of
@@ -45,8 +47,6 @@ class MethodCount:
     setup: DrySetup
     store: DryStore
     """Notes what the method trains beforehand."""
-    gpus: int
-    """Among how many the classes are divided."""
     parts: float = 1.0
     """Images that go through a network at once, as a share of those of the run."""
 
@@ -70,8 +70,9 @@ class MethodCount:
             if matched.group is None:
                 matched = replace(matched, peak=self._peak_of_parts(some.peak, matched.peak))
         group = matched.group
-        if group is None:  # what is divided are the classes, and with them the tensors
-            return replace(matched, peak=round(matched.peak * len(self._own()) / self.classes)), remarks
+        if group is None:
+            return matched, remarks
+        matched = replace(matched, step=matched.step * (len(self._own()) / self.classes))
         if len(group) < self.classes:
             matched = replace(matched, peak=self._peak(group))
             remarks.append(
@@ -143,9 +144,7 @@ class MethodCount:
 
     def _largest_group(self, matcher: Matcher) -> tuple[int, ...] | None:
         """The group with most images, as a prepared matcher divides the classes of a GPU."""
-        if not isinstance(matcher, BatchMatcher):
-            return None
-        if not matcher.sums_over_classes and type(matcher).matched_together is BatchMatcher.matched_together:
+        if not _goes_through_groups(matcher):
             return None
         own, counts, ipc = self._own(), self.setup.data.counts, self.setup.ipc_of_class
         of_class = [counts[label] for label in own], [ipc[label] for label in own]
@@ -155,9 +154,9 @@ class MethodCount:
 
         return tuple(own[place] for place in max(matcher.matched_together(*of_class), key=images))
 
-    def _own(self) -> range:
+    def _own(self) -> Sequence[int]:
         """The classes of a GPU."""
-        return range(0, self.classes, self.gpus)
+        return ranks.share_of_classes(self.classes)
 
     # ---- counting --------------------------------------------------------------------------------
 
@@ -206,7 +205,8 @@ class MethodCount:
         with counting.apart() as all_of_it:
             matcher.prepare(task)
             if type(matcher).iterative:
-                with counting.apart() as one:
+                grouped = _goes_through_groups(matcher)  # then a GPU's share of all classes is taken of the sum
+                with counting.apart() as one, ranks.alone() if grouped else nullcontext():
                     matcher.step(0)
                 step = one.work
             made = matcher.distilled()
@@ -243,6 +243,13 @@ def _further(fewer: Matched, more: Matched, times: float) -> Matched:
         peak=round(more.peak + (more.peak - fewer.peak) * times),
         disk=round(more.disk + (more.disk - fewer.disk) * times),
     )
+
+
+def _goes_through_groups(matcher: Matcher) -> TypeGuard[BatchMatcher]:
+    """Whether the processes of a run share the classes of a method, each of which goes through groups of its own."""
+    if not isinstance(matcher, BatchMatcher):
+        return False
+    return matcher.sums_over_classes or type(matcher).matched_together is not BatchMatcher.matched_together
 
 
 def _in_a_row(number: int, size: int) -> list[range]:

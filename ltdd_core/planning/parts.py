@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from ltdd_core import ranks
 from ltdd_core.config.model import Config
 from ltdd_core.data.sets import LongTailedSet
 from ltdd_core.distillation.matcher import Matcher
@@ -35,8 +36,8 @@ class Part:
     """Bytes of the tensors that there are at once, on each GPU if there are several."""
     disk: int = 0
     """Bytes that it leaves on the disk."""
-    shares: int = 1
-    """Among how many GPUs it can be divided."""
+    own: Work = NOTHING
+    """What one GPU has to do of it: all where there is no other."""
 
 
 @dataclass
@@ -57,18 +58,30 @@ LineOf = tuple[Line, Config]
 def counted(
     config: Config, data: LongTailedSet, catalog: Catalog, lines: Sequence[LineOf] | None = None, *, gpus: int = 1
 ) -> Counted:
-    """Take the way of a run with hollow images, and count.
+    """Take the way of a run with hollow images, and count: alone, and as the first of its processes if there are more.
 
     Args:
         config: to be computed on the CPU, not compiled, in one precision and with a chunk of its own.
         data: hollow.
         catalog: where it was resolved.
         lines: of the table; those of the configuration unless given.
-        gpus: among how many the classes are divided.
+        gpus: how many there are, each of which has a process of the run.
 
     Raises:
         InputError: what a run would refuse.
     """
+    alone = _counted(config, data, catalog, lines)
+    if gpus == 1:
+        return alone
+    with ranks.as_first_of(gpus):
+        first = _counted(config, data, catalog, lines)
+    for parts, own in ((alone.beforehand, first.beforehand), (alone.method, first.method), (alone.lines, first.lines)):
+        parts[:] = [replace(part, own=one.own, peak=one.peak) for part, one in zip(parts, own, strict=True)]
+    return replace(alone, remarks=first.remarks)
+
+
+def _counted(config: Config, data: LongTailedSet, catalog: Catalog, lines: Sequence[LineOf] | None) -> Counted:
+    """What this process does."""
     counting, found = Counting(), Counted()
     store = DryStore(counting)
     with (
@@ -80,7 +93,7 @@ def counted(
         warnings.simplefilter("ignore")  # of those who find that all images are equal
         vars(setup)["shared"] = store
         setup.check_network()
-        matched = _method(setup, store, found, gpus)
+        matched = _method(setup, store, found)
         found.beforehand = [_part(training) for training in store.trainings]
         distilled = _labelled(setup, store, _distilled(setup, matched), found)
         for line, way in [(line, config) for line in lines_of(config, catalog)] if lines is None else lines:
@@ -92,17 +105,22 @@ def counted(
 
 def _part(training: PlannedTraining) -> Part:
     count = f"{training.count} x " if training.count > 1 else ""
-    return Part(f"{count}{training.what}", training.work, training.peak, training.disk, training.count)
+    return _made(f"{count}{training.what}", training.work, training.peak, training.disk)
 
 
-def _method(setup: DrySetup, store: DryStore, found: Counted, gpus: int) -> Matched:
-    config, classes = setup.config, setup.data.classes
-    matched, remarks = MethodCount(setup, store, gpus).result()
+def _made(name: str, work: Work, peak: int, disk: int = 0) -> Part:
+    """A part that this process does."""
+    return Part(name, work, peak, disk, work)
+
+
+def _method(setup: DrySetup, store: DryStore, found: Counted) -> Matched:
+    config = setup.config
+    matched, remarks = MethodCount(setup, store).result()
     found.remarks += remarks
     steps = config.run.iterations if config.matcher.component.iterative else 0
     name = f"{config.matcher.shown}, {steps} steps" if steps else config.matcher.shown
     work = matched.beside + matched.step * steps
-    found.method.append(Part(name, work, matched.peak, matched.disk, classes))
+    found.method.append(_made(name, work, matched.peak, matched.disk))
     return matched
 
 
@@ -136,7 +154,7 @@ def _labelled(setup: DrySetup, store: DryStore, distilled: DistilledSet, found: 
     with store.counting.apart() as labels:
         distilled = labelled(setup, distilled)
     found.beforehand += [_part(training) for training in store.trainings[noted:]]
-    found.method.append(Part(f"labels, {chosen.shown}", labels.work, labels.peak))
+    found.method.append(_made(f"labels, {chosen.shown}", labels.work, labels.peak))
     return distilled
 
 
@@ -155,7 +173,7 @@ def _line(line: Line, setup: DrySetup, store: DryStore, distilled: DistilledSet,
             if setup.config.compute.keep and classifier is not None:
                 kept += FP32 * sum(value.numel() for value in classifier.state_dict().values())
     parts: Sequence[PlannedTraining] = store.trainings[noted:]
-    return Part(
+    return _made(
         line.name,
         sum((part.work for part in parts), own.work),
         max([own.peak, *(part.peak for part in parts)]),

@@ -55,7 +55,7 @@ class Plan:
     parts: tuple[PlannedPart, ...]
     """In the order of the run."""
     seconds: float
-    """Of all parts.  On several GPUs it is less than the sum: classifiers are trained side by side."""
+    """Of all parts."""
     host_memory: int
     """Bytes that a process needs at its peak, beside a GPU."""
     device_memory: int | None
@@ -155,16 +155,14 @@ def _to_count(config: Config, rates: Rates, image_shape: tuple[int, int, int]) -
 def _plan(config: Config, sizes: DataSizes, rates: Rates, gpus: int, found: Counted) -> Plan:
     data, computed = _data(sizes), [*found.beforehand, *found.method, *found.lines]
     pixels = math.prod(sizes.image_shape)
-    planned = [_planned(part, rates, gpus) for part in computed]
+    planned = [_planned(part, rates) for part in computed]
     parts, images = [data, *planned], sizes.images * pixels
     peak = max((part.memory for part in planned), default=0)
-    lines = [part.seconds for part in parts[len(parts) - len(found.lines) :]]
-    before = sum(part.seconds for part in parts) - sum(lines)
     return Plan(
         f"{config.matcher.shown} on {sizes.title}: {sizes.images} training images of {len(sizes.counts)} classes, "
         f"{'x'.join(map(str, sizes.image_shape))}",
         tuple(parts),
-        before + side_by_side(lines, gpus),
+        sum(part.seconds for part in parts),
         BASE + data.memory + (0 if rates.on_gpu else peak),
         images + peak if rates.on_gpu else None,
         rates,
@@ -184,10 +182,9 @@ def _data(sizes: DataSizes) -> PlannedPart:
     return PlannedPart("data", 0, 0, held, images * decoding)
 
 
-def _planned(part: Part, rates: Rates, gpus: int) -> PlannedPart:
-    """A part on so many GPUs: the one that has most to do decides."""
-    share = math.ceil(part.shares / gpus) / part.shares
-    seconds = rates.seconds(_at_least_nothing(part.work)) * share
+def _planned(part: Part, rates: Rates) -> PlannedPart:
+    """A part, as long as the first GPU takes for its share."""
+    seconds = rates.seconds(_at_least_nothing(part.own))
     return PlannedPart(part.name, part.work.multiply_adds, part.peak, part.disk, seconds)
 
 
@@ -219,8 +216,8 @@ def _about(rates: Rates, gpus: int) -> list[str]:
     ]
     if gpus > 1:
         said.append(
-            f"On {gpus} GPUs the method is divided by classes, and trainings are done side by side, each on one GPU; "
-            "what the GPUs send each other is left out."
+            f"On {gpus} GPUs each does what a process of the run does: some of the classes, of a batch's images or of "
+            "several teachers where the run shares them, and else all. What they send each other is left out."
         )
     return said
 
