@@ -6,6 +6,7 @@ import shutil
 import sys
 import textwrap
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ import torch
 from click.testing import CliRunner
 
 from ltdd_core.cli import cli
+from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.progress import Display, nobody
 from ltdd_core.runs import precision
+from ltdd_core.testing import tiny_long_tailed
 
 FP32 = {precision.name_of(torch.device(kind)): 1.0 for kind in ["cpu", *["cuda"] * torch.cuda.is_available()]}
 """A measurement by which bf16 is no faster: what tests expect must not depend on the processor that they run on."""
@@ -121,6 +124,29 @@ def finished_once(tmp_path_factory) -> Path:
 def finished(finished_once, tmp_path_factory) -> Path:
     """A copy of a finished tiny run: what a test trains on it, no other test finds there."""
     return shutil.copytree(finished_once, tmp_path_factory.mktemp("finished") / "run")
+
+
+class _Double(PerChannel):
+    """Normalised images in float64."""
+
+    def apply(self, images):
+        return super().apply(images).double()
+
+
+@pytest.fixture
+def double():
+    """Everything in float64, so that equal equations give equal numbers; images are those of :func:`tiny_data`."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def tiny_data():
+    """The tiny set of 12, 5, 2 and 1 images, which networks see in torch's default dtype."""
+    data = tiny_long_tailed()
+    if torch.get_default_dtype() == torch.float32:
+        return data
+    return replace(data, normalisation=_Double(data.normalisation.mean, data.normalisation.std))
 
 
 def unclocked(document):

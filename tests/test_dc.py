@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, tiny_data
 from hypothesis import given, strategies as st
 from torch.nn import functional as F
 
@@ -26,11 +26,10 @@ from ltdd_core import (
     generator,
     gradient_in_chunks,
 )
-from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.networks.zoo import ConvNet
 from ltdd_core.progress import Display
 from ltdd_core.seeding import global_generator
-from ltdd_core.testing import IPC, PlainSampler, check_matcher, tiny_long_tailed, tiny_task
+from ltdd_core.testing import IPC, PlainSampler, check_matcher, tiny_task
 from ltdd_dc.distance import DISTANCES
 from ltdd_dc.gradients import SECOND_ORDER
 from ltdd_dc.matcher import DatasetCondensation, SiameseCondensation, published_loops
@@ -40,30 +39,13 @@ SHORT = {"outer_loop": 2, "inner_loop": 2}
 EVERYTHING = "color_crop_cutout_flip_scale_rotate"
 
 
-class Double(PerChannel):
-    """Normalised images in float64."""
-
-    def apply(self, images):
-        return super().apply(images).double()
-
-
-@pytest.fixture
-def double():
-    """Everything in float64, so that equal equations give equal numbers."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def small_network(shape, outputs, norm="instance"):
     return ConvNet(shape, outputs, ConvNet.Options(depth=2, width=5, norm=norm))
 
 
 def small_task(*, precision="fp32", compiled=False, norm="instance", chunk=4, augment=EVERYTHING):
-    """The tiny set of 12, 5, 2 and 1 images, with a network of two blocks, in torch's default dtype."""
-    data = tiny_long_tailed()
-    if torch.get_default_dtype() == torch.float64:
-        data = replace(data, normalisation=Double(data.normalisation.mean, data.normalisation.std))
+    """The tiny set with a network of two blocks, in torch's default dtype."""
+    data = tiny_data()
     pool = NetworkPool(
         lambda shape, outputs: small_network(shape, outputs, norm),
         data.image_shape,

@@ -6,11 +6,10 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import TINY, one_line_error
+from conftest import TINY, one_line_error, tiny_data
 from torch.nn import functional as F
 
 from ltdd_core import InputError, Interrupted, NetworkPool, configure, distill, generator, load_distilled
-from ltdd_core.data.normalisation import PerChannel
 from ltdd_core.networks.zoo import ConvNet
 from ltdd_core.progress import Display
 from ltdd_core.testing import PlainSampler, check_matcher, tiny_long_tailed, tiny_task
@@ -22,24 +21,8 @@ SHORT = {**QUEUE, "factor": 2, "batch_real": 4, "cross_entropy": 0.05}
 """A queue that is full after the first step, so that networks leave it."""
 
 
-class Double(PerChannel):
-    """Normalised images in float64."""
-
-    def apply(self, images):
-        return super().apply(images).double()
-
-
-@pytest.fixture
-def double():
-    """Everything in float64, so that equal equations give equal numbers."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def task_in_double():
-    data = tiny_long_tailed()
-    data = replace(data, normalisation=Double(data.normalisation.mean, data.normalisation.std))
+    data = tiny_data()
     return tiny_task(data, PlainSampler(data), ipc=IPC)
 
 

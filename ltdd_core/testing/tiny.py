@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -83,14 +83,38 @@ def tiny_task(
     """
     numbers = (ipc,) * data.classes if isinstance(ipc, int) else tuple(ipc)
     numbers = tuple(map(min, numbers, data.counts)) if keep_real else numbers
+    original, pool = partial(_original, data), _pool(data, seed, device, precision)
+    trainer = tiny_trainer(device=device, precision=precision)
+    trainer.seed, trainer.augmentation = seed, Augmentation("color_crop_cutout_flip_scale_rotate")
+    return Distillation(
+        data=data,
+        ipc_of_class=numbers,
+        draw_initial=lambda times: _initial((times * sum(numbers), *data.image_shape), seed, device),
+        sampler=sampler,
+        networks=pool,
+        augmentation=trainer.augmentation,
+        seed=seed,
+        device=device,
+        chunk=4,
+        features=TrainedFeatures(lambda: trainer, original),
+        component=_component,
+        trainer=trainer,
+        original=original,
+        trained=TeacherTraining(trainer, lambda named: original(named or "instance"), tiny_network_of, NetworkStore()),
+        pool=lambda named: pool,
+        keep_real=keep_real,
+    )
 
-    def draw_initial(times: int) -> tuple[Tensor, Tensor]:
-        shape = times * sum(numbers), *data.image_shape
-        images = torch.randn(shape, generator=generator(seed, "tiny initial")).to(device)
-        return images, torch.ones(len(images), dtype=torch.bool, device=device)
 
-    augmentation = Augmentation("color_crop_cutout_flip_scale_rotate")
-    pool = NetworkPool(
+def _initial(shape: tuple[int, ...], seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Noise to begin with, and that each image may change."""
+    images = torch.randn(shape, generator=generator(seed, "tiny initial")).to(device)
+    return images, torch.ones(len(images), dtype=torch.bool, device=device)
+
+
+def _pool(data: LongTailedSet, seed: int, device: torch.device, precision: str) -> NetworkPool:
+    """Random networks of the tiny kind."""
+    return NetworkPool(
         tiny_network,
         data.image_shape,
         data.classes,
@@ -99,34 +123,13 @@ def tiny_task(
         calibration=lambda step: data.normalisation.apply(data.train_images.to(device)),
         precision=precision,
     )
-    trainer = tiny_trainer(device=device, precision=precision)
-    trainer.seed, trainer.augmentation = seed, augmentation
 
-    def original(named: Named) -> TrainingSet:
-        order: Sampler = _component("sampler", named)
-        order.prepare(data)
-        return TrainingSet(
-            "original", data.train_images, data.train_labels, data.normalisation, data.classes, order.epoch
-        )
 
-    return Distillation(
-        data=data,
-        ipc_of_class=numbers,
-        draw_initial=draw_initial,
-        sampler=sampler,
-        networks=pool,
-        augmentation=augmentation,
-        seed=seed,
-        device=device,
-        chunk=4,
-        features=TrainedFeatures(lambda: trainer, lambda: original("instance")),
-        component=_component,
-        trainer=trainer,
-        original=original,
-        trained=TeacherTraining(trainer, lambda named: original(named or "instance"), tiny_network_of, NetworkStore()),
-        pool=lambda named: pool,
-        keep_real=keep_real,
-    )
+def _original(data: LongTailedSet, named: Named = "instance") -> TrainingSet:
+    """The long-tailed set in the order of a sampler."""
+    order: Sampler = _component("sampler", named)
+    order.prepare(data)
+    return TrainingSet("original", data.train_images, data.train_labels, data.normalisation, data.classes, order.epoch)
 
 
 def _component(kind: str, named: str | Mapping[str, Any]) -> Any:
