@@ -11,6 +11,7 @@ import pty
 import signal
 import struct
 import sys
+import tempfile
 import termios
 from fcntl import ioctl
 from multiprocessing.reduction import DupFd
@@ -130,6 +131,7 @@ def _command(arguments, folder, environment, before, streams):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # TMPDIR may be another one
     for number, stream in enumerate(streams, start=1):
         os.dup2(stream, number)
         os.close(stream)

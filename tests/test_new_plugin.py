@@ -44,7 +44,7 @@ def installed(folder: Path, site: Path, name: str = "mine-too") -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [kind if kind in ("matcher", "head") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+    "kind", [kind if kind == "matcher" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 )
 def test_a_new_plugin_works_and_passes_its_own_test(kind, ltdd, tmp_path):
     result = ltdd("new-plugin", "mine-too", "--kind", kind, "--out", tmp_path)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -188,10 +189,18 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     assert [session["from_step"] for session in facts["sessions"]] == [0, 3]
 
 
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """The folder of a finished run of two steps, to be copied."""
+    folder = tmp_path_factory.mktemp("two steps") / "a"
+    distill(tiny(iterations=2), folder)
+    return folder
+
+
 @pytest.mark.parametrize("name", ["run.json", "report.json", "checkpoint.safetensors", "config.yaml"])
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b"[1]"])
-def test_a_damaged_file_of_a_run_is_one_line(tmp_path, name, content):
-    distill(tiny(iterations=2), tmp_path / "a")
+def test_a_damaged_file_of_a_run_is_one_line(two_steps, tmp_path, name, content):
+    shutil.copytree(two_steps, tmp_path / "a")
     (tmp_path / "a" / name).write_bytes(content)
     with pytest.raises(InputError, match=f"{name.split('.')[0]}|holds (no|a) run"):
         distill(tiny(iterations=2), tmp_path / "a", resume=True)

@@ -272,27 +272,39 @@ class Layer:
 PLAIN_CODE = {"scale": 2, "power": 3, "operator": "+"}
 
 
-@pytest.mark.parametrize("changed", [{}, {"scale": 4}, {"power": 5}, {"operator": "*"}], ids=str)
-def test_the_code_that_a_function_or_a_class_uses_counts(tmp_path, monkeypatch, changed):
-    expected = {
-        "user.Sampler().epoch": {"scale", "power", "operator"},
-        "user.loss": {"scale", "operator"},
-        "user.Layer(3)": set(),
-    }
+USES = {
+    "user.Sampler().epoch": {"scale", "power", "operator"},
+    "user.loss": {"scale", "operator"},
+    "user.Layer(3)": set(),
+}
 
-    def told(values):
-        (tmp_path / "written_by_a_user.py").write_text(CODE.format(**values))
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """Says the identities of the code with given values, each time in another process."""
+
+    @functools.cache
+    def told_of(*values):
+        folder = tmp_path_factory.mktemp("user")
+        (folder / "written_by_a_user.py").write_text(CODE.format(**dict(values)))
         command = (
             "import json, sys; sys.dont_write_bytecode = True; import written_by_a_user as user;"
-            f"from ltdd_core.identity import identity; print(json.dumps(list(map(identity, [{', '.join(expected)}]))))"
+            f"from ltdd_core.identity import identity; print(json.dumps(list(map(identity, [{', '.join(USES)}]))))"
         )
-        result = subprocess.run(
-            [sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=tmp_path
-        )
+        result = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=folder)
         return json.loads(result.stdout)
 
+    return lambda values: told_of(*values.items())
+
+
+def test_the_same_code_is_the_same_in_another_process(told):
+    assert told(PLAIN_CODE) == told(dict(reversed(PLAIN_CODE.items())))
+
+
+@pytest.mark.parametrize("changed", [{"scale": 4}, {"power": 5}, {"operator": "*"}], ids=str)
+def test_the_code_that_a_function_or_a_class_uses_counts(told, changed):
     found = zip(told(PLAIN_CODE), told({**PLAIN_CODE, **changed}), strict=True)
-    for (expression, counts), (before, after) in zip(expected.items(), found, strict=True):
+    for (expression, counts), (before, after) in zip(USES.items(), found, strict=True):
         assert (before != after) == bool(counts & set(changed)), expression
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from fcntl import ioctl
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from conftest import TINY, one_line_error
@@ -86,10 +87,10 @@ def test_whether_a_run_is_running_is_told_without_touching_it(finished, tmp_path
 
 
 @contextmanager
-def distilling_into(run: Path, *, iterations: int) -> Iterator[subprocess.Popen[bytes]]:
+def distilling_into(run: Path, *, iterations: int) -> Iterator[forked.Command]:
     """A real process that has distilled at least one step."""
-    command = [LTDD, "distill", "--method", "dm", *TINY[2:], "--iterations", str(iterations), "--out", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    command = ["distill", "--method", "dm", *TINY[2:], "--iterations", iterations, "--out", run]
+    with forked.start(*command) as process:
         deadline = time.monotonic() + 120
         while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
             assert time.monotonic() < deadline
@@ -105,15 +106,11 @@ def test_a_killed_run_is_not_watched_for_ever(tmp_path):
         distilling.kill()
     files = {file.name: file.read_bytes() for file in run.iterdir()}
     assert is_running(run) is False
-    once = subprocess.run([LTDD, "watch", str(run)], capture_output=True, text=True, timeout=60, check=True).stdout
-    ours, theirs = pty.openpty()
-    with subprocess.Popen([LTDD, "watch", str(run)], stdout=theirs, stderr=theirs) as watching:
-        os.close(theirs)
-        text = b""
-        while piece := _read(ours):
-            text += piece
+    with forked.start("watch", run, output=tmp_path / "once") as watching:
         assert watching.wait(60) == 0
-    for shown in (once, text.decode()):
+    code, sent = forked.on_a_terminal("watch", run, columns=80)
+    assert code == 0
+    for shown in ((tmp_path / "once").read_text(), sent):
         assert "not running" in shown
         assert "to go" not in shown
         plain = re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", shown)
@@ -138,7 +135,7 @@ def test_a_running_run_is_followed_to_its_end_in_a_terminal(tmp_path):
             os.close(theirs)
             text = os.read(ours, 10000)  # the first look
             distilling.send_signal(signal.SIGCONT)
-            while piece := _read(ours):
+            while piece := forked.read(ours):
                 text += piece
             assert watching.wait(60) == 0
         assert distilling.wait(60) == 0
@@ -149,13 +146,6 @@ def test_a_running_run_is_followed_to_its_end_in_a_terminal(tmp_path):
     assert re.search(r"distilled, direct +\d", plain)
     assert plain.count("▀") >= 10 * 2 * 8 * 4  # two images of each class
     assert b"38;2;" in text
-
-
-def _read(terminal):
-    try:
-        return os.read(terminal, 10000)
-    except OSError:  # the other side is closed
-        return b""
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200), st.integers(1, 80))
