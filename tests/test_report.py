@@ -819,7 +819,7 @@ def overlap(figure):
     ]
 
 
-@pytest.mark.parametrize("classes", [3, 10, 100])
+@pytest.mark.parametrize("classes", [3, 10, pytest.param(100, marks=pytest.mark.slow)])
 def test_names_of_sixty_characters_in_three_scripts_fit_and_nothing_warns(classes):
     alphabet = ["a wild animal of the plains ", "Ωμέγα Ωμέγα Ωμέγα ", "Дикое_животное_степей_", "猫"]
     names = [(f"{label} " + alphabet[label % 4] * 60)[:60] for label in range(classes)]

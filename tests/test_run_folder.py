@@ -261,8 +261,17 @@ def stopped(finished, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("name", [METRICS, TIMES])
-@pytest.mark.parametrize("line", [b"null", b"5", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"step": true}', b"9" * 5000])
+LINES = (b"null", b"5", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"step": true}', b"9" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        *((METRICS, line) for line in LINES),
+        *(pytest.param(TIMES, line, marks=pytest.mark.slow) for line in LINES if line != b"null"),
+        (TIMES, b"null"),
+    ],
+)
 def test_a_damaged_line_of_a_log_is_left_out_and_said(ltdd, stopped, name, line):
     _, *rest = (stopped / name).read_bytes().splitlines()
     (stopped / name).write_bytes(b"\n".join([line, *rest, b""]))
