@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import forked
 import pytest
 import torch
 from conftest import TINY
@@ -21,7 +23,6 @@ from ltdd_core.ranks import OtherEnded
 from ltdd_core.runs.stop import INTERRUPTED
 from ltdd_core.storage import load_tensors
 
-LTDD = str(Path(sys.executable).with_name("ltdd"))
 TEACHERS = ["--set", "matcher.teacher.count=2", "--set", "matcher.teacher.epochs=2"]
 EXPERTS = ["--set", "matcher.experts.count=2", "--set", "matcher.experts.epochs=3", "--set", "matcher.syn_steps=2"]
 METHODS = {
@@ -42,14 +43,19 @@ METHODS = {
 def command(out, processes, *more, method="dm"):
     store = ["--store", str(Path(out).parent / f"store{processes}")]
     shared = ["--processes", str(processes), "--threads", "1", *store, "--out", str(out)]
-    return [LTDD, "distill", "--method", method, *TINY, *shared, *more]
+    return ["distill", "--method", method, *TINY, *shared, *more]
+
+
+def ended(words, folder, code, **environment):
+    """What a command prints, on both streams, by the time that it ends as it should."""
+    streams = [folder / f"{len(list(folder.iterdir()))} {name}" for name in ("output", "errors")]
+    process = forked.start(*words, environment=os.environ | environment, output=streams[0], errors=streams[1])
+    assert process.wait(300) == code, streams[1].read_text()
+    return SimpleNamespace(stdout=streams[0].read_text(), stderr=streams[1].read_text())
 
 
 def run(out, processes, *more, method="dm"):
-    words = command(out, processes, *more, method=method)
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return ended
+    return ended(command(out, processes, *more, method=method), out.parent, 0)
 
 
 def set_of(out):
@@ -138,35 +144,33 @@ def test_processes_train_other_classifiers_of_a_table_each(ltdd, finished, tmp_p
     words += ["--set", "training.original.epochs=2"]
     alone = ltdd(*words, "--out", tmp_path / "one")
     assert len(trained(alone.stderr)) == 4
-    together = [LTDD, *words, "--processes", "2", "--out", str(tmp_path / "two")]
-    ended = subprocess.run(together, capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert len(trained(ended.stderr)) == 2
-    assert all("seed 0" in line for line in trained(ended.stderr))
-    assert ended.stderr.count("the result is in") == 1
+    two = ended([*words, "--processes", "2", "--out", tmp_path / "two"], tmp_path, 0)
+    assert len(trained(two.stderr)) == 2
+    assert all("seed 0" in line for line in trained(two.stderr))
+    assert two.stderr.count("the result is in") == 1
     assert_same_result(tmp_path / "one", tmp_path / "two")
 
     words = ["evaluate", str(finished), "--repeats", "2", "--network", "mlp", "--quality", "--threads", "1", "--json"]
     ltdd(*words, "--store", tmp_path / "one", "--out", tmp_path / "three")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ltdd_core"]
-    ended = subprocess.run(
+    four = subprocess.run(
         [*torchrun, *words, "--store", tmp_path / "two", "--out", tmp_path / "four"],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert ended.returncode == 0, ended.stderr
-    assert not [line for line in trained(ended.stderr) if "seed 1" in line]
-    assert json.loads(ended.stdout)["run"] == str(tmp_path / "four")
+    assert four.returncode == 0, four.stderr
+    assert not [line for line in trained(four.stderr) if "seed 1" in line]
+    assert json.loads(four.stdout)["run"] == str(tmp_path / "four")
     assert_same_result(tmp_path / "three", tmp_path / "four")
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a process by /proc")
 def test_a_process_that_works_on_its_own_notices_that_another_one_is_killed(tmp_path):
-    words = [LTDD, "train", "--repeats", "2", *CLASSIFIERS, "--set", "training.original.epochs=100000", "--no-compile"]
+    words = ["train", "--repeats", "2", *CLASSIFIERS, "--set", "training.original.epochs=100000", "--no-compile"]
     words += ["--processes", "2", "--out", str(tmp_path / "out")]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+    with forked.start(*words, errors=tmp_path / "errors") as running:
         deadline = time.monotonic() + 120
         while len(list((tmp_path / "out").glob("networks/.*.lock"))) < 2:
             assert time.monotonic() < deadline
@@ -175,9 +179,10 @@ def test_a_process_that_works_on_its_own_notices_that_another_one_is_killed(tmp_
         time.sleep(1)  # for an epoch to be kept
         os.kill(helper_of(running), signal.SIGKILL)
         began = time.monotonic()
-        _, err = running.communicate(timeout=60)
+        code = running.wait(60)
     assert time.monotonic() - began < 30
-    assert running.returncode == 1
+    assert code == 1
+    err = (tmp_path / "errors").read_text()
     assert err.count("another process of this run has ended: stopped; finished networks are kept in") == 1
     assert len(list((tmp_path / "out" / "networks").glob("*.unfinished"))) == 1
 
@@ -188,8 +193,8 @@ def test_a_killed_process_ends_the_others_within_seconds_and_the_run_goes_on(tmp
     out, temporary = tmp_path / "run", tmp_path / "temporary"
     temporary.mkdir()
     words = command(out, 2, "--iterations", "100000", "--set", "compute.checkpoint_every=1")
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(words, env={**os.environ, "TMPDIR": str(temporary)}, **pipes) as running:
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with forked.start(*words, environment=environment, errors=tmp_path / "errors") as running:
         log, deadline = out / "metrics.jsonl", time.monotonic() + 120
         while not log.exists() or log.read_bytes().count(b"\n") < moment:
             assert time.monotonic() < deadline
@@ -198,9 +203,10 @@ def test_a_killed_process_ends_the_others_within_seconds_and_the_run_goes_on(tmp
         assert [path.name for path in temporary.glob("ltdd-*/ltdd-*/*")] == ["run"]
         os.kill(helper_of(running), signal.SIGKILL)
         began = time.monotonic()
-        _, err = running.communicate(timeout=60)
+        code = running.wait(60)
     assert time.monotonic() - began < 30
-    assert running.returncode == 1
+    assert code == 1
+    err = (tmp_path / "errors").read_text()
     assert not [*temporary.glob("ltdd-*")]
     assert err.count("another process of this run has ended") == 1
     done = load_tensors(out / "checkpoint.safetensors")[1]["step"]
@@ -218,9 +224,7 @@ def test_more_processes_than_a_machine_holds_are_refused(ltdd):
 
 
 def test_wrong_input_is_said_once(tmp_path):
-    ended = subprocess.run(command(tmp_path / "x", 2, "--ipc", "x"), capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert ended.stderr.count("Error:") == 1
+    assert ended(command(tmp_path / "x", 2, "--ipc", "x"), tmp_path, 2).stderr.count("Error:") == 1
 
 
 def test_a_helping_process_that_is_asked_to_stop_says_nothing(monkeypatch, capsys):
@@ -247,15 +251,12 @@ def test_a_helping_process_that_is_asked_to_stop_says_nothing(monkeypatch, capsy
         ("0", "WORLD_SIZE is '0', and no number of processes: unset it."),
     ],
 )
-def test_variables_that_torchrun_has_not_set_are_one_line(tmp_path, size, said):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
-    words = command(tmp_path / "x", 1)
-    ended = subprocess.run(
-        words, capture_output=True, text=True, check=False, env={**environment, "WORLD_SIZE": size, "RANK": "0"}
-    )
-    assert ended.returncode == 2
-    assert said in ended.stderr
-    assert ended.stderr.count("Error:") == 1
+def test_variables_that_torchrun_has_not_set_are_one_line(tmp_path, monkeypatch, size, said):
+    for name in [name for name in os.environ if name.startswith("MASTER_")]:
+        monkeypatch.delenv(name)
+    refused = ended(command(tmp_path / "x", 1), tmp_path, 2, WORLD_SIZE=size, RANK="0")
+    assert said in refused.stderr
+    assert refused.stderr.count("Error:") == 1
     assert not (tmp_path / "x").exists()
 
 
