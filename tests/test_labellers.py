@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from ltdd_core import (
+    CompiledNetwork,
     InputError,
     Interrupted,
     SoftLabels,
@@ -21,6 +22,7 @@ from ltdd_core import (
     configure,
     generator,
     load_distilled,
+    make_network,
 )
 from ltdd_core.commands import open_setup, task_of
 from ltdd_core.evaluation.labeller import Labelling
@@ -149,6 +151,19 @@ def test_class_statistics_are_those_of_each_class_over_images_and_pixels(chunk, 
             torch.testing.assert_close(found[name].mean[label], mean, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(found[name].var[label], var, rtol=1e-4, atol=1e-5)
     assert not network[1]._forward_pre_hooks
+
+
+def test_a_compiled_network_that_has_run_has_its_statistics_too():
+    """What was compiled before hooks were there does not call them."""
+    images, labels = torch.randn(8, 1, 8, 8, generator=generator(0, "images")), torch.arange(8) % 2
+    plain = make_network("convnet-d3", (1, 8, 8), 2, depth=1, width=4, norm="batch").eval()
+    compiled = CompiledNetwork(plain, "fp32", compiled=True).eval()
+    with torch.no_grad():
+        compiled(images)
+    found, expected = (class_statistics(each, [(images, labels)], 2) for each in (compiled, plain))
+    assert [name.removeprefix("inner.") for name in found] == list(expected) != []
+    for of, other in zip(found.values(), expected.values(), strict=True):
+        torch.testing.assert_close(of.mean, other.mean)
 
 
 def test_the_statistics_of_teachers_are_computed_once(tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ltdd_core.networks.compiled import CompiledNetwork
+
 
 @dataclass(frozen=True)
 class LayerStatistics:
@@ -37,6 +39,8 @@ def class_statistics(
         batches: normalised images ``[n, C, H, W]`` on the network's device, and their classes, int64 ``[n]``.
         classes: number of classes; one without images has mean 0 and variance 0.
     """
+    if isinstance(network, CompiledNetwork):  # compiled code that was made before hooks were there does not call them
+        network = network.eager
     seen: dict[str, Tensor] = {}
     layers = normalised_layers(network)
 
