@@ -283,7 +283,7 @@ class Teachers:
         key: dict[str, Any] | None = None
         try:
             images = identity(replace(data, order=None))
-            key = {"what": "class statistics of batch normalisation", "network": identity(network), "data": images}
+            key = {"what": "statistics of batch normalisation by class", "network": identity(network), "data": images}
         except Unidentified:
             pass
         tensors = trainer.store.artefact(key, compute, trainer.keep_going)
