@@ -201,27 +201,50 @@ class RecoveryMatcher(Matcher, ABC):
         loss = self.options.r * self._distance(found, self.labels[group], turn, averages, step)
         slopes = torch.autograd.grad(loss, found)
         entropies = torch.zeros_like(loss)
+        means = [layer.detach()[0] for layer in found]
         for part, share in zip(parts, shares, strict=True):
             self.task.keep_going()
-            images = self.images[part].requires_grad_(True)
-            logits, seen = observed(observer, self._views(images, part, step))
-            entropy = F.cross_entropy(logits, self.labels[part])
-            own = [about(moments(values), layer.detach()[0]) for values, layer in zip(seen, found, strict=True)]
-            change = torch.stack([(slope * term).sum() for slope, term in zip(slopes, own, strict=True)]).sum()
-            (gradient[part],) = torch.autograd.grad(share * (entropy + change), images)
-            entropies += share * entropy.detach()
+            gradient[part], entropy = self._of_part(part, share, means, slopes, observer, step)
+            entropies += share * entropy
         summed_over_processes(entropies)
         return loss.detach() + entropies
+
+    def _of_part(
+        self,
+        part: Tensor,
+        share: float,
+        means: Sequence[Tensor],
+        slopes: Sequence[Tensor],
+        observer: Observer,
+        step: int,
+    ) -> tuple[Tensor, Tensor]:
+        """The gradient of a part of a group, and its cross-entropy; what its layers held is free afterwards.
+
+        Args:
+            part: places of the images.
+            share: of the group, that the part has.
+            means: of the whole group, in each layer.
+            slopes: the derivative of the distance to the moments of the whole group, in each layer.
+            observer: the network whose turn it is.
+            step: decides the views.
+        """
+        images = self.images[part].requires_grad_(True)
+        logits, seen = observed(observer, self._views(images, part, step))
+        entropy = F.cross_entropy(logits, self.labels[part])
+        own = [about(moments(values), mean) for values, mean in zip(seen, means, strict=True)]
+        change = torch.stack([(slope * term).sum() for slope, term in zip(slopes, own, strict=True)]).sum()
+        (gradient,) = torch.autograd.grad(share * (entropy + change), images)
+        return gradient, entropy.detach()
 
     @torch.no_grad()
     def _moments(self, parts: Sequence[Tensor], observer: Observer, step: int) -> list[list[Tensor]]:
         """For each part of a group the moments that each batch normalisation is given."""
-        found = []
-        for part in parts:
+
+        def of(part: Tensor) -> list[Tensor]:
             self.task.keep_going()
-            seen = observed(observer, self._views(self.images[part], part, step))[1]
-            found.append([moments(values) for values in seen])
-        return found
+            return [moments(values) for values in observed(observer, self._views(self.images[part], part, step))[1]]
+
+        return [of(part) for part in parts]
 
     def _loss(self, images: Tensor, labels: Tensor, turn: int, averages: list[Tensor] | None, step: int) -> Tensor:
         """The loss of a group of images in the network whose turn it is."""
