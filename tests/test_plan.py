@@ -13,7 +13,7 @@ from ltdd_core.commands import open_setup
 from ltdd_core.data.load import load_long_tailed
 from ltdd_core.data.longtail import exponential_counts
 from ltdd_core.data.vision import Cifar10
-from ltdd_core.distillation import batch_matcher, matcher
+from ltdd_core.distillation import batch_matcher, task
 from ltdd_core.errors import InputError
 from ltdd_core.networks.store import NetworkStore
 from ltdd_core.planning import dry, expected, method, rates
@@ -237,7 +237,7 @@ def test_what_a_teacher_takes_does_not_grow_with_the_classes(monkeypatch, tmp_pa
 def test_memory_follows_the_images_that_go_through_a_network_at_once(name, chunk, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dry, "SYNTHETIC_PIXELS", 64 * 64 * 64)
-    monkeypatch.setattr(matcher, "SYNTHETIC_PIXELS", 64 * 64 * 64)
+    monkeypatch.setattr(task, "SYNTHETIC_PIXELS", 64 * 64 * 64)
     config = small(name, ipc=6, matcher={"teacher": TEACHER}, network=NARROW)
     config = replace(config, compute=config.compute.model_copy(update={"chunk": chunk}))
     data = hollow_set("many", [20] * 40, (1, 64, 64), 40)
@@ -370,14 +370,16 @@ def test_several_gpus_share_what_a_run_shares(norm, shares, monkeypatch):
     assert side_by_side([3.0, 2.0, 2.0], 2) == 4.0
 
 
-def test_each_gpu_trains_other_teachers_and_does_all_of_a_recovery(tmp_path, monkeypatch):
+def test_each_gpu_trains_other_teachers_and_recovers_some_of_a_group(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = small("sre2l", matcher={"teacher": {**TEACHER, "count": 3}}, network=NARROW)
+    config = small("sre2l", matcher={"teacher": {**TEACHER, "count": 3}}, network=NARROW, ipc=8)
     data = hollow_set("equal", [20] * 4, (1, SIDE, SIDE), 8)
     found = counted(config, data, installed(), [], gpus=2)
     teachers = [one.own.multiply_adds / one.work.multiply_adds for one in found.beforehand]
     assert teachers == [1, 0, 1, 1, 1, 1]  # and the statistics of all of them
-    assert found.method[0].own.multiply_adds == found.method[0].work.multiply_adds
+    recovery = found.method[0]
+    share = recovery.own.multiply_adds / recovery.work.multiply_adds
+    assert 0.5 * 3 / 2 <= share < 0.85  # half of the images go there, back and there once more; each GPU labels all
 
 
 def test_a_long_run_says_what_is_planned_and_a_short_one_does_not(ltdd, monkeypatch):

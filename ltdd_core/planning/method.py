@@ -122,8 +122,9 @@ class MethodCount:
             return line
         small, smaller = (self._in_parts(share * images / at_once) for share in (1, 0.5))
         peak: float = small._again(some).peak
-        of_class = (peak - small._again(few).peak) / (len(some) - len(few))
-        of_image = (peak - smaller._again(some).peak) / (0.5 * images)
+        half = smaller._again(some).peak  # all images of ``few`` are more than half of them, so both go in parts
+        of_class = (half - smaller._again(few).peak) / (len(some) - len(few))
+        of_image = (peak - half) / (0.5 * images)
         peak += of_class * (self.classes - len(some)) + of_image * (min(at_once, sum(ipc)) - images)
         return max(least, round(peak))
 
