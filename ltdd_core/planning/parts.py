@@ -76,7 +76,9 @@ def counted(
     with ranks.as_first_of(gpus):
         first = _counted(config, data, catalog, lines)
     for parts, own in ((alone.beforehand, first.beforehand), (alone.method, first.method), (alone.lines, first.lines)):
-        parts[:] = [replace(part, own=one.own, peak=one.peak) for part, one in zip(parts, own, strict=True)]
+        # a share of the images at once grows with the classes that are counted, so the line may lead above all of them
+        pairs = list(zip(parts, own, strict=True))
+        parts[:] = [replace(part, own=one.own, peak=min(part.peak, one.peak)) for part, one in pairs]
     return replace(alone, remarks=first.remarks)
 
 

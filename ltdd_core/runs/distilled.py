@@ -71,9 +71,9 @@ class DistilledSet:
         return self.soft_labels is not None or self.labeller is not None
 
     def ipc_in_words(self) -> str:
-        """``10 images a class``, or ``1 to 20 images a class (100 in all)``."""
+        """``10 images a class``, ``1 image a class``, or ``1 to 20 images a class (100 in all)``."""
         if isinstance(self.ipc, int):
-            return f"{self.ipc} images a class"
+            return f"{self.ipc} image{'' if self.ipc == 1 else 's'} a class"
         return f"{min(self.ipc)} to {max(self.ipc)} images a class ({sum(self.ipc)} in all)"
 
     def summary(self) -> str:
