@@ -269,6 +269,7 @@ def test_a_distilled_set_shows_its_images_or_says_why_it_cannot(result):
     assert (place["rows"], place["columns"]) == (10, 2)
     strange = dataclasses.replace(result.distilled, decoder={"name": "<nobody>"}, origin={})
     assert repr(strange) == "DistilledSet(2 images a class of 10 classes, 1x8x8)"
+    assert dataclasses.replace(strange, ipc=1).ipc_in_words() == "1 image a class"
     assert "needs the decoder of matcher &#x27;&lt;nobody&gt;&#x27;, which no installed" in strange._repr_html_()
 
 
