@@ -92,7 +92,8 @@ def command(
         of_read = None if labels is None else [labels[index] for index in read]
         row = None if of_read is None else _scored(classifier, log_p, of_read, test_imbalance)
         truths = None if of_read is None else [classifier.class_names[label] for label in of_read]
-    of_class = {name: number for number, members in enumerate(_groups(classifier), 1) for name in members}
+    groups = _groups(classifier)
+    of_class = {name: number for number, members in enumerate(groups, 1) for name in members}
     if as_json:
         click.echo(json.dumps(_document(run, classifier, names, answers, of_class, truths, row, len(given))))
         return
@@ -103,7 +104,7 @@ def command(
     if row is not None:
         print_rows(results, [row], classifier.class_names, classifier.counts)
         print_test_distributions(results, [row])
-    print_groups(results, _groups(classifier) or None)
+    print_groups(results, groups or None)
     results.print(_about_probabilities(classifier), soft_wrap=True)
     if csv_file is not None and not quiet:
         notes.print(f"{len(names)} answers are in {csv_file}", soft_wrap=True)
