@@ -68,19 +68,12 @@ def command(
     from ltdd_core.config.model import Compute
     from ltdd_core.config.validation import validate_options
     from ltdd_core.data.given import find_images
-    from ltdd_core.evaluation.label_shift import check_imbalances
     from ltdd_core.evaluation.stored import load_classifier
     from ltdd_core.runs.devices import computing, find_device
 
     results, notes = consoles(as_json)
     with only_json(as_json):
-        if as_json and csv_file is not None:
-            raise InputError("--json and --csv: choose one of them.")
-        if test_imbalance and truth is None:
-            raise InputError("--test-imbalance is about scores: use --truth too, which says what the classes are.")
-        check_imbalances(test_imbalance)
-        if csv_file is not None:
-            check_can_be_written(csv_file)
+        _check_options(csv_file, truth, test_imbalance, as_json)
         compute = validate_options(("compute",), Compute, {"device": device})
         where = find_device(compute)
         classifier = load_classifier(run, line, device=where)
@@ -108,6 +101,23 @@ def command(
     results.print(_about_probabilities(classifier), soft_wrap=True)
     if csv_file is not None and not quiet:
         notes.print(f"{len(names)} answers are in {csv_file}", soft_wrap=True)
+
+
+def _check_options(csv_file: Path | None, truth: str | None, test_imbalance: tuple[float, ...], as_json: bool) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        InputError: they do not, or the CSV file cannot be written.
+    """
+    from ltdd_core.evaluation.label_shift import check_imbalances
+
+    if as_json and csv_file is not None:
+        raise InputError("--json and --csv: choose one of them.")
+    if test_imbalance and truth is None:
+        raise InputError("--test-imbalance is about scores: use --truth too, which says what the classes are.")
+    check_imbalances(test_imbalance)
+    if csv_file is not None:
+        check_can_be_written(csv_file)
 
 
 def _print_answers(
