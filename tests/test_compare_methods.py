@@ -6,10 +6,12 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 from conftest import one_line_error
 
 from ltdd_core import configure, load_classifier, load_data
 from ltdd_core.commands import open_setup
+from ltdd_core.plugging.catalog import installed
 from ltdd_core.progress import Display
 from ltdd_methods.budget import measure
 from ltdd_methods.contest import Entry, placed, sentence
@@ -21,7 +23,7 @@ COMMAND = ("compare-methods", "--data", "digits-lt", "--minutes", "0.01", *SMALL
 STRANGERS = """
     import os, signal, time
     from pathlib import Path
-    from ltdd_core import Matcher, Synthetic, hookimpl
+    from ltdd_core import BaseOptions, Matcher, Synthetic, hookimpl, option
 
     class Still(Matcher):
         \"\"\"The initial images.\"\"\"
@@ -41,6 +43,21 @@ STRANGERS = """
                 time.sleep(0.01)
                 task.keep_going()
 
+    class Options(BaseOptions):
+        \"\"\"How long it prepares.\"\"\"
+        seconds: float = option(3600.0, "seconds of preparation")
+
+    class Thorough(Still):
+        \"\"\"Prepares for long, unless it has to be quick.\"\"\"
+        Options = Options
+        quick_preset = "thorough-quick"
+        def prepare(self, task):
+            began = time.monotonic()
+            while time.monotonic() - began < self.options.seconds:
+                time.sleep(0.01)
+                task.keep_going()
+            super().prepare(task)
+
     class Wrong(Still):
         \"\"\"Has a bug.\"\"\"
         def step(self, step):
@@ -58,8 +75,13 @@ STRANGERS = """
     def ltdd_register_matchers(register):
         register("still", Still)
         register("endless", Endless)
+        register("thorough", Thorough)
         register("wrong", Wrong)
         register("stopped", Stopped)
+
+    @hookimpl
+    def ltdd_register_presets(register):
+        register("thorough-quick", {"method": "thorough", "matcher": {"seconds": 0.1}})
 """
 
 
@@ -161,6 +183,53 @@ def test_a_strangers_method_is_compared_and_more_seeds_do_only_what_is_new(site,
     assert "steps of" not in second.stderr, "nothing is measured again"
     assert "Take " in second.stdout
     assert (tmp_path / "out" / "still-seed1" / "report.json").exists()
+
+
+def test_a_method_that_prepares_for_more_than_half_of_its_time_has_its_quick_preset(site, ltdd, tmp_path):
+    site.install("strangers", STRANGERS)
+    out = tmp_path / "out"
+    result = ltdd(*COMMAND, "--method", "thorough", "--method", "still", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "s of preparation, with the preset thorough-quick" in result.stderr
+    assert "thorough has the preset thorough-quick, since it has so little time" in result.stdout
+    assert yaml.safe_load((out / "thorough-seed0" / "config.yaml").read_text())["matcher"]["seconds"] == 0.1
+    again = ltdd(*COMMAND, "--method", "thorough", "--method", "still", "--out", out, "--json")
+    methods = json.loads(again.stdout)["methods"]
+    assert {name: one["preset"] for name, one in methods.items()} == {"thorough": "thorough-quick", "still": None}
+
+
+def test_a_method_that_begins_early_enough_keeps_its_usual_options(site, ltdd, tmp_path):
+    site.install("strangers", STRANGERS)
+    result = ltdd(
+        *COMMAND, "--method", "thorough", "--set", "matcher.seconds=0.02", "--out", tmp_path / "out", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    taken = json.loads(result.stdout)["methods"]["thorough"]
+    assert taken["preset"] is None
+    assert taken["iterations"] > 15, "steps of 0.02 s fill the half that the preparation might have taken"
+
+
+QUICK = ["csdm", "dance", "datm", "lad", "mtt", "ncfm", "tesla", "tgdd"]
+
+
+def epochs_beforehand(config):
+    """Of all networks that the options of a method ask for, over one another."""
+    options = [value for _, value in config.matcher.options if hasattr(value, "count") and hasattr(value, "epochs")]
+    (training,) = options
+    return training.count * (training.epochs or config.training.original.epochs)
+
+
+def test_these_methods_have_a_quick_preset():
+    catalog = installed()
+    assert [name for name in catalog.names("matcher") if catalog.get("matcher", name).load().quick_preset] == QUICK
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_a_quick_preset_is_one_of_the_method_and_trains_a_fifth_at_most(method):
+    usual = configure(method=method)
+    quick = configure(preset=usual.matcher.component.quick_preset)
+    assert quick.matcher.name == method
+    assert 5 * epochs_beforehand(quick) <= epochs_beforehand(usual)
 
 
 def test_the_validation_images_that_choose_train_nothing_and_are_scored_by_the_classifiers_of_the_runs(ltdd, tmp_path):

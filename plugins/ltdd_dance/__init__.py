@@ -73,6 +73,17 @@ TGDD: dict[str, Any] = {
     },
 }
 
+DANCE_QUICK: dict[str, Any] = {
+    "about": "DANCE with two networks of ten epochs, for those who have minutes.",
+    "method": "dance",
+    "matcher": {"teacher": {"count": 2, "epochs": 10}},
+}
+TGDD_QUICK: dict[str, Any] = {
+    "about": "TGDD with two trainings of 15 epochs, for those who have minutes.",
+    "method": "tgdd",
+    "matcher": {"trajectories": {"count": 2, "epochs": 15, "batch": 64}},
+}
+
 
 @hookimpl
 def ltdd_register_matchers(register: Register) -> None:
@@ -83,6 +94,8 @@ def ltdd_register_matchers(register: Register) -> None:
 
 @hookimpl
 def ltdd_register_presets(register: Register) -> None:
-    """The published values, at full length."""
+    """The published values, at full length, and what is enough for minutes."""
     register("dance-paper", DANCE)
     register("tgdd-paper", TGDD)
+    register("dance-quick", DANCE_QUICK)
+    register("tgdd-quick", TGDD_QUICK)

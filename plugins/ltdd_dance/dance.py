@@ -77,6 +77,7 @@ class DanceMatcher(PairMatcher):
   booktitle = {International Joint Conference on Artificial Intelligence (IJCAI)},
   year = {2024}
 }"""
+    quick_preset = "dance-quick"
 
     def loss(self, network: Network, real: Batch, synthetic: Batch) -> Tensor:
         """Squared distance of the class means, summed over classes and features."""

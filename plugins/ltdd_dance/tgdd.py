@@ -62,6 +62,7 @@ class TrajectoryGuidedMatcher(CalibratedMatcher):
   booktitle = {AAAI Conference on Artificial Intelligence},
   year = {2026}
 }"""
+    quick_preset = "tgdd-quick"
     together = True
 
     class Options(CalibratedMatcher.Options):

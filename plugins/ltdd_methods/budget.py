@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ltdd_core import Config, LongTailedSet, Matcher, OutOfTime
 from ltdd_core.commands import limited, open_setup, task_of
@@ -29,6 +29,14 @@ class Measured:
     """Seconds before the first step, with those of networks that are trained beforehand."""
     step: float
     """Seconds of a step, the median of those that were taken; 0 of a method that takes none."""
+    preset: str = ""
+    """The quick preset that the method needs for this; empty where its usual options do."""
+
+    def with_more(self, seconds: float) -> Measured:
+        """The same with so many seconds more."""
+        return (
+            replace(self, iterations=self.iterations + int(seconds / max(self.step, SHORTEST))) if self.step else self
+        )
 
 
 def measure(config: Config, data: LongTailedSet, seconds: float) -> Measured | None:

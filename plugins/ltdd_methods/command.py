@@ -87,8 +87,11 @@ def command(
     """Find out which method suits some images best.
 
     Each method is measured for a tenth of its time and then distils with as many steps as fit. What it trains
-    beforehand is part of its time. The classifiers are the same for all methods, and are trained for the same number of
-    epochs. A method keeps what it says of their learning rate and of its soft labels.
+    beforehand is part of its time. Where that takes more than half of it, the method has its quick preset, such as
+    dance-quick, with fewer and shorter trainings.
+
+    The classifiers are the same for all methods, and are trained for the same number of epochs. A method keeps what it
+    says of their learning rate and of its soft labels.
 
     Validation images choose the winner, and test images have no part in that. Where the data have no validation images,
     a fifth of the training images become some; --validation says another share. The same command goes on where it was
@@ -129,8 +132,8 @@ class _Wanted:
     below: dict[str, Any] = field(default_factory=dict)
     """What holds unless the user says something else."""
 
-    def config(self, method: str, seed: int | None = None, iterations: int = 0) -> Config:
-        """The configuration of a run.
+    def config(self, method: str, seed: int | None = None, iterations: int = 0, preset: str = "") -> Config:
+        """The configuration of a run; ``preset`` is one of the method, below those of the user.
 
         Raises:
             InputError: an unknown name or option, or a value out of range.
@@ -148,7 +151,7 @@ class _Wanted:
             dict(self.given),
             assignments=self.assignments,
             config_file=self.config_file,
-            preset=self.preset,
+            preset=(preset, *self.preset) if preset else self.preset,
             below=self.below,
             above=own,
         )
@@ -253,6 +256,7 @@ def _document(outcome: Outcome, data: LongTailedSet, minutes: float) -> dict[str
                 "seeds": [run.config.run.seed for run in runs],
                 "iterations": runs[0].config.run.iterations if runs[0].config.matcher.component.iterative else 0,
                 "seconds": seconds_of(runs),
+                "preset": outcome.quick.get(method),
             }
             for method, runs in outcome.runs.items()
         },

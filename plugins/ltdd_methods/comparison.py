@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,12 @@ PLAN = "plan.json"
 NO_TIME = "it has not taken a step when the time is over"
 DISTILLED = "distilled"
 
-Configure = Callable[[str, int, int], Config]
-"""``(method, seed, iterations) -> configuration``; with 0 iterations, as many as there are unless given.
+HALF = 0.5
+"""Share of the time that a method may prepare itself with its usual options, if it has a quick preset."""
+
+Configure = Callable[[str, int, int, str], Config]
+"""``(method, seed, iterations, preset) -> configuration``; with 0 iterations, as many as there are unless given; with
+an empty preset, none of the method.
 
 Raises:
     InputError: the method cannot be had.
@@ -85,6 +89,8 @@ class Outcome:
     """Why a method has no time for a step."""
     failed: dict[str, str]
     """Why a method, or a run, failed."""
+    quick: dict[str, str] = field(default_factory=dict)
+    """The quick preset of a method whose usual preparation takes too long."""
 
 
 def compare(
@@ -117,8 +123,9 @@ def compare(
     for method in methods:
         if method not in plan.methods:
             with _noting(outcome, method, report):
-                plan.note(method, measure(configure(method, seeds[0], 0), data, seconds))
+                plan.note(method, _measured(method, seeds[0], configure, data, seconds))
                 report(f"{method}: {in_words(plan.methods[method])}")
+    outcome.quick = {method: one.preset for method in methods if (one := plan.methods.get(method)) and one.preset}
     outcome.left_out = {method: NO_TIME for method in methods if method in plan.methods and not plan.methods[method]}
     todo = [(seed, method) for seed in seeds for method in methods if plan.methods.get(method)]
     for number, (seed, method) in enumerate(todo, start=1):
@@ -127,7 +134,7 @@ def compare(
             continue
         report(f"run {number}/{len(todo)}: {method}, seed {seed}")
         with _noting(outcome, method, report):
-            config = configure(method, seed, measured.iterations)
+            config = configure(method, seed, measured.iterations, measured.preset)
             found = distill(config, plan.path.parent / run_name(method, seed), resume=True, display=display)
             outcome.runs.setdefault(method, []).append(found)
     for method in outcome.failed:
@@ -135,14 +142,28 @@ def compare(
     return outcome
 
 
+def _measured(method: str, seed: int, configure: Configure, data: LongTailedSet, seconds: float) -> Measured | None:
+    """What a method does in its time: as it is where it begins early enough, else with its quick preset."""
+    usual = configure(method, seed, 0, "")
+    matcher = usual.matcher.component
+    if not matcher.quick_preset:
+        return measure(usual, data, seconds)
+    patience = HALF * seconds if matcher.iterative else seconds
+    if found := measure(usual, data, patience):
+        return found.with_more(seconds - patience)
+    quick = measure(configure(method, seed, 0, matcher.quick_preset), data, seconds)
+    return quick and replace(quick, preset=matcher.quick_preset)
+
+
 def in_words(measured: Measured | None) -> str:
     """What a method does in its time."""
     if measured is None:
         return f"left out: {NO_TIME}"
     before = f" after {measured.beforehand:.1f} s of preparation" if measured.beforehand >= 0.1 else ""
+    preset = f", with the preset {measured.preset}" if measured.preset else ""
     if not measured.iterations:
-        return f"takes no steps{before}"
-    return f"{measured.iterations} steps of {measured.step:.3g} s fit in{before}"
+        return f"takes no steps{before}{preset}"
+    return f"{measured.iterations} steps of {measured.step:.3g} s fit in{before}{preset}"
 
 
 def run_name(method: str, seed: int) -> str:

@@ -28,6 +28,9 @@ def print_document(console: Console, document: Document) -> None:
     for row in document["without_method"]:
         numbers = f"{row['validation'][0]:.1f} on validation images, {_spread(row['accuracy'])} on test images"
         console.print(f"without a method, {row['line']}: {numbers}", soft_wrap=True, markup=False)
+    for method, known in document["methods"].items():
+        if known["preset"]:
+            console.print(f"{method} has the preset {known['preset']}, since it has so little time", soft_wrap=True)
     for method, why in {**document["left_out"], **document["failed"]}.items():
         console.print(f"left out: {method}: {why}", soft_wrap=True, markup=False)
     console.print(document["sentence"], style="bold", soft_wrap=True, markup=False)

@@ -130,6 +130,11 @@ LAD: dict[str, Any] = {
 }
 """For CIFAR-10-LT at imbalance factor 100 with 10 images a class and ZCA whitening."""
 
+QUICK: dict[str, Any] = {
+    "about": "Two experts of 15 epochs and short students, for those who have minutes.",
+    "matcher": {"syn_steps": 8, "expert_epochs": 2, "experts": {"count": 2, "epochs": 15, "batch": 64}},
+}
+
 
 @hookimpl
 def ltdd_register_matchers(register: Register) -> None:
@@ -142,7 +147,9 @@ def ltdd_register_matchers(register: Register) -> None:
 
 @hookimpl
 def ltdd_register_presets(register: Register) -> None:
-    """The published values, at full length."""
+    """The published values, at full length, and what is enough for minutes."""
+    for method in ("mtt", "tesla", "datm", "lad"):
+        register(f"{method}-quick", {**QUICK, "method": method})
     register("mtt-paper", PAPER)
     register("tesla-paper", TESLA)
     register("datm-paper", DATM)

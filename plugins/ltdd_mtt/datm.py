@@ -96,6 +96,7 @@ class WindowMatcher(ExpertMatcher):
   booktitle = {International Conference on Learning Representations (ICLR)},
   year = {2024}
 }"""
+    quick_preset = "datm-quick"
     Options = WindowOptions
     options: WindowOptions
 

@@ -102,6 +102,7 @@ class DecoupledMatcher(WindowMatcher):
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   year = {2025}
 }"""
+    quick_preset = "lad-quick"
     Options = DecoupledOptions
     options: DecoupledOptions
 

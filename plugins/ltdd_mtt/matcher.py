@@ -24,6 +24,7 @@ class TrajectoryMatcher(ExpertMatcher):
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   year = {2022}
 }"""
+    quick_preset = "mtt-quick"
     Options = GradientOptions
 
     def labels_of(self, expert: int, start: int) -> Tensor:

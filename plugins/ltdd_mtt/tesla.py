@@ -35,6 +35,7 @@ class TeslaMatcher(ExpertMatcher):
   booktitle = {International Conference on Machine Learning (ICML)},
   year = {2023}
 }"""
+    quick_preset = "tesla-quick"
 
     class Options(MatchingOptions):
         """Students, optimisers, experts, labels."""

@@ -57,6 +57,11 @@ NCFM: dict[str, Any] = {
     },
 }
 
+QUICK: dict[str, Any] = {
+    "about": "Two networks of ten epochs to match in, for those who have minutes.",
+    "matcher": {"teacher": {"count": 2, "epochs": 10}},
+}
+
 
 @hookimpl
 def ltdd_register_matchers(register: Register) -> None:
@@ -67,5 +72,7 @@ def ltdd_register_matchers(register: Register) -> None:
 
 @hookimpl
 def ltdd_register_presets(register: Register) -> None:
-    """The values of the public code, at full length; those of CSDM are not known."""
+    """The values of NCFM's public code, at full length, and what is enough for minutes; those of CSDM are not known."""
     register("ncfm-paper", NCFM)
+    register("ncfm-quick", {**QUICK, "method": "ncfm"})
+    register("csdm-quick", {**QUICK, "method": "csdm"})

@@ -34,6 +34,7 @@ class SpectralMatcher(CharacteristicMatcher):
   archivePrefix = {arXiv},
   year = {2026}
 }"""
+    quick_preset = "csdm-quick"
 
     class Options(CharacteristicMatcher.Options):
         """The kernel, and the weights at both ends of the tail."""

@@ -38,6 +38,7 @@ class NCFMatcher(CharacteristicMatcher):
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   year = {2025}
 }"""
+    quick_preset = "ncfm-quick"
 
     class Options(CharacteristicMatcher.Options):
         """Amplitude and phase, and where frequencies come from."""
