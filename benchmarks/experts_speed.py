@@ -1,19 +1,22 @@
 """Time and memory of a step of TESLA, DATM and LAD, beside the literal loops of the public codes.
 
 usage: python benchmarks/experts_speed.py --data cifar10-lt-1k --root DIR [--only lad] [--steps N] [--no-memory]
+       [--repeats 3] [--clock cpu --threads 1]
 
 DATM's literal loop is autograd through all N steps.  Those of TESLA and LAD go through the steps twice, the second time
 with a graph for each step; LAD's second student has the gradient of all parameters and drops those of the backbone.
-They are fp32, eager, a batch in one piece.  Variants run one after another in this process, each after a first step
-that compiles; peak memory is that of a process of its own for each.
+They are fp32, eager, a batch in one piece.  Variants take turns in this process, each after a first step that compiles;
+the seconds are medians.  Peak memory is that of a process of its own for each.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -22,7 +25,10 @@ from measuring import (
     BF16,
     COMPILED,
     FP32,
+    Clock,
+    add_clock,
     as_configured,
+    clock_of,
     data_of,
     machine,
     matcher_of,
@@ -30,7 +36,6 @@ from measuring import (
     peak_memory as peak_of,
     with_compute,
 )
-from mtt_speed import seconds
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -151,23 +156,37 @@ def memory_of(method: str, variant: str, folder: str) -> float:
     return float(found.splitlines()[-1])
 
 
-def table(base: Config, given: argparse.Namespace, folder: str) -> None:
+def in_turns(works: Mapping[str, Callable[[], None]], times: int, clock: Clock) -> dict[str, list[float]]:
+    """Seconds of each work, one after another, so many times."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(times):
+        for name, work in works.items():
+            began = clock()
+            work()
+            taken[name].append(clock() - began)
+    return taken
+
+
+def table(base: Config, given: argparse.Namespace, folder: str, clock: Clock) -> None:
     """A Markdown table of a method."""
-    method, literal = base.matcher.name, 0.0
-    print(f"\n{machine(given.data)}\n")
+    method = base.matcher.name
+    print(f"\n{machine(given.data)}, {given.clock} clock\n")
     print(f"| {method}, N = {given.steps} | s | times faster | first, s | peak MiB |\n|---|---|---|---|---|")
-    for variant in VARIANTS:
-        first, best = seconds(Step(base, variant), given.repeats)
-        literal = literal or best
-        taken = "" if given.no_memory else f"{memory_of(method, variant, folder):.0f}"
-        print(f"| {variant} | {best:.2f} | {literal / best:.2f} | {first:.1f} | {taken} |", flush=True)
+    seconds = in_turns({variant: Step(base, variant) for variant in VARIANTS}, 1 + given.repeats, clock)
+    usual = {variant: statistics.median(taken[1:]) for variant, taken in seconds.items()}
+    literal = next(iter(usual.values()))
+    for variant, (first, *_) in seconds.items():
+        memory = "" if given.no_memory else f"{memory_of(method, variant, folder):.0f}"
+        times = f"{usual[variant]:.2f} | {literal / usual[variant]:.2f}"
+        print(f"| {variant} | {times} | {first:.1f} | {memory} |", flush=True)
 
 
 def main() -> None:
     """Print a Markdown table for each method."""
     parser = options_of(__doc__)
     parser.add_argument("--steps", type=int, default=20, help="N")
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3, help="measured steps of each variant")
+    add_clock(parser)
     parser.add_argument("--only", nargs="+", choices=METHODS, default=METHODS, help="methods to measure")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, which takes a process each")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
@@ -188,7 +207,7 @@ def main() -> None:
                         work()  # the compiler's own memory is not the method's
                     print(peak_of(work))
                 else:
-                    table(base, given, folder)
+                    table(base, given, folder, clock_of(given, parser))
 
 
 if __name__ == "__main__":

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 from measuring import (
-    CLOCKS,
     VARIANTS,
     add_choice_of_variants,
+    add_clock,
     as_configured,
+    clock_of,
     data_of,
     machine,
     matcher_of,
@@ -113,9 +114,7 @@ def main() -> None:
     parser.add_argument("--method", choices=METHODS, default="dance")
     parser.add_argument("--batch-real", type=int, help="real images a class; the default of the method unless given")
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument(
-        "--clock", choices=CLOCKS, default="wall", help="cpu: seconds that this process computed, with --threads 1"
-    )
+    add_clock(parser)
     add_choice_of_variants(parser)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -129,9 +128,10 @@ def main() -> None:
             measured = matcher_of(variant_config(base, given.memory_of))
             print(json.dumps(peak_memory(lambda: (timed(measured, 0), timed(measured, 1)))))
             return
-        print(f"{given.method}, {machine(given.data)}\n")
+        clock = clock_of(given, parser)
+        print(f"{given.method}, {machine(given.data)}, {given.clock} clock\n")
         matchers = {name: matcher_of(variant_config(base, name)) for name in given.only}
-        seconds = times(matchers, given.steps, warm_up=2, clock=CLOCKS[given.clock])
+        seconds = times(matchers, given.steps, warm_up=2, clock=clock)
         print_table("a step", seconds, memory=not given.no_memory)
 
 

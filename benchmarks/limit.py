@@ -35,7 +35,9 @@ from measuring import (
     COMPILED,
     FP32,
     Clock,
+    add_clock,
     as_configured,
+    clock_of,
     data_of,
     machine,
     options_of,
@@ -265,7 +267,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure")
     parser.add_argument("--steps", type=int, default=3, help="measured steps of each part")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds that this process computed")
+    add_clock(parser)
     parser.add_argument("--no-compile", action="store_true", help="measure eager steps only")
     parser.add_argument("--outer", type=int, default=2, help="matchings of a DC iteration")
     parser.add_argument("--inner", type=int, default=10, help="epochs between two matchings of DC")
@@ -275,8 +277,7 @@ def main() -> None:
     given = parser.parse_args()
     with ExitStack() as stack:
         limits = Limits(given, stack)
-        if given.clock == "cpu" and (torch.get_num_threads() != 1 or limits.device.type != "cpu"):
-            parser.error("--clock cpu adds up the seconds of all threads: use it with --threads 1, and not on a GPU")
+        clock_of(given, parser)
         print(f"{machine(given.data)}, {given.clock} clock")
         limits.print_rates()
         limits.print_table()

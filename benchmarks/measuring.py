@@ -54,6 +54,19 @@ def add_choice_of_variants(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, which takes a process each")
 
 
+def add_clock(parser: argparse.ArgumentParser) -> None:
+    """The option of the scripts that can count what a process computed."""
+    text = "cpu: seconds that this process computed, with --threads 1"
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help=text)
+
+
+def clock_of(given: argparse.Namespace, parser: argparse.ArgumentParser) -> Clock:
+    """The clock that was asked for; call it where the threads are those of the measurement."""
+    if given.clock == "cpu" and (torch.get_num_threads() != 1 or torch.cuda.is_available()):
+        parser.error("--clock cpu adds up the seconds of all threads: use it with --threads 1, and not on a GPU")
+    return CLOCKS[given.clock]
+
+
 def data_of(given: argparse.Namespace) -> dict[str, str]:
     """The section ``data`` of a configuration."""
     return {"name": given.data, **({"root": str(given.root)} if given.root else {})}
