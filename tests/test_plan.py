@@ -389,6 +389,15 @@ def test_a_long_run_says_what_is_planned_and_a_short_one_does_not(ltdd, monkeypa
     monkeypatch.setattr(expected, "LONG", 0.0)
     long = ltdd("distill", "--method", "dm", *TINY, "--out", "long")
     assert "this run is expected to take about" in " ".join(long.stderr.split())
+    assert "--preset" not in long.stderr
+
+
+def test_a_long_run_says_which_preset_makes_it_shorter(ltdd, monkeypatch):
+    monkeypatch.setattr(expected, "MAY_BE_LONG", {"cpu": 0.0, "cuda": 0.0})
+    monkeypatch.setattr(expected, "LONG", 0.0)
+    command = ("distill", "--method", "dance", *TINY, "--set", "teacher.count=1", "--set", "teacher.epochs=1")
+    assert "; --preset dance-quick takes less" in " ".join(ltdd(*command, "--out", "usual").stderr.split())
+    assert "takes less" not in ltdd(*command, "--preset", "dance-quick", "--out", "quick").stderr
 
 
 def test_a_plan_is_a_table_with_its_sum(ltdd):

@@ -204,7 +204,7 @@ def _distil(
     def before(setup: Setup) -> None:
         if not (quiet or resume):
             with ranks.alone():  # it goes through a run without images
-                _say_what_is_planned(setup)
+                _say_what_is_planned(setup, preset)
 
     with own_folder(claimed(out, _stem(config)), lambda stopped: _how_it_goes_on(stopped, config)) as folder:
         return distill(config, folder, resume=resume, display=display, catalog=catalog, before=before)
@@ -225,14 +225,16 @@ def _how_it_goes_on(folder: Path, config: Config) -> str:
     return "stopped before the first step; the same command begins again."
 
 
-def _say_what_is_planned(setup: Setup) -> None:
-    """What a long run will take, in a line; whatever goes wrong in a plan stops no run."""
+def _say_what_is_planned(setup: Setup, preset: tuple[str, ...]) -> None:
+    """What a long run will take, and how to have a shorter one; whatever goes wrong in a plan stops no run."""
     from ltdd_core.planning.expected import plan_if_long
 
     with suppress(Exception):
         found = plan_if_long(setup)
         if found is not None:
-            setup.display.note(found.summary())
+            quick = setup.config.matcher.component.quick_preset
+            shorter = f"; --preset {quick} takes less" if quick and quick not in preset else ""
+            setup.display.note(found.summary() + shorter)
 
 
 def _method(catalog: Catalog, settings: list[Layer], preset: tuple[str, ...]) -> str:
