@@ -180,6 +180,12 @@ UNI_LEVEL: dict[str, Any] = {
     },
 }
 
+EDC_QUICK: dict[str, Any] = {
+    "about": "EDC with networks of 30 epochs, for those who have minutes.",
+    "method": "edc",
+    "matcher": {"teacher": {"epochs": 30}},
+}
+
 
 @hookimpl
 def ltdd_register_matchers(register: Register) -> None:
@@ -192,9 +198,10 @@ def ltdd_register_matchers(register: Register) -> None:
 
 @hookimpl
 def ltdd_register_presets(register: Register) -> None:
-    """The published values, as far as they are known, and real images that a teacher labels during training."""
+    """The published values, as far as they are known, real images that a teacher labels, and what minutes allow."""
     register("rded-paper", RDED)
     register("sre2l-paper", SRE2L)
     register("edc-paper", EDC)
+    register("edc-quick", EDC_QUICK)
     register("uni-level-paper", UNI_LEVEL)
     register("teacher-labels", TEACHER_LABELS)

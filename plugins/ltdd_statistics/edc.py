@@ -54,6 +54,7 @@ class EDCMatcher(RecoveryMatcher):
   booktitle = {Advances in Neural Information Processing Systems (NeurIPS)},
   year = {2024}
 }"""
+    quick_preset = "edc-quick"
 
     class Options(EDCOptions):
         """The observers, beside what Uni-level has as well."""
