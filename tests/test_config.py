@@ -651,14 +651,32 @@ def test_as_many_of_something_as_no_machine_has_room_for_are_refused(settings, o
 )
 def test_milestones_that_a_schedule_would_pass_over_are_refused(section):
     with pytest.raises(
-        InputError, match=r"milestones are those of schedule=step, and this is co.*: write milestones=null"
+        InputError,
+        match=r"milestones are those of schedule=step, and this is co.*: write schedule=step or milestones=null",
     ):
         configure(**{"method": "dm", **section})
+
+
+@pytest.mark.parametrize(
+    ("said", "needs"),
+    [
+        ({"milestones": (0.5,)}, {"schedule": "step"}),
+        ({"gamma": 0.5}, {"schedule": "step"}),
+        ({"temperature": 4.0}, {"soft_loss": "kl"}),
+        ({"gamma": 0.5, "schedule": "constant"}, {}),
+    ],
+)
+def test_what_a_user_says_of_a_schedule_or_loss_says_it_where_the_method_has_another(said, needs):
+    recipe = {"schedule": "cosine", "soft_loss": "mse", "epochs": 7}
+    training = configure(method="rded", training={"distilled": said}).training
+    options = training.on_distilled(recipe)
+    assert options == TrainingOptions(**{**recipe, **needs, **said})
+    assert training.distilled.left_of(recipe).keys() == recipe.keys() - needs.keys() - said.keys()
 
 
 def test_milestones_of_a_preset_can_be_left_out():
     training = {"original": {"schedule": "cosine", "milestones": None}}
     options = configure("drw-200", method="dm", training=training).training.original
     assert (options.schedule, options.milestones) == ("cosine", None)
-    with pytest.raises(InputError, match="write milestones=null"):
+    with pytest.raises(InputError, match="or milestones=null"):
         configure("drw-200", method="dm", training={"original": {"schedule": "cosine"}})

@@ -168,6 +168,18 @@ def test_every_option_of_the_teachers_reaches_their_training(monkeypatch):
     assert {*training} == {*TrainingOptions.model_fields} - of_soft_labels
 
 
+def test_milestones_of_a_teacher_say_the_step_schedule_where_the_run_has_another():
+    given_task = task()
+    of_the_run = TrainingOptions(epochs=2, schedule="cosine")
+    trainer = given_task.trained.trainer.changed(options={"original": of_the_run})
+    asked = replace(given_task.trained, trainer=trainer)
+    found, expected = (
+        asked(network=SMALL, training=training).networks[0].state_dict()
+        for training in ({"milestones": (0.5,)}, TrainingOptions(epochs=2, schedule="step", milestones=(0.5,)))
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 # ---- RDED ----------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,14 @@ from ltdd_core.config.layers import COMPONENTS, Tree, flat
 from ltdd_core.config.validation import validate_options
 from ltdd_core.errors import InputError, OptionError, brief
 from ltdd_core.options import BaseOptions, Named, changes, option
-from ltdd_core.training.options import EPOCHS, Epochs, TrainingOptions, check_milestones, unset_option
+from ltdd_core.training.options import (
+    EPOCHS,
+    Epochs,
+    TrainingOptions,
+    check_milestones,
+    unset_option,
+    with_what_it_needs,
+)
 
 DEFAULT_NAMES = {
     "data": "digits-lt",
@@ -114,8 +121,8 @@ class DistilledTraining(BaseOptions):
         return self
 
     def said(self) -> dict[str, Any]:
-        """The options of which somebody has said something."""
-        return {name: value for name, value in self.model_dump().items() if value is not None}
+        """The options of which somebody has said something, with what they need to count."""
+        return with_what_it_needs({name: value for name, value in self.model_dump().items() if value is not None})
 
     def left_of(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
         """What holds of a method's recipe: the options of which nobody has said otherwise."""

@@ -22,7 +22,7 @@ from ltdd_core.networks.store import NetworkStore
 from ltdd_core.options import Named, name_of
 from ltdd_core.setup import Setup
 from ltdd_core.training.measuring import seconds_of_training
-from ltdd_core.training.options import TrainingOptions
+from ltdd_core.training.options import TrainingOptions, with_what_it_needs
 from ltdd_core.training.sets import TrainingSet
 from ltdd_core.training.soft_labels import SoftLabels
 from ltdd_core.training.together import Ask, train_ahead
@@ -132,8 +132,9 @@ class TeacherTraining:
         if isinstance(asked.training, TrainingOptions):
             options = asked.training
         elif asked.training is not None:
+            values = {**usual.model_dump(), **with_what_it_needs(asked.training)}
             try:
-                options = validate_options(("training",), TrainingOptions, {**usual.model_dump(), **asked.training})
+                options = validate_options(("training",), TrainingOptions, values)
             except OptionError as error:
                 raise InputError(f"the training of a teacher: {error}") from error
         make = None if asked.network is None else self.network(asked.network)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, field_validator, model_validator
@@ -159,6 +159,23 @@ class TrainingOptions(BaseOptions):
         return bool(self.momentum or self.average or self.optimizer == "adamw")
 
 
+NEEDS = {
+    "milestones": ("schedule", "step"),
+    "gamma": ("schedule", "step"),
+    "temperature": ("soft_loss", "kl"),
+}
+"""Options that count only where another one has this value."""
+
+
+def with_what_it_needs(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that somebody said, with what they need to count: whoever says milestones says the step schedule.
+
+    Args:
+        said: by their names.  What is said of the other option, too, stays as it is.
+    """
+    return {**dict(NEEDS[name] for name in said if name in NEEDS), **said}
+
+
 def check_milestones(schedule: str | None, milestones: Sequence[float] | None) -> None:
     """Refuse milestones beside a schedule that has none, which would be passed over.
 
@@ -170,7 +187,8 @@ def check_milestones(schedule: str | None, milestones: Sequence[float] | None) -
         ValueError: saying how to leave them out.
     """
     if milestones is not None and schedule not in (None, "step"):
-        raise ValueError(f"milestones are those of schedule=step, and this is {schedule}: write milestones=null")
+        way_out = "write schedule=step or milestones=null"
+        raise ValueError(f"milestones are those of schedule=step, and this is {schedule}: {way_out}")
 
 
 def unset_option(name: str, unless_given: str, source: str | None = None) -> Any:
