@@ -133,6 +133,9 @@ from .evaluation.intervals import (
     interval_of as interval_of,
     may_be_chance as may_be_chance,
 )
+from .evaluation.label_shift import (
+    shares_of_classes as shares_of_classes,
+)
 from .evaluation.labeller import (
     Labeller as Labeller,
     Labelling as Labelling,

@@ -148,6 +148,12 @@ def test_train_and_predict_score_on_the_distributions_that_are_asked_for(ltdd, t
     assert one_line_error(wrong) == "Error: --test-imbalance: each item of test_imbalances must be above 1, not 1.0."
 
 
+def compared(ltdd, *words):
+    result = ltdd("compare", *words)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
 def test_a_run_is_scored_again_without_training_and_its_page_shows_it(ltdd, finished):
     before = {path: path.read_bytes() for path in (finished / "classifiers").iterdir()}
     shown = ltdd("distill", "--out", finished, "--resume", "--test-imbalance", 50, "--quiet")
@@ -163,6 +169,16 @@ def test_a_run_is_scored_again_without_training_and_its_page_shows_it(ltdd, fini
     assert all(f'<th scope="col">{name}</th>' in page for name in names)
     score = line["test_distributions"]["backward-50"]
     assert f'<td>{score["accuracy"]:.1f} <span class="quiet below">ECE {score["calibration_error"]:.1f}</span>' in page
+    (entry,) = (each for each in json.loads(compared(ltdd, finished, "--json"))["rows"] if each["name"] == line["name"])
+    value, low, high = entry["test_distributions"]["backward-50"]
+    assert value == pytest.approx(score["accuracy"])
+    assert low <= value <= high
+    cell = f"{value:.1f} ({low:.1f} to {high:.1f})"
+    assert cell in compared(ltdd, finished, "--html", "compared.html")
+    assert (
+        f'<td>{value:.1f} <span class="quiet below">({low:.1f} to {high:.1f})</span>'
+        in Path("compared.html").read_text()
+    )
     evaluated = ltdd(
         "evaluate", finished, "--network", "mlp", "--quiet", "--json", "--set", "training.distilled.epochs=1"
     )

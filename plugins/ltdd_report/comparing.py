@@ -8,7 +8,7 @@ difference from the most accurate one is not more than noise: the 95 per cent in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltdd_core import InputError, Interval, draw_test_images, interval_of
+from ltdd_core import InputError, Interval, draw_test_images, interval_of, shares_of_classes
 from ltdd_report.entrants import (
     COSTS,
     IMAGES,
@@ -58,6 +58,8 @@ class Entry:
     among_best: bool
     cost: Cost = field(default_factory=dict)
     """Of training it, the mean over its seeds; None where that is not known."""
+    distributions: Mapping[str, Interval] = field(default_factory=dict)
+    """The accuracy on each long-tailed test distribution that some run was asked for, by its name."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Comparison:
                 "behind": of(entry.behind),
                 "among_best": entry.among_best,
                 **{key: entry.cost.get(key) for key in COSTS},
+                "test_distributions": {name: of(interval) for name, interval in entry.distributions.items()},
             }
             for entry in self.entries
         ]
@@ -127,10 +130,13 @@ def compare_runs(runs: Sequence[RunRecord | TrainedRecord]) -> Comparison:
     accuracy = accuracy_of(np.unique(labels, return_counts=True)[1])
     best = max(measured, key=lambda name: float(accuracy(measured[name]).mean()))
     data = runs[0].data
+    under = distributions_of(runs, np.unique(labels))
     entries = []
     for name, (letter, seeds, cost) in about.items():
         found = (measured[name], resampled[name], measured[best], resampled[best])
-        entries.append(replace(_entry(name, seeds, accuracy, *found, letter), cost=cost))
+        distributions = {each: resampled[name].interval(of, measured[name]) for each, of in under.items()}
+        entry = _entry(name, seeds, accuracy, *found, letter)
+        entries.append(replace(entry, cost=cost, distributions=distributions))
     for entry in entries:
         entry.per_class[:] = _of_all_classes(entry.per_class, labels, len(data["classes"]))
     ranked = sorted(entries, key=lambda entry: -entry.accuracy.value)
@@ -151,14 +157,34 @@ class Drawn:
         """A statistic of the classes, the mean over the seeds of a draw, ``[draws]``."""
         return np.asarray((statistic(self.classes) * self.weights).sum(1))
 
+    def interval(self, statistic: Statistic, measured: np.ndarray) -> Interval:
+        """The mean of a statistic over the seeds, of what was measured, ``[seeds, classes]``, with its interval."""
+        return interval_of(float(statistic(measured).mean()), self.of(statistic))
+
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Of per cent right ``[..., classes]``, over the classes."""
 
 
 def accuracy_of(tests: np.ndarray) -> Statistic:
-    """The share of all test images that are right, where the classes have so many: int ``[classes]``."""
+    """The share of all test images that are right, where the classes have so many, or such shares: ``[classes]``."""
     return lambda classes: np.asarray((classes * tests).sum(-1) / tests.sum())
+
+
+def distributions_of(runs: Sequence[Record], tested: np.ndarray) -> dict[str, Statistic]:
+    """The accuracy on each long-tailed test distribution that some run was asked for, by its name.
+
+    All entries have it, asked or not: their predictions say it.
+
+    Args:
+        runs: of one data set.
+        tested: the classes that have test images, int64.
+    """
+    imbalances = {float(factor) for run in runs for factor in run.config.get("test_imbalances", ())}
+    if not imbalances:
+        return {}
+    shares = shares_of_classes(runs[0].data["counts"], sorted(imbalances))
+    return {name: accuracy_of(share.numpy()[tested]) for name, share in shares.items()}
 
 
 def deviation(classes: np.ndarray) -> np.ndarray:
@@ -207,9 +233,6 @@ def _entry(
     best_resampled: Drawn,
     images: str = "",
 ) -> Entry:
-    def interval(statistic: Statistic) -> Interval:
-        return interval_of(float(statistic(measured).mean()), resampled.of(statistic))
-
     behind = None
     if resampled is not best_resampled:
         gap = best_resampled.of(accuracy) - resampled.of(accuracy)
@@ -218,9 +241,9 @@ def _entry(
         name,
         images,
         tuple(seeds),
-        interval(accuracy),
-        interval(deviation),
-        interval(worst),
+        resampled.interval(accuracy, measured),
+        resampled.interval(deviation, measured),
+        resampled.interval(worst, measured),
         float(accuracy(measured).std()),
         measured.mean(0).tolist(),
         behind,

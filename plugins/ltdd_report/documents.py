@@ -19,6 +19,7 @@ Points = Annotated[float, Field(ge=-100 - 1e-6, le=100 + 1e-6)]
 Seconds = Annotated[float, Field(ge=0, le=1e10)]
 Amount = Annotated[float, Field(ge=0, le=1e30)]
 Loss = Annotated[float, Field(ge=-1e100, le=1e100)]  # sums and ratios of such numbers are still finite
+Imbalances = list[Annotated[float, Field(gt=1)]]
 ROUNDING = 1e-6  # per cent
 FOLLOW = "must have the accuracies that follow from its confusion matrix"
 
@@ -52,6 +53,7 @@ class Configuration(Document):
     iterations: Count
     init: str
     seed: int
+    test_imbalances: Imbalances = []
 
 
 class Data(Document):
@@ -272,6 +274,7 @@ class TrainedConfiguration(Document):
     head: Section
     network: Section
     seed: int
+    test_imbalances: Imbalances = []
 
 
 class LossLine(Document):

@@ -32,21 +32,28 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         (hidden for hidden in range(len(columns)) if _fits(console, _table(comparison, columns[hidden:]))),
         len(columns) - 1,
     )
-    console.print(_table(comparison, columns[hidden:], titled=True))
-    left = [name for name in columns[:hidden] if name not in COSTS.values()]
-    while left:
-        last = next(
-            (last for last in range(len(left)) if _fits(console, _table(comparison, left[last:]))), len(left) - 1
-        )
-        console.print(_table(comparison, left[last:]))
-        left = left[:last]
+    data = visible(comparison.data)
+    title = f"{data}: per cent, with {LEVEL:.0f} % intervals of {DRAWS} draws, ± over seeds; * not worse than the best"
+    console.print(_table(comparison, columns[hidden:], title))
+    _print_columns(console, comparison, [name for name in columns[:hidden] if name not in COSTS.values()])
     if costs := [name for name in columns[:hidden] if name in COSTS.values()]:
         console.print(f"not shown, for want of room: {', '.join(costs)}", style="dim")
     for line in _never_right(comparison):
         console.print(line, style="bold red")
+    title = "accuracy in per cent, on long-tailed test distributions"
+    _print_columns(console, comparison, [*comparison.entries[0].distributions][::-1], title)
     if any(entry.images for entry in comparison.entries):
         console.print(OTHER_IMAGES, soft_wrap=True)
     _print_differences(console, comparison.differences)
+
+
+def _print_columns(console: Console, comparison: Comparison, columns: Sequence[str], title: str = "") -> None:
+    """Columns in as many tables as they need, the last ones in the first table, which has the title."""
+    while columns:
+        fitting = (place for place in range(len(columns)) if _fits(console, _table(comparison, columns[place:])))
+        first = next(fitting, len(columns) - 1)
+        console.print(_table(comparison, columns[first:], title))
+        columns, title = columns[:first], ""
 
 
 def _print_differences(console: Console, differences: Sequence[Difference]) -> None:
@@ -68,10 +75,8 @@ def _fits(console: Console, table: Table) -> bool:
     return Measurement.get(console, console.options.update(width=1000), table).minimum <= console.width
 
 
-def _table(comparison: Comparison, shown: Sequence[str], *, titled: bool = False) -> Table:
-    data = visible(comparison.data)
-    title = f"{data}: per cent, with {LEVEL:.0f} % intervals of {DRAWS} draws, ± over seeds; * not worse than the best"
-    table = Table(title=Text(title) if titled else None, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+def _table(comparison: Comparison, shown: Sequence[str], title: str = "") -> Table:
+    table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
     table.add_column("trained on", min_width=15, overflow="fold")
     columns = {
@@ -83,6 +88,10 @@ def _table(comparison: Comparison, shown: Sequence[str], *, titled: bool = False
         "worst": [_text(entry.worst) for entry in comparison.entries],
         "behind the best": ["" if entry.behind is None else _text(entry.behind) for entry in comparison.entries],
         **{name: [cost(entry.cost.get(key), key) for entry in comparison.entries] for key, name in COSTS.items()},
+        **{
+            name: [_text(entry.distributions[name]) for entry in comparison.entries]
+            for name in comparison.entries[0].distributions
+        },
     }
     columns = {name: cells for name, cells in columns.items() if name in shown}
     for name, cells in columns.items():
