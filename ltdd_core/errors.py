@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -184,6 +184,17 @@ def reason_of(error: Exception) -> str:
 
 MOST_LISTED = 50
 """Names in a message."""
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """Names in a sentence; of many, the first ones and how many there are.
+
+    Args:
+        names: at least one.
+        most: how many of them are named.
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

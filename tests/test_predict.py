@@ -4,7 +4,9 @@ import csv
 import gc
 import json
 import shutil
+import unicodedata
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,10 @@ from conftest import TINY, one_line_error
 from PIL import Image
 
 import ltdd_core
-from ltdd_core import TrainedClassifier, load_classifier
+from ltdd_core import InputError, TrainedClassifier, load_classifier
 from ltdd_core.cli import cli
+from ltdd_core.config.ipc import GroupedIPC
+from ltdd_core.data.given import GivenImage, classes_by_file, classes_by_folder
 from ltdd_core.evaluation.shown import COSTS
 
 NAMES = ["cat", "dog", "fox"]
@@ -111,6 +115,29 @@ def test_the_answers_stand_beside_the_true_classes(here):
     for key in ("file", "truth", "class"):
         assert [row[key] for row in rows] == [image[key] for image in images]
     assert "truth" not in document(here("predict", "run", "images/test", "--json"))["images"][0]
+
+
+def decomposed(name):
+    return unicodedata.normalize("NFD", name)
+
+
+def test_true_classes_are_found_in_either_form_of_unicode(tmp_path):
+    """Folders from a Mac have decomposed names, and those of classes are composed."""
+    image = GivenImage(str(tmp_path / decomposed("Bär") / "é.png"), tmp_path / decomposed("Bär") / "é.png", tmp_path)
+    (tmp_path / "truth.csv").write_text(f"file,class\n{Path(image.name).relative_to(tmp_path)},{decomposed('Bär')}\n")
+    for class_names in (["Affe", "Bär"], ["Affe", decomposed("Bär")]):
+        assert classes_by_folder([image], class_names) == [1]
+        assert classes_by_file(tmp_path / "truth.csv", [image], class_names) == [1]
+    elsewhere = replace(image, name=str(tmp_path / "Bär" / decomposed("é.png")))
+    assert classes_by_file(tmp_path / "truth.csv", [elsewhere], ["Affe", "Bär"]) == [1]
+    assert GroupedIPC(classes={decomposed("Bär"): 3}).of_classes(["Affe", "Bär"], [9, 5]) == (10, 3)
+
+
+def test_a_message_does_not_name_a_thousand_classes(tmp_path):
+    stray = GivenImage("stray.png", tmp_path / "stray.png")
+    with pytest.raises(InputError, match=r"\(c0, c1, .*, c49 and 950 more\): use --truth") as caught:
+        classes_by_folder([stray], [f"c{number}" for number in range(1000)])
+    assert "c50" not in str(caught.value)
 
 
 def test_the_true_classes_come_from_a_csv_file_too(here):

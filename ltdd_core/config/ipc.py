@@ -72,15 +72,18 @@ class GroupedIPC(BaseOptions):
             InputError: a class does not exist.
         """
         from ltdd_core.data.longtail import shot_groups
+        from ltdd_core.data.names import found_by_name, labels_by_name
 
+        labels = labels_by_name(class_names)
         numbers = [self.all] * len(counts)
         for group, members in shot_groups(counts).items():
             for label in members:
                 numbers[label] = getattr(self, group) or self.all
         for name, number in self.classes.items():
-            if name not in class_names:
+            found = found_by_name(labels, name)
+            if found is None:
                 raise InputError(f"ipc.classes: {unknown('class', name, class_names)}")
-            numbers[class_names.index(name)] = number
+            numbers[found] = number
         return tuple(numbers)
 
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from ltdd_core.data.colours import Range, as_8_bits
 from ltdd_core.data.files import image_files
 from ltdd_core.data.imagefile import decode, fitted, quiet_decoders, read_header
+from ltdd_core.data.names import composed, found_by_name, labels_by_name
 from ltdd_core.data.npz import load_images
-from ltdd_core.errors import InputError, unknown
+from ltdd_core.errors import MOST_LISTED, InputError, some_of, unknown
 from ltdd_core.storage import text_of_csv
 
 MODES = {1: "L", 3: "RGB"}
@@ -131,14 +132,14 @@ def classes_by_folder(images: Sequence[GivenImage], class_names: Sequence[str]) 
     Raises:
         InputError: an image lies in no folder of a class.
     """
-    labels = {name: label for label, name in enumerate(class_names)}
+    labels = labels_by_name(class_names)
     found = []
     for image in images:
-        names = [_text(folder) for folder in _folders_of(image)]
-        known = [labels[name] for name in names if name in labels]
+        of_folders = (found_by_name(labels, _text(folder)) for folder in _folders_of(image))
+        known = [label for label in of_folders if label is not None]
         if image.pixels is not None or not known:
             raise InputError(
-                f"{image.name} lies in no folder of a class ({', '.join(class_names)}): "
+                f"{image.name} lies in no folder of a class ({some_of(class_names, MOST_LISTED)}): "
                 "use --truth FILE.csv with the columns file and class."
             )
         found.append(known[0])
@@ -166,24 +167,27 @@ def classes_by_file(path: Path, images: Sequence[GivenImage], class_names: Seque
     Raises:
         InputError: the file cannot be read, names a class that there is not or two of one image, or lacks an image.
     """
-    labels = {name: label for label, name in enumerate(class_names)}
+    labels = labels_by_name(class_names)
     truth: dict[str, int] = {}
     said: dict[str, str] = {}
     for name, of_class in _rows(path):
-        if of_class not in labels:
+        label = found_by_name(labels, of_class)
+        if label is None:
             raise InputError(f"{path}: {unknown('class', of_class, class_names)}")
         if said.setdefault(name, of_class) != of_class:
             raise InputError(f"{path} has two classes of {name}: {said[name]} and {of_class}.")
         for place in (Path(name), path.parent / name):
-            truth.setdefault(os.path.abspath(place), labels[of_class])  # noqa: PTH100 - an archive's images too
+            whole = os.path.abspath(place)  # noqa: PTH100 - an archive's images too
+            truth.setdefault(whole, label)
+            truth.setdefault(composed(whole), label)
     return [_class_of(image, truth, path) for image in images]
 
 
 def _class_of(image: GivenImage, truth: Mapping[str, int], path: Path) -> int:
-    place = os.path.abspath(image.name)  # noqa: PTH100
-    if place not in truth:
+    label = found_by_name(truth, os.path.abspath(image.name))  # noqa: PTH100
+    if label is None:
         raise InputError(f"{path} has no class of {image.name}.")
-    return truth[place]
+    return label
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ltdd_core.data.files import image_files, subfolders
+from ltdd_core.data.names import composed
 from ltdd_core.errors import InputError, how_to_set
 
 T = TypeVar("T")
@@ -173,7 +173,7 @@ def shown_name(folder: Path, name: str) -> str:
         InputError: it is no UTF-8; names end up in JSON, which is.
     """
     try:
-        return unicodedata.normalize("NFC", os.fsencode(name).decode())
+        return composed(os.fsencode(name).decode())
     except UnicodeDecodeError as error:
         raise InputError(f"{folder}: the folder name {name!r} is not valid UTF-8: rename it.") from error
 

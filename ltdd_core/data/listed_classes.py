@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ltdd_core.data.listfile import Faults, Listed
+from ltdd_core.data.names import composed
 
 NUMBER = re.compile(r"(-?[0-9]+)(\.0*)?")
 """A label that is a number; pandas writes ``3.0`` where a column has gaps."""
@@ -41,15 +41,15 @@ def classes_of(lists: Mapping[str, Listed], names: Sequence[str] | None, faults:
         faults: collects the lines whose class is none.
     """
     labels = {entry.label for listed in lists.values() for entry in listed.entries}
-    by_name = names is not None and {_composed(label) for label in labels} <= set(names)
+    by_name = names is not None and {composed(label) for label in labels} <= set(names)
     matches = {} if by_name else {label: NUMBER.fullmatch(label) for label in labels}
     if not by_name and all(matches.values()):
         values = {label: int(match[1]) for label, match in matches.items() if match}
         classes = _numbered({values[entry.label] for entry in lists["train"].entries}, values, names)
     else:
-        known = sorted({_composed(entry.label) for entry in lists["train"].entries}) if names is None else names
+        known = sorted({composed(entry.label) for entry in lists["train"].entries}) if names is None else names
         places = {name: place for place, name in enumerate(known)}
-        numbers = {label: places[_composed(label)] for label in labels if _composed(label) in places}
+        numbers = {label: places[composed(label)] for label in labels if composed(label) in places}
         classes = Classes(tuple(known), numbers)
     what = "has no training image" if names is None else "has no name in the file of class names"
     for listed in lists.values():
@@ -81,8 +81,3 @@ def _numbered(training: set[int], values: Mapping[str, int], names: Sequence[str
         f"no image has {absent} of the numbers from {used[0]} to {used[-1]}, so they are no classes." if absent else ""
     )
     return Classes(tuple(map(str, used)), numbers, (note,) if note else ())
-
-
-def _composed(name: str) -> str:
-    """A name in the composed form of Unicode, as those of folders are."""
-    return unicodedata.normalize("NFC", name)

@@ -14,7 +14,7 @@ from ltdd_core.data.normalisation import ZCA, Normalisation, PerChannel
 from ltdd_core.data.reading import read_parts
 from ltdd_core.data.sets import LongTailedSet, counts_of
 from ltdd_core.data.source import ArrayTable, DataSource, ImageTable, LongTailOptions, SourceImages
-from ltdd_core.errors import InputError, how_to_set
+from ltdd_core.errors import InputError, how_to_set, some_of
 from ltdd_core.progress import Display
 from ltdd_core.seeding import generator
 
@@ -137,7 +137,10 @@ def _about_tests(images: SourceImages) -> Iterator[str]:
     ):
         if classes:
             have, are = ("has", "its accuracy is") if len(classes) == 1 else ("have", "their accuracies are")
-            yield f"{len(classes)} of {len(named)} classes {have} {lack} ({_some(classes)}): {are} {becomes}"
+            yield (
+                f"{len(classes)} of {len(named)} classes {have} {lack} ({some_of(classes, MOST_NAMED)}): "
+                f"{are} {becomes}"
+            )
 
 
 def _about_spared(spared: Part | None, trained: int) -> Iterator[str]:
@@ -160,11 +163,6 @@ def _about_left_out(left_out: Sequence[str]) -> Iterator[str]:
             f"{len(left_out)} images are left out, since they cannot be used; 'ltdd data show --json' lists all. "
             f"The first one: {left_out[0]}"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _part(what: str, table: ImageTable, indices: Tensor, images: Tensor) -> Part:
@@ -210,7 +208,7 @@ def _check_classes(name: str, class_names: Sequence[str], train: Tensor, test: T
         _check_range(name, part, labels, len(class_names))
     empty = [class_names[label] for label, count in enumerate(counts_of(train, len(class_names))) if not count]
     if empty:
-        raise InputError(f"data {name!r}: no training image of {', '.join(empty)}; every class needs one.")
+        raise InputError(f"data {name!r}: no training image of {some_of(empty, MOST_NAMED)}; every class needs one.")
     if not len(test):
         raise InputError(f"data {name!r}: there is no test image; some class needs one.")
 

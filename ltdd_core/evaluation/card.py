@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ltdd_core.data.longtail import shot_groups
+from ltdd_core.errors import some_of
 from ltdd_core.evaluation.stored import TrainedClassifier
 
 COLOURS = {1: "grey", 3: "RGB"}
@@ -208,9 +209,7 @@ def _images(count: int, kind: str = "") -> str:
 
 
 def _list(names: Sequence[str]) -> str:
-    """Names in a sentence; of many, the first ones and how many there are."""
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    return some_of(names, NAMED)
 
 
 def _number(value: float | None) -> str:
