@@ -9,11 +9,12 @@ import pytest
 import yaml
 from conftest import one_line_error
 
-from ltdd_core import configure, load_classifier, load_data
+from ltdd_core import InputError, configure, load_classifier, load_data
 from ltdd_core.commands import open_setup
 from ltdd_core.plugging.catalog import installed
 from ltdd_core.progress import Display
 from ltdd_methods.budget import measure
+from ltdd_methods.comparison import Plan, compare
 from ltdd_methods.contest import Entry, placed, sentence
 
 SMALL = ("--n-max", "24", "--imbalance", "4", "--ipc", "2", "--threads", "1")
@@ -266,6 +267,14 @@ def test_a_comparison_that_was_interrupted_goes_on(site, ltdd, tmp_path, monkeyp
     assert "Take stopped" in second.stdout
 
 
+def test_a_full_disk_is_no_fault_of_a_method(still, tmp_path):
+    config, data = still("coreset")
+    plan = Plan.open(tmp_path / "out", {})
+    (tmp_path / "out").write_text("in the way, as a full disk would be")
+    with pytest.raises(InputError, match=r"cannot write .*plan\.json"):
+        compare(["coreset"], [0], lambda *asked: config, plan, data, 5.0, display=None, report=lambda text: None)
+
+
 def test_other_questions_need_another_folder_and_wrong_ones_are_refused(ltdd, tmp_path):
     out = tmp_path / "out"
     assert ltdd(*COMMAND, "--method", "coreset", "--out", out, "--quiet").exit_code == 0
@@ -275,5 +284,8 @@ def test_other_questions_need_another_folder_and_wrong_ones_are_refused(ltdd, tm
     assert "unknown method 'corset'. Did you mean 'coreset'?" in one_line_error(ltdd(*COMMAND, "--method", "corset"))
     error = one_line_error(ltdd(*COMMAND, "--method", "coreset", "--validation", "0", "--out", tmp_path / "new"))
     assert "there are no validation images to choose with: leave out --validation 0" in error
+    (tmp_path / "file").write_text("")
+    error = one_line_error(ltdd(*COMMAND, "--method", "coreset", "--out", tmp_path / "file"))
+    assert error == f"Error: cannot write {tmp_path / 'file' / 'plan.json'}: {tmp_path / 'file'} is no folder."
     (out / "plan.json").write_text("[]")
     assert "plan.json is damaged" in one_line_error(ltdd(*COMMAND, "--method", "coreset", "--out", out))

@@ -13,6 +13,7 @@ import click
 from ltdd_core import InputError, Interrupted, RunFailed, how_to_set, unknown
 from ltdd_core.commands import (
     PATH,
+    check_can_be_written,
     compute_options,
     consoles,
     data_options,
@@ -164,17 +165,20 @@ def _compare(wanted: _Wanted, notes: Console, quiet: bool) -> tuple[Outcome, Lon
         if method not in known:
             raise unknown("method", method, known)
     methods = list(dict.fromkeys(wanted.methods or known))
-    wanted.config(methods[0])  # says what is wrong before torch is imported
+    first = wanted.config(methods[0])  # says what is wrong before torch is imported
+    folder = wanted.out or Path("runs") / f"methods-{first.data.name}-{wanted.minutes:g}"
     from ltdd_core import Display
-    from ltdd_methods.comparison import Plan, compare
+    from ltdd_methods.comparison import PLAN, Plan, compare
+
+    if not (folder / PLAN).exists():
+        check_can_be_written(folder / PLAN, makes_folders=True)
 
     def report(text: str) -> None:
         if not quiet:
             notes.print(text, style="bold" if text.startswith("run ") else None, soft_wrap=True, markup=False)
 
     data = _data(wanted, methods[0])
-    first = wanted.config(methods[0])
-    folder = wanted.out or Path("runs") / f"methods-{first.data.name}-{wanted.minutes:g}"
+    first = wanted.config(methods[0])  # with what the data have
     wanted.below["compute"] = {"store": str(folder / "networks")}
     # Said by the user's side, so that it holds for all methods, whatever their recipes say.
     wanted.below["training"] = {"distilled": {"epochs": first.training.on_distilled({}).epochs}}

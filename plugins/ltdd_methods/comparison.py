@@ -7,7 +7,6 @@ Everything is kept in one folder: ``plan.json`` has the steps of each method, ``
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from ltdd_core import Config, Display, InputError, LongTailedSet, Result, RunFailed, distill, load_classifier
+from ltdd_core import (
+    Config,
+    Display,
+    InputError,
+    LongTailedSet,
+    Result,
+    RunFailed,
+    distill,
+    load_classifier,
+    write_atomically,
+    writing,
+)
 from ltdd_methods.budget import Measured, measure
 from ltdd_methods.contest import Entry
 
@@ -69,14 +79,16 @@ class Plan:
             raise InputError(f"{folder} has a comparison with another {' and '.join(differing)}: name another --out.")
         return cls(path, asked, methods)
 
-    def note(self, method: str, measured: Measured | None) -> None:
-        """Keep what a method does in its time."""
-        self.methods[method] = measured
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+    def write(self) -> None:
+        """Keep what the methods do in their time.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
         known = {name: one and asdict(one) for name, one in self.methods.items()}
-        aside = self.path.with_suffix(f".{os.getpid()}.tmp")
-        aside.write_text(json.dumps({"asked": self.asked, "methods": known}, indent=1) + "\n", encoding="utf-8")
-        aside.replace(self.path)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, (json.dumps({"asked": self.asked, "methods": known}, indent=1) + "\n").encode())
 
 
 @dataclass
@@ -118,12 +130,15 @@ def compare(
 
     Raises:
         Interrupted: a signal came; what is finished is kept.
+        InputError: the plan cannot be written.
     """
     outcome = Outcome({}, {}, {})
     for method in methods:
         if method not in plan.methods:
             with _noting(outcome, method, report):
-                plan.note(method, _measured(method, seeds[0], configure, data, seconds))
+                plan.methods[method] = _measured(method, seeds[0], configure, data, seconds)
+            if method in plan.methods:
+                plan.write()
                 report(f"{method}: {in_words(plan.methods[method])}")
     outcome.quick = {method: one.preset for method in methods if (one := plan.methods.get(method)) and one.preset}
     outcome.left_out = {method: NO_TIME for method in methods if method in plan.methods and not plan.methods[method]}
