@@ -533,7 +533,7 @@ def test_one_damaged_run_costs_its_own_cell_only(ltdd):
     (bad / "config.yaml").write_text("- no: configuration\n")
     cells = json.loads(ltdd("bench", "grid.yaml", "--out", "out", "--list", "--json").stdout)
     states = {cell["cell"].split(",")[0]: cell["state"] for cell in cells}
-    reason = "not plain YAML: line 1: a key must be a name, not False."
+    reason = "not plain YAML: line 1: a key must be a name, not False: put it in quotes."
     assert states == {"dm": "begun", "coreset": f"damaged: {bad}/config.yaml: {reason}"}
     assert ltdd("bench", "grid.yaml", "--out", "out", "--only-table").exit_code == 0
     result = ltdd("bench", "grid.yaml", "--out", "out", "--quiet")

@@ -171,7 +171,7 @@ FILES = {
     "other encoding": ("näme: ü".encode("latin-1"), "not plain YAML"),
     "a key twice": (b"ipc: 1\nseed: 2\nipc: 3\n", "line 3: 'ipc' is there twice"),
     "a nested key twice": (b"data:\n  name: a\n  name: b\n", "line 3: 'name' is there twice"),
-    "a key that is no name": (b"1: 2", "line 1: a key must be a name, not 1"),
+    "a key that is no name": (b"1: 2", "line 1: a key must be a name, not 1: put it in quotes"),
     "two documents": (b"ipc: 1\n---\nipc: 2\n", "not plain YAML"),
     "open bracket": (b"plugins: [a\n", "not plain YAML"),
     "very deep": (b"a: " + b"[" * 5000, "nested too deeply"),

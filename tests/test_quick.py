@@ -40,6 +40,7 @@ WRONG = [
     (("compare", "run", "runs"), "runs is not the folder of a run"),
     (("watch", "runs"), "runs is not the folder of a run"),
     (("evaluate", "runs"), "runs: no distilled.safetensors in this folder; did the run finish?"),
+    (("relabel", "trained", "--labeller", "teacher"), "trained has classifiers and no distilled set: name the folder"),
     (("predict", "runs", "run"), "runs: there is no classifier in this folder."),
     (
         ("export", "runs", "--format", "npz"),
@@ -67,13 +68,15 @@ def answers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quick")
     (folder / "run" / "animals-1").mkdir(parents=True)
     (folder / "runs" / "animals-1").mkdir(parents=True)
+    (folder / "trained").mkdir()
+    (folder / "trained" / "report.json").touch()
     for name in ("config.yaml", "distilled.safetensors"):
         (folder / "run" / name).touch()
     told = json.dumps([command for command, _ in WRONG])
     done = subprocess.run(
         [sys.executable, "-c", CODE], input=told, cwd=folder, capture_output=True, text=True, check=True
     )
-    assert sorted(path.name for path in folder.iterdir()) == ["run", "runs"]
+    assert sorted(path.name for path in folder.iterdir()) == ["run", "runs", "trained"]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

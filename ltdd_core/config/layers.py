@@ -266,7 +266,7 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.MarkedYAMLError(
-                    problem=f"a key must be a name, not {key!r}", problem_mark=key_node.start_mark
+                    problem=f"a key must be a name, not {key!r}: put it in quotes", problem_mark=key_node.start_mark
                 )
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key!r} is there twice", problem_mark=key_node.start_mark)

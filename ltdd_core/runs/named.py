@@ -99,6 +99,8 @@ def file_of_set(path: Path) -> Path:
     if not os.path.isdir(path):  # noqa: PTH112 - a name that no path can have is none
         return path
     if not (path / DISTILLED_FILE).is_file():
+        if (path / "report.json").is_file():
+            raise InputError(f"{path} has classifiers and no distilled set: name the folder of a run of ltdd distill.")
         raise InputError(f"{path}: no {DISTILLED_FILE} in this folder; did the run finish?")
     return path / DISTILLED_FILE
 

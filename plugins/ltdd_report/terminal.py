@@ -94,11 +94,12 @@ def _table(comparison: Comparison, shown: Sequence[str], title: str = "") -> Tab
         },
     }
     columns = {name: cells for name, cells in columns.items() if name in shown}
+    starred = columns.keys() <= {*COLUMNS}  # the stars are about the accuracy on all test images
     for name, cells in columns.items():
         table.add_column(name, justify="right", no_wrap=True, min_width=max(map(len, (name, *cells))))
     for index, entry in enumerate(comparison.entries):
         own = [cells[index] for cells in columns.values()]
-        table.add_row("*" if entry.among_best else "", Text(visible(entry.name)), *own)
+        table.add_row("*" if starred and entry.among_best else "", Text(visible(entry.name)), *own)
     return table
 
 
