@@ -123,7 +123,7 @@ def list_cache(as_json: bool) -> None:
 def remove(keys: tuple[str, ...], everything: bool) -> None:
     """Remove decoded images by their keys.
 
-    'ltdd data cache list' shows the keys. The start of a key is enough. Runs that read them at the moment go on.
+    `ltdd data cache list` shows the keys. The start of a key is enough. Runs that read them at the moment go on.
     """
     from rich.filesize import decimal
 

@@ -40,7 +40,7 @@ Answer = list[tuple[str, float]]
 @test_imbalance_option
 @click.option("--device", metavar="auto|cpu|cuda", default="auto", help="Device to compute on.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, everything else on stderr.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 def command(
     run: Path,
     images: tuple[Path, ...],

@@ -139,7 +139,7 @@ def speed_options(command: Command) -> Command:
         click.option(
             "--compile/--no-compile",
             default=None,
-            help="Compile networks, or do not; unless given, where the work is long enough.",
+            help="Compile networks, or do not; unless given, long work is compiled.",
         ),
     )
 

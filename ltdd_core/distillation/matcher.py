@@ -76,7 +76,7 @@ class Matcher(Component, ABC):
     take_first: ClassVar[str] = ""
     """Why this method is the one to begin with, a sentence after ``ltdd describe matcher``; empty of most methods."""
     quick_preset: ClassVar[str] = ""
-    """The preset of this method with fewer and shorter trainings beforehand, for those who have minutes; ``ltdd
+    """The preset of this method with fewer and shorter trainings beforehand, for runs of some minutes; ``ltdd
     compare-methods`` takes it where the usual ones need more than half of the time.  Empty: there is none."""
 
     @abstractmethod

@@ -74,12 +74,12 @@ TGDD: dict[str, Any] = {
 }
 
 DANCE_QUICK: dict[str, Any] = {
-    "about": "DANCE with two networks of ten epochs, for those who have minutes.",
+    "about": "DANCE with two networks of ten epochs, for runs of some minutes.",
     "method": "dance",
     "matcher": {"teacher": {"count": 2, "epochs": 10}},
 }
 TGDD_QUICK: dict[str, Any] = {
-    "about": "TGDD with two trainings of 15 epochs, for those who have minutes.",
+    "about": "TGDD with two trainings of 15 epochs, for runs of some minutes.",
     "method": "tgdd",
     "matcher": {"trajectories": {"count": 2, "epochs": 15, "batch": 64}},
 }

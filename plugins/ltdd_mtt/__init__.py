@@ -131,7 +131,7 @@ LAD: dict[str, Any] = {
 """For CIFAR-10-LT at imbalance factor 100 with 10 images a class and ZCA whitening."""
 
 QUICK: dict[str, Any] = {
-    "about": "Two experts of 15 epochs and short students, for those who have minutes.",
+    "about": "Two experts of 15 epochs and short students, for runs of some minutes.",
     "matcher": {"syn_steps": 8, "expert_epochs": 2, "experts": {"count": 2, "epochs": 15, "batch": 64}},
 }
 

@@ -58,7 +58,7 @@ NCFM: dict[str, Any] = {
 }
 
 QUICK: dict[str, Any] = {
-    "about": "Two networks of ten epochs to match in, for those who have minutes.",
+    "about": "NCFM or CSDM with two networks of ten epochs, for runs of some minutes.",
     "matcher": {"teacher": {"count": 2, "epochs": 10}},
 }
 

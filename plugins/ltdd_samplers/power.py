@@ -25,12 +25,12 @@ class PowerSampler(ByClassSampler):
 
 
 class SquareRootSampler(PowerSampler):
-    """q = 1/2: between instance-balanced and class-balanced."""
+    """Between instance-balanced and class-balanced: p_c ~ n_c^(1/2)."""
 
     q = 0.5
 
 
 class ClassBalancedSampler(PowerSampler):
-    """q = 0: every class with the same probability."""
+    """Every class with the same probability: p_c = 1 / C."""
 
     q = 0.0

@@ -181,7 +181,7 @@ UNI_LEVEL: dict[str, Any] = {
 }
 
 EDC_QUICK: dict[str, Any] = {
-    "about": "EDC with networks of 30 epochs, for those who have minutes.",
+    "about": "EDC with networks of 30 epochs, for runs of some minutes.",
     "method": "edc",
     "matcher": {"teacher": {"epochs": 30}},
 }
