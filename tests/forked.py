@@ -132,6 +132,7 @@ def _command(arguments, folder, environment, before, streams):
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # TMPDIR may be another one
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests under nohup ignore it
     for number, stream in enumerate(streams, start=1):
         os.dup2(stream, number)
         os.close(stream)

@@ -42,6 +42,14 @@ sys.addaudithook(look)
 NOTHING = "stopped; nothing was written."
 
 
+@pytest.fixture(autouse=True)
+def _hang_ups_count():
+    """Under nohup they are ignored here, and in all commands that are started from here."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def stopped(tmp_path):
     """Run a command in a folder of its own, with signals at a moment; its exit code and its stderr.
