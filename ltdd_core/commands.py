@@ -32,7 +32,7 @@ from ltdd_core.cli.settings import (
 )
 from ltdd_core.config.layers import Layer, Presets
 from ltdd_core.processes import Say, check_jobs, work_in_processes
-from ltdd_core.runs.named import check_there
+from ltdd_core.runs.named import as_file_name, check_there
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PATH",
     "Say",
+    "as_file_name",
     "check_can_be_written",
     "check_jobs",
     "check_there",

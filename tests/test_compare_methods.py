@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import one_line_error
+from PIL import Image
 
 from ltdd_core import InputError, configure, load_classifier, load_data
 from ltdd_core.commands import open_setup
@@ -244,6 +245,20 @@ def test_the_validation_images_that_choose_train_nothing_and_are_scored_by_the_c
         classes = [100 * right[data.validation_labels == label].float().mean() for label in range(10)]
         assert row["validation"][0] == pytest.approx(float(sum(classes)) / 10, abs=1e-4)
     assert json.loads((out / "coreset-seed0" / "run.json").read_text())["data"]["counts"] == list(data.counts)
+
+
+def test_the_folder_has_the_name_of_the_pictures(ltdd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place, name in enumerate(("cat", "dog")):
+        for part in ("train", "test"):
+            (tmp_path / "my pets" / part / name).mkdir(parents=True)
+            for number in range(4):
+                picture = Image.new("RGB", (8, 8), (120 * place + number, 0, 0))
+                picture.save(tmp_path / "my pets" / part / name / f"{number}.png")
+    command = ("compare-methods", "--data", "folder", "--root", "my pets", "--minutes", "0.01", "--method", "coreset")
+    result = ltdd(*command, *SMALL[4:])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "runs" / "methods-my-pets-0.01" / "plan.json").exists()
 
 
 def test_a_method_with_a_bug_costs_the_others_nothing(site, ltdd, tmp_path):

@@ -13,6 +13,7 @@ import click
 from ltdd_core import InputError, Interrupted, RunFailed, how_to_set, unknown
 from ltdd_core.commands import (
     PATH,
+    as_file_name,
     check_can_be_written,
     compute_options,
     consoles,
@@ -166,7 +167,7 @@ def _compare(wanted: _Wanted, notes: Console, quiet: bool) -> tuple[Outcome, Lon
             raise unknown("method", method, known)
     methods = list(dict.fromkeys(wanted.methods or known))
     first = wanted.config(methods[0])  # says what is wrong before torch is imported
-    folder = wanted.out or Path("runs") / f"methods-{first.data.name}-{wanted.minutes:g}"
+    folder = wanted.out or Path("runs") / f"methods-{as_file_name(first.data.title)}-{wanted.minutes:g}"
     from ltdd_core import Display
     from ltdd_methods.comparison import PLAN, Plan, compare
 
