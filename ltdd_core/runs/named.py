@@ -52,7 +52,11 @@ def _as_folder_name(name: str) -> str:
 
 
 def as_file_name(title: str) -> str:
-    """A title as the beginning of the name of a folder, in any script, without what some file system does not take."""
+    """A title as the beginning of the name of a folder, in any script, without what some file system does not take.
+
+    Args:
+        title: of data, say; of a long one the beginning is left.
+    """
     kept = "".join("-" if letter in _NOT_IN_NAMES or not letter.isprintable() else letter for letter in title)
     short = "-".join(kept.split()).encode()[:LONGEST_NAME].decode(errors="ignore")
     return short.strip("-.") or "data"
