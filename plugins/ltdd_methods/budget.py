@@ -34,9 +34,8 @@ class Measured:
 
     def with_more(self, seconds: float) -> Measured:
         """The same with so many seconds more."""
-        return (
-            replace(self, iterations=self.iterations + int(seconds / max(self.step, SHORTEST))) if self.step else self
-        )
+        more = int(seconds / max(self.step, SHORTEST)) if self.step else 0
+        return replace(self, iterations=self.iterations + more)
 
 
 def measure(config: Config, data: LongTailedSet, seconds: float) -> Measured | None:
